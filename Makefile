@@ -1,0 +1,44 @@
+# Every command works in a fresh clone: what it needs is installed into .venv first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format bench lock clean-data
+
+help: ## list what can be done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; set PYTHON to a Python 3.11 or newer: make PYTHON=python3 …" >&2; exit 1; }
+	@test -d $(VENV) || { echo "Making $(VENV) …"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing the locked dependencies …"
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+run: $(INSTALLED) ## serve on 127.0.0.1:8000 with a MongoDB of its own, a demo tenant and a demo chat
+	@exec $(BIN)/python -m chat_service.dev
+
+test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they start themselves
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style (ruff), types (mypy) and the import rule (import-linter)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## lay the code out as `make lint` wants it
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure DELETE over HTTP against raw pymongo, in one run
+	@$(BIN)/python -m benchmarks.delete
+
+lock: $(INSTALLED) ## renew requirements*.txt from setup.cfg
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade setup.cfg -o requirements.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra dev setup.cfg -c requirements.txt -o requirements-dev.txt
+
+clean-data: ## remove the data of `make run`
+	@rm -rf .data

@@ -1,0 +1,8 @@
+"""The same application behind an ASGI front: what the Procfile and `make run` serve."""
+
+from chat_service.front.asgi import BodyFirst
+from config import Config
+from wsgi import app
+
+_config = Config.from_env()
+application = BodyFirst(app, max_body_bytes=_config.max_body_bytes, threads=_config.threads)

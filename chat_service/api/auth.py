@@ -1,0 +1,54 @@
+"""X-API-Key -> Caller. The key is checked before anything else about a request is looked at or told."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from flask import Flask, g, request
+
+from chat_service.api.context import caller, repositories
+from chat_service.errors import InsufficientScopeError, InvalidApiKeyError
+from chat_service.models import Scope
+
+API_PREFIX = "/api/"
+"""Everything below needs a key, also what does not exist."""
+
+MAX_KEY_CHARACTERS = 256
+"""A longer one cannot be ours, and is not worth a digest."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def install(app: Flask) -> None:
+    """Check the key of every request below `/api/`, before routing errors are told."""
+    app.before_request(_authenticate)
+
+
+def _authenticate() -> None:
+    if not request.path.startswith(API_PREFIX):
+        return
+    key = request.headers.get("X-API-Key", "")
+    if not key or len(key) > MAX_KEY_CHARACTERS:
+        raise InvalidApiKeyError
+    g.caller = repositories().tenants.authenticate(key)
+
+
+def requires(scope: Scope) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let only callers with `scope` in; the scope can be read from the view as `required_scope`.
+
+    Raises (when the view is called):
+        InsufficientScopeError: the key was not given this scope.
+    """
+
+    def decorate(view: Callable[P, R]) -> Callable[P, R]:
+        @wraps(view)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            if scope not in caller().scopes:
+                raise InsufficientScopeError(scope.value)
+            return view(*args, **kwargs)
+
+        guarded.required_scope = scope  # type: ignore[attr-defined]  # read by the structural tests
+        return guarded
+
+    return decorate

@@ -1,0 +1,61 @@
+"""What a request carries with it: the repositories, the caller, the request id."""
+
+import re
+import uuid
+from dataclasses import dataclass
+
+from flask import current_app, g, request
+
+from chat_service.models import Caller
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.messages import Messages
+from chat_service.repository.tenants import Tenants
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
+_EXTENSION = "chat_service"
+
+
+@dataclass(frozen=True, slots=True)
+class Repositories:
+    """Everything the views may call."""
+
+    database: Database
+    chats: Chats
+    messages: Messages
+    tenants: Tenants
+
+    @classmethod
+    def on(cls, database: Database) -> "Repositories":
+        """Return the repositories of one database."""
+        return cls(database, Chats(database), Messages(database), Tenants(database))
+
+    def install(self, extensions: dict[str, object]) -> None:
+        """Make these the repositories of an application."""
+        extensions[_EXTENSION] = self
+
+
+def repositories() -> Repositories:
+    """Return the repositories of the current application."""
+    found: Repositories = current_app.extensions[_EXTENSION]
+    return found
+
+
+def caller() -> Caller:
+    """Return who sends the current request; only inside `/api/`, after the key was checked."""
+    found: Caller = g.caller
+    return found
+
+
+def new_request_id() -> str:
+    """Return a fresh request id."""
+    return uuid.uuid4().hex
+
+
+def request_id() -> str:
+    """Return the caller's X-Request-ID when it is a sane one, or one made for this request."""
+    if "request_id" not in g:
+        told = request.headers.get("X-Request-ID", "")
+        g.request_id = told if _SANE_REQUEST_ID.fullmatch(told) else new_request_id()
+    found: str = g.request_id
+    return found

@@ -1,0 +1,190 @@
+"""THE table: every error that can be answered -> status, code, title (RFC 9457), and the one shape they share.
+
+`success: false` is there so that the published samples, which read that field, work on errors too.
+"""
+
+import json
+import logging
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from chat_service import errors
+from chat_service.api.context import request_id
+
+MEDIA_TYPE = "application/problem+json"
+
+Extras = Mapping[str, object]
+Headers = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One row of the table."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    extras: Callable[[Any], Extras] = lambda _: {}
+    headers: Callable[[Any], Headers] = lambda _: {}
+
+    @property
+    def type(self) -> str:
+        """The problem's address, relative to the service, which serves a description of it there."""
+        return f"/problems/{self.code.replace('_', '-')}"
+
+
+def _retry_after(seconds: int) -> Callable[[Any], Headers]:
+    return lambda _: {"Retry-After": str(seconds)}
+
+
+INTERNAL = Problem(
+    500, "internal_error", "Internal error", "Something failed in the service. The request id finds it in our logs."
+)
+
+DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
+    errors.InvalidChatIdError: Problem(
+        400, "invalid_chat_id", "Invalid chat id", "The chat id in the path must be a UUID: 8-4-4-4-12 hex digits."
+    ),
+    errors.InvalidJsonError: Problem(
+        400,
+        "invalid_json",
+        "Invalid JSON",
+        "The body must be one JSON value in UTF-8, without duplicate keys, NaN or unpaired surrogates.",
+        extras=lambda error: {"reason": error.reason},
+    ),
+    errors.InvalidCursorError: Problem(
+        400, "invalid_cursor", "Invalid cursor", "Pass next_cursor of a page of this very list, unchanged."
+    ),
+    errors.InvalidApiKeyError: Problem(
+        401,
+        "invalid_api_key",
+        "Invalid API key",
+        "Send your tenant's API key in the X-API-Key header.",
+        headers=lambda _: {"WWW-Authenticate": 'ApiKey realm="chat-service"'},
+    ),
+    errors.InsufficientScopeError: Problem(
+        403,
+        "insufficient_scope",
+        "Insufficient scope",
+        "The key is good, but it was not given the scope this operation needs.",
+        extras=lambda error: {"required_scope": error.scope},
+    ),
+    errors.ChatNotFoundError: Problem(
+        404, "chat_not_found", "Chat not found", "Your tenant has no chat with this id. It may have been deleted."
+    ),
+    errors.ActiveConnectionsError: Problem(
+        409,
+        "active_connections",
+        "Chat has active connections",
+        "Nothing was deleted: the chat has live WebSocket connections. Close them and try again.",
+        extras=lambda error: {"active_connections": error.count},
+        headers=_retry_after(5),
+    ),
+    errors.ChatExistsError: Problem(
+        409, "chat_exists", "Chat exists", "Your tenant has a chat with this id. Choose another, or leave the id out."
+    ),
+    errors.ChatIdRetiredError: Problem(
+        409, "chat_id_retired", "Chat id retired", "A chat with this id was deleted, and a deleted id never comes back."
+    ),
+    errors.ValidationFailedError: Problem(
+        422,
+        "validation_error",
+        "Validation error",
+        "The request was understood, but the fields under `errors` need to change.",
+        extras=lambda error: {"errors": error.errors},
+    ),
+    errors.DatabaseUnavailableError: Problem(
+        503,
+        "database_unavailable",
+        "Database unavailable",
+        "The database could not be asked in time. Nothing was changed; try again.",
+        headers=_retry_after(2),
+    ),
+    errors.OutcomeUnknownError: Problem(
+        503,
+        "outcome_unknown",
+        "Outcome unknown",
+        "The change was sent to the database and no answer came: it was made whole or not at all. Look, or try again.",
+        headers=_retry_after(2),
+    ),
+}
+
+HTTP: dict[int, Problem] = {
+    400: Problem(400, "bad_request", "Bad request", "The request is not well-formed HTTP."),
+    404: Problem(404, "not_found", "Not found", "There is nothing at this address. See the API documentation."),
+    405: Problem(405, "method_not_allowed", "Method not allowed", "The Allow header lists what can be done here."),
+    406: Problem(406, "not_acceptable", "Not acceptable", "The answer is application/json; let Accept include it."),
+    413: Problem(413, "content_too_large", "Content too large", "The body is over the limit. Send it in smaller parts."),
+    414: Problem(414, "uri_too_long", "URI too long", "The request line is over the limit."),
+    415: Problem(
+        415,
+        "unsupported_media_type",
+        "Unsupported media type",
+        "Send the body as `Content-Type: application/json`, in UTF-8, without a Content-Encoding.",
+    ),
+    426: Problem(426, "upgrade_required", "Upgrade required", "This address speaks WebSocket only."),
+    431: Problem(431, "headers_too_large", "Request header fields too large", "Send fewer or shorter header fields."),
+    500: INTERNAL,
+    501: Problem(501, "not_implemented", "Not implemented", "Only `Transfer-Encoding: chunked` is understood."),
+}
+
+_log = logging.getLogger(__name__)
+
+
+def body(problem: Problem, request_id: str, extras: Extras | None = None) -> bytes:
+    """Return the one shape of an error as JSON."""
+    members = {
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "success": False,
+        "code": problem.code,
+        "request_id": request_id,
+    }
+    return json.dumps({**members, **(extras or {})}, ensure_ascii=False).encode()
+
+
+def install(app: Flask) -> None:
+    """Make every error of the application answer in the one shape."""
+    app.register_error_handler(errors.ChatServiceError, _answer_domain_error)
+    app.register_error_handler(HTTPException, answer_http_error)
+    app.register_error_handler(Exception, _answer_bug)
+
+
+def _answer(problem: Problem, error: Exception) -> Response:
+    answer = Response(body(problem, request_id(), problem.extras(error)), problem.status, mimetype=MEDIA_TYPE)
+    answer.headers.update(problem.headers(error))
+    return answer
+
+
+def _answer_domain_error(error: errors.ChatServiceError) -> Response:
+    if isinstance(error, errors.DatabaseUnavailableError | errors.OutcomeUnknownError):
+        _log.warning("%s: %s", DOMAIN[type(error)].code, type(error.__cause__).__name__)
+    return _answer(DOMAIN[type(error)], error)
+
+
+def answer_http_error(error: HTTPException) -> Response:
+    """Answer what Flask, Werkzeug or webargs refused, keeping the headers the status asks for (`Allow`)."""
+    problem = HTTP.get(error.code or 500)
+    if problem is None:
+        problem = HTTP[400] if 400 <= (error.code or 500) < 500 else INTERNAL  # noqa: PLR2004 - the client error range
+    answer = _answer(problem, error)
+    allow = dict(error.get_headers()).get("Allow")
+    if allow:
+        answer.headers["Allow"] = allow
+    return answer
+
+
+def _answer_bug(error: Exception) -> Response:
+    # The text of an exception can quote a query, a document or a key; its class and place cannot.
+    frames = traceback.extract_tb(error.__traceback__)
+    place = " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames[-6:]))
+    _log.error("internal_error %s at %s", type(error).__name__, place)
+    return _answer(INTERNAL, error)

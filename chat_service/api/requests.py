@@ -1,0 +1,162 @@
+"""How a request is read: strictly, so that what is wrong is told rather than guessed."""
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+import orjson
+from flask import Flask, Request, abort, current_app, request
+from flask_smorest import Blueprint
+from marshmallow import ValidationError
+from webargs.flaskparser import FlaskParser
+
+from chat_service.api.auth import API_PREFIX
+from chat_service.errors import InvalidChatIdError, InvalidJsonError, ValidationFailedError
+
+# RFC 9562, section 4: 8-4-4-4-12 hexadecimal digits, in either case.
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+_JSON_TYPES = ("application/json", "application/problem+json")
+
+
+def parse_uuid(text: str) -> str | None:
+    """Return the canonical, lower-case form of a UUID, or None if `text` is none."""
+    return text.lower() if _UUID.fullmatch(text) else None
+
+
+class Parser(FlaskParser):
+    """webargs, with a strict JSON reader and our error shape."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": "raise"}  # noqa: RUF012
+
+    def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - the signature is webargs'
+        """Return the body as JSON.
+
+        Raises:
+            InvalidJsonError: it is not strict JSON.
+            UnsupportedMediaType: it does not say that it is JSON in UTF-8.
+        """
+        charset = req.mimetype_params.get("charset", "utf-8").lower()
+        if req.mimetype != "application/json" or charset != "utf-8" or req.content_encoding:
+            abort(415)
+        return parse_json(req.get_data(cache=False))
+
+    def handle_error(self, error: ValidationError, *_: Any, **__: Any) -> NoReturn:
+        """Raise what the schema found, without webargs' level for the location."""
+        messages = error.messages
+        if isinstance(messages, dict) and len(messages) == 1 and next(iter(messages)) in {"json", "query"}:
+            messages = next(iter(messages.values()))
+        found = messages if isinstance(messages, dict) else {"body": messages}
+        raise ValidationFailedError({("body" if name == "_schema" else name): text for name, text in found.items()})
+
+
+Blueprint.ARGUMENTS_PARSER = Parser()
+
+
+def parse_json(raw: bytes) -> Any:
+    """Return the JSON value in `raw`; an empty body is an error too.
+
+    Raises:
+        InvalidJsonError: not UTF-8, not RFC 8259, nested too deep, or one of the things parsers silently disagree on
+            (duplicate keys, NaN, numbers out of range, unpaired surrogates).
+    """
+    if not raw:
+        raise InvalidJsonError("The body is empty.")
+    try:
+        orjson.loads(raw)  # strict on encoding, surrogates, depth and trailing text, but lets duplicate keys pass
+        return json.loads(
+            raw, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_int64
+        )
+    except orjson.JSONDecodeError as error:
+        raise InvalidJsonError(f"Line {error.lineno}, column {error.colno}.") from None
+    except RecursionError:
+        raise InvalidJsonError("Nested too deep.") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InvalidJsonError("An object has the same key twice.")
+    return found
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise InvalidJsonError("NaN and Infinity are not JSON.")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise InvalidJsonError("A number is out of range.")
+    return number
+
+
+def _int64(text: str) -> int:
+    # 20 characters hold every 64-bit integer with its sign; a longer text need not be converted to know.
+    number = int(text) if len(text) <= 20 else 2**63  # noqa: PLR2004
+    if not -(2**63) <= number < 2**63:
+        raise InvalidJsonError("An integer needs more than 64 bits.")
+    return number
+
+
+def install(app: Flask) -> None:
+    """Check what is the same for all operations, after the key and before the view."""
+    app.before_request(_check_request)
+
+
+def _check_request() -> None:
+    if not request.path.startswith(API_PREFIX) or request.routing_exception is not None:
+        return
+    _check_accept()
+    _check_size()
+    _check_query()
+    _check_chat_id()
+
+
+def _check_accept() -> None:
+    accept = request.headers.get("Accept", "*/*")
+    if "*/*" not in accept and not request.accept_mimetypes.best_match(_JSON_TYPES):
+        abort(406)
+
+
+def _check_size() -> None:
+    """Refuse too large a body on every operation, also where it would not be read."""
+    limit = request.max_content_length
+    if limit is not None and (request.content_length or 0) > limit:
+        abort(413)
+
+
+def _check_query() -> None:
+    if not request.query_string:
+        return
+    known = _query_fields(request.endpoint or "")
+    errors: dict[str, object] = {}
+    for name, values in request.args.lists():
+        if name not in known:
+            errors[name] = ["Unknown parameter."]
+        elif len(values) > 1:
+            errors[name] = ["Given more than once."]
+    if errors:
+        raise ValidationFailedError(errors)
+
+
+def _query_fields(endpoint: str) -> set[str]:
+    """Return the query parameters an operation declares with `@blp.arguments(..., location="query")`."""
+    view = current_app.view_functions[endpoint]
+    declared = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", [])
+    return {name for given in declared if given["in"] == "query" for name in given["schema"].fields}
+
+
+def _check_chat_id() -> None:
+    """Validate and canonicalise the UUID in the path.
+
+    Raises:
+        InvalidChatIdError: it is not one.
+    """
+    arguments = request.view_args or {}
+    if "chat_id" in arguments:
+        chat_id = parse_uuid(arguments["chat_id"])
+        if chat_id is None:
+            raise InvalidChatIdError
+        arguments["chat_id"] = chat_id

@@ -1,0 +1,35 @@
+"""The service itself: is it alive, can it serve, what do its errors mean. No key needed."""
+
+import json
+
+from flask import Blueprint, Response, abort
+
+from chat_service.api import problems
+from chat_service.api.context import repositories
+from chat_service.errors import DatabaseUnavailableError
+
+blueprint = Blueprint("system", __name__)
+
+
+@blueprint.get("/healthz")
+def healthz() -> dict[str, str]:
+    """Tell that the process lives; asks nobody."""
+    return {"status": "ok"}
+
+
+@blueprint.get("/readyz")
+def readyz() -> dict[str, str]:
+    """Tell whether requests can be served: the database has a primary that answers."""
+    if not repositories().database.is_ready():
+        raise DatabaseUnavailableError
+    return {"status": "ready"}
+
+
+@blueprint.get("/problems/<name>")
+def describe_problem(name: str) -> Response:
+    """Describe an error: what the `type` of every problem points to."""
+    for problem in (*problems.DOMAIN.values(), *problems.HTTP.values()):
+        if problem.type == f"/problems/{name}":
+            described = {"title": problem.title, "status": problem.status, "detail": problem.detail}
+            return Response(json.dumps({"type": problem.type, **described}), mimetype="application/json")
+    abort(404)

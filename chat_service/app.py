@@ -1,0 +1,88 @@
+"""The composition root: the one file that knows all the others."""
+
+from typing import Any, Protocol
+
+from flask import Flask, Response
+from flask.json.provider import DefaultJSONProvider
+from flask_smorest import Api
+from werkzeug.exceptions import HTTPException
+
+from chat_service import __version__, cli
+from chat_service.api import auth, chats, messages, problems, requests, system
+from chat_service.api.context import Repositories, request_id
+from chat_service.repository.database import Database
+
+
+class Settings(Protocol):
+    """What the application wants to be told; `config.Config` is one."""
+
+    @property
+    def mongodb_uri(self) -> str:
+        """Where the database is."""
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body that is read."""
+
+    @property
+    def threads(self) -> int:
+        """How many requests a process works on at once."""
+
+
+class _Api(Api):
+    """flask-smorest with our error shape."""
+
+    def handle_http_exception(self, error: HTTPException) -> Response:
+        """Answer an HTTP error in the one shape."""
+        return problems.answer_http_error(error)
+
+
+class _Json(DefaultJSONProvider):
+    """JSON as the contract prints it: fields in their order, text as text, on one line with spaces."""
+
+    sort_keys = False
+    ensure_ascii = False
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        """Return the arguments as a JSON response."""
+        return Response(self.dumps(self._prepare_response_obj(args, kwargs)), mimetype=self.mimetype)
+
+
+def create_app(settings: Settings, database: Database | None = None) -> Flask:
+    """Return the application; it connects to the database with its first request.
+
+    Raises:
+        UnsupportedServerError: the database's address cannot be used.
+    """
+    app = Flask("chat_service", static_folder=None)
+    app.json = _Json(app)
+    app.config.update(
+        MAX_CONTENT_LENGTH=settings.max_body_bytes,
+        API_TITLE="Chat service",
+        API_VERSION=__version__,
+        OPENAPI_VERSION="3.1.0",
+    )
+    # Each address has one spelling: `//chats` and `/chats/` are not found rather than redirected.
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = True
+    # Two connections more than threads, for the session killer and a readiness probe.
+    database = database or Database(settings.mongodb_uri, max_pool_size=settings.threads + 2)
+    Repositories.on(database).install(app.extensions)
+
+    auth.install(app)
+    requests.install(app)
+    api = _Api(app)
+    problems.install(app)
+    for blueprint in (chats.blueprint, messages.blueprint):
+        api.register_blueprint(blueprint)
+    app.register_blueprint(system.blueprint)
+    app.after_request(_finish)
+    cli.install(app)
+    return app
+
+
+def _finish(answer: Response) -> Response:
+    answer.headers["X-Request-ID"] = request_id()
+    answer.headers.setdefault("Cache-Control", "no-store")
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    return answer

@@ -1,0 +1,104 @@
+"""`flask --app wsgi db|tenants|keys …`: what an operator does from a shell."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import click
+from flask import Flask
+from flask.cli import AppGroup
+
+from chat_service.api.context import repositories
+from chat_service.errors import ChatServiceError
+from chat_service.models import Scope
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SCOPES = click.Choice([scope.value for scope in Scope])
+
+
+def install(app: Flask) -> None:
+    """Add the commands to the application."""
+    for group in (_database, _tenants, _keys):
+        app.cli.add_command(group)
+
+
+def _told_plainly(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn a domain error into one sentence and exit code 1."""
+
+    @wraps(command)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except ChatServiceError as error:
+            sentence = str(error) or (type(error).__doc__ or "").strip()
+            raise click.ClickException(sentence) from None
+
+    return told
+
+
+_database = AppGroup("db", help="The database's collections and indexes.")
+_tenants = AppGroup("tenants", help="Customers of the service.")
+_keys = AppGroup("keys", help="API keys of a tenant.")
+
+
+@_database.command("init")
+@_told_plainly
+def init() -> None:
+    """Create the collections and indexes that are missing. Safe to repeat; the release phase runs it."""
+    repositories().database.prepare()
+    click.echo("Collections and indexes are in place.")
+
+
+@_tenants.command("create")
+@click.argument("name")
+@_told_plainly
+def create_tenant(name: str) -> None:
+    """Create a tenant called NAME and print its id."""
+    click.echo(repositories().tenants.create(name).id)
+
+
+@_tenants.command("list")
+@_told_plainly
+def list_tenants() -> None:
+    """List all tenants."""
+    for tenant in repositories().tenants.list():
+        click.echo(f"{tenant.id}  {tenant.created_at:%Y-%m-%d}  {tenant.name}")
+
+
+@_keys.command("create")
+@click.argument("tenant_id")
+@click.option("--label", default="", help="What the key is for.")
+@click.option("--scope", "scopes", type=_SCOPES, multiple=True, help="May be repeated; without it: all three.")
+@_told_plainly
+def create_key(tenant_id: str, label: str, scopes: tuple[str, ...]) -> None:
+    """Make a key for TENANT_ID and print it: the only time it is shown."""
+    wanted: Any = [Scope(scope) for scope in scopes] or Scope
+    try:
+        key, made = repositories().tenants.create_key(tenant_id, label, wanted)
+    except LookupError:
+        raise click.ClickException(f"There is no tenant {tenant_id}; `tenants list` shows them.") from None
+    click.echo(key)
+    click.echo(f"Keep it now, it is stored only as a digest. Its id, to revoke it: {made.id}", err=True)
+
+
+@_keys.command("list")
+@click.argument("tenant_id")
+@_told_plainly
+def list_keys(tenant_id: str) -> None:
+    """List the keys of TENANT_ID, without the keys themselves."""
+    for key in repositories().tenants.list_keys(tenant_id):
+        state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "live"
+        click.echo(f"{key.id}  {key.prefix}…  {','.join(sorted(key.scopes))}  {state}  {key.label}")
+
+
+@_keys.command("revoke")
+@click.argument("tenant_id")
+@click.argument("key_id")
+@_told_plainly
+def revoke_key(tenant_id: str, key_id: str) -> None:
+    """Revoke the key KEY_ID of TENANT_ID; it is dead in every process within 5 seconds."""
+    if not repositories().tenants.revoke_key(tenant_id, key_id):
+        raise click.ClickException(f"Tenant {tenant_id} has no live key {key_id}; `keys list {tenant_id}` shows them.")
+    click.echo("Revoked.")

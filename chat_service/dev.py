@@ -1,0 +1,136 @@
+"""`make run`: everything a newcomer needs on one machine, and nothing left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from chat_service.embedded import EmbeddedError, EmbeddedMongod, die_with_parent
+from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatServiceError
+from chat_service.models import NewMessage, Role, Scope
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.messages import Messages
+from chat_service.repository.tenants import Tenants
+
+DATA = Path(".data")
+PUBLISHED_KEY = "your-tenant-api-key"
+"""The key in the samples of the published page. Everybody knows it, so it is only ever made on this machine."""
+
+DEMO_TENANT = "00000000-0000-4000-8000-00000000de30"
+DEMO_CHAT = "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"
+"""The id in the samples of the published page."""
+
+DEMO_MESSAGES = [
+    NewMessage(Role.USER, "Where is my parcel?", "ada", {}),
+    NewMessage(Role.ASSISTANT, "It left the depot this morning and arrives today before 18:00.", "bot", {}),
+    NewMessage(Role.USER, "Thank you! 🎉", "ada", {}),
+]
+
+
+def main() -> None:
+    """Run until Ctrl-C."""
+    try:
+        with ExitStack() as cleanup:
+            _serve(cleanup)
+    except (EmbeddedError, ChatServiceError) as error:
+        sys.exit(f"make run: {error or type(error).__name__}")
+
+
+def _serve(cleanup: ExitStack) -> None:
+    port = _port()
+    uri = os.environ.get("MONGODB_URI") or _start_mongod(cleanup)
+    key = os.environ.get("DEMO_API_KEY", PUBLISHED_KEY)
+    has_demo_chat = _prepare_demo(uri, key)
+    _greet(port, key, uri, has_demo_chat=has_demo_chat)
+    # gunicorn gets a session of its own, so that Ctrl-C reaches it once, from us, as the graceful SIGTERM.
+    gunicorn = subprocess.Popen(  # noqa: S603 - an argument list
+        [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"],
+        env={**os.environ, "MONGODB_URI": uri, "PORT": str(port), "LOG_FORMAT": "console"},
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads here
+    )
+    cleanup.callback(_stop, gunicorn)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: gunicorn.terminate())
+    gunicorn.wait()
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
+
+
+def _port() -> int:
+    """Return the port to serve on.
+
+    Raises:
+        EmbeddedError: it is no port, or in use.
+    """
+    told = os.environ.get("PORT", "8000")
+    if not told.isdecimal() or not 0 < int(told) < 2**16:
+        raise EmbeddedError(f"PORT is {told!r}, which is not a port number.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(told)))
+        except OSError as error:
+            raise EmbeddedError(
+                f"Port {told} cannot be used ({error.strerror}); stop what listens there, or choose another: "
+                "PORT=8001 make run."
+            ) from None
+    return int(told)
+
+
+def _start_mongod(cleanup: ExitStack) -> str:
+    print("Starting MongoDB …", flush=True)  # noqa: T201 - speaks to a person
+    return cleanup.enter_context(EmbeddedMongod(DATA)).uri
+
+
+def _prepare_demo(uri: str, key: str) -> bool:
+    """Create what is missing: collections, the demo tenant with its key, the demo chat. Return whether that is there."""
+    database = Database(uri)
+    try:
+        if key == PUBLISHED_KEY and not database.is_local:
+            raise EmbeddedError("MONGODB_URI is not on this machine: set DEMO_API_KEY to a key that is not published.")
+        database.prepare()
+        tenants, chats = Tenants(database), Chats(database)
+        tenants.create("Demo", DEMO_TENANT)
+        tenants.create_key(DEMO_TENANT, "demo", Scope, key)
+        try:
+            chats.create(DEMO_TENANT, "Where is my parcel?", {}, DEMO_CHAT)
+        except ChatExistsError:
+            return True
+        except ChatIdRetiredError:
+            return False
+        Messages(database).append(DEMO_TENANT, DEMO_CHAT, DEMO_MESSAGES)
+        return True
+    finally:
+        database.close()
+
+
+def _greet(port: int, key: str, uri: str, *, has_demo_chat: bool) -> None:
+    chat = DEMO_CHAT if has_demo_chat else "<chat id>"
+    deleted = "" if has_demo_chat else "\n  The demo chat was deleted, and a deleted id never comes back; `make clean-data` starts afresh."
+    print(  # noqa: T201 - speaks to a person
+        f"""
+  Chat service   http://127.0.0.1:{port}/api/v1
+  API key        {key}
+  MongoDB        {uri}{deleted}
+
+  Look:    curl -H 'X-API-Key: {key}' http://127.0.0.1:{port}/api/v1/chats/{chat}
+  Delete:  curl -X DELETE -H 'X-API-Key: {key}' http://127.0.0.1:{port}/api/v1/chats/{chat}
+
+  For `flask --app wsgi …` in another terminal:  export MONGODB_URI='{uri}'
+  Ctrl-C stops it all.
+""",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

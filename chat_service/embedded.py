@@ -1,0 +1,196 @@
+"""A local mongod as a one-node replica set, for development and tests. Production sets MONGODB_URI."""
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pymongo
+from pymongo.errors import OperationFailure, PyMongoError
+
+START_SECONDS = 60
+"""A cold start takes about 3 s; a recovery after a crash on a slow disk can take much longer."""
+
+STOP_SECONDS = 15
+
+CACHE_GIGABYTES = 0.5
+
+_ALREADY_INITIALIZED = 23
+_PR_SET_PDEATHSIG = 1
+
+
+class EmbeddedError(Exception):
+    """The embedded mongod cannot run; the text is one sentence that says what to do."""
+
+
+def find_mongod() -> str:
+    """Return the mongod to run: $MONGOD, the one on the PATH, or the one a development wheel brings.
+
+    Raises:
+        EmbeddedError: there is none.
+    """
+    named = os.environ.get("MONGOD")
+    if named:
+        if not os.access(named, os.X_OK):
+            raise EmbeddedError(f"MONGOD names {named}, which is not an executable file.")
+        return named
+    found = shutil.which("mongod")
+    if found:
+        return found
+    package = importlib.util.find_spec("fiftyone")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        bundled = Path(folder) / "db" / "bin" / ("mongod.exe" if sys.platform == "win32" else "mongod")
+        if bundled.exists():
+            bundled.chmod(bundled.stat().st_mode | 0o111)
+            return str(bundled)
+    raise EmbeddedError(
+        "No mongod was found: install MongoDB 6 or newer, or name one with MONGOD, or set MONGODB_URI to a server."
+    )
+
+
+def free_port() -> int:
+    """Return a loopback port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class EmbeddedMongod:
+    """A running mongod; a context manager that stops it at the end."""
+
+    def __init__(self, data: Path, *, parameters: tuple[str, ...] = ()) -> None:
+        """Prepare to run on the folder `data`, which is made if need be; `parameters` go to --setParameter."""
+        self._data = data
+        self._parameters = parameters
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        """The address of the replica set."""
+        return f"mongodb://127.0.0.1:{self.port}/chat_service?replicaSet=rs0"
+
+    @property
+    def log(self) -> Path:
+        """Where mongod writes its log."""
+        return self._data / "mongod.log"
+
+    def __enter__(self) -> Self:
+        """Start, and wait until there is a primary.
+
+        Raises:
+            EmbeddedError: it did not come up.
+        """
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self) -> None:
+        """Start, and wait until there is a primary.
+
+        Raises:
+            EmbeddedError: it did not come up.
+        """
+        mongod = find_mongod()
+        try:
+            (self._data / "db").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EmbeddedError(f"The data directory {self._data} cannot be made: {error.strerror}.") from None
+        command = [
+            *(mongod, "--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", str(self.port)),
+            *("--dbpath", str(self._data / "db"), "--logpath", str(self.log)),
+            *("--wiredTigerCacheSizeGB", str(CACHE_GIGABYTES), "--nounixsocket"),
+            *(word for parameter in self._parameters for word in ("--setParameter", parameter)),
+        ]
+        self.process = subprocess.Popen(  # noqa: S603 - an argument list, and the program is the developer's own
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the service, which stops mongod when it has finished
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads yet
+        )
+        try:
+            self._wait_for_primary()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop mongod cleanly, or at all."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _wait_for_primary(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            self._check_alive()
+            try:
+                # A client of its own: one from before the initiation may say "sessions are not supported".
+                with pymongo.MongoClient[dict[str, Any]](
+                    "127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=500
+                ) as client:
+                    if client.admin.command("hello").get("isWritablePrimary"):
+                        return
+                    self._configure(client)
+            except PyMongoError:
+                pass
+            time.sleep(0.1)
+        raise EmbeddedError(f"mongod did not become primary within {START_SECONDS} s; its log is {self.log}.")
+
+    def _configure(self, client: pymongo.MongoClient[dict[str, Any]]) -> None:
+        """Make it a one-node set at today's port; an older port may be in the data."""
+        member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
+        try:
+            client.admin.command({"replSetInitiate": {"_id": "rs0", "members": [member]}})
+        except OperationFailure as error:
+            if error.code != _ALREADY_INITIALIZED:
+                raise
+            config = client.admin.command("replSetGetConfig")["config"]
+            if config["members"][0]["host"] != member["host"]:
+                changed = {**config, "members": [{**config["members"][0], **member}], "version": config["version"] + 1}
+                client.admin.command({"replSetReconfig": changed, "force": True})
+
+    def _check_alive(self) -> None:
+        code = self.process.poll() if self.process else None
+        if code is None:
+            return
+        lock = self._data / "db" / "mongod.lock"
+        if lock.exists() and _in_use(lock):
+            raise EmbeddedError(f"The data directory {self._data} is in use by another mongod; stop that one first.")
+        raise EmbeddedError(
+            f"mongod ended with code {code}: the data directory {self._data} may be broken or not writable. "
+            f"Its log {self.log} says why; `make clean-data` starts afresh."
+        )
+
+
+def _in_use(lock: Path) -> bool:
+    """Tell whether the process named in mongod's lock file lives."""
+    try:
+        os.kill(int(lock.read_text().strip() or "0") or -1, 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent dies, also by kill -9; for `preexec_fn`, where Linux can do it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

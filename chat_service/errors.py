@@ -1,0 +1,76 @@
+"""What can go wrong, in the words of the domain.
+
+No status codes here: `api/problems.py` is the one table that turns these into HTTP.
+"""
+
+
+class ChatServiceError(Exception):
+    """Base of every error the service raises on purpose."""
+
+
+class InvalidApiKeyError(ChatServiceError):
+    """The key is missing, unknown or revoked: one answer for all three."""
+
+
+class InsufficientScopeError(ChatServiceError):
+    """The key is good but lacks the scope the operation needs."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(scope)
+        self.scope = scope
+
+
+class InvalidChatIdError(ChatServiceError):
+    """The id in the path is not a UUID."""
+
+
+class InvalidJsonError(ChatServiceError):
+    """The body is not one JSON value in strict RFC 8259 form; `reason` says where it fails."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class InvalidCursorError(ChatServiceError):
+    """The cursor was not given out for this list, or it was altered."""
+
+
+class ValidationFailedError(ChatServiceError):
+    """The request was read, but its fields break a rule; `errors` maps each field to what to change."""
+
+    def __init__(self, errors: dict[str, object]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
+class ChatNotFoundError(ChatServiceError):
+    """Absent, deleted or another tenant's: not to be told apart."""
+
+
+class ChatExistsError(ChatServiceError):
+    """A chat is being created under an id that is in use."""
+
+
+class ChatIdRetiredError(ChatServiceError):
+    """A chat is being created under the id of a deleted one; a deleted id never comes back."""
+
+
+class ActiveConnectionsError(ChatServiceError):
+    """The chat has live WebSocket connections, so it was not deleted."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
+class DatabaseUnavailableError(ChatServiceError):
+    """The database could not be asked in time, and nothing was changed."""
+
+
+class OutcomeUnknownError(ChatServiceError):
+    """A write was sent and its outcome could not be learnt in time: it may or may not have happened."""
+
+
+class UnsupportedServerError(ChatServiceError):
+    """The server cannot run multi-document transactions, so the service refuses to start."""

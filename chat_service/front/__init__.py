@@ -1,0 +1,1 @@
+"""How HTTP reaches the application: the ASGI front and gunicorn's worker."""

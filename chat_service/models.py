@@ -1,0 +1,113 @@
+"""The nouns of the service, as plain frozen values. Times are aware datetimes in UTC."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    READ = "read"
+    WRITE = "write"
+    DELETE = "delete"
+
+
+class Role(StrEnum):
+    """Who speaks in a message."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+    SYSTEM = "system"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One customer of the service; owns chats and keys."""
+
+    id: str
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request, as its API key tells."""
+
+    tenant_id: str
+    key_id: str
+    scopes: frozenset[Scope]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key as it is stored: never the key itself."""
+
+    id: str
+    """The first 12 hexadecimal digits of the digest: enough to name a key, useless to forge one."""
+    tenant_id: str
+    label: str
+    scopes: frozenset[Scope]
+    prefix: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A chat without its messages."""
+
+    id: str
+    title: str | None
+    metadata: dict[str, Any]
+    message_count: int
+    active_connections: int
+    created_at: datetime
+    updated_at: datetime
+    last_message_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message as a caller sends it."""
+
+    role: Role
+    content: str
+    sender_id: str | None
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it is kept; `seq` counts from 1 in its chat, without gaps at creation."""
+
+    seq: int
+    role: str
+    sender_id: str | None
+    content: str
+    metadata: dict[str, Any]
+    created_at: datetime
+    edited_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """The receipt of a deleted chat. It outlives the chat and holds no content."""
+
+    chat_id: str
+    deleted_at: datetime
+    message_count: int
+    requested_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One live WebSocket connection to a chat, good until `expires_at` unless renewed."""
+
+    connection_id: str
+    chat_id: str
+    worker_id: str
+    connected_at: datetime
+    expires_at: datetime

@@ -1,0 +1,190 @@
+"""The client, the collections and their indexes, and how a single command is run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import pymongo
+from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
+from pymongo.errors import (
+    CollectionInvalid,
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WTimeoutError,
+)
+from pymongo.uri_parser import parse_uri
+
+from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError, UnsupportedServerError
+from chat_service.repository.clock import ServerClock
+from chat_service.repository.transaction import T, TransactionRunner, Work
+
+Document = dict[str, Any]
+
+APP_NAME = "chat-service"
+"""How the server's own tools (currentOp, failpoints, logs) tell our connections from others."""
+
+DEFAULT_DATABASE = "chat_service"
+
+OPERATION_SECONDS = 12.0
+"""For one command outside a transaction, with the driver's own retry: an election (up to 11 s) fits in it."""
+
+_INDEXES: dict[str, list[IndexModel]] = {
+    "tenants": [],
+    "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
+    "chats": [IndexModel([("_id.tenant_id", ASCENDING), ("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
+    "messages": [],
+    "presence": [
+        IndexModel([("tenant_id", ASCENDING), ("chat_id", ASCENDING), ("expires_at", ASCENDING)]),
+        IndexModel([("worker_id", ASCENDING)]),
+        # Readers ignore expired leases by themselves; this only sweeps them up.
+        IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
+    ],
+    "deletions": [IndexModel([("_id.tenant_id", ASCENDING), ("deleted_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
+}
+
+
+def _connect(uri: str, clock: ServerClock, max_pool_size: int) -> MongoClient[Document]:
+    """Return a client with the settings the promises rest on; it connects with its first command, after any fork."""
+    return MongoClient(
+        uri,
+        appname=APP_NAME,
+        connect=False,
+        tz_aware=True,
+        # Without majority an acknowledged delete can roll back in a failover, and a read can see what rolls back.
+        w="majority",
+        journal=True,
+        readConcernLevel="majority",
+        readPreference="primary",
+        retryReads=True,
+        retryWrites=True,
+        connectTimeoutMS=2_000,
+        serverSelectionTimeoutMS=4_000,
+        # After an error the next look at the topology comes 2 s later at most, not the default 10.
+        heartbeatFrequencyMS=2_000,
+        maxPoolSize=max_pool_size,
+        event_listeners=[clock],
+    )
+
+
+class Database:
+    """The collections of one MongoDB database, and the two ways to use them: `operation()` and `transaction()`."""
+
+    def __init__(self, uri: str, *, max_pool_size: int = 16) -> None:
+        """Prepare a client for `uri`; nothing is sent yet.
+
+        Raises:
+            UnsupportedServerError: `uri` is no usable MongoDB address.
+        """
+        self._clock = ServerClock()
+        try:
+            self.client = _connect(uri, self._clock, max_pool_size)
+            self._seeds: list[tuple[str, int | None]] = parse_uri(uri)["nodelist"]
+        except (InvalidURI, ConfigurationError, ValueError) as error:
+            raise UnsupportedServerError("MONGODB_URI is not a usable MongoDB address.") from error
+        self._use(self.client.get_default_database(DEFAULT_DATABASE))
+        self._transactions = TransactionRunner(self.client)
+
+    def _use(self, database: Any) -> None:
+        self.database = database
+        self.tenants = database["tenants"]
+        self.api_keys = database["api_keys"]
+        self.chats = database["chats"]
+        self.messages = database["messages"]
+        self.presence = database["presence"]
+        self.deletions = database["deletions"]
+
+    def now(self) -> datetime:
+        """Return the server's time in UTC, in the milliseconds that BSON keeps."""
+        now = self._clock.now()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    def transaction(self, work: Work[T]) -> T:
+        """Run `work(session)` in one transaction; see `TransactionRunner.run` for what it returns and raises."""
+        try:
+            return self._transactions.run(work)
+        except PyMongoError as error:
+            if _is_outage(error):
+                raise DatabaseUnavailableError from error
+            raise
+
+    @contextmanager
+    def operation(self, *, writes: bool = False) -> Iterator[None]:
+        """Run the single commands in the block under one deadline.
+
+        Raises:
+            DatabaseUnavailableError: the database did not answer in time; nothing was changed.
+            OutcomeUnknownError: a write was sent, and no answer came.
+        """
+        try:
+            with pymongo.timeout(OPERATION_SECONDS):
+                yield
+        except PyMongoError as error:
+            if not _is_outage(error):
+                raise
+            sent = writes and not isinstance(error, ServerSelectionTimeoutError)
+            raise (OutcomeUnknownError if sent else DatabaseUnavailableError) from error
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every server named in the address is this machine."""
+        return all(host in {"127.0.0.1", "localhost", "::1"} for host, _ in self._seeds)
+
+    def is_ready(self) -> bool:
+        """Tell whether a primary answers within a second."""
+        try:
+            with pymongo.timeout(1):
+                self.client.admin.command("ping")
+        except PyMongoError:
+            return False
+        return True
+
+    def require_transactions(self) -> None:
+        """Ask the server whether it can run transactions.
+
+        Raises:
+            UnsupportedServerError: it cannot; the message says what to do.
+            DatabaseUnavailableError: it did not answer.
+        """
+        with self.operation(), pymongo.timeout(5):
+            hello = self.client.admin.command("hello")
+        if "setName" not in hello and hello.get("msg") != "isdbgrid":
+            raise UnsupportedServerError(
+                "The MongoDB server is a standalone: it has no transactions, and without them a delete is not atomic. "
+                "Start it with --replSet rs0, run rs.initiate() once, and add ?replicaSet=rs0 to MONGODB_URI."
+            )
+
+    def prepare(self) -> None:
+        """Create the collections and indexes that are missing. Safe to repeat, and what the release phase runs."""
+        self.require_transactions()
+        with self.operation(writes=True):
+            for name, indexes in _INDEXES.items():
+                # Clustered: the primary key is the layout on disk, so that a chat's messages lie, and go, together.
+                options = {"clusteredIndex": {"key": {"_id": 1}, "unique": True}} if name == "messages" else {}
+                try:
+                    self.database.create_collection(name, **options)
+                except (CollectionInvalid, OperationFailure) as error:
+                    if isinstance(error, OperationFailure) and error.code != _NAMESPACE_EXISTS:
+                        raise
+                if indexes:
+                    self.database[name].create_indexes(indexes)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+
+_NAMESPACE_EXISTS = 48
+
+_OUTAGE_CODES = {91, 189, 262, 11600, 11602, 10107, 13435, 13436, 50, 64}
+"""Shutting down, stepped down, not primary, or out of time: the server's ways to say "not now"."""
+
+
+def _is_outage(error: PyMongoError) -> bool:
+    if isinstance(error, ConnectionFailure | WTimeoutError) or error.timeout:
+        return True
+    return isinstance(error, OperationFailure) and error.code in _OUTAGE_CODES

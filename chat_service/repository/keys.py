@@ -1,0 +1,25 @@
+"""The primary keys, built in one place.
+
+The tenant is part of every key, so a query that forgets it cannot be written by accident. BSON compares embedded
+documents field by field *in order*: these constructors are what keeps the order the same everywhere.
+"""
+
+from typing import Any
+
+MAX_SEQ = 2**63 - 1
+"""The largest `seq` a BSON int64 holds: the upper end of "all messages of a chat"."""
+
+
+def chat_key(tenant_id: str, chat_id: str) -> dict[str, Any]:
+    """Return the `_id` of a chat, and of the receipt that replaces it."""
+    return {"tenant_id": tenant_id, "chat_id": chat_id}
+
+
+def message_key(tenant_id: str, chat_id: str, seq: int) -> dict[str, Any]:
+    """Return the `_id` of one message."""
+    return {"tenant_id": tenant_id, "chat_id": chat_id, "seq": seq}
+
+
+def message_range(tenant_id: str, chat_id: str, first: int = 0, last: int = MAX_SEQ) -> dict[str, Any]:
+    """Return the `_id` condition for the messages `first` to `last`, both included: one stretch of the primary key."""
+    return {"$gte": message_key(tenant_id, chat_id, first), "$lte": message_key(tenant_id, chat_id, last)}

@@ -1,0 +1,146 @@
+"""Tenants and their API keys. A key is stored as its SHA-256 digest and shown once, when it is made.
+
+A fast digest is right here: the keys carry 256 random bits, so there is nothing for a slow one to protect.
+"""
+
+import hashlib
+import re
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from cachetools import TTLCache
+
+from chat_service.errors import InvalidApiKeyError
+from chat_service.models import ApiKey, Caller, Scope, Tenant
+from chat_service.repository.database import Database
+
+KEY_PREFIX = "chat_"
+"""Lets people and secret scanners recognise a key."""
+
+SHOWN_CHARACTERS = 10
+"""How much of a key is kept to tell keys apart in a list: the prefix and 30 of its 256 bits."""
+
+KEY_ID_CHARACTERS = 12
+"""How much of the digest names a key in a command or a receipt."""
+
+CACHE_SECONDS = 4.0
+SLOW_LOOKUP_SECONDS = 1.0
+"""An entry lives for 4 s and is not made by a look-up that took over 1 s: a revoked key is dead after 5 s everywhere."""
+
+CACHE_SIZE = 10_000
+"""Entries of about 0.5 KB; only keys that exist are kept, so a flood of wrong ones cannot push the right ones out."""
+
+_KEY_ID = re.compile(f"[0-9a-f]{{{KEY_ID_CHARACTERS}}}")
+
+
+def digest(key: str) -> str:
+    """Return what is stored of a key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class Tenants:
+    """The tenants and api_keys collections."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._callers: TTLCache[str, Caller] = TTLCache(maxsize=CACHE_SIZE, ttl=CACHE_SECONDS)
+        self._lock = threading.Lock()
+
+    def authenticate(self, key: str) -> Caller:
+        """Return whom the key belongs to; it costs a command once in `CACHE_SECONDS` for each process.
+
+        Raises:
+            InvalidApiKeyError: missing, unknown or revoked.
+        """
+        hashed = digest(key)
+        with self._lock:
+            caller = self._callers.get(hashed)
+        if caller is not None:
+            return caller
+        began = time.monotonic()
+        with self._database.operation():
+            document = self._database.api_keys.find_one({"_id": hashed, "revoked_at": None})
+        if document is None:
+            raise InvalidApiKeyError
+        found = _to_key(document)
+        caller = Caller(found.tenant_id, found.id, found.scopes)
+        if time.monotonic() - began <= SLOW_LOOKUP_SECONDS:
+            with self._lock:
+                self._callers[hashed] = caller
+        return caller
+
+    def create(self, name: str, tenant_id: str | None = None) -> Tenant:
+        """Create a tenant and return it; with a `tenant_id` that exists already, return that one."""
+        tenant = Tenant(tenant_id or str(uuid.uuid4()), name, self._database.now())
+        with self._database.operation(writes=True):
+            self._database.tenants.update_one(
+                {"_id": tenant.id},
+                {"$setOnInsert": {"name": tenant.name, "created_at": tenant.created_at}},
+                upsert=True,
+            )
+        return tenant
+
+    def list(self) -> Iterable[Tenant]:
+        """Return all tenants, oldest first."""
+        with self._database.operation():
+            found = self._database.tenants.find(sort=[("created_at", 1), ("_id", 1)])
+            return [Tenant(document["_id"], document["name"], document["created_at"]) for document in found]
+
+    def create_key(
+        self, tenant_id: str, label: str, scopes: Iterable[Scope], key: str | None = None
+    ) -> tuple[str, ApiKey]:
+        """Make a key of 256 random bits (or store the given one) and return it with its record: the only time it is seen.
+
+        Raises:
+            LookupError: there is no such tenant.
+        """
+        key = key or KEY_PREFIX + secrets.token_urlsafe(32)
+        document = {
+            "_id": digest(key),
+            "tenant_id": tenant_id,
+            "label": label,
+            "scopes": sorted(Scope(scope).value for scope in scopes),
+            "prefix": key[:SHOWN_CHARACTERS],
+            "created_at": self._database.now(),
+            "revoked_at": None,
+        }
+        with self._database.operation(writes=True):
+            if self._database.tenants.find_one({"_id": tenant_id}, {"_id": True}) is None:
+                raise LookupError(tenant_id)
+            self._database.api_keys.replace_one({"_id": document["_id"]}, document, upsert=True)
+        return key, _to_key(document)
+
+    def list_keys(self, tenant_id: str) -> Iterable[ApiKey]:
+        """Return the tenant's keys, oldest first, revoked ones too."""
+        with self._database.operation():
+            found = self._database.api_keys.find({"tenant_id": tenant_id}, sort=[("created_at", 1), ("_id", 1)])
+            return [_to_key(document) for document in found]
+
+    def revoke_key(self, tenant_id: str, key_id: str) -> bool:
+        """Revoke a key by its id; return whether there was one to revoke. It is dead everywhere within 5 s."""
+        if not _KEY_ID.fullmatch(key_id):
+            return False
+        # The id is the start of the digest, so this is a stretch of the primary key.
+        wanted: dict[str, Any] = {"$gte": key_id, "$lt": key_id + "g"}
+        with self._database.operation(writes=True):
+            revoked = self._database.api_keys.update_one(
+                {"_id": wanted, "tenant_id": tenant_id, "revoked_at": None},
+                {"$set": {"revoked_at": self._database.now()}},
+            )
+        return bool(revoked.matched_count)
+
+
+def _to_key(document: dict[str, Any]) -> ApiKey:
+    return ApiKey(
+        id=document["_id"][:KEY_ID_CHARACTERS],
+        tenant_id=document["tenant_id"],
+        label=document["label"],
+        scopes=frozenset(Scope(scope) for scope in document["scopes"]),
+        prefix=document["prefix"],
+        created_at=document["created_at"],
+        revoked_at=document["revoked_at"],
+    )

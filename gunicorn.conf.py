@@ -1,0 +1,48 @@
+"""How gunicorn serves: `gunicorn -c gunicorn.conf.py asgi:application`. Each value carries its reason."""
+
+import os
+import sys
+from typing import Any
+
+from chat_service.errors import ChatServiceError, DatabaseUnavailableError
+from chat_service.repository.database import Database
+from config import Config, ConfigError
+
+# A dyno sets PORT and is reached from outside; without it this is somebody's machine, and stays on it.
+bind = f"0.0.0.0:{os.environ['PORT']}" if "DYNO" in os.environ else f"127.0.0.1:{os.environ.get('PORT', '8000')}"
+bind = os.environ.get("BIND", bind)
+
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+worker_class = "chat_service.front.worker.Worker"
+worker_connections = 1000
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112 - heartbeats, not on a slow disk
+
+# No answer takes longer than 25 s, so after this many every request in flight has ended; routers wait for 30.
+graceful_timeout = 25
+timeout = 30
+# Longer than the pause between two requests of an active client, shorter than a load balancer's own limit.
+keepalive = 15
+
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 4096
+
+# gunicorn 27 would open ~/.gunicorn/gunicorn.ctl, which nothing here uses.
+control_socket_disable = True
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+
+
+def on_starting(_server: Any) -> None:
+    """Refuse to start on a server without transactions, before the first worker is forked."""
+    try:
+        database = Database(Config.from_env().mongodb_uri)
+        try:
+            database.require_transactions()
+        finally:
+            database.close()
+    except DatabaseUnavailableError:
+        print("MongoDB does not answer yet; serving 503 until it does.", file=sys.stderr)  # noqa: T201
+    except (ConfigError, ChatServiceError) as error:
+        sys.exit(str(error))
