@@ -3,12 +3,13 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from chat_service.embedded import EmbeddedError, EmbeddedMongod, die_with_parent
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import EmbeddedError
 from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatServiceError
 from chat_service.models import NewMessage, Role, Scope
 from chat_service.repository.chats import Chats
@@ -46,23 +47,12 @@ def _serve(cleanup: ExitStack) -> None:
     key = os.environ.get("DEMO_API_KEY", PUBLISHED_KEY)
     has_demo_chat = _prepare_demo(uri, key)
     _greet(port, key, uri, has_demo_chat=has_demo_chat)
-    # gunicorn gets a session of its own, so that Ctrl-C reaches it once, from us, as the graceful SIGTERM.
-    gunicorn = subprocess.Popen(  # noqa: S603 - an argument list
-        [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"],
-        env={**os.environ, "MONGODB_URI": uri, "PORT": str(port), "LOG_FORMAT": "console"},
-        start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads here
-    )
-    cleanup.callback(_stop, gunicorn)
+    gunicorn = EmbeddedGunicorn(uri, port, LOG_FORMAT="console")
+    process = gunicorn.start()
+    cleanup.callback(gunicorn.stop)
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: gunicorn.terminate())
-    gunicorn.wait()
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        process.terminate()
-        process.wait()
+        signal.signal(signum, lambda *_: process.terminate())
+    process.wait()
 
 
 def _port() -> int:
@@ -115,7 +105,11 @@ def _prepare_demo(uri: str, key: str) -> bool:
 
 def _greet(port: int, key: str, uri: str, *, has_demo_chat: bool) -> None:
     chat = DEMO_CHAT if has_demo_chat else "<chat id>"
-    deleted = "" if has_demo_chat else "\n  The demo chat was deleted, and a deleted id never comes back; `make clean-data` starts afresh."
+    deleted = (
+        ""
+        if has_demo_chat
+        else "\n  The demo chat was deleted, and a deleted id never comes back; `make clean-data` starts afresh."
+    )
     print(  # noqa: T201 - speaks to a person
         f"""
   Chat service   http://127.0.0.1:{port}/api/v1

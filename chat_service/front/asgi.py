@@ -5,10 +5,14 @@ each and nothing else. It also settles framing once for all: what reaches the ap
 true, and a body that was cut off is never taken for a whole one.
 """
 
+import asyncio
+import contextvars
+import io
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from a2wsgi import WSGIMiddleware
+from a2wsgi.wsgi import Body, WSGIResponder, build_environ
 from a2wsgi.wsgi_typing import WSGIApp
 
 Scope = MutableMapping[str, Any]
@@ -17,22 +21,29 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+FLUSH_BYTES = 64 * 2**10
+"""A response is handed to the event loop in parts of this size: small answers in one go, exports in bounded memory."""
+
+
 class BodyFirst:
     """An ASGI application that reads each body up to the limit and hands it to a WSGI application in a thread pool."""
 
     def __init__(self, app: WSGIApp, *, max_body_bytes: int, threads: int) -> None:
-        self._app = WSGIMiddleware(app, workers=threads)
+        self._app = app
         self._max_body_bytes = max_body_bytes
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wsgi")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
             return
         body = await self._read(scope, receive)
-        if body is None:
-            return  # the client left before it had sent everything: there is nobody to answer
-        await self._app(scope, _once(body), send)
+        if body is not None:  # else the client left before it had sent everything: there is nobody to answer
+            await _Responder(self._app, self._executor).respond(scope, body, send)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body, or None if it was cut off. Of one that is too large only the size is passed on."""
@@ -55,8 +66,46 @@ class BodyFirst:
         return bytes(body)
 
 
-def _once(body: bytes) -> Receive:
-    async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+class _Responder(WSGIResponder):  # type: ignore[misc]  # a2wsgi's types are its own ASGI aliases
+    """a2wsgi's responder with two hand-offs between thread and loop for a small answer, instead of nine.
 
-    return receive
+    What the application sends is kept until there is enough of it, and what is left when it returns is sent by the
+    loop itself. Measured in docs/decisions/0005-front.md.
+    """
+
+    def __init__(self, app: WSGIApp, executor: ThreadPoolExecutor) -> None:
+        super().__init__(app, executor, 1)
+        self._kept: list[Message] = []
+        self._kept_bytes = 0
+
+    async def respond(self, scope: Scope, body: bytes, send: Send) -> None:
+        """Run the application in a thread and send its response."""
+        self._send = send
+        environ = build_environ(scope, Body(self.loop, _nothing))
+        environ["wsgi.input"] = io.BytesIO(body)
+        await self.loop.run_in_executor(
+            self.executor, contextvars.copy_context().run, self.wsgi, environ, self.start_response
+        )
+        await self._flush()
+
+    def send(self, message: Message) -> None:
+        """Take a part of the response from the application's thread; wait for slow readers now and then."""
+        self._kept.append(message)
+        self._kept_bytes += len(message.get("body", b""))
+        if self._kept_bytes >= FLUSH_BYTES:
+            asyncio.run_coroutine_threadsafe(self._flush(), self.loop).result()
+
+    async def _flush(self) -> None:
+        kept, self._kept, self._kept_bytes = self._kept, [], 0
+        for message in kept:
+            await self._send(message)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    for step in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{step}.complete"})

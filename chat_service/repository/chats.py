@@ -96,7 +96,10 @@ class Chats:
             leases = self._presence.count(tenant_id, chat_id, now, session)
             if leases.live:
                 return ActiveConnectionsError(leases.live)
-            if self._database.chats.find_one_and_delete({"_id": key}, projection={"_id": True}, session=session) is None:
+            if (
+                self._database.chats.find_one_and_delete({"_id": key}, projection={"_id": True}, session=session)
+                is None
+            ):
                 return ChatNotFoundError()
             if leases.expired:
                 # Taken along, so that a renewal that is under way conflicts with this delete or finds nothing.

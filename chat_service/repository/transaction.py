@@ -40,9 +40,7 @@ ATTEMPT_SECONDS = 4.0
 ABORT_SECONDS = 1.0
 """For an abort: it is a courtesy to the server, and the killer follows where it fails."""
 
-_OPTIONS = TransactionOptions(
-    read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority", j=True)
-)
+_OPTIONS = TransactionOptions(read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority", j=True))
 
 T = TypeVar("T")
 Work = Callable[[ClientSession], T | ChatServiceError]

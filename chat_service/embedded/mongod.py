@@ -1,11 +1,8 @@
 """A local mongod as a one-node replica set, for development and tests. Production sets MONGODB_URI."""
 
-import ctypes
 import importlib.util
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +13,8 @@ from typing import Any, Self
 import pymongo
 from pymongo.errors import OperationFailure, PyMongoError
 
+from chat_service.embedded.process import EmbeddedError, die_with_parent, free_port, stop
+
 START_SECONDS = 60
 """A cold start takes about 3 s; a recovery after a crash on a slow disk can take much longer."""
 
@@ -24,11 +23,6 @@ STOP_SECONDS = 15
 CACHE_GIGABYTES = 0.5
 
 _ALREADY_INITIALIZED = 23
-_PR_SET_PDEATHSIG = 1
-
-
-class EmbeddedError(Exception):
-    """The embedded mongod cannot run; the text is one sentence that says what to do."""
 
 
 def find_mongod() -> str:
@@ -54,14 +48,6 @@ def find_mongod() -> str:
     raise EmbeddedError(
         "No mongod was found: install MongoDB 6 or newer, or name one with MONGOD, or set MONGODB_URI to a server."
     )
-
-
-def free_port() -> int:
-    """Return a loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class EmbeddedMongod:
@@ -129,14 +115,8 @@ class EmbeddedMongod:
 
     def stop(self) -> None:
         """Stop mongod cleanly, or at all."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process is not None:
+            stop(self.process, STOP_SECONDS)
 
     def _wait_for_primary(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -188,9 +168,3 @@ def _in_use(lock: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent dies, also by kill -9; for `preexec_fn`, where Linux can do it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,171 @@
+"""How much of raw pymongo's speed does DELETE over HTTP keep?
+
+Both delete chats of the same size with the same five commands, from the same number of clients, in turns within one
+run: first raw pymongo in threads, then HTTP through the real gunicorn, then raw again, and so on. A ratio is taken for
+each round, and the median of the ratios is reported: the machine's mood is in both halves of a ratio.
+
+    make bench                      the table below, and benchmarks/results/delete.json
+    python -m benchmarks.delete --rounds 3 --chats 100     a quick look
+"""
+
+import argparse
+import http.client
+import json
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pymongo
+from pymongo.client_session import ClientSession
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from benchmarks.service import KEY, TENANT, service
+from chat_service.repository.keys import chat_key, message_key, message_range
+
+RESULTS = Path(__file__).parent / "results"
+CASES = [(10, 1), (10, 8), (1_000, 1), (1_000, 8)]
+
+Collections = Any
+Delete = Callable[[str], None]
+
+
+def prepare(db: Collections, chats: int, messages: int) -> list[str]:
+    """Store `chats` chats of `messages` messages each, and return their ids."""
+    ids = [f"{time.time_ns():016x}"[-8:] + f"-0000-4000-8000-{number:012x}" for number in range(chats)]
+    now = datetime.now(UTC)
+    for chat_id in ids:
+        db.chats.insert_one(
+            {
+                "_id": chat_key(TENANT, chat_id),
+                "title": "bench",
+                "metadata": {},
+                "next_seq": messages + 1,
+                "message_count": messages,
+                "connections_opened": 0,
+                "created_at": now,
+                "updated_at": now,
+                "last_message_at": now,
+            }
+        )
+        db.messages.insert_many(
+            [
+                {
+                    "_id": message_key(TENANT, chat_id, seq),
+                    "role": "user",
+                    "sender_id": None,
+                    "content": "a message of ordinary length, as people write them " * 2,
+                    "metadata": {},
+                    "created_at": now,
+                }
+                for seq in range(1, messages + 1)
+            ]
+        )
+    return ids
+
+
+def raw_delete(client: pymongo.MongoClient[dict[str, Any]], db: Collections, chat_id: str) -> None:
+    """Delete one chat as a careful program on bare pymongo would: the same five commands, with_transaction."""
+
+    def work(session: ClientSession) -> None:
+        presence = {"tenant_id": TENANT, "chat_id": chat_id}
+        if list(db.presence.find(presence, {"_id": False, "expires_at": True}, session=session)):
+            raise RuntimeError
+        key = {"_id": chat_key(TENANT, chat_id)}
+        if db.chats.find_one_and_delete(key, projection={"_id": True}, session=session) is None:
+            raise RuntimeError
+        removed = db.messages.delete_many({"_id": message_range(TENANT, chat_id)}, session=session)
+        receipt = {**key, "deleted_at": datetime.now(UTC), "message_count": removed.deleted_count, "requested_by": "b"}
+        db.deletions.insert_one(receipt, session=session)
+
+    with client.start_session(causal_consistency=False) as session:
+        session.with_transaction(
+            work, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority", j=True)
+        )
+
+
+def http_delete(connection: http.client.HTTPConnection, chat_id: str) -> None:
+    """Delete one chat over a kept-alive connection."""
+    connection.request("DELETE", f"/api/v1/chats/{chat_id}", headers={"X-API-Key": KEY})
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == http.HTTPStatus.OK, answer.status
+
+
+def timed(deletes: list[Delete], ids: list[str]) -> dict[str, float]:
+    """Spread the ids over the clients, run them at once, and return chats/s and latencies in milliseconds."""
+
+    def client(delete: Delete, share: list[str]) -> list[float]:
+        took = []
+        for chat_id in share:
+            began = time.perf_counter()
+            delete(chat_id)
+            took.append((time.perf_counter() - began) * 1000)
+        return took
+
+    shares = [ids[number :: len(deletes)] for number in range(len(deletes))]
+    with ThreadPoolExecutor(len(deletes)) as pool:
+        began = time.perf_counter()
+        latencies = sorted(sum(pool.map(client, deletes, shares), []))
+        seconds = time.perf_counter() - began
+    return {
+        "chats_per_second": len(ids) / seconds,
+        "p50_ms": statistics.median(latencies),
+        "p99_ms": latencies[int(len(latencies) * 0.99)],
+    }
+
+
+def run_case(
+    db: Collections, address: tuple[str, int], messages: int, clients: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Run one case for all rounds and return its medians."""
+    chats = args.chats if messages <= 100 else max(args.chats // 8, clients * 4)  # noqa: PLR2004
+    connections = [http.client.HTTPConnection(*address) for _ in range(clients)]
+    raw: list[Delete] = [partial(raw_delete, db.client, db)] * clients
+    over_http: list[Delete] = [partial(http_delete, connection) for connection in connections]
+    rounds: dict[str, list[dict[str, float]]] = {"raw": [], "http": []}
+    for number in range(-1, args.rounds):  # the first warms up and does not count
+        sides = [("raw", raw), ("http", over_http)]
+        for side, deletes in sides if number % 2 else reversed(sides):
+            result = timed(deletes, prepare(db, chats, messages))
+            if number >= 0:
+                rounds[side].append(result)
+    for connection in connections:
+        connection.close()
+    pairs = zip(rounds["http"], rounds["raw"], strict=True)
+    ratios = sorted(over["chats_per_second"] / bare["chats_per_second"] for over, bare in pairs)
+    medians = {
+        side: {name: statistics.median(result[name] for result in results) for name in results[0]}
+        for side, results in rounds.items()
+    }
+    return {"messages": messages, "clients": clients, "ratio": statistics.median(ratios), "ratios": ratios, **medians}
+
+
+def main() -> None:
+    """Run all cases, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--chats", type=int, default=400)
+    args = parser.parse_args()
+    results = []
+    print("messages clients |  raw: chats/s   p50   p99 | http: chats/s   p50   p99 | ratio")
+    with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=10) as client:
+        for messages, clients in CASES:
+            result = run_case(client.get_default_database(), address, messages, clients, args)
+            results.append(result)
+            sides = " | ".join(
+                f"{result[side]['chats_per_second']:12.0f} {result[side]['p50_ms']:5.1f} {result[side]['p99_ms']:5.1f}"
+                for side in ("raw", "http")
+            )
+            print(f"{messages:8d} {clients:7d} | {sides} | {result['ratio']:.2f}", flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "delete.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

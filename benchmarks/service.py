@@ -1,0 +1,29 @@
+"""The real service on an empty embedded database, for the benchmarks."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port
+from chat_service.models import Scope
+from chat_service.repository.database import Database
+from chat_service.repository.tenants import Tenants
+
+TENANT = "00000000-0000-4000-8000-0000000be7c4"
+KEY = "benchmark-key"
+
+
+@contextmanager
+def service() -> Iterator[tuple[str, tuple[str, int]]]:
+    """Run mongod and gunicorn as they are deployed; give the database's URI and the service's host and port."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedMongod(Path(folder)) as mongod:
+        database = Database(mongod.uri)
+        database.prepare()
+        Tenants(database).create("bench", TENANT)
+        Tenants(database).create_key(TENANT, "bench", Scope, KEY)
+        database.close()
+        with EmbeddedGunicorn(mongod.uri, free_port()) as gunicorn:
+            yield mongod.uri, ("127.0.0.1", gunicorn.port)

@@ -1,0 +1,78 @@
+"""The real gunicorn with the real gunicorn.conf.py, as a child process."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from chat_service.embedded.process import EmbeddedError, die_with_parent, stop
+
+START_SECONDS = 30
+STOP_SECONDS = 35
+"""Longer than its graceful_timeout."""
+
+
+class EmbeddedGunicorn:
+    """The service on 127.0.0.1:`port`; a context manager that stops it at the end."""
+
+    def __init__(self, mongodb_uri: str, port: int, **environment: str) -> None:
+        """Prepare to serve from the given database; `environment` sets more variables."""
+        self.port = port
+        self._environment = {"MONGODB_URI": mongodb_uri, "PORT": str(port), **environment}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address of the API."""
+        return f"http://127.0.0.1:{self.port}/api/v1"
+
+    def __enter__(self) -> Self:
+        """Start, and wait until it accepts connections.
+
+        Raises:
+            EmbeddedError: it ended instead.
+        """
+        self.start()
+        self.wait_until_serving()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start, and return the process of gunicorn's master."""
+        environment = {name: value for name, value in os.environ.items() if name not in {"DYNO", "BIND"}}
+        self.process = subprocess.Popen(  # noqa: S603 - an argument list
+            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"],
+            env={**environment, **self._environment},
+            start_new_session=True,  # Ctrl-C is for us, who then stop it gracefully
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+        )
+        return self.process
+
+    def wait_until_serving(self) -> None:
+        """Wait until connections are accepted.
+
+        Raises:
+            EmbeddedError: it ended, or took too long.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process is None or self.process.poll() is not None:
+                raise EmbeddedError("The service ended before it accepted a connection; its message is above.")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise EmbeddedError(f"The service accepted no connection within {START_SECONDS} s.")
+
+    def stop(self) -> None:
+        """Let the requests in flight finish, and end it."""
+        if self.process is not None:
+            stop(self.process, STOP_SECONDS)

@@ -1,0 +1,39 @@
+"""Child processes that never outlive us."""
+
+import ctypes
+import signal
+import socket
+import subprocess
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+class EmbeddedError(Exception):
+    """Something cannot be started here; the text is one sentence that says what to do."""
+
+
+def free_port() -> int:
+    """Return a loopback port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent dies, also by kill -9; for `preexec_fn`, where Linux can do it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """End a process with SIGTERM, and with SIGKILL if it is still there after `seconds`."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,147 @@
+"""Chats over HTTP, on mongomock and on mongod."""
+
+import re
+
+import pytest
+
+from chat_service.repository.database import Database
+from chat_service.repository.presence import Presence
+from tests.client import CHATS, Client
+
+UNKNOWN = "11111111-2222-4333-8444-555555555555"
+
+
+class TestDelete:
+    def test_without_a_key_is_401(self, alice: Client) -> None:
+        """The key is checked before anything about the chat is told."""
+        chat_id = alice.new_chat("hello")
+        answer = alice.send("DELETE", f"{CHATS}/{chat_id}", headers={"X-API-Key": ""})
+        assert (answer.status_code, answer.get_json()["code"]) == (401, "invalid_api_key")
+        assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 1
+
+    def test_of_another_tenants_chat_is_404_and_changes_nothing(self, alice: Client, bob: Client) -> None:
+        """A foreign chat answers exactly like one that never was."""
+        chat_id = alice.new_chat("hello")
+        request_id = {"X-Request-ID": "same"}
+        foreign = bob.send("DELETE", f"{CHATS}/{chat_id}", headers=request_id)
+        absent = bob.send("DELETE", f"{CHATS}/{UNKNOWN}", headers=request_id)
+        assert foreign.status_code == 404
+        assert (foreign.data, foreign.headers) == (absent.data, absent.headers)
+        assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 1
+
+    def test_answers_as_published_and_takes_everything(self, alice: Client, either_database: Database) -> None:
+        """200 with the three published fields, to the byte; no document of the chat is left."""
+        chat_id = alice.new_chat("one", "two")
+        other = alice.new_chat("stays")
+        answer = alice.send("DELETE", f"{CHATS}/{chat_id}")
+        assert answer.status_code == 200
+        assert answer.mimetype == "application/json"
+        assert re.fullmatch(
+            r'\{"success": true, "message": "Chat deleted successfully", '
+            r'"deleted_at": "\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"\}',
+            answer.get_data(as_text=True),
+        )
+        assert alice.send("GET", f"{CHATS}/{chat_id}").status_code == 404
+        assert alice.send("GET", f"{CHATS}/{chat_id}/messages").status_code == 404
+        assert [chat["_id"]["chat_id"] for chat in either_database.chats.find()] == [other]
+        assert [message["content"] for message in either_database.messages.find()] == ["stays"]
+
+    def test_writes_a_receipt_without_content(self, alice: Client, either_database: Database) -> None:
+        """The receipt says what was deleted, when and with which key, and nothing of what was said."""
+        chat_id = alice.new_chat("secret words", title="secret title")
+        alice.send("DELETE", f"{CHATS}/{chat_id}")
+        (receipt,) = either_database.deletions.find()
+        assert receipt.pop("deleted_at")
+        assert receipt == {
+            "_id": {"tenant_id": alice.access.tenant_id, "chat_id": chat_id},
+            "message_count": 1,
+            "requested_by": alice.access.key_id,
+        }
+
+    def test_twice_is_404(self, alice: Client) -> None:
+        """A chat can be deleted once."""
+        chat_id = alice.new_chat()
+        assert [alice.send("DELETE", f"{CHATS}/{chat_id}").status_code for _ in range(2)] == [200, 404]
+
+    def test_with_live_connections_is_409_and_changes_nothing(self, alice: Client, either_database: Database) -> None:
+        """The answer tells how many there are; once they are closed the delete goes through."""
+        chat_id = alice.new_chat("hello")
+        presence = Presence(either_database)
+        for connection in ("a", "b"):
+            presence.open(alice.access.tenant_id, chat_id, connection, "worker")
+        answer = alice.send("DELETE", f"{CHATS}/{chat_id}")
+        assert answer.status_code == 409
+        assert answer.headers["Retry-After"].isdecimal()
+        body = answer.get_json()
+        assert (body["code"], body["active_connections"], body["success"]) == ("active_connections", 2, False)
+        chat = alice.send("GET", f"{CHATS}/{chat_id}").get_json()
+        assert (chat["message_count"], chat["active_connections"]) == (1, 2)
+        for connection in ("a", "b"):
+            presence.close(alice.access.tenant_id, connection)
+        assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
+
+    def test_takes_the_uuid_in_upper_case(self, alice: Client) -> None:
+        """RFC 9562: hexadecimal digits are accepted in either case."""
+        chat_id = alice.new_chat()
+        assert alice.send("DELETE", f"{CHATS}/{chat_id.upper()}").status_code == 200
+
+    @pytest.mark.parametrize("scopes", [("read",), ("write",), ("read", "write")])
+    def test_without_the_scope_is_403(self, app, new_tenant, scopes) -> None:
+        """Reading and writing do not include deleting."""
+        answer = Client(app, new_tenant(*scopes)).send("DELETE", f"{CHATS}/{UNKNOWN}")
+        assert (answer.status_code, answer.get_json()["code"]) == (403, "insufficient_scope")
+        assert answer.get_json()["required_scope"] == "delete"
+
+
+class TestCreate:
+    def test_without_a_key_is_401(self, alice: Client) -> None:
+        """Also with a body that is wrong: nothing is told."""
+        assert alice.send("POST", CHATS, headers={"X-API-Key": ""}, data=b"{").status_code == 401
+
+    def test_under_another_tenants_id_is_201(self, alice: Client, bob: Client) -> None:
+        """One tenant's ids are no oracle for another's: each has its own."""
+        chat_id = alice.new_chat()
+        assert bob.send("POST", CHATS, json={"id": chat_id}).status_code == 201
+
+    def test_answers_the_chat_and_where_it_is(self, alice: Client) -> None:
+        """201 with Location, and GET there gives the same."""
+        answer = alice.send("POST", CHATS, json={"title": "Hi 🎉", "metadata": {"a": [1, {"b": None}]}})
+        assert answer.status_code == 201
+        chat = answer.get_json()
+        assert answer.headers["Location"] == f"{CHATS}/{chat['id']}"
+        assert alice.send("GET", answer.headers["Location"]).get_json() == chat
+        assert (chat["title"], chat["metadata"]) == ("Hi 🎉", {"a": [1, {"b": None}]})
+        assert (chat["message_count"], chat["active_connections"], chat["last_message_at"]) == (0, 0, None)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", chat["created_at"])
+
+    def test_under_an_id_in_use_is_409(self, alice: Client) -> None:
+        """The chat that is there stays as it is."""
+        chat_id = alice.new_chat(title="first")
+        answer = alice.send("POST", CHATS, json={"id": chat_id.upper(), "title": "second"})
+        assert (answer.status_code, answer.get_json()["code"]) == (409, "chat_exists")
+        assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["title"] == "first"
+
+    def test_under_a_deleted_id_is_409(self, alice: Client) -> None:
+        """A deleted id never comes back."""
+        chat_id = alice.new_chat()
+        alice.send("DELETE", f"{CHATS}/{chat_id}")
+        answer = alice.send("POST", CHATS, json={"id": chat_id})
+        assert (answer.status_code, answer.get_json()["code"]) == (409, "chat_id_retired")
+        assert alice.send("GET", f"{CHATS}/{chat_id}").status_code == 404
+
+
+class TestGet:
+    def test_without_a_key_is_401(self, alice: Client) -> None:
+        """The key is checked first."""
+        assert alice.send("GET", f"{CHATS}/{alice.new_chat()}", headers={"X-API-Key": "wrong"}).status_code == 401
+
+    def test_of_another_tenants_chat_is_404(self, alice: Client, bob: Client) -> None:
+        """A foreign chat answers like one that never was."""
+        answer = bob.send("GET", f"{CHATS}/{alice.new_chat()}")
+        assert (answer.status_code, answer.get_json()["code"]) == (404, "chat_not_found")
+
+    def test_counts_messages(self, alice: Client) -> None:
+        """message_count and last_message_at follow the messages."""
+        chat = alice.send("GET", f"{CHATS}/{alice.new_chat('a', 'b')}").get_json()
+        assert chat["message_count"] == 2
+        assert chat["last_message_at"] == chat["updated_at"]

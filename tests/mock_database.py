@@ -1,0 +1,41 @@
+"""A Database on mongomock, for what mongomock does faithfully: single documents, ranges of keys, plain updates.
+
+It has no sessions, so `transaction` calls the work with none. That shortcut lives here and not in the product: whatever
+rests on atomicity, isolation or retries is tested on a real mongod.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import mongomock
+
+from chat_service.errors import ChatServiceError
+from chat_service.repository.database import Database
+from chat_service.repository.transaction import T, Work
+
+
+class MockDatabase(Database):
+    def __init__(self) -> None:
+        self._use(mongomock.MongoClient(tz_aware=True)["chat_service"])
+
+    def now(self) -> datetime:
+        now = datetime.now(UTC)
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    def transaction(self, work: Work[T]) -> T:
+        verdict = work(None)
+        if isinstance(verdict, ChatServiceError):
+            raise verdict
+        return verdict
+
+    @contextmanager
+    def operation(self, *, writes: bool = False) -> Iterator[None]:
+        del writes
+        yield
+
+    def is_ready(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing is open."""
