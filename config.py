@@ -1,5 +1,6 @@
 """Environment variables -> one frozen Config. Every wrong variable is reported at once, with what to do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -36,7 +37,8 @@ class Config:
         try:
             env.seal()
         except EnvValidationError as error:
-            lines = [f"{name}: {' '.join(reasons)}" for name, reasons in error.error_messages.items()]
+            reasons = dict(error.error_messages) if isinstance(error.error_messages, Mapping) else {}
+            lines = [f"{name}: {' '.join(texts)}" for name, texts in reasons.items()]
             hint = "For a local try-out use `make run`; for a server see docs/operations.md."
             raise ConfigError("\n".join(["The environment is not usable:", *lines, hint])) from None
         return config

@@ -1,0 +1,1 @@
+"""Measurements as ratios against raw pymongo doing the same work in the same run."""

@@ -29,7 +29,7 @@ class Settings(Protocol):
         """How many requests a process works on at once."""
 
 
-class _Api(Api):
+class _Api(Api):  # type: ignore[misc]  # flask-smorest ships no types
     """flask-smorest with our error shape."""
 
     def handle_http_exception(self, error: HTTPException) -> Response:

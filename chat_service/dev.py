@@ -82,7 +82,7 @@ def _start_mongod(cleanup: ExitStack) -> str:
 
 
 def _prepare_demo(uri: str, key: str) -> bool:
-    """Create what is missing: collections, the demo tenant with its key, the demo chat. Return whether that is there."""
+    """Create what is missing: collections, demo tenant, its key, demo chat. Return whether the chat is there."""
     database = Database(uri)
     try:
         if key == PUBLISHED_KEY and not database.is_local:

@@ -5,6 +5,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+MAX_SEQ = 2**63 - 1
+"""The largest `seq` a BSON int64 holds: no message has it."""
+
 
 class Scope(StrEnum):
     """What a key may do."""
@@ -90,6 +93,15 @@ class Message:
     metadata: dict[str, Any]
     created_at: datetime
     edited_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a chat's messages, `after < seq < before`, and the direction to read it in."""
+
+    after: int = 0
+    before: int = MAX_SEQ
+    newest_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from flask_smorest import Blueprint
 
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
-from chat_service.api.cursors import Cursor
+from chat_service.api.cursors import next_cursor, requested_span
 from chat_service.api.schemas import MessagesIn, PageIn, message_json
 from chat_service.models import NewMessage, Scope
 
@@ -29,18 +29,12 @@ def post_messages(new: list[NewMessage], chat_id: str) -> Response:
 @blueprint.arguments(PageIn(), location="query")
 def list_messages(page: dict[str, Any], chat_id: str) -> Response:
     """Read a page of messages; it takes the same time wherever it lies."""
-    cursor = Cursor.of(page, caller().tenant_id, chat_id)
+    tenant_id = caller().tenant_id
+    span = requested_span(page, tenant_id, chat_id)
     # One more than asked for tells whether there is a next page.
-    found = repositories().messages.page(
-        caller().tenant_id,
-        chat_id,
-        page["limit"] + 1,
-        after=cursor.after,
-        before=cursor.before,
-        newest_first=cursor.newest_first,
-    )
+    found = repositories().messages.page(tenant_id, chat_id, span, page["limit"] + 1)
     shown = found[: page["limit"]]
-    following = cursor.following(shown[-1].seq).encode(caller().tenant_id, chat_id) if len(found) > len(shown) else None
+    following = next_cursor(span, shown[-1].seq, tenant_id, chat_id) if len(found) > len(shown) else None
     return _json({"items": [message_json(message) for message in shown], "next_cursor": following}, 200)
 
 

@@ -47,7 +47,7 @@ class Metadata(fields.Dict):
     """An object of the caller's own, kept as it is."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        loaded: dict[str, Any] = super()._deserialize(value, *args, **kwargs)
+        loaded: dict[str, Any] = super()._deserialize(value, *args, **kwargs)  # type: ignore[no-untyped-call]
         _check_storable(loaded, METADATA_DEPTH)
         if len(orjson.dumps(loaded)) > METADATA_BYTES:
             raise ValidationError(f"Longer than {METADATA_BYTES:,} bytes as JSON.")

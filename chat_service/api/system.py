@@ -1,8 +1,6 @@
 """The service itself: is it alive, can it serve, what do its errors mean. No key needed."""
 
-import json
-
-from flask import Blueprint, Response, abort
+from flask import Blueprint, abort
 
 from chat_service.api import problems
 from chat_service.api.context import repositories
@@ -26,10 +24,8 @@ def readyz() -> dict[str, str]:
 
 
 @blueprint.get("/problems/<name>")
-def describe_problem(name: str) -> Response:
+def describe_problem(name: str) -> dict[str, object]:
     """Describe an error: what the `type` of every problem points to."""
-    for problem in (*problems.DOMAIN.values(), *problems.HTTP.values()):
-        if problem.type == f"/problems/{name}":
-            described = {"title": problem.title, "status": problem.status, "detail": problem.detail}
-            return Response(json.dumps({"type": problem.type, **described}), mimetype="application/json")
-    abort(404)
+    known = {problem.type: problem for problem in (*problems.DOMAIN.values(), *problems.HTTP.values())}
+    problem = known.get(f"/problems/{name}") or abort(404)
+    return {"type": problem.type, "title": problem.title, "status": problem.status, "detail": problem.detail}

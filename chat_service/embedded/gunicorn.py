@@ -46,7 +46,7 @@ class EmbeddedGunicorn:
     def start(self) -> "subprocess.Popen[bytes]":
         """Start, and return the process of gunicorn's master."""
         environment = {name: value for name, value in os.environ.items() if name not in {"DYNO", "BIND"}}
-        self.process = subprocess.Popen(  # noqa: S603 - an argument list
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"],
             env={**environment, **self._environment},
             start_new_session=True,  # Ctrl-C is for us, who then stop it gracefully

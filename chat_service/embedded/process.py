@@ -22,7 +22,7 @@ def free_port() -> int:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when its parent dies, also by kill -9; for `preexec_fn`, where Linux can do it."""
+    """Have the kernel end this process when its parent dies, also by kill -9; for `preexec_fn`, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

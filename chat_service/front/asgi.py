@@ -10,10 +10,10 @@ import contextvars
 import io
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
+from a2wsgi.asgi_typing import HTTPScope
 from a2wsgi.wsgi import Body, WSGIResponder, build_environ
-from a2wsgi.wsgi_typing import WSGIApp
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -28,7 +28,7 @@ FLUSH_BYTES = 64 * 2**10
 class BodyFirst:
     """An ASGI application that reads each body up to the limit and hands it to a WSGI application in a thread pool."""
 
-    def __init__(self, app: WSGIApp, *, max_body_bytes: int, threads: int) -> None:
+    def __init__(self, app: Any, *, max_body_bytes: int, threads: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wsgi")
@@ -66,14 +66,14 @@ class BodyFirst:
         return bytes(body)
 
 
-class _Responder(WSGIResponder):  # type: ignore[misc]  # a2wsgi's types are its own ASGI aliases
+class _Responder(WSGIResponder):
     """a2wsgi's responder with two hand-offs between thread and loop for a small answer, instead of nine.
 
     What the application sends is kept until there is enough of it, and what is left when it returns is sent by the
     loop itself. Measured in docs/decisions/0005-front.md.
     """
 
-    def __init__(self, app: WSGIApp, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, app: Any, executor: ThreadPoolExecutor) -> None:
         super().__init__(app, executor, 1)
         self._kept: list[Message] = []
         self._kept_bytes = 0
@@ -81,14 +81,13 @@ class _Responder(WSGIResponder):  # type: ignore[misc]  # a2wsgi's types are its
     async def respond(self, scope: Scope, body: bytes, send: Send) -> None:
         """Run the application in a thread and send its response."""
         self._send = send
-        environ = build_environ(scope, Body(self.loop, _nothing))
-        environ["wsgi.input"] = io.BytesIO(body)
+        environ = build_environ(cast("HTTPScope", scope), cast("Body", io.BytesIO(body)))
         await self.loop.run_in_executor(
             self.executor, contextvars.copy_context().run, self.wsgi, environ, self.start_response
         )
         await self._flush()
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Any) -> None:
         """Take a part of the response from the application's thread; wait for slow readers now and then."""
         self._kept.append(message)
         self._kept_bytes += len(message.get("body", b""))
@@ -99,10 +98,6 @@ class _Responder(WSGIResponder):  # type: ignore[misc]  # a2wsgi's types are its
         kept, self._kept, self._kept_bytes = self._kept, [], 0
         for message in kept:
             await self._send(message)
-
-
-async def _nothing() -> Message:
-    return {"type": "http.disconnect"}
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -6,8 +6,7 @@ documents field by field *in order*: these constructors are what keeps the order
 
 from typing import Any
 
-MAX_SEQ = 2**63 - 1
-"""The largest `seq` a BSON int64 holds: the upper end of "all messages of a chat"."""
+from chat_service.models import MAX_SEQ
 
 
 def chat_key(tenant_id: str, chat_id: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from pymongo.client_session import ClientSession
 
 from chat_service.errors import ChatNotFoundError
-from chat_service.models import Message, NewMessage
+from chat_service.models import Message, NewMessage, Span
 from chat_service.repository.database import Database
-from chat_service.repository.keys import MAX_SEQ, chat_key, message_key, message_range
+from chat_service.repository.keys import chat_key, message_key, message_range
 
 
 class Messages:
@@ -48,25 +48,16 @@ class Messages:
 
         return self._database.transaction(work)
 
-    def page(
-        self,
-        tenant_id: str,
-        chat_id: str,
-        limit: int,
-        *,
-        after: int = 0,
-        before: int = MAX_SEQ,
-        newest_first: bool = False,
-    ) -> list[Message]:
-        """Return up to `limit` messages with `after < seq < before`.
+    def page(self, tenant_id: str, chat_id: str, span: Span, limit: int) -> list[Message]:
+        """Return the first messages of the span, `limit` of them at most.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
         """
         with self._database.operation():
             found = self._database.messages.find(
-                {"_id": message_range(tenant_id, chat_id, after + 1, before - 1)},
-                sort=[("_id", DESCENDING if newest_first else ASCENDING)],
+                {"_id": message_range(tenant_id, chat_id, span.after + 1, span.before - 1)},
+                sort=[("_id", DESCENDING if span.newest_first else ASCENDING)],
                 limit=limit,
                 batch_size=limit + 1,
             )

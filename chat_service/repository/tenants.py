@@ -29,7 +29,7 @@ KEY_ID_CHARACTERS = 12
 
 CACHE_SECONDS = 4.0
 SLOW_LOOKUP_SECONDS = 1.0
-"""An entry lives for 4 s and is not made by a look-up that took over 1 s: a revoked key is dead after 5 s everywhere."""
+"""An entry lives for 4 s and is not made by a look-up that took over 1 s: a revoked key is dead after 5 s."""
 
 CACHE_SIZE = 10_000
 """Entries of about 0.5 KB; only keys that exist are kept, so a flood of wrong ones cannot push the right ones out."""
@@ -93,7 +93,7 @@ class Tenants:
     def create_key(
         self, tenant_id: str, label: str, scopes: Iterable[Scope], key: str | None = None
     ) -> tuple[str, ApiKey]:
-        """Make a key of 256 random bits (or store the given one) and return it with its record: the only time it is seen.
+        """Make a key of 256 random bits (or store the given one); return it, the only time it is seen, and its record.
 
         Raises:
             LookupError: there is no such tenant.

@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import pymongo
 from bson import Binary
 from pymongo import MongoClient
-from pymongo.client_session import ClientSession, TransactionOptions
+from pymongo.client_session import ClientSession
+from pymongo.client_session_shared import TransactionOptions
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
@@ -105,7 +106,7 @@ class TransactionRunner:
             try:
                 return self._attempt(work, deadline)
             except _TryAgainError as error:
-                # The driver's own back-off (transactions-convenient-api): 5 ms growing by half up to 500 ms, with jitter.
+                # The driver's own back-off (transactions-convenient-api): 5 ms, growing by half up to 500, with jitter.
                 pause = random.random() * min(0.005 * 1.5 ** min(repetition, 20), 0.5)  # noqa: S311 - jitter, not a secret
                 if time.monotonic() + pause >= deadline:
                     raise DatabaseUnavailableError from error.__cause__
