@@ -1,0 +1,102 @@
+"""Messages over HTTP, on mongomock and on mongod."""
+
+import pytest
+
+from tests.client import CHATS, Client
+
+UNKNOWN = "11111111-2222-4333-8444-555555555555"
+
+
+def contents(page) -> list[str]:
+    return [message["content"] for message in page.get_json()["items"]]
+
+
+class TestPost:
+    def test_without_a_key_is_401(self, alice: Client) -> None:
+        """The key is checked before the chat and the body."""
+        path = f"{CHATS}/{alice.new_chat()}/messages"
+        assert alice.send("POST", path, headers={"X-API-Key": "wrong"}, json={"content": "x"}).status_code == 401
+
+    def test_to_another_tenants_chat_is_404_and_changes_nothing(self, alice: Client, bob: Client) -> None:
+        """A foreign chat answers exactly like one that never was."""
+        chat_id = alice.new_chat()
+        same = {"headers": {"X-Request-ID": "same"}, "json": {"content": "x"}}
+        foreign = bob.send("POST", f"{CHATS}/{chat_id}/messages", **same)
+        assert foreign.status_code == 404
+        assert foreign.data == bob.send("POST", f"{CHATS}/{UNKNOWN}/messages", **same).data
+        assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 0
+
+    def test_one(self, alice: Client) -> None:
+        """201 with the message as it is kept."""
+        path = f"{CHATS}/{alice.new_chat()}/messages"
+        sent = {"role": "tool", "content": "שלום\n🎉", "sender_id": "me", "metadata": {"k": 1.5}}
+        answer = alice.send("POST", path, json=sent)
+        assert answer.status_code == 201
+        (message,) = answer.get_json()["messages"]
+        assert message.items() >= {**sent, "seq": 1, "edited_at": None}.items()
+        assert alice.send("GET", path).get_json()["items"] == [message]
+
+    def test_a_batch_is_numbered_without_gaps(self, alice: Client) -> None:
+        """Numbers go on where the last post ended."""
+        path = f"{CHATS}/{alice.new_chat('one')}/messages"
+        batch = {"messages": [{"content": "two"}, {"content": "three"}]}
+        answer = alice.send("POST", path, json=batch)
+        assert [message["seq"] for message in answer.get_json()["messages"]] == [2, 3]
+        assert contents(alice.send("GET", path)) == ["one", "two", "three"]
+
+    def test_a_batch_with_one_wrong_message_posts_none(self, alice: Client) -> None:
+        """All or none, and the answer names the wrong one."""
+        chat_id = alice.new_chat()
+        batch = {"messages": [{"content": "fine"}, {"content": ""}]}
+        answer = alice.send("POST", f"{CHATS}/{chat_id}/messages", json=batch)
+        assert answer.status_code == 422
+        assert list(answer.get_json()["errors"]["messages"]) == ["1"]
+        assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 0
+
+    def test_a_thousand_at_once(self, alice: Client) -> None:
+        """The largest batch, every message with its number."""
+        path = f"{CHATS}/{alice.new_chat()}/messages"
+        answer = alice.send("POST", path, json={"messages": [{"content": str(n)} for n in range(1, 1001)]})
+        kept = answer.get_json()["messages"]
+        assert [(message["seq"], message["content"]) for message in kept] == [(n, str(n)) for n in range(1, 1001)]
+
+
+class TestPage:
+    def test_without_a_key_is_401(self, alice: Client) -> None:
+        """The key is checked first."""
+        assert alice.send("GET", f"{CHATS}/{alice.new_chat()}/messages", headers={"X-API-Key": ""}).status_code == 401
+
+    def test_of_another_tenants_chat_is_404(self, alice: Client, bob: Client) -> None:
+        """A foreign chat answers like one that never was, also when it has messages."""
+        answer = bob.send("GET", f"{CHATS}/{alice.new_chat('secret')}/messages")
+        assert (answer.status_code, answer.get_json()["code"]) == (404, "chat_not_found")
+
+    @pytest.mark.parametrize("order", ["asc", "desc"])
+    @pytest.mark.parametrize("limit", [1, 2, 3, 7, 8])
+    def test_cursors_lead_through_the_whole_chat(self, alice: Client, limit: int, order: str) -> None:
+        """Each message comes once, in order, in pages of the size asked for, and the last page has no cursor."""
+        texts = [str(number) for number in range(7)]
+        path = f"{CHATS}/{alice.new_chat(*texts)}/messages"
+        seen: list[str] = []
+        query = f"limit={limit}&order={order}"
+        while query:
+            page = alice.send("GET", f"{path}?{query}")
+            assert len(contents(page)) == min(limit, 7 - len(seen))
+            seen += contents(page)
+            cursor = page.get_json()["next_cursor"]
+            query = f"limit={limit}&cursor={cursor}" if cursor else ""
+        assert seen == (texts if order == "asc" else texts[::-1])
+
+    def test_bounds_are_exclusive(self, alice: Client) -> None:
+        """`after` and `before` name messages one has already."""
+        path = f"{CHATS}/{alice.new_chat(*'abcde')}/messages"
+        assert contents(alice.send("GET", f"{path}?after=1&before=5")) == ["b", "c", "d"]
+        assert contents(alice.send("GET", f"{path}?after=1&before=5&order=desc&limit=2")) == ["d", "c"]
+        assert contents(alice.send("GET", f"{path}?after=5")) == []
+
+    def test_a_cursor_belongs_to_its_chat(self, alice: Client) -> None:
+        """A cursor of another chat is an error, not a page of the wrong one."""
+        first, second = (f"{CHATS}/{alice.new_chat('a', 'b')}/messages" for _ in range(2))
+        cursor = alice.send("GET", f"{first}?limit=1").get_json()["next_cursor"]
+        answer = alice.send("GET", f"{second}?cursor={cursor}")
+        assert (answer.status_code, answer.get_json()["code"]) == (400, "invalid_cursor")

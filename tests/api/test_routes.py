@@ -1,0 +1,112 @@
+"""What holds for every route, generated from the route table: a new endpoint cannot be forgotten."""
+
+import pytest
+from flask import Flask
+
+from chat_service import errors
+from chat_service.api import problems
+from chat_service.api.auth import API_PREFIX
+from chat_service.app import create_app
+from config import Config
+from tests.client import Client
+from tests.mock_database import MockDatabase
+
+UNKNOWN = "11111111-2222-4333-8444-555555555555"
+
+OPEN = {"/healthz", "/readyz", "/problems/<name>"}
+"""What the contract lets everybody see."""
+
+BODIES = {("POST", "/api/v1/chats/<chat_id>/messages"): {"content": "x"}}
+"""A right body for each operation on a chat that takes one, so that only the chat can be what is wrong."""
+
+
+def _operations() -> list[tuple[str, str]]:
+    app = create_app(Config("unused", 1024, threads=1, log_format="json"), MockDatabase())
+    methods = [(rule.rule, (rule.methods or set()) - {"HEAD", "OPTIONS"}) for rule in app.url_map.iter_rules()]
+    return sorted((method, rule) for rule, allowed in methods for method in allowed)
+
+
+OPERATIONS = [operation for operation in _operations() if operation[1].startswith(API_PREFIX)]
+ON_A_CHAT = [operation for operation in OPERATIONS if "<chat_id>" in operation[1]]
+
+
+def test_only_the_open_routes_are_outside_the_api() -> None:
+    """Whatever is not meant for everybody lives below /api/, where a key is needed."""
+    assert {rule for _, rule in _operations() if not rule.startswith(API_PREFIX)} == OPEN
+
+
+@pytest.mark.parametrize(("method", "rule"), OPERATIONS)
+def test_needs_a_key(app: Flask, method: str, rule: str) -> None:
+    """401, whatever else is wrong with the request."""
+    for chat_id in (UNKNOWN, "no-uuid"):
+        answer = app.test_client().open(rule.replace("<chat_id>", chat_id), method=method, data=b"{")
+        assert (answer.status_code, answer.get_json()["code"]) == (401, "invalid_api_key")
+        assert answer.mimetype == "application/problem+json"
+
+
+@pytest.mark.parametrize(("method", "rule"), OPERATIONS)
+def test_needs_a_scope(app: Flask, new_tenant, method: str, rule: str) -> None:
+    """A key with the other two scopes is refused with 403, and told which one is missing."""
+    endpoint = next(
+        found.endpoint for found in app.url_map.iter_rules() if found.rule == rule and method in (found.methods or ())
+    )
+    needed = app.view_functions[endpoint].required_scope
+    others = {"read", "write", "delete"} - {needed}
+    answer = Client(app, new_tenant(*others)).send(method, rule.replace("<chat_id>", UNKNOWN))
+    assert (answer.status_code, answer.get_json()["required_scope"]) == (403, needed)
+
+
+@pytest.mark.parametrize(("method", "rule"), ON_A_CHAT)
+def test_another_tenants_chat_is_one_that_never_was(alice: Client, bob: Client, method: str, rule: str) -> None:
+    """The same answer to the byte, headers included, and the chat stays as it is."""
+    chat_id = alice.new_chat("hello")
+    before = alice.send("GET", f"/api/v1/chats/{chat_id}").data
+    same = {"headers": {"X-Request-ID": "same"}}
+    if (method, rule) in BODIES:
+        same["json"] = BODIES[method, rule]
+    foreign = bob.send(method, rule.replace("<chat_id>", chat_id), **same)
+    absent = bob.send(method, rule.replace("<chat_id>", UNKNOWN), **same)
+    assert (foreign.status_code, foreign.get_json()["code"]) == (404, "chat_not_found")
+    assert (foreign.data, foreign.headers) == (absent.data, absent.headers)
+    assert alice.send("GET", f"/api/v1/chats/{chat_id}").data == before
+
+
+@pytest.mark.parametrize(("method", "rule"), ON_A_CHAT)
+@pytest.mark.parametrize("chat_id", ["no-uuid", UNKNOWN[:-1], UNKNOWN.replace("-", ""), f"urn:uuid:{UNKNOWN}"])
+def test_an_id_that_is_no_uuid_is_400(alice: Client, method: str, rule: str, chat_id: str) -> None:
+    """Never 404 HTML, never 500."""
+    answer = alice.send(method, rule.replace("<chat_id>", chat_id))
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "invalid_chat_id")
+
+
+@pytest.mark.parametrize(("method", "rule"), OPERATIONS)
+def test_a_bug_is_500_and_tells_nothing(app: Flask, new_tenant, method: str, rule: str, caplog) -> None:
+    """Neither the answer nor the log has the text of the exception."""
+
+    def break_down(**_: object) -> None:
+        raise RuntimeError("canary")
+
+    for endpoint in app.view_functions:
+        app.view_functions[endpoint] = break_down
+    answer = Client(app, new_tenant()).send(method, rule.replace("<chat_id>", UNKNOWN))
+    assert (answer.status_code, answer.get_json()["code"]) == (500, "internal_error")
+    assert "canary" not in answer.get_data(as_text=True) + caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+def test_every_domain_error_has_a_row() -> None:
+    """An error that is missing in the table would be answered as a bug."""
+    raised = {found for found in vars(errors).values() if isinstance(found, type)} - {
+        errors.ChatServiceError,
+        errors.UnsupportedServerError,  # ends the start of the service, before anything is answered
+    }
+    assert raised == set(problems.DOMAIN)
+
+
+def test_every_answer_carries_the_request_id(alice: Client) -> None:
+    """A sane X-Request-ID is given back; any other is replaced."""
+    for told, kept in (("abc-1.2:3", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("ü", False)):
+        answer = alice.send("GET", f"/api/v1/chats/{UNKNOWN}", headers={"X-Request-ID": told})
+        assert (answer.headers["X-Request-ID"] == told) is kept
+        assert answer.get_json()["request_id"] == answer.headers["X-Request-ID"]
+        assert answer.headers["Cache-Control"] == "no-store"
