@@ -8,7 +8,7 @@ from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from chat_service import __version__, cli
-from chat_service.api import auth, chats, messages, problems, requests, system
+from chat_service.api import auth, chats, exports, messages, problems, requests, system
 from chat_service.api.context import Repositories, request_id
 from chat_service.repository.database import Database
 
@@ -73,7 +73,7 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     requests.install(app)
     api = _Api(app)
     problems.install(app)
-    for blueprint in (chats.blueprint, messages.blueprint):
+    for blueprint in (chats.blueprint, messages.blueprint, exports.blueprint):
         api.register_blueprint(blueprint)
     app.register_blueprint(system.blueprint)
     app.after_request(_finish)
@@ -83,6 +83,6 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
 
 def _finish(answer: Response) -> Response:
     answer.headers["X-Request-ID"] = request_id()
-    answer.headers.setdefault("Cache-Control", "no-store")
+    answer.headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in answer.headers else "no-store")
     answer.headers["X-Content-Type-Options"] = "nosniff"
     return answer

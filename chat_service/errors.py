@@ -48,6 +48,26 @@ class ChatNotFoundError(ChatServiceError):
     """Absent, deleted or another tenant's: not to be told apart."""
 
 
+class MessageNotFoundError(ChatServiceError):
+    """The chat is there, but it has no message with this seq (any more)."""
+
+
+class PreconditionFailedError(ChatServiceError):
+    """The chat has changed since the caller saw it: `If-Match` no longer holds."""
+
+
+class ExportCutError(ChatServiceError):
+    """An export could not be finished after it had begun; what was sent of it is not whole."""
+
+
+class InvalidImportError(ChatServiceError):
+    """What is being imported is not a whole export; `reason` says where it fails. Nothing was created."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class ChatExistsError(ChatServiceError):
     """A chat is being created under an id that is in use."""
 

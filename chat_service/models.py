@@ -70,6 +70,16 @@ class Chat:
     created_at: datetime
     updated_at: datetime
     last_message_at: datetime | None
+    revision: int
+    """Grows with every change to the chat or its messages, and not as connections come and go."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListPosition:
+    """A place between two chats of a list that runs from the latest activity to the earliest."""
+
+    updated_at: datetime
+    chat_id: str
 
 
 @dataclass(frozen=True, slots=True)

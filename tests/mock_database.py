@@ -34,6 +34,10 @@ class MockDatabase(Database):
         del writes
         yield
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        yield
+
     def is_ready(self) -> bool:
         return True
 

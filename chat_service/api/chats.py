@@ -1,13 +1,15 @@
-"""Chats: create, look up, delete."""
+"""Chats: create, list, look up, change, delete."""
 
 from typing import Any
 
 from flask import url_for
 from flask_smorest import Blueprint
 
+from chat_service.api import cursors
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
-from chat_service.api.schemas import ChatIn, ChatOut, DeletionOut
+from chat_service.api.requests import expected_revisions
+from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch, DeletionOut
 from chat_service.models import Chat, Deletion, Scope
 
 blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chats of the caller's tenant")
@@ -20,15 +22,41 @@ blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chat
 def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
     """Create a chat."""
     chat = repositories().chats.create(caller().tenant_id, new["title"], new["metadata"], new["id"])
-    return chat, {"Location": url_for("chats.get_chat", chat_id=chat.id)}
+    return created(chat)
+
+
+@blueprint.get("/chats")
+@requires(Scope.READ)
+@blueprint.arguments(ChatPageIn(), location="query")
+@blueprint.response(200, ChatPageOut())
+def list_chats(page: dict[str, Any]) -> dict[str, Any]:
+    """List the tenant's chats, latest activity first."""
+    tenant_id = caller().tenant_id
+    position = cursors.read_position(page["cursor"], tenant_id)
+    # One more than asked for tells whether there is a next page.
+    found = repositories().chats.page(tenant_id, page["limit"] + 1, position)
+    shown = found[: page["limit"]]
+    following = cursors.write_position(shown[-1], tenant_id) if len(found) > len(shown) else None
+    return {"items": shown, "next_cursor": following}
 
 
 @blueprint.get("/chats/<chat_id>")
 @requires(Scope.READ)
 @blueprint.response(200, ChatOut())
-def get_chat(chat_id: str) -> Chat:
+def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
     """Look a chat up, with its messages and live connections counted."""
-    return repositories().chats.get(caller().tenant_id, chat_id)
+    chat = repositories().chats.get(caller().tenant_id, chat_id)
+    return chat, _etag(chat)
+
+
+@blueprint.patch("/chats/<chat_id>")
+@requires(Scope.WRITE)
+@blueprint.arguments(ChatPatch())
+@blueprint.response(200, ChatOut())
+def update_chat(changes: dict[str, Any], chat_id: str) -> tuple[Chat, dict[str, str]]:
+    """Change the title or the metadata; with If-Match, only if nobody else has changed the chat."""
+    chat = repositories().chats.update(caller().tenant_id, chat_id, changes, expected_revisions())
+    return chat, _etag(chat)
 
 
 @blueprint.delete("/chats/<chat_id>")
@@ -36,4 +64,13 @@ def get_chat(chat_id: str) -> Chat:
 @blueprint.response(200, DeletionOut())
 def delete_chat(chat_id: str) -> Deletion:
     """Delete a chat with all its messages, permanently and atomically."""
-    return repositories().chats.delete(caller().tenant_id, chat_id, requested_by=caller().key_id)
+    return repositories().chats.delete(caller().tenant_id, chat_id, caller().key_id, expected_revisions())
+
+
+def created(chat: Chat) -> tuple[Chat, dict[str, str]]:
+    """Return the answer to a chat's creation: the chat, where it is, and its ETag."""
+    return chat, {"Location": url_for("chats.get_chat", chat_id=chat.id), **_etag(chat)}
+
+
+def _etag(chat: Chat) -> dict[str, str]:
+    return {"ETag": f'"{chat.revision}"'}

@@ -9,6 +9,7 @@ from flask import current_app, g, request
 from chat_service.models import Caller
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
+from chat_service.repository.exports import Exports
 from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 
@@ -23,12 +24,13 @@ class Repositories:
     database: Database
     chats: Chats
     messages: Messages
+    exports: Exports
     tenants: Tenants
 
     @classmethod
     def on(cls, database: Database) -> "Repositories":
         """Return the repositories of one database."""
-        return cls(database, Chats(database), Messages(database), Tenants(database))
+        return cls(database, Chats(database), Messages(database), Exports(database), Tenants(database))
 
     def install(self, extensions: dict[str, object]) -> None:
         """Make these the repositories of an application."""

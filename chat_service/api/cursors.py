@@ -4,13 +4,19 @@ import base64
 import binascii
 import hashlib
 import struct
+import uuid
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from chat_service.errors import InvalidCursorError, ValidationFailedError
-from chat_service.models import MAX_SEQ, Span
+from chat_service.models import MAX_SEQ, Chat, ListPosition, Span
 
-_LAYOUT = struct.Struct(">?qq8s")
+_SPAN = struct.Struct(">?qq8s")
+_POSITION = struct.Struct(">q16s8s")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECONDS_UNTIL_9999 = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 
 
 def requested_span(page: dict[str, Any], tenant_id: str, chat_id: str) -> Span:
@@ -35,21 +41,47 @@ def requested_span(page: dict[str, Any], tenant_id: str, chat_id: str) -> Span:
 def next_cursor(span: Span, last_seq: int, tenant_id: str, chat_id: str) -> str:
     """Return the cursor of the page after the one of `span` that ended with `last_seq`."""
     rest = replace(span, before=last_seq) if span.newest_first else replace(span, after=last_seq)
-    packed = _LAYOUT.pack(rest.newest_first, rest.after, rest.before, _list_mark(tenant_id, chat_id))
-    return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+    return _write(_SPAN.pack(rest.newest_first, rest.after, rest.before, _list_mark(tenant_id, chat_id)))
 
 
-def _decode(text: str, tenant_id: str, chat_id: str) -> Span:
-    try:
-        packed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        newest_first, after, before, mark = _LAYOUT.unpack(packed)
-    except (binascii.Error, ValueError, struct.error):
-        raise InvalidCursorError from None
+def read_position(cursor: str | None, tenant_id: str) -> ListPosition | None:
+    """Return where a list of chats goes on, or None for its beginning.
+
+    Raises:
+        InvalidCursorError: the cursor was not given out for this tenant's list.
+    """
+    if cursor is None:
+        return None
+    milliseconds, chat_id, mark = _read(_POSITION, cursor)
+    if mark != _list_mark(tenant_id) or not 0 <= milliseconds < _MILLISECONDS_UNTIL_9999:
+        raise InvalidCursorError
+    return ListPosition(_EPOCH + timedelta(milliseconds=milliseconds), str(uuid.UUID(bytes=chat_id)))
+
+
+def write_position(last: Chat, tenant_id: str) -> str:
+    """Return the cursor of the page after the one that ended with `last`."""
+    milliseconds = (last.updated_at - _EPOCH) // timedelta(milliseconds=1)
+    return _write(_POSITION.pack(milliseconds, uuid.UUID(last.id).bytes, _list_mark(tenant_id)))
+
+
+def _decode(cursor: str, tenant_id: str, chat_id: str) -> Span:
+    newest_first, after, before, mark = _read(_SPAN, cursor)
     if mark != _list_mark(tenant_id, chat_id) or after < 0 or before < 0:
         raise InvalidCursorError
     return Span(after, before, newest_first)
 
 
-def _list_mark(tenant_id: str, chat_id: str) -> bytes:
+def _write(packed: bytes) -> str:
+    return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+
+
+def _read(layout: struct.Struct, text: str) -> tuple[Any, ...]:
+    try:
+        return layout.unpack(base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), b"-_", validate=True))
+    except (binascii.Error, ValueError, struct.error):
+        raise InvalidCursorError from None
+
+
+def _list_mark(*owners: str) -> bytes:
     """Return what ties a cursor to its list: a mistake is told, rather than answered with the wrong page."""
-    return hashlib.sha256(f"{tenant_id}/{chat_id}".encode()).digest()[:8]
+    return hashlib.sha256("/".join(owners).encode()).digest()[:8]

@@ -1,4 +1,4 @@
-"""Messages: post and page."""
+"""Messages: post, page, look up, edit, delete; empty a chat."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from flask_smorest import Blueprint
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.cursors import next_cursor, requested_span
-from chat_service.api.schemas import MessagesIn, PageIn, message_json
+from chat_service.api.schemas import ClearedOut, MessagePatch, MessagesIn, PageIn, message_json
 from chat_service.models import NewMessage, Scope
 
 blueprint = Blueprint("messages", __name__, url_prefix="/api/v1", description="Messages of a chat")
@@ -35,8 +35,39 @@ def list_messages(page: dict[str, Any], chat_id: str) -> Response:
     found = repositories().messages.page(tenant_id, chat_id, span, page["limit"] + 1)
     shown = found[: page["limit"]]
     following = next_cursor(span, shown[-1].seq, tenant_id, chat_id) if len(found) > len(shown) else None
-    return _json({"items": [message_json(message) for message in shown], "next_cursor": following}, 200)
+    return _json({"items": [message_json(message) for message in shown], "next_cursor": following})
 
 
-def _json(value: dict[str, Any], status: int) -> Response:
+@blueprint.delete("/chats/<chat_id>/messages")
+@requires(Scope.DELETE)
+@blueprint.response(200, ClearedOut())
+def clear_messages(chat_id: str) -> dict[str, int]:
+    """Empty the chat and keep it; the numbers of its messages are not used again."""
+    return {"deleted": repositories().messages.clear(caller().tenant_id, chat_id)}
+
+
+@blueprint.get("/chats/<chat_id>/messages/<seq>")
+@requires(Scope.READ)
+def get_message(chat_id: str, seq: int) -> Response:
+    """Look one message up."""
+    return _json(message_json(repositories().messages.get(caller().tenant_id, chat_id, seq)))
+
+
+@blueprint.patch("/chats/<chat_id>/messages/<seq>")
+@requires(Scope.WRITE)
+@blueprint.arguments(MessagePatch())
+def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
+    """Change the content or the metadata of a message; `edited_at` tells when."""
+    return _json(message_json(repositories().messages.edit(caller().tenant_id, chat_id, seq, changes)))
+
+
+@blueprint.delete("/chats/<chat_id>/messages/<seq>")
+@requires(Scope.DELETE)
+@blueprint.response(204)
+def delete_message(chat_id: str, seq: int) -> None:
+    """Delete one message; its number is not used again."""
+    repositories().messages.delete(caller().tenant_id, chat_id, seq)
+
+
+def _json(value: dict[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, mimetype="application/json")

@@ -78,6 +78,25 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
     errors.ChatNotFoundError: Problem(
         404, "chat_not_found", "Chat not found", "Your tenant has no chat with this id. It may have been deleted."
     ),
+    errors.MessageNotFoundError: Problem(
+        404,
+        "message_not_found",
+        "Message not found",
+        "The chat has no message with this seq (any more).",
+    ),
+    errors.PreconditionFailedError: Problem(
+        412,
+        "precondition_failed",
+        "Precondition failed",
+        "The chat has changed since you saw it, and nothing was done. Look again, and send its new ETag in If-Match.",
+    ),
+    errors.InvalidImportError: Problem(
+        422,
+        "invalid_import",
+        "Invalid import",
+        "The body is not a whole ndjson export, so nothing was created.",
+        extras=lambda error: {"reason": error.reason},
+    ),
     errors.ActiveConnectionsError: Problem(
         409,
         "active_connections",

@@ -12,10 +12,13 @@ from marshmallow import ValidationError
 from webargs.flaskparser import FlaskParser
 
 from chat_service.api.auth import API_PREFIX
-from chat_service.errors import InvalidChatIdError, InvalidJsonError, ValidationFailedError
+from chat_service.errors import InvalidChatIdError, InvalidJsonError, MessageNotFoundError, ValidationFailedError
 
 # RFC 9562, section 4: 8-4-4-4-12 hexadecimal digits, in either case.
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+_REVISION = re.compile("[0-9]{1,18}", re.ASCII)
+_SEQ = re.compile("[1-9][0-9]{0,17}", re.ASCII)
 
 _JSON_TYPES = ("application/json", "application/problem+json")
 
@@ -100,6 +103,14 @@ def _int64(text: str) -> int:
     return number
 
 
+def expected_revisions() -> set[int] | None:
+    """Return the revisions `If-Match` allows, or None if it allows any. A tag that is not ours matches none."""
+    header = request.if_match
+    if "If-Match" not in request.headers or header.star_tag:
+        return None
+    return {int(tag) for tag in header.as_set() if _REVISION.fullmatch(tag)}
+
+
 def install(app: Flask) -> None:
     """Check what is the same for all operations, after the key and before the view."""
     app.before_request(_check_request)
@@ -111,7 +122,7 @@ def _check_request() -> None:
     _check_accept()
     _check_size()
     _check_query()
-    _check_chat_id()
+    _check_path()
 
 
 def _check_accept() -> None:
@@ -148,11 +159,12 @@ def _query_fields(endpoint: str) -> set[str]:
     return {name for given in declared if given["in"] == "query" for name in given["schema"].fields}
 
 
-def _check_chat_id() -> None:
-    """Validate and canonicalise the UUID in the path.
+def _check_path() -> None:
+    """Validate and canonicalise the ids in the path.
 
     Raises:
-        InvalidChatIdError: it is not one.
+        InvalidChatIdError: the chat id is not a UUID.
+        MessageNotFoundError: the seq is not a number that a message can have.
     """
     arguments = request.view_args or {}
     if "chat_id" in arguments:
@@ -160,3 +172,7 @@ def _check_chat_id() -> None:
         if chat_id is None:
             raise InvalidChatIdError
         arguments["chat_id"] = chat_id
+    if "seq" in arguments:
+        if not _SEQ.fullmatch(arguments["seq"]):
+            raise MessageNotFoundError
+        arguments["seq"] = int(arguments["seq"])

@@ -3,107 +3,55 @@
 Message pages are dumped by `message_json` and orjson instead: marshmallow takes sixty times as long for a page of 100.
 """
 
-import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
-import orjson
-from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
 
-from chat_service.api.requests import parse_uuid
-from chat_service.models import Message, NewMessage, Role
+from chat_service.api.fields import Metadata, Number, Time, UtcTime, Uuid, milliseconds, seconds, text_rules
+from chat_service.models import Chat, Message, NewMessage, Role
 
 TITLE_CHARACTERS = 200
 CONTENT_CHARACTERS = 32_768
 SENDER_ID_CHARACTERS = 200
 BATCH_MESSAGES = 1_000
-METADATA_BYTES = 16 * 2**10
-METADATA_DEPTH = 32
-"""MongoDB stores documents up to 100 deep; a third leaves room for where we put them, and is more than anyone reads."""
-
 PAGE_DEFAULT = 50
 PAGE_MOST = 200
-
-
-def milliseconds(time: datetime) -> str:
-    """Return a UTC time in RFC 3339 with milliseconds and `Z`."""
-    return time.isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-def seconds(time: datetime) -> str:
-    """Return a UTC time in RFC 3339 with whole seconds and `Z`, as `deleted_at` is published."""
-    return time.isoformat(timespec="seconds")[:-6] + "Z"
-
-
-class Time(fields.Field[datetime]):
-    """A time that leaves in milliseconds."""
-
-    def _serialize(self, value: datetime | None, *_: Any, **__: Any) -> str | None:
-        return None if value is None else milliseconds(value)
-
-
-class Metadata(fields.Dict):
-    """An object of the caller's own, kept as it is."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        loaded: dict[str, Any] = super()._deserialize(value, *args, **kwargs)  # type: ignore[no-untyped-call]
-        _check_storable(loaded, METADATA_DEPTH)
-        if len(orjson.dumps(loaded)) > METADATA_BYTES:
-            raise ValidationError(f"Longer than {METADATA_BYTES:,} bytes as JSON.")
-        return loaded
-
-
-def _check_storable(value: Any, depth: int) -> None:
-    """Refuse what MongoDB cannot store or would read as an operator."""
-    if depth == 0:
-        raise ValidationError(f"Nested deeper than {METADATA_DEPTH} levels.")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key.startswith("$") or "." in key or "\0" in key:
-                raise ValidationError("A key may not start with $ or contain a dot or NUL.")
-            _check_storable(inner, depth - 1)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_storable(inner, depth - 1)
-
-
-def _refuse_nul(text: str) -> None:
-    if "\0" in text:
-        raise ValidationError("May not contain NUL.")
-
-
-def _text(most: int, least: int = 1) -> list[Any]:
-    return [validate.Length(least, most), _refuse_nul]
-
-
-class Uuid(fields.String):
-    """A UUID in either case, as its canonical lower-case form."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        canonical = parse_uuid(super()._deserialize(value, *args, **kwargs))
-        if canonical is None:
-            raise ValidationError("Not a UUID: 8-4-4-4-12 hexadecimal digits.")
-        return canonical
-
-
-class Number(fields.Integer):
-    """A whole number in a query string: ASCII digits, no sign, no spaces, no underscores."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
-        if not re.fullmatch("[0-9]{1,18}", str(value), re.ASCII):
-            raise ValidationError("Not a whole number of at most 18 digits.")
-        number = super()._deserialize(value, *args, **kwargs)
-        assert number is not None  # noqa: S101 - fields.Integer returns None only for None
-        return number
 
 
 class ChatIn(Schema):
     """A chat to create."""
 
-    title = fields.String(load_default=None, allow_none=True, validate=_text(TITLE_CHARACTERS, 0))
+    title = fields.String(load_default=None, allow_none=True, validate=text_rules(TITLE_CHARACTERS, 0))
     metadata = Metadata(load_default=dict)
     id = Uuid(load_default=None, metadata={"description": "Choose the id yourself, so that a retry cannot create two."})
+
+
+class ChatPatch(Schema):
+    """What can be changed of a chat; what is left out stays."""
+
+    title = fields.String(allow_none=True, validate=text_rules(TITLE_CHARACTERS, 0))
+    metadata = Metadata()
+
+    @validates_schema
+    def _check(self, data: dict[str, Any], **_: Any) -> None:
+        _refuse_empty(data)
+
+
+class MessagePatch(Schema):
+    """What can be changed of a message; what is left out stays."""
+
+    content = fields.String(validate=text_rules(CONTENT_CHARACTERS))
+    metadata = Metadata()
+
+    @validates_schema
+    def _check(self, data: dict[str, Any], **_: Any) -> None:
+        _refuse_empty(data)
+
+
+def _refuse_empty(data: dict[str, Any]) -> None:
+    if not data:
+        raise ValidationError("Name at least one field to change.")
 
 
 class ChatOut(Schema):
@@ -131,8 +79,8 @@ class MessageIn(Schema):
     """One message to post."""
 
     role = fields.Enum(Role, by_value=True, load_default=Role.USER)
-    content = fields.String(required=True, validate=_text(CONTENT_CHARACTERS))
-    sender_id = fields.String(load_default=None, allow_none=True, validate=_text(SENDER_ID_CHARACTERS))
+    content = fields.String(required=True, validate=text_rules(CONTENT_CHARACTERS))
+    sender_id = fields.String(load_default=None, allow_none=True, validate=text_rules(SENDER_ID_CHARACTERS))
     metadata = Metadata(load_default=dict)
 
     @post_load
@@ -162,6 +110,58 @@ class MessagesIn(BatchIn):
         return [one]
 
 
+class ChatPageIn(Schema):
+    """Which chats of the tenant."""
+
+    limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
+    cursor = fields.String(load_default=None)
+
+
+class ChatPageOut(Schema):
+    """A page of chats, latest activity first."""
+
+    items = fields.List(fields.Nested(ChatOut()))
+    next_cursor = fields.String(allow_none=True)
+
+
+class ClearedOut(Schema):
+    """What emptying a chat did."""
+
+    success = fields.Constant(True)
+    deleted = fields.Integer()
+
+
+class ExportIn(Schema):
+    """How a chat is exported."""
+
+    format = fields.String(load_default="json", validate=validate.OneOf(["json", "ndjson", "markdown"]))
+
+
+class MessageOut(Schema):
+    """One message, for the specification: what `message_json` builds."""
+
+    seq = fields.Integer()
+    role = fields.Enum(Role, by_value=True)
+    sender_id = fields.String(allow_none=True)
+    content = fields.String()
+    metadata = fields.Dict()
+    created_at = Time()
+    edited_at = Time(allow_none=True)
+
+
+class MessagesOut(Schema):
+    """The messages that were posted, as they are kept."""
+
+    messages = fields.List(fields.Nested(MessageOut()))
+
+
+class MessagePageOut(Schema):
+    """A page of messages."""
+
+    items = fields.List(fields.Nested(MessageOut()))
+    next_cursor = fields.String(allow_none=True)
+
+
 class PageIn(Schema):
     """Which messages of a chat."""
 
@@ -170,6 +170,57 @@ class PageIn(Schema):
     limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
     order = fields.String(load_default=None, validate=validate.OneOf(["asc", "desc"]))
     cursor = fields.String(load_default=None)
+
+
+class _ExportedChat(Schema):
+    id = Uuid(required=True)
+    title = fields.String(required=True, allow_none=True, validate=text_rules(TITLE_CHARACTERS, 0))
+    metadata = Metadata(required=True)
+    message_count = fields.Integer(required=True, strict=True)
+    created_at = UtcTime(required=True)
+    updated_at = UtcTime(required=True)
+    last_message_at = UtcTime(required=True, allow_none=True)
+
+
+class _ExportedMessage(MessageIn):
+    seq = fields.Integer(required=True, strict=True, validate=validate.Range(1, 10**18 - 1))
+    created_at = UtcTime(required=True)
+    edited_at = UtcTime(required=True, allow_none=True)
+
+    @post_load
+    def _build(self, data: dict[str, Any], **_: Any) -> Message:
+        return Message(**{**data, "role": data["role"].value})
+
+
+class ExportedChatIn(Schema):
+    """The first line of an export."""
+
+    type = fields.String(required=True, validate=validate.Equal("chat"))
+    chat = fields.Nested(_ExportedChat(), required=True)
+
+    @post_load
+    def _build(self, data: dict[str, Any], **_: Any) -> Chat:
+        return Chat(**data["chat"], active_connections=0, revision=1)
+
+
+class ExportedMessageIn(Schema):
+    """Each of the lines between."""
+
+    type = fields.String(required=True, validate=validate.Equal("message"))
+    message = fields.Nested(_ExportedMessage(), required=True)
+
+    @post_load
+    def _build(self, data: dict[str, Any], **_: Any) -> Message:
+        message: Message = data["message"]
+        return message
+
+
+class ExportedEndIn(Schema):
+    """The last line."""
+
+    type = fields.String(required=True, validate=validate.Equal("end"))
+    message_count = fields.Integer(required=True, strict=True)
+    sha256 = fields.String(required=True, validate=validate.Regexp("[0-9a-f]{64}$"))
 
 
 def message_json(message: Message) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pymongo
 from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
+from pymongo.client_session import ClientSession
 from pymongo.errors import (
     CollectionInvalid,
     ConfigurationError,
@@ -128,6 +129,12 @@ class Database:
                 raise
             sent = writes and not isinstance(error, ServerSelectionTimeoutError)
             raise (OutcomeUnknownError if sent else DatabaseUnavailableError) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[ClientSession | None]:
+        """Give a session in which all reads see the majority-committed data of one moment (the server keeps 5 min)."""
+        with self.client.start_session(snapshot=True) as session:
+            yield session
 
     @property
     def is_local(self) -> bool:

@@ -4,6 +4,7 @@ A connection is live while its lease has not expired. Opening one writes the cha
 that it and a delete of the chat conflict, and exactly one of them happens.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -95,6 +96,12 @@ class Presence:
         expiries = [lease["expires_at"] for lease in leases]
         live = sum(expires_at > now for expires_at in expiries)
         return LeaseCount(live, len(expiries) - live)
+
+    def count_each(self, tenant_id: str, chat_ids: list[str], now: datetime) -> Counter[str]:
+        """Return the number of live connections of each of the chats, with one command."""
+        wanted = {"tenant_id": tenant_id, "chat_id": {"$in": chat_ids}, "expires_at": {"$gt": now}}
+        leases = self._database.presence.find(wanted, {"_id": False, "chat_id": True})
+        return Counter(lease["chat_id"] for lease in leases)
 
     def clear(self, tenant_id: str, chat_id: str, session: ClientSession | None) -> None:
         """Remove all leases of the chat, as part of its delete."""

@@ -1,0 +1,116 @@
+"""Whole chats: export as a download, import as a new chat.
+
+The ndjson form is the one that comes back in: a first line with the chat, a line for each message, and a last line with
+their number and the SHA-256 of every byte before it. A cut stream has no such line, no closing bracket (json) or no
+last sentence (markdown), and over HTTP no clean end.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import orjson
+from flask import Response
+from flask_smorest import Blueprint
+
+from chat_service.api.auth import requires
+from chat_service.api.chats import created
+from chat_service.api.context import caller, repositories
+from chat_service.api.fields import milliseconds
+from chat_service.api.imports import read_export
+from chat_service.api.schemas import ChatOut, ExportIn, message_json
+from chat_service.models import Chat, Message, Scope
+
+blueprint = Blueprint("exports", __name__, url_prefix="/api/v1", description="Whole chats, out and back in")
+
+Batches = Iterator[list[Message]]
+
+
+@blueprint.get("/chats/<chat_id>/export")
+@requires(Scope.READ)
+@blueprint.arguments(ExportIn(), location="query")
+def export_chat(query: dict[str, Any], chat_id: str) -> Response:
+    """Download the whole chat, as it is at this moment."""
+    media_type, suffix, write = _FORMATS[query["format"]]
+    with ExitStack() as opening:
+        chat, batches = opening.enter_context(repositories().exports.open(caller().tenant_id, chat_id))
+        answer = Response(write(chat, batches), mimetype=media_type)
+        answer.call_on_close(opening.pop_all().close)
+    answer.headers["Content-Disposition"] = f'attachment; filename="chat-{chat.id}.{suffix}"'
+    return answer
+
+
+@blueprint.post("/chats/import")
+@requires(Scope.WRITE)
+@blueprint.response(201, ChatOut())
+def import_chat() -> tuple[Chat, dict[str, str]]:
+    """Create a new chat from an ndjson export: all of it, or nothing."""
+    chat, messages = read_export()
+    return created(repositories().exports.create(caller().tenant_id, chat, messages))
+
+
+def chat_json(chat: Chat) -> dict[str, Any]:
+    """Return the part of a chat that an export keeps."""
+    return {
+        "id": chat.id,
+        "title": chat.title,
+        "metadata": chat.metadata,
+        "message_count": chat.message_count,
+        "created_at": milliseconds(chat.created_at),
+        "updated_at": milliseconds(chat.updated_at),
+        "last_message_at": chat.last_message_at and milliseconds(chat.last_message_at),
+    }
+
+
+def _ndjson(chat: Chat, batches: Batches) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    count = 0
+    chunk = orjson.dumps({"type": "chat", "chat": chat_json(chat)}, option=orjson.OPT_APPEND_NEWLINE)
+    digest.update(chunk)
+    yield chunk
+    for batch in batches:
+        count += len(batch)
+        chunk = b"".join(
+            orjson.dumps({"type": "message", "message": message_json(message)}, option=orjson.OPT_APPEND_NEWLINE)
+            for message in batch
+        )
+        digest.update(chunk)
+        yield chunk
+    end = {"type": "end", "message_count": count, "sha256": digest.hexdigest()}
+    yield orjson.dumps(end, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _json(chat: Chat, batches: Batches) -> Iterator[bytes]:
+    yield b'{"chat":' + orjson.dumps(chat_json(chat)) + b',"messages":['
+    separator = b""
+    for batch in batches:
+        yield separator + orjson.dumps([message_json(message) for message in batch])[1:-1]
+        separator = b","
+    yield b"]}\n"
+
+
+def _markdown(chat: Chat, batches: Batches) -> Iterator[bytes]:
+    yield f"# {_one_line(chat.title or 'Untitled chat')}\n\nChat {chat.id}, {chat.message_count} messages.\n".encode()
+    count = 0
+    for batch in batches:
+        count += len(batch)
+        yield "".join(_markdown_message(message) for message in batch).encode()
+    yield f"\n---\n\n*End of the chat: {count} messages.*\n".encode()
+
+
+def _markdown_message(message: Message) -> str:
+    sender = f" ({_one_line(message.sender_id)})" if message.sender_id else ""
+    quoted = "\n".join(f"> {line}".rstrip() for line in message.content.splitlines())
+    return f"\n**{message.seq}. {message.role}{sender}**, {milliseconds(message.created_at)}\n\n{quoted}\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+_FORMATS: dict[str, tuple[str, str, Callable[[Chat, Batches], Iterator[bytes]]]] = {
+    "json": ("application/json", "json", _json),
+    "ndjson": ("application/x-ndjson", "ndjson", _ndjson),
+    "markdown": ("text/markdown", "md", _markdown),
+}
