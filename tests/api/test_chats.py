@@ -145,3 +145,105 @@ class TestGet:
         chat = alice.send("GET", f"{CHATS}/{alice.new_chat('a', 'b')}").get_json()
         assert chat["message_count"] == 2
         assert chat["last_message_at"] == chat["updated_at"]
+
+    def test_gives_an_etag_that_follows_changes(self, alice: Client) -> None:
+        """It changes with the chat and its messages, and stays as connections come and go."""
+        chat_id = alice.new_chat("a")
+        tags = [alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"]]
+        for method, path, body in (
+            ("POST", "/messages", {"content": "b"}),
+            ("PATCH", "/messages/1", {"content": "A"}),
+            ("DELETE", "/messages/1", None),
+            ("PATCH", "", {"title": "t"}),
+            ("DELETE", "/messages", None),
+        ):
+            alice.send(method, f"{CHATS}/{chat_id}{path}", json=body)
+            tags.append(alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"])
+        assert len(set(tags)) == len(tags)
+
+
+class TestUpdate:
+    def test_without_a_key_is_401(self, alice: Client) -> None:
+        """The key is checked first."""
+        assert alice.send("PATCH", f"{CHATS}/{UNKNOWN}", headers={"X-API-Key": ""}).status_code == 401
+
+    def test_changes_what_is_named_and_nothing_else(self, alice: Client) -> None:
+        """200 with the whole chat."""
+        chat_id = alice.new_chat("hello", title="old", metadata={"a": 1})
+        before = alice.send("GET", f"{CHATS}/{chat_id}").get_json()
+        changed = alice.send("PATCH", f"{CHATS}/{chat_id}", json={"title": None}).get_json()
+        assert changed.pop("updated_at") >= before.pop("updated_at")
+        assert changed == {**before, "title": None}
+
+    def test_with_an_etag_that_no_longer_holds_is_412(self, alice: Client) -> None:
+        """Nothing is overwritten that the caller has not seen; with the new ETag, or *, it goes through."""
+        chat_id = alice.new_chat(title="first")
+        path = f"{CHATS}/{chat_id}"
+        seen = alice.send("GET", path).headers["ETag"]
+        second = alice.send("PATCH", path, json={"title": "second"}, headers={"If-Match": seen})
+        assert second.status_code == 200
+        for stale in (seen, 'W/"2"', "rubbish", '"rubbish"'):
+            answer = alice.send("PATCH", path, json={"title": "third"}, headers={"If-Match": stale})
+            assert (answer.status_code, answer.get_json()["code"]) == (412, "precondition_failed")
+        assert alice.send("GET", path).get_json()["title"] == "second"
+        for fresh in (f'"0", {second.headers["ETag"]}', "*"):
+            assert alice.send("PATCH", path, json={"title": "x"}, headers={"If-Match": fresh}).status_code == 200
+
+    def test_delete_honours_if_match_too(self, alice: Client) -> None:
+        """A chat that has grown since it was looked at is not deleted."""
+        chat_id = alice.new_chat()
+        path = f"{CHATS}/{chat_id}"
+        seen = alice.send("GET", path).headers["ETag"]
+        alice.send("POST", f"{path}/messages", json={"content": "wait"})
+        assert alice.send("DELETE", path, headers={"If-Match": seen}).status_code == 412
+        now = alice.send("GET", path)
+        assert now.get_json()["message_count"] == 1
+        assert alice.send("DELETE", path, headers={"If-Match": now.headers["ETag"]}).status_code == 200
+        assert alice.send("DELETE", path, headers={"If-Match": now.headers["ETag"]}).status_code == 404
+
+
+class TestList:
+    def test_without_a_key_is_401(self, alice: Client) -> None:
+        """The key is checked first."""
+        assert alice.send("GET", CHATS, headers={"X-API-Key": ""}).status_code == 401
+
+    def test_shows_the_tenants_own_chats_only(self, alice: Client, bob: Client) -> None:
+        """Nothing of another tenant is in the list, nor counted."""
+        chat_id = alice.new_chat(title="mine")
+        bob.new_chat(title="yours")
+        (item,) = alice.send("GET", CHATS).get_json()["items"]
+        assert item == alice.send("GET", f"{CHATS}/{chat_id}").get_json()
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 7])
+    def test_runs_from_the_latest_activity_to_the_earliest(self, alice: Client, limit: int) -> None:
+        """Each chat once, in pages of the size asked for, while others are added and deleted in between."""
+        ids = [alice.new_chat() for _ in range(7)]
+        alice.send("POST", f"{CHATS}/{ids[2]}/messages", json={"content": "bump"})
+        seen: list[tuple[str, str]] = []
+        query = f"limit={limit}"
+        while query:
+            page = alice.send("GET", f"{CHATS}?{query}").get_json()
+            seen += [(chat["updated_at"], chat["id"]) for chat in page["items"]]
+            assert len(page["items"]) <= limit
+            alice.new_chat()  # at the top, where this walk has been already
+            alice.send("DELETE", f"{CHATS}/{page['items'][-1]['id']}")
+            query = f"limit={limit}&cursor={page['next_cursor']}" if page["next_cursor"] else ""
+        times, found = zip(*seen, strict=True)
+        assert sorted(found) == sorted(ids)
+        assert list(times) == sorted(times, reverse=True)
+        assert (max(times), ids[2]) in seen
+
+    def test_counts_live_connections(self, alice: Client, either_database: Database) -> None:
+        """With those of each chat."""
+        ids = [alice.new_chat() for _ in range(3)]
+        for number, chat_id in enumerate(ids):
+            for connection in range(number):
+                Presence(either_database).open(alice.access.tenant_id, chat_id, f"{number}-{connection}", "worker")
+        items = alice.send("GET", CHATS).get_json()["items"]
+        assert {item["id"]: item["active_connections"] for item in items} == dict(zip(ids, range(3), strict=True))
+
+    def test_a_cursor_belongs_to_its_tenant(self, alice: Client, bob: Client) -> None:
+        """A cursor of another tenant is an error."""
+        alice.new_chat(), alice.new_chat()
+        cursor = alice.send("GET", f"{CHATS}?limit=1").get_json()["next_cursor"]
+        assert bob.send("GET", f"{CHATS}?cursor={cursor}").get_json()["code"] == "invalid_cursor"

@@ -100,3 +100,50 @@ class TestPage:
         cursor = alice.send("GET", f"{first}?limit=1").get_json()["next_cursor"]
         answer = alice.send("GET", f"{second}?cursor={cursor}")
         assert (answer.status_code, answer.get_json()["code"]) == (400, "invalid_cursor")
+
+
+class TestOne:
+    @pytest.mark.parametrize(("method", "body"), [("GET", None), ("PATCH", {"content": "x"}), ("DELETE", None)])
+    def test_that_is_not_there_is_404(self, alice: Client, method: str, body) -> None:
+        """A number that was never given, was deleted, or is none; the chat's revision stays."""
+        chat_id = alice.new_chat("a")
+        alice.send("DELETE", f"{CHATS}/{chat_id}/messages/1")
+        before = alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"]
+        for seq in ("1", "2", "0", "-1", "x", "1.0", "9" * 18, "9" * 40):
+            answer = alice.send(method, f"{CHATS}/{chat_id}/messages/{seq}", json=body)
+            assert (answer.status_code, answer.get_json()["code"]) == (404, "message_not_found")
+        assert alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"] == before
+
+    def test_can_be_looked_up(self, alice: Client) -> None:
+        """As it is in the page."""
+        path = f"{CHATS}/{alice.new_chat('a', 'b')}/messages"
+        assert alice.send("GET", f"{path}/2").get_json() == alice.send("GET", path).get_json()["items"][1]
+
+    def test_can_be_edited(self, alice: Client) -> None:
+        """What is left out stays, and edited_at tells when."""
+        path = f"{CHATS}/{alice.new_chat('a')}/messages/1"
+        before = alice.send("GET", path).get_json()
+        edited = alice.send("PATCH", path, json={"content": "A"}).get_json()
+        assert before["edited_at"] is None
+        assert edited["edited_at"] >= before["created_at"]
+        assert edited == {**before, "content": "A", "edited_at": edited["edited_at"]}
+        assert alice.send("GET", path).get_json() == edited
+
+    def test_can_be_deleted_and_its_number_is_not_used_again(self, alice: Client) -> None:
+        """message_count follows, and seq goes on."""
+        chat_id = alice.new_chat("a", "b")
+        assert alice.send("DELETE", f"{CHATS}/{chat_id}/messages/2").status_code == 204
+        assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 1
+        posted = alice.send("POST", f"{CHATS}/{chat_id}/messages", json={"content": "c"}).get_json()
+        assert posted["messages"][0]["seq"] == 3
+
+
+def test_a_chat_can_be_emptied(alice: Client) -> None:
+    """The chat stays, its messages go, and their numbers are not used again."""
+    chat_id = alice.new_chat("a", "b", title="t")
+    assert alice.send("DELETE", f"{CHATS}/{chat_id}/messages").get_json() == {"success": True, "deleted": 2}
+    chat = alice.send("GET", f"{CHATS}/{chat_id}").get_json()
+    assert (chat["title"], chat["message_count"], chat["last_message_at"]) == ("t", 0, None)
+    assert contents(alice.send("GET", f"{CHATS}/{chat_id}/messages")) == []
+    posted = alice.send("POST", f"{CHATS}/{chat_id}/messages", json={"content": "c"}).get_json()
+    assert posted["messages"][0]["seq"] == 3

@@ -1,0 +1,121 @@
+"""Whole chats out and back in, on mongomock and on mongod."""
+
+import hashlib
+import json
+
+import pytest
+
+from tests.client import CHATS, Client
+
+UNKNOWN = "11111111-2222-4333-8444-555555555555"
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def export(client: Client, chat_id: str, form: str) -> bytes:
+    answer = client.send("GET", f"{CHATS}/{chat_id}/export?format={form}")
+    assert answer.status_code == 200
+    return answer.data
+
+
+def sealed(*lines: bytes) -> bytes:
+    """Return the lines with a true last line."""
+    body = b"".join(line + b"\n" for line in lines)
+    end = {"type": "end", "message_count": len(lines) - 1, "sha256": hashlib.sha256(body).hexdigest()}
+    return body + json.dumps(end).encode() + b"\n"
+
+
+class TestExport:
+    def test_without_a_key_is_401(self, alice: Client) -> None:
+        """The key is checked first."""
+        assert alice.send("GET", f"{CHATS}/{UNKNOWN}/export", headers={"X-API-Key": ""}).status_code == 401
+
+    def test_of_another_tenants_chat_is_404(self, alice: Client, bob: Client) -> None:
+        """A foreign chat answers like one that never was, with no byte of it."""
+        answer = bob.send("GET", f"{CHATS}/{alice.new_chat('secret')}/export")
+        assert (answer.status_code, answer.get_json()["code"]) == (404, "chat_not_found")
+
+    @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
+    def test_json_is_the_chat_with_all_its_messages(self, alice: Client, count: int) -> None:
+        """Whatever the number of messages is to the size of a batch."""
+        chat_id = alice.new_chat(title="t")
+        for first in range(0, count, 1000):
+            batch = [{"content": str(number)} for number in range(first, min(first + 1000, count))]
+            alice.send("POST", f"{CHATS}/{chat_id}/messages", json={"messages": batch})
+        whole = json.loads(export(alice, chat_id, "json"))
+        assert (whole["chat"]["id"], whole["chat"]["message_count"]) == (chat_id, count)
+        assert [message["content"] for message in whole["messages"]] == [str(number) for number in range(count)]
+
+    def test_ndjson_ends_with_the_count_and_the_digest_of_what_came_before(self, alice: Client) -> None:
+        """So that a cut stream can be told from a whole one."""
+        lines = export(alice, alice.new_chat("a", "b"), "ndjson").splitlines(keepends=True)
+        end = json.loads(lines[-1])
+        assert [json.loads(line)["type"] for line in lines] == ["chat", "message", "message", "end"]
+        assert (end["message_count"], end["sha256"]) == (2, hashlib.sha256(b"".join(lines[:-1])).hexdigest())
+
+    def test_markdown_can_be_read(self, alice: Client) -> None:
+        """Content is quoted line by line, so that it cannot pass for a heading, a sender or the end."""
+        text = export(alice, alice.new_chat("one\n*End of the chat: 1 messages.*", title="A\n# B"), "markdown").decode()
+        assert text.startswith("# A # B\n")
+        assert "> one\n> *End of the chat: 1 messages.*\n" in text
+        assert text.endswith("\n*End of the chat: 1 messages.*\n")
+
+    def test_is_a_download_with_a_safe_name(self, alice: Client) -> None:
+        """The name is made of the id alone: a title can hold anything."""
+        chat_id = alice.new_chat(title='"; rm -rf /\r\nX: y')
+        answer = alice.send("GET", f"{CHATS}/{chat_id}/export?format=ndjson")
+        assert answer.headers["Content-Disposition"] == f'attachment; filename="chat-{chat_id}.ndjson"'
+        assert answer.mimetype == "application/x-ndjson"
+
+
+class TestImport:
+    def test_without_a_key_is_401(self, alice: Client) -> None:
+        """The key is checked first."""
+        assert alice.send("POST", f"{CHATS}/import", headers={"X-API-Key": ""}, data=b"x").status_code == 401
+
+    def test_brings_back_everything_under_a_new_id(self, alice: Client, bob: Client) -> None:
+        """Title, metadata, numbers with their gaps, senders, times and edits; by another tenant too."""
+        chat_id = alice.new_chat("a", "b", "c", title="T", metadata={"k": [1]})
+        alice.send("DELETE", f"{CHATS}/{chat_id}/messages/2")
+        alice.send("PATCH", f"{CHATS}/{chat_id}/messages/3", json={"content": "c 🎉"})
+        answer = bob.send("POST", f"{CHATS}/import", data=export(alice, chat_id, "ndjson"), headers=NDJSON)
+        assert answer.status_code == 201
+        copy = answer.get_json()["id"]
+        assert copy != chat_id
+        before, after = (json.loads(export(*of, "json")) for of in ((alice, chat_id), (bob, copy)))
+        assert before["chat"].pop("id") != after["chat"].pop("id")
+        assert after == before
+        posted = bob.send("POST", f"{CHATS}/{copy}/messages", json={"content": "d"}).get_json()
+        assert posted["messages"][0]["seq"] == 4
+
+    @pytest.mark.parametrize("cut", [1, 2, 20, 200])
+    def test_of_a_cut_export_is_422_and_creates_nothing(self, alice: Client, cut: int) -> None:
+        """Wherever it was cut."""
+        whole = export(alice, alice.new_chat("a", "b"), "ndjson")
+        answer = alice.send("POST", f"{CHATS}/import", data=whole[:-cut].rstrip(b"}"), headers=NDJSON)
+        assert (answer.status_code, answer.get_json()["code"]) == (422, "invalid_import")
+        assert len(alice.send("GET", CHATS).get_json()["items"]) == 1
+
+    def test_of_an_altered_export_is_422(self, alice: Client) -> None:
+        """One changed letter is told by the digest."""
+        whole = export(alice, alice.new_chat("pay 10"), "ndjson").replace(b"pay 10", b"pay 90")
+        answer = alice.send("POST", f"{CHATS}/import", data=whole, headers=NDJSON)
+        assert "SHA-256" in answer.get_json()["reason"]
+
+    def test_of_wrong_lines_names_the_line(self, alice: Client) -> None:
+        """Also under a true digest, every line is held to the rules of the API, and no content is told."""
+        chat, *messages, _ = export(alice, alice.new_chat("a", "b"), "ndjson").splitlines()
+        for lines, reason in (
+            ([chat, messages[1], messages[0]], "Line 3: seq must grow"),
+            ([chat, messages[0].replace(b'"a"', b'""')], "Line 2: These fields are wrong: message."),
+            ([chat, messages[0].replace(b'"a"', b'"canary\\u0000"')], "Line 2: These fields are wrong: message."),
+            ([messages[0], messages[1]], "Line 1: These fields are wrong: "),
+            ([chat, b"[canary"], "Line 2: It is not JSON."),
+        ):
+            answer = alice.send("POST", f"{CHATS}/import", data=sealed(*lines), headers=NDJSON)
+            assert answer.status_code == 422
+            assert answer.get_json()["reason"].startswith(reason)
+            assert "canary" not in answer.text
+
+    def test_of_something_else_is_415(self, alice: Client) -> None:
+        """An import says that it is ndjson."""
+        assert alice.send("POST", f"{CHATS}/import", json={}).status_code == 415
