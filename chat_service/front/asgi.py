@@ -25,6 +25,14 @@ FLUSH_BYTES = 64 * 2**10
 """A response is handed to the event loop in parts of this size: small answers in one go, exports in bounded memory."""
 
 
+class ResponseCutError(Exception):
+    """A response could not be finished; the text is the class of what went wrong."""
+
+
+class _ClientGoneError(Exception):
+    """The reader of a streamed response has left, so the rest of it need not be made."""
+
+
 class BodyFirst:
     """An ASGI application that reads each body up to the limit and hands it to a WSGI application in a thread pool."""
 
@@ -43,7 +51,7 @@ class BodyFirst:
             return
         body = await self._read(scope, receive)
         if body is not None:  # else the client left before it had sent everything: there is nobody to answer
-            await _Responder(self._app, self._executor).respond(scope, body, send)
+            await _Responder(self._app, self._executor, receive, send).respond(scope, body)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body, or None if it was cut off. Of one that is too large only the size is passed on."""
@@ -73,26 +81,50 @@ class _Responder(WSGIResponder):
     loop itself. Measured in docs/decisions/0005-front.md.
     """
 
-    def __init__(self, app: Any, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, app: Any, executor: ThreadPoolExecutor, receive: Receive, send: Send) -> None:
         super().__init__(app, executor, 1)
+        self._receive = receive
+        self._send = send
         self._kept: list[Message] = []
         self._kept_bytes = 0
+        self._client_gone: asyncio.Future[Message] | None = None
 
-    async def respond(self, scope: Scope, body: bytes, send: Send) -> None:
-        """Run the application in a thread and send its response."""
-        self._send = send
+    async def respond(self, scope: Scope, body: bytes) -> None:
+        """Run the application in a thread and send its response.
+
+        Raises:
+            ResponseCutError: the application failed; what was sent of its response, if anything, has no clean end.
+        """
         environ = build_environ(cast("HTTPScope", scope), cast("Body", io.BytesIO(body)))
-        await self.loop.run_in_executor(
-            self.executor, contextvars.copy_context().run, self.wsgi, environ, self.start_response
-        )
-        await self._flush()
+        run = contextvars.copy_context().run
+        try:
+            await self.loop.run_in_executor(self.executor, run, self.wsgi, environ, self.start_response)
+            await self._flush()
+        except _ClientGoneError:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it was, its text may quote what no log may hold
+            raise ResponseCutError(type(error).__name__) from None
+        finally:
+            if self._client_gone is not None:
+                self._client_gone.cancel()
 
     def send(self, message: Any) -> None:
         """Take a part of the response from the application's thread; wait for slow readers now and then."""
         self._kept.append(message)
         self._kept_bytes += len(message.get("body", b""))
         if self._kept_bytes >= FLUSH_BYTES:
-            asyncio.run_coroutine_threadsafe(self._flush(), self.loop).result()
+            asyncio.run_coroutine_threadsafe(self._flush_while_there_is_a_reader(), self.loop).result()
+
+    async def _flush_while_there_is_a_reader(self) -> None:
+        # With the body read, the next thing to receive is that the client has left. gunicorn 27 never wakes a send that
+        # waits for a slow reader when that reader leaves, so whichever comes first is waited for.
+        self._client_gone = self._client_gone or asyncio.ensure_future(self._receive())
+        flush = asyncio.ensure_future(self._flush())
+        await asyncio.wait({flush, self._client_gone}, return_when=asyncio.FIRST_COMPLETED)
+        if self._client_gone.done():
+            flush.cancel()
+            raise _ClientGoneError
+        await flush
 
     async def _flush(self) -> None:
         kept, self._kept, self._kept_bytes = self._kept, [], 0

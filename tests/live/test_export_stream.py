@@ -1,0 +1,93 @@
+"""Exports over real sockets: whole, or recognisably cut; and a reader that leaves costs nothing."""
+
+import hashlib
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.models import NewMessage, Role
+from chat_service.repository.database import Database
+from chat_service.repository.messages import Messages
+from tests.client import CHATS, TenantAccess
+
+THREADS = 16
+"""Of both workers together: gunicorn.conf.py's 2 times THREADS' default of 8."""
+
+
+@pytest.fixture
+def alice(live) -> TenantAccess:
+    return live[1]()
+
+
+def send(gunicorn: EmbeddedGunicorn, access: TenantAccess, method: str, path: str, body: bytes | None = None) -> Any:
+    """Send one request on a connection of its own and return the answer's JSON."""
+    with closing(http.client.HTTPConnection("127.0.0.1", gunicorn.port, timeout=30)) as connection:
+        connection.request(method, path, body, {**access.headers, "Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status in {200, 201}
+        return json.load(answer)
+
+
+@contextmanager
+def export(gunicorn: EmbeddedGunicorn, access: TenantAccess, chat_id: str) -> Iterator[http.client.HTTPResponse]:
+    """Ask for an export and read its first byte only; a small receive buffer keeps the rest with the server."""
+    with closing(http.client.HTTPConnection("127.0.0.1", gunicorn.port, timeout=30)) as connection:
+        connection.sock = socket.socket()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sock.connect(("127.0.0.1", gunicorn.port))
+        connection.request("GET", f"{CHATS}/{chat_id}/export?format=ndjson", headers=access.headers)
+        with connection.getresponse() as answer:
+            assert answer.status == 200
+            assert answer.read(1) == b"{"
+            yield answer
+
+
+@pytest.fixture
+def big_chat(gunicorn: EmbeddedGunicorn, database: Database, alice: TenantAccess) -> str:
+    """A chat of 20,000 messages: too large for the buffers between server and client to hold its export."""
+    chat_id: str = send(gunicorn, alice, "POST", CHATS, b"{}")["id"]
+    batch = [NewMessage(Role.USER, "x" * 500, None, {})] * 1_000
+    for _ in range(20):
+        Messages(database).append(alice.tenant_id, chat_id, batch)
+    return chat_id
+
+
+def test_a_chat_deleted_meanwhile_is_exported_whole(gunicorn, database, alice, big_chat) -> None:
+    """The export is what was there at its start, although the chat is gone before most of it is read."""
+    with export(gunicorn, alice, big_chat) as stream:
+        assert send(gunicorn, alice, "DELETE", f"{CHATS}/{big_chat}")["success"]
+        assert database.messages.find_one() is None
+        lines = (b"{" + stream.read()).splitlines(keepends=True)
+    end = json.loads(lines[-1])
+    assert end["message_count"] == len(lines) - 2 == 20_000
+    assert end["sha256"] == hashlib.sha256(b"".join(lines[:-1])).hexdigest()
+
+
+def test_a_database_that_fails_meanwhile_cuts_the_stream(gunicorn, database, alice, big_chat) -> None:
+    """No clean end over HTTP, and no last line."""
+    fail = {"failCommands": ["getMore"], "errorCode": 1, "appName": "chat-service"}
+    with export(gunicorn, alice, big_chat) as stream:
+        database.client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": fail})
+        try:
+            with pytest.raises(http.client.IncompleteRead) as cut:
+                stream.read()
+        finally:
+            database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    assert b'"end"' not in cut.value.partial[-200:]
+
+
+def test_readers_that_leave_give_their_threads_back(gunicorn, alice, big_chat) -> None:
+    """Twice as many exports as there are threads are dropped half read; the next request is served at once."""
+    for _ in range(2 * THREADS):
+        with export(gunicorn, alice, big_chat):
+            pass
+    began = time.monotonic()
+    assert send(gunicorn, alice, "GET", f"{CHATS}/{big_chat}")["message_count"] == 20_000
+    assert time.monotonic() - began < 5
