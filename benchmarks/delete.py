@@ -10,15 +10,9 @@ each round, and the median of the ratios is reported: the machine's mood is in b
 
 import argparse
 import http.client
-import json
-import statistics
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pymongo
@@ -26,47 +20,50 @@ from pymongo.client_session import ClientSession
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from benchmarks.measure import Work, interleave, keep, medians, ratio, timed
 from benchmarks.service import KEY, TENANT, service
 from chat_service.repository.keys import chat_key, message_key, message_range
 
-RESULTS = Path(__file__).parent / "results"
 CASES = [(10, 1), (10, 8), (1_000, 1), (1_000, 8)]
 
 Collections = Any
-Delete = Callable[[str], None]
+
+
+def chat_document(chat_id: str, messages: int, tenant_id: str = TENANT) -> dict[str, Any]:
+    """Return a chat as the service keeps it."""
+    now = datetime.now(UTC)
+    return {
+        "_id": chat_key(tenant_id, chat_id),
+        "title": "bench",
+        "metadata": {},
+        "next_seq": messages + 1,
+        "message_count": messages,
+        "connections_opened": 0,
+        "revision": 1,
+        "created_at": now,
+        "updated_at": now,
+        "last_message_at": now,
+    }
+
+
+def message_document(chat_id: str, seq: int) -> dict[str, Any]:
+    """Return a message as the service keeps it."""
+    return {
+        "_id": message_key(TENANT, chat_id, seq),
+        "role": "user",
+        "sender_id": None,
+        "content": "a message of ordinary length, as people write them " * 2,
+        "metadata": {},
+        "created_at": datetime.now(UTC),
+    }
 
 
 def prepare(db: Collections, chats: int, messages: int) -> list[str]:
     """Store `chats` chats of `messages` messages each, and return their ids."""
     ids = [f"{time.time_ns():016x}"[-8:] + f"-0000-4000-8000-{number:012x}" for number in range(chats)]
-    now = datetime.now(UTC)
     for chat_id in ids:
-        db.chats.insert_one(
-            {
-                "_id": chat_key(TENANT, chat_id),
-                "title": "bench",
-                "metadata": {},
-                "next_seq": messages + 1,
-                "message_count": messages,
-                "connections_opened": 0,
-                "created_at": now,
-                "updated_at": now,
-                "last_message_at": now,
-            }
-        )
-        db.messages.insert_many(
-            [
-                {
-                    "_id": message_key(TENANT, chat_id, seq),
-                    "role": "user",
-                    "sender_id": None,
-                    "content": "a message of ordinary length, as people write them " * 2,
-                    "metadata": {},
-                    "created_at": now,
-                }
-                for seq in range(1, messages + 1)
-            ]
-        )
+        db.chats.insert_one(chat_document(chat_id, messages))
+        db.messages.insert_many([message_document(chat_id, seq) for seq in range(1, messages + 1)])
     return ids
 
 
@@ -98,53 +95,26 @@ def http_delete(connection: http.client.HTTPConnection, chat_id: str) -> None:
     assert answer.status == http.HTTPStatus.OK, answer.status
 
 
-def timed(deletes: list[Delete], ids: list[str]) -> dict[str, float]:
-    """Spread the ids over the clients, run them at once, and return chats/s and latencies in milliseconds."""
-
-    def client(delete: Delete, share: list[str]) -> list[float]:
-        took = []
-        for chat_id in share:
-            began = time.perf_counter()
-            delete(chat_id)
-            took.append((time.perf_counter() - began) * 1000)
-        return took
-
-    shares = [ids[number :: len(deletes)] for number in range(len(deletes))]
-    with ThreadPoolExecutor(len(deletes)) as pool:
-        began = time.perf_counter()
-        latencies = sorted(chain.from_iterable(pool.map(client, deletes, shares)))
-        seconds = time.perf_counter() - began
-    return {
-        "chats_per_second": len(ids) / seconds,
-        "p50_ms": statistics.median(latencies),
-        "p99_ms": latencies[int(len(latencies) * 0.99)],
-    }
-
-
 def run_case(
     db: Collections, address: tuple[str, int], messages: int, clients: int, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Run one case for all rounds and return its medians."""
     chats = args.chats if messages <= 100 else max(args.chats // 8, clients * 4)  # noqa: PLR2004
     connections = [http.client.HTTPConnection(*address) for _ in range(clients)]
-    raw: list[Delete] = [partial(raw_delete, db.client, db)] * clients
-    over_http: list[Delete] = [partial(http_delete, connection) for connection in connections]
-    rounds: dict[str, list[dict[str, float]]] = {"raw": [], "http": []}
-    for number in range(-1, args.rounds):  # the first warms up and does not count
-        sides = [("raw", raw), ("http", over_http)]
-        for side, deletes in sides if number % 2 else reversed(sides):
-            result = timed(deletes, prepare(db, chats, messages))
-            if number >= 0:
-                rounds[side].append(result)
+    raw: list[Work] = [partial(raw_delete, db.client, db)] * clients
+    over_http: list[Work] = [partial(http_delete, connection) for connection in connections]
+    sides = {"raw": raw, "http": over_http}
+    results = interleave(
+        {side: partial(_round, db, workers, chats, messages) for side, workers in sides.items()}, args.rounds
+    )
     for connection in connections:
         connection.close()
-    pairs = zip(rounds["http"], rounds["raw"], strict=True)
-    ratios = sorted(over["chats_per_second"] / bare["chats_per_second"] for over, bare in pairs)
-    medians = {
-        side: {name: statistics.median(result[name] for result in results) for name in results[0]}
-        for side, results in rounds.items()
-    }
-    return {"messages": messages, "clients": clients, "ratio": statistics.median(ratios), "ratios": ratios, **medians}
+    found = {side: medians(rounds) for side, rounds in results.items()}
+    return {"messages": messages, "clients": clients, "ratio": ratio(results, "http", "raw"), **found}
+
+
+def _round(db: Collections, workers: list[Work], chats: int, messages: int) -> dict[str, float]:
+    return timed(workers, prepare(db, chats, messages))
 
 
 def main() -> None:
@@ -160,12 +130,11 @@ def main() -> None:
             result = run_case(client.get_default_database(), address, messages, clients, args)
             results.append(result)
             sides = " | ".join(
-                f"{result[side]['chats_per_second']:12.0f} {result[side]['p50_ms']:5.1f} {result[side]['p99_ms']:5.1f}"
+                f"{result[side]['per_second']:12.0f} {result[side]['p50_ms']:5.1f} {result[side]['p99_ms']:5.1f}"
                 for side in ("raw", "http")
             )
             print(f"{messages:8d} {clients:7d} | {sides} | {result['ratio']:.2f}", flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "delete.json").write_text(json.dumps(results, indent=2) + "\n")
+    keep("delete", results)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,13 @@ from chat_service.repository.tenants import Tenants
 
 TENANT = "00000000-0000-4000-8000-0000000be7c4"
 KEY = "benchmark-key"
+HEADERS = {"X-API-Key": KEY}
+
+Address = tuple[str, int]
 
 
 @contextmanager
-def service() -> Iterator[tuple[str, tuple[str, int]]]:
+def service() -> Iterator[tuple[str, Address]]:
     """Run mongod and gunicorn as they are deployed; give the database's URI and the service's host and port."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedMongod(Path(folder)) as mongod:
         database = Database(mongod.uri)

@@ -120,7 +120,7 @@ class _Responder(WSGIResponder):
         # waits for a slow reader when that reader leaves, so whichever comes first is waited for.
         self._client_gone = self._client_gone or asyncio.ensure_future(self._receive())
         flush = asyncio.ensure_future(self._flush())
-        await asyncio.wait({flush, self._client_gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([flush, self._client_gone], return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
         if self._client_gone.done():
             flush.cancel()
             raise _ClientGoneError

@@ -1,0 +1,69 @@
+"""How things are timed: two sides in turns, a ratio for each round, and the median of the ratios.
+
+The machine's mood is in both halves of a ratio, so it falls out; a time alone would measure the mood.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+Work = Callable[[Any], object]
+Side = Callable[[], dict[str, float]]
+
+
+def timed(workers: Sequence[Work], items: Sequence[Any]) -> dict[str, float]:
+    """Spread the items over the workers, run them at once, and return items per second and latencies in ms."""
+
+    def run(work: Work, share: Sequence[Any]) -> list[float]:
+        took = []
+        for item in share:
+            began = time.perf_counter()
+            work(item)
+            took.append((time.perf_counter() - began) * 1000)
+        return took
+
+    shares = [items[number :: len(workers)] for number in range(len(workers))]
+    with ThreadPoolExecutor(len(workers)) as pool:
+        began = time.perf_counter()
+        latencies = sorted(chain.from_iterable(pool.map(run, workers, shares)))
+        seconds = time.perf_counter() - began
+    return {
+        "per_second": len(items) / seconds,
+        "p50_ms": statistics.median(latencies),
+        "p99_ms": latencies[int(len(latencies) * 0.99)],
+    }
+
+
+def interleave(sides: Mapping[str, Side], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Run the sides in turns, the order reversed in every other round; the first round warms up and does not count."""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for number in range(-1, rounds):
+        for name in list(sides) if number % 2 else reversed(list(sides)):
+            result = sides[name]()
+            if number >= 0:
+                results[name].append(result)
+    return results
+
+
+def medians(results: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each figure over the rounds."""
+    return {name: statistics.median(result[name] for result in results) for name in results[0]}
+
+
+def ratio(results: dict[str, list[dict[str, float]]], of: str, to: str, figure: str = "per_second") -> float:
+    """Return the median over the rounds of one side's figure divided by the other's."""
+    pairs = zip(results[of], results[to], strict=True)
+    return statistics.median(one[figure] / other[figure] for one, other in pairs)
+
+
+def keep(name: str, result: Any) -> None:
+    """Write a result to benchmarks/results/<name>.json."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,86 @@
+"""How much of raw pymongo's speed does posting a message over HTTP keep?
+
+Both run the same transaction (touch the chat, insert the message, commit) from eight clients over 64 chats, in turns.
+
+    python -m benchmarks.posting
+"""
+
+import argparse
+import http.client
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import orjson
+import pymongo
+from pymongo.client_session import ClientSession
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from benchmarks.delete import chat_document, message_document
+from benchmarks.measure import interleave, keep, medians, ratio, timed
+from benchmarks.service import HEADERS, TENANT, service
+from chat_service.repository.keys import chat_key
+
+CLIENTS = 8
+CHATS = [f"44444444-0000-4000-8000-{number:012x}" for number in range(64)]
+BODY = orjson.dumps({"content": "a message of ordinary length, as people write them " * 2})
+
+
+def raw_post(db: Any, chat_id: str) -> None:
+    """Post one message as a careful program on bare pymongo would."""
+
+    def work(session: ClientSession) -> None:
+        now = datetime.now(UTC)
+        change = {
+            "$inc": {"next_seq": 1, "message_count": 1, "revision": 1},
+            "$set": {"updated_at": now, "last_message_at": now},
+        }
+        key = {"_id": chat_key(TENANT, chat_id)}
+        chat = db.chats.find_one_and_update(key, change, projection={"next_seq": True}, session=session)
+        db.messages.insert_many([message_document(chat_id, chat["next_seq"])], session=session)
+
+    with db.client.start_session(causal_consistency=False) as session:
+        session.with_transaction(
+            work, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority", j=True)
+        )
+
+
+def http_post(connection: http.client.HTTPConnection, chat_id: str) -> None:
+    """Post one message over a kept-alive connection."""
+    headers = {**HEADERS, "Content-Type": "application/json"}
+    connection.request("POST", f"/api/v1/chats/{chat_id}/messages", BODY, headers)
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == http.HTTPStatus.CREATED, answer.status
+
+
+def main() -> None:
+    """Run, print the figures, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--posts", type=int, default=640)
+    args = parser.parse_args()
+    with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=10) as client:
+        db = client.get_default_database()
+        db.chats.insert_many([chat_document(chat_id, 0) for chat_id in CHATS])
+        connections = [http.client.HTTPConnection(*address) for _ in range(CLIENTS)]
+        items = CHATS * (args.posts // len(CHATS))
+        results = interleave(
+            {
+                "raw": partial(timed, [partial(raw_post, db)] * CLIENTS, items),
+                "http": partial(timed, [partial(http_post, connection) for connection in connections], items),
+            },
+            args.rounds,
+        )
+        for connection in connections:
+            connection.close()
+    found = {side: medians(rounds) for side, rounds in results.items()}
+    for side, figures in found.items():
+        print(f"{side:4}: {figures['per_second']:5.0f}/s, p50 {figures['p50_ms']:.1f}, p99 {figures['p99_ms']:.1f} ms")
+    print(f"ratio: {ratio(results, 'http', 'raw'):.2f}")
+    keep("posting", {**found, "ratio": ratio(results, "http", "raw")})
+
+
+if __name__ == "__main__":
+    main()
