@@ -1,0 +1,119 @@
+"""Deletes raced by threads on a real mongod, and then everything counted."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from chat_service.errors import ActiveConnectionsError, ChatExistsError, ChatIdRetiredError, ChatNotFoundError
+from chat_service.models import Chat, Deletion, Lease, NewMessage, Role
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.messages import Messages
+from chat_service.repository.presence import Presence
+
+TENANT = "tenant"
+MESSAGE = [NewMessage(Role.USER, "hello", None, {})]
+
+
+def race(*contenders: Callable[[], object]) -> list[object]:
+    """Run the contenders at the same moment; return what each returned or raised, in their order."""
+    barrier = threading.Barrier(len(contenders))
+
+    def run(contender: Callable[[], object]) -> object:
+        barrier.wait()
+        try:
+            return contender()
+        except (ActiveConnectionsError, ChatExistsError, ChatIdRetiredError, ChatNotFoundError) as error:
+            return error
+
+    with ThreadPoolExecutor(len(contenders)) as pool:
+        return list(pool.map(run, contenders))
+
+
+@pytest.fixture(autouse=True)
+def audit(database: Database) -> Iterator[None]:
+    """After each test: no message or presence without its chat, no chat with a receipt, every count true."""
+    yield
+    chats = {chat["_id"]["chat_id"]: chat for chat in database.chats.find()}
+    counted = dict.fromkeys(chats, 0)
+    for message in database.messages.find():
+        counted[message["_id"]["chat_id"]] += 1  # KeyError: an orphan
+    assert counted == {chat_id: chat["message_count"] for chat_id, chat in chats.items()}
+    assert {lease["chat_id"] for lease in database.presence.find()} <= set(chats)
+    assert not {receipt["_id"]["chat_id"] for receipt in database.deletions.find()} & set(chats)
+
+
+def test_of_concurrent_deletes_exactly_one_succeeds(chats: Chats, database: Database) -> None:
+    """The others are told that there is no such chat, and there is one receipt."""
+    for _ in range(50):
+        chat = chats.create(TENANT, None, {})
+        outcomes = race(*[lambda chat=chat: chats.delete(TENANT, chat.id, "key")] * 6)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ChatNotFoundError"] * 5 + ["Deletion"]
+    assert database.deletions.count_documents({}) == 50
+
+
+def test_a_delete_among_posts_leaves_no_orphan(chats: Chats, messages: Messages) -> None:
+    """200 contested chats: every acknowledged message is in the receipt's count, and none is left behind."""
+    contested = 0
+    while contested < 200:
+        chat = chats.create(TENANT, None, {})
+        messages.append(TENANT, chat.id, MESSAGE)
+
+        def post(chat: Chat = chat) -> int:
+            posted = 0
+            for _ in range(50):  # bounded: the delete ends it long before
+                try:
+                    messages.append(TENANT, chat.id, MESSAGE)
+                except ChatNotFoundError:
+                    return posted
+                posted += 1
+            return posted
+
+        deletion, *posted = race(lambda chat=chat: chats.delete(TENANT, chat.id, "key"), post, post)
+        assert isinstance(deletion, Deletion)
+        assert deletion.message_count == 1 + sum(number for number in posted if isinstance(number, int))
+        contested += 1  # each poster went on until it was refused, so the delete fell between its posts
+
+
+def test_a_chat_is_never_both_connected_and_deleted(chats: Chats, presence: Presence) -> None:
+    """200 contested chats: either the connection is opened and the delete refused, or the other way round."""
+    won = {Deletion: 0, ActiveConnectionsError: 0}
+    offsets = random.Random(1)
+    for number in range(200):
+        chat = chats.create(TENANT, None, {})
+
+        def connect(chat: Chat = chat, name: str = f"connection-{number}", offset: float = offsets.random()) -> Lease:
+            time.sleep(offset / 100)  # sweeps over the commands of the delete, which takes about that long
+            return presence.open(TENANT, chat.id, name, "worker")
+
+        deleted, opened = race(lambda chat=chat: chats.delete(TENANT, chat.id, "key"), connect)
+        assert isinstance(deleted, Deletion) == isinstance(opened, ChatNotFoundError)
+        assert isinstance(deleted, ActiveConnectionsError) == isinstance(opened, Lease)
+        won[type(deleted)] += 1
+    assert min(won.values()) > 0, f"no contest: {won}"
+
+
+def test_a_deleted_id_never_comes_back(chats: Chats) -> None:
+    """Creating under an id that is being deleted is refused, before and after."""
+    for _ in range(50):
+        chat = chats.create(TENANT, None, {})
+        deleted, created = race(
+            lambda chat=chat: chats.delete(TENANT, chat.id, "key"),
+            lambda chat=chat: chats.create(TENANT, None, {}, chat.id),
+        )
+        assert isinstance(deleted, Deletion)
+        assert isinstance(created, ChatExistsError | ChatIdRetiredError)
+        with pytest.raises(ChatIdRetiredError):
+            chats.create(TENANT, None, {}, chat.id)
+
+
+def test_of_concurrent_creates_under_one_id_exactly_one_succeeds(chats: Chats) -> None:
+    """The others are told that the id is in use."""
+    for number in range(50):
+        chat_id = f"00000000-0000-4000-8000-{number:012x}"
+        outcomes = race(*[lambda chat_id=chat_id: chats.create(TENANT, None, {}, chat_id)] * 4)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Chat"] + ["ChatExistsError"] * 3
