@@ -1,6 +1,6 @@
 """The client, the collections and their indexes, and how a single command is run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -25,6 +25,7 @@ from chat_service.repository.clock import ServerClock
 from chat_service.repository.transaction import T, TransactionRunner, Work
 
 Document = dict[str, Any]
+Listeners = Sequence[Any]
 
 APP_NAME = "chat-service"
 """How the server's own tools (currentOp, failpoints, logs) tell our connections from others."""
@@ -49,7 +50,7 @@ _INDEXES: dict[str, list[IndexModel]] = {
 }
 
 
-def _connect(uri: str, clock: ServerClock, max_pool_size: int) -> MongoClient[Document]:
+def _connect(uri: str, listeners: Listeners, max_pool_size: int) -> MongoClient[Document]:
     """Return a client with the settings the promises rest on; it connects with its first command, after any fork."""
     return MongoClient(
         uri,
@@ -68,22 +69,22 @@ def _connect(uri: str, clock: ServerClock, max_pool_size: int) -> MongoClient[Do
         # After an error the next look at the topology comes 2 s later at most, not the default 10.
         heartbeatFrequencyMS=2_000,
         maxPoolSize=max_pool_size,
-        event_listeners=[clock],
+        event_listeners=listeners,
     )
 
 
 class Database:
     """The collections of one MongoDB database, and the two ways to use them: `operation()` and `transaction()`."""
 
-    def __init__(self, uri: str, *, max_pool_size: int = 16) -> None:
-        """Prepare a client for `uri`; nothing is sent yet.
+    def __init__(self, uri: str, *, max_pool_size: int = 16, listeners: Listeners = ()) -> None:
+        """Prepare a client for `uri`; nothing is sent yet. `listeners` are told of its commands.
 
         Raises:
             UnsupportedServerError: `uri` is no usable MongoDB address.
         """
         self._clock = ServerClock()
         try:
-            self.client = _connect(uri, self._clock, max_pool_size)
+            self.client = _connect(uri, (self._clock, *listeners), max_pool_size)
             self._seeds: list[tuple[str, int | None]] = parse_uri(uri)["nodelist"]
         except (InvalidURI, ConfigurationError, ValueError) as error:
             raise UnsupportedServerError("MONGODB_URI is not a usable MongoDB address.") from error
