@@ -1,0 +1,257 @@
+"""Every sample of the published page, run as it stands there against the running service.
+
+`samples/` holds them to the letter. What a reader of the page fills in (host, key, chat id) is filled in here.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from chat_service.repository.presence import Presence
+from tests.client import CHATS, TenantAccess
+
+SAMPLES = Path(__file__).parent / "samples"
+UNKNOWN = "11111111-2222-4333-8444-555555555555"
+
+DELETED = re.compile(
+    r'\{"success": true, "message": "Chat deleted successfully", "deleted_at": "\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"\}'
+)
+"""The answer of the page, to the byte."""
+
+BROWSER = """
+const origin = {origin!r};
+const fetchFrom = globalThis.fetch;
+globalThis.fetch = (url, options) => fetchFrom(new URL(url, origin), options);
+"""
+"""What makes node a page of the service's own origin, which is where the page's relative URLs work."""
+
+REACT = """
+const states = [];
+let next;
+exports.useState = (initial) => {
+  const at = next++;
+  if (!(at in states)) states[at] = initial;
+  return [states[at], (value) => { states[at] = value; }];
+};
+exports.render = (component, props) => { next = 0; return component(props); };
+"""
+"""As much of React as the hook needs: states keep their order from one rendering to the next."""
+
+
+class Page:
+    """The reader of the page: fills the samples in, and runs them."""
+
+    def __init__(self, port: int, access: TenantAccess, folder: Path) -> None:
+        self.origin = f"http://localhost:{port}"
+        self.access = access
+        self._folder = folder
+
+    def new_chat(self) -> str:
+        return self.send("POST", "", json={})["id"]
+
+    def send(self, method: str, path: str, **kwargs: Any) -> Any:
+        url = f"{self.origin}{CHATS}{path}"
+        return requests.request(method, url, headers=self.access.headers, timeout=30, **kwargs).json()
+
+    def sample(self, name: str, chat_id: str = UNKNOWN) -> str:
+        text = (SAMPLES / name).read_text()
+        for told, ours in (
+            ("https://api.example.com", self.origin),
+            ("http://localhost:8000", self.origin),
+            ("<x-api-key>", self.access.key),
+            ("your-tenant-api-key", self.access.key),
+            ("{chat_id} ", f"{chat_id} "),
+            ("a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d", chat_id),
+        ):
+            text = text.replace(told, ours)
+        return text
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=self._folder)
+
+    def node(self, *parts: str) -> subprocess.CompletedProcess[str]:
+        """Run the parts of a script under node; what it prints last is for us."""
+        if shutil.which("node") is None:
+            pytest.fail("node (18 or newer) is needed to run the page's JavaScript samples, and is not on the PATH.")
+        (self._folder / "sample.mjs").write_text("\n".join((BROWSER.format(origin=self.origin), *parts)))
+        return self.run("node", "sample.mjs")
+
+    def result(self, *parts: str) -> Any:
+        """Run the parts of a script under node, and return the JSON value on its last line."""
+        done = self.node(*parts)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def page(live, tmp_path: Path) -> Page:
+    gunicorn, new_tenant = live
+    return Page(gunicorn.port, new_tenant(), tmp_path)
+
+
+@pytest.fixture
+def connect(presence: Presence, page: Page) -> Iterator[Callable[[str], None]]:
+    """Open a connection to a chat."""
+    connections: list[str] = []
+
+    def open_one(chat_id: str) -> None:
+        connections.append(f"connection {len(connections)}")
+        presence.open(page.access.tenant_id, chat_id, connections[-1], "worker")
+
+    yield open_one
+    for connection in connections:
+        presence.close(page.access.tenant_id, connection)
+
+
+@pytest.mark.parametrize("name", ["reference.sh", "curl.sh"])
+def test_curl_prints_the_published_answer(page: Page, name: str) -> None:
+    """The answer on the page, and a 404 the second time."""
+    sample = page.sample(name, page.new_chat())
+    assert DELETED.fullmatch(page.run("bash", "-c", sample).stdout)
+    assert json.loads(page.run("bash", "-c", sample).stdout)["code"] == "chat_not_found"
+
+
+def test_python_says_what_happened(page: Page, connect) -> None:
+    """Each status that the sample knows is reached, and it has a sentence for it."""
+    chat_id = page.new_chat()
+    busy = page.new_chat()
+    connect(busy)
+    for chat, sentence in (
+        (chat_id, "Chat deleted successfully"),
+        (chat_id, "Chat not found"),
+        (busy, "Chat cannot be deleted - it may have active connections"),
+    ):
+        done = page.run(sys.executable, "-c", page.sample("delete.py", chat))
+        assert (done.stdout, done.stderr) == (f"{sentence}\n", "")
+
+
+def test_fetch_logs_what_happened(page: Page) -> None:
+    """Success on stdout; the second time an error with the status."""
+    sample = page.sample("fetch.js", page.new_chat())
+    assert page.node(sample).stdout == "Chat deleted successfully\n"
+    again = page.node(sample)
+    assert (again.stdout, again.returncode) == ("", 0)
+    assert again.stderr.startswith("Error deleting chat: Error: HTTP error! status: 404")
+
+
+class TestHook:
+    @pytest.fixture
+    def hook(self, page: Page, tmp_path: Path) -> str:
+        """The sample, without what the component draws: node has no JSX, so it hands out its button's handler."""
+        (tmp_path / "node_modules" / "react").mkdir(parents=True)
+        (tmp_path / "node_modules" / "react" / "index.js").write_text(REACT)
+        sample, drawings = re.subn(
+            r"return \(\n    <div.*?\n  \);",
+            "return { handleDelete, loading };",
+            page.sample("hook.jsx"),
+            flags=re.DOTALL,
+        )
+        assert drawings == 1
+        return f"import {{ render }} from 'react';\n{sample}"
+
+    def use(self, page: Page, hook: str, chat_id: str) -> Any:
+        """Delete with the hook; return its data, and (loading, error) before, meanwhile and after."""
+        return page.result(
+            hook,
+            f"""
+            const seen = [];
+            const look = () => {{
+              const {{ deleteChat, loading, error }} = render(useDeleteChat);
+              seen.push([loading, error]);
+              return deleteChat;
+            }};
+            const pending = look()({chat_id!r});
+            look();
+            const data = await pending.catch(() => null);
+            look();
+            console.log(JSON.stringify([data, seen]));
+            """,
+        )
+
+    def click(self, page: Page, hook: str, chat_id: str, *, confirmed: bool) -> Any:
+        """Click the component's button; return what the person was asked and told, and which chats were removed."""
+        return page.result(
+            hook,
+            f"""
+            const said = [];
+            const removed = [];
+            globalThis.window = {{ confirm: (text) => {{ said.push(text); return {json.dumps(confirmed)}; }} }};
+            globalThis.alert = (text) => said.push(text);
+            const chat = {{ id: {chat_id!r}, title: 'A chat' }};
+            await render(ChatItem, {{ chat, onDeleted: (id) => removed.push(id) }}).handleDelete();
+            console.log(JSON.stringify([said, removed]));
+            """,
+        )
+
+    def test_deletes(self, page: Page, hook: str) -> None:
+        """It gives the three published fields, and is loading until then."""
+        data, seen = self.use(page, hook, page.new_chat())
+        assert DELETED.fullmatch(json.dumps(data))
+        assert seen == [[False, None], [True, None], [False, None]]
+
+    def test_keeps_the_error(self, page: Page, hook: str, connect) -> None:
+        """With the status, and is not loading any more."""
+        chat_id = page.new_chat()
+        connect(chat_id)
+        data, seen = self.use(page, hook, chat_id)
+        assert data is None
+        assert seen == [[False, None], [True, None], [False, "Failed to delete chat: 409"]]
+
+    def test_the_component_asks_first(self, page: Page, hook: str) -> None:
+        """No: the chat stays. Yes: it goes, and the parent hears of it. Again: the person is told why not."""
+        chat_id = page.new_chat()
+        question = "Are you sure you want to delete this chat? This action cannot be undone."
+        assert self.click(page, hook, chat_id, confirmed=False) == [[question], []]
+        assert page.send("GET", f"/{chat_id}")["id"] == chat_id
+        assert self.click(page, hook, chat_id, confirmed=True) == [[question], [chat_id]]
+        failure = "Failed to delete chat: Failed to delete chat: 404"
+        assert self.click(page, hook, chat_id, confirmed=True) == [[question, failure], []]
+
+
+def test_bulk_sorts_what_went_from_what_stayed(page: Page, live, tmp_path: Path, connect) -> None:
+    """Own chats go; a foreign, an unknown and a busy one fail with `success: false`, which the sample reads."""
+    own = [page.new_chat(), page.new_chat()]
+    busy = page.new_chat()
+    connect(busy)
+    other = Page(live[0].port, live[1](), tmp_path)
+    foreign = other.new_chat()
+    wanted = [own[0], foreign, UNKNOWN, own[1], busy]
+    done = page.node(
+        page.sample("bulk.js"), f"console.log(JSON.stringify(await deleteMultipleChats({json.dumps(wanted)})));"
+    )
+    assert done.stdout.startswith("Successfully deleted 2 chats\nFailed to delete 3 chats:")
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "successful": [{"chatId": chat_id, "success": True, "error": None} for chat_id in own],
+        "failed": [{"chatId": chat_id, "success": False, "error": None} for chat_id in (foreign, UNKNOWN, busy)],
+    }
+    assert other.send("GET", f"/{foreign}")["id"] == foreign
+    assert page.send("GET", f"/{busy}")["active_connections"] == 1
+
+
+def test_safe_delete_throws_a_sentence_for_each_failure(page: Page, connect) -> None:
+    """It looks before it deletes, and tells a busy chat from one that is not there."""
+    chat_id = page.new_chat()
+    busy = page.new_chat()
+    connect(busy)
+    for chat, expected in (
+        (busy, "Chat has active connections. Please wait and try again."),
+        (UNKNOWN, "Chat not found"),
+        (chat_id, None),
+        (chat_id, "Chat not found"),
+    ):
+        found = page.result(
+            page.sample("safe_delete.js"),
+            f"""
+            const outcome = await safeDeleteChat({chat!r}).catch((error) => error.message);
+            console.log(JSON.stringify(outcome));
+            """,
+        )
+        assert found == expected if expected else DELETED.fullmatch(json.dumps(found))
