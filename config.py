@@ -19,6 +19,7 @@ class Config:
     max_body_bytes: int
     threads: int
     log_format: str
+    delete_inline_limit: int = 1_000
 
     @classmethod
     def from_env(cls) -> Self:
@@ -32,6 +33,7 @@ class Config:
             mongodb_uri=env.str("MONGODB_URI", validate=validate.Length(min=1)),
             max_body_bytes=env.int("MAX_BODY_BYTES", 4 * 2**20, validate=validate.Range(min=2**10, max=64 * 2**20)),
             threads=env.int("THREADS", 8, validate=validate.Range(min=1, max=256)),
+            delete_inline_limit=env.int("DELETE_INLINE_LIMIT", 1_000, validate=validate.Range(min=0, max=10_000)),
             log_format=env.str("LOG_FORMAT", "json", validate=validate.OneOf(["json", "console"])),
         )
         try:

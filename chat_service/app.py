@@ -8,7 +8,7 @@ from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from chat_service import __version__, cli
-from chat_service.api import auth, chats, exports, messages, problems, requests, system
+from chat_service.api import auth, chats, deletions, exports, messages, problems, requests, system
 from chat_service.api.context import Repositories, request_id
 from chat_service.repository.database import Database
 
@@ -27,6 +27,10 @@ class Settings(Protocol):
     @property
     def threads(self) -> int:
         """How many requests a process works on at once."""
+
+    @property
+    def delete_inline_limit(self) -> int:
+        """Up to how many messages are removed with their chat; those of larger ones are left to a purge."""
 
 
 class _Api(Api):  # type: ignore[misc]  # flask-smorest ships no types
@@ -67,13 +71,13 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     app.url_map.strict_slashes = True
     # Two connections more than threads, for the session killer and a readiness probe.
     database = database or Database(settings.mongodb_uri, max_pool_size=settings.threads + 2)
-    Repositories.on(database).install(app.extensions)
+    Repositories.on(database, settings.delete_inline_limit).install(app.extensions)
 
     auth.install(app)
     requests.install(app)
     api = _Api(app)
     problems.install(app)
-    for blueprint in (chats.blueprint, messages.blueprint, exports.blueprint):
+    for blueprint in (chats.blueprint, deletions.blueprint, messages.blueprint, exports.blueprint):
         api.register_blueprint(blueprint)
     app.register_blueprint(system.blueprint)
     app.after_request(_finish)

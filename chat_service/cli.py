@@ -1,5 +1,7 @@
-"""`flask --app wsgi db|tenants|keys …`: what an operator does from a shell."""
+"""`flask --app wsgi db|tenants|keys|jobs …`: what an operator does from a shell."""
 
+import signal
+import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -10,6 +12,7 @@ from flask.cli import AppGroup
 
 from chat_service.api.context import repositories
 from chat_service.errors import ChatServiceError
+from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import Scope
 
 P = ParamSpec("P")
@@ -20,7 +23,7 @@ _SCOPES = click.Choice([scope.value for scope in Scope])
 
 def install(app: Flask) -> None:
     """Add the commands to the application."""
-    for group in (_database, _tenants, _keys):
+    for group in (_database, _tenants, _keys, _jobs):
         app.cli.add_command(group)
 
 
@@ -41,6 +44,7 @@ def _told_plainly(command: Callable[P, R]) -> Callable[P, R]:
 _database = AppGroup("db", help="The database's collections and indexes.")
 _tenants = AppGroup("tenants", help="Customers of the service.")
 _keys = AppGroup("keys", help="API keys of a tenant.")
+_jobs = AppGroup("jobs", help="Background work: purging the messages of large deleted chats.")
 
 
 @_database.command("init")
@@ -102,3 +106,26 @@ def revoke_key(tenant_id: str, key_id: str) -> None:
     if not repositories().tenants.revoke_key(tenant_id, key_id):
         raise click.ClickException(f"Tenant {tenant_id} has no live key {key_id}; `keys list {tenant_id}` shows them.")
     click.echo("Revoked.")
+
+
+@_jobs.command("run")
+@click.option("--until-idle", is_flag=True, help="End when no purge is open, and show how it goes.")
+@_told_plainly
+def run_jobs(*, until_idle: bool) -> None:
+    """Purge until told to stop (SIGTERM or Ctrl-C). Any number of these may run at once, and be killed."""
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    purges = repositories().purges
+
+    def tell(_: int) -> None:
+        click.echo("{} purges open, {:,} messages left".format(*purges.progress()))
+
+    PurgeWorker(purges, stop).run(until_idle=until_idle, **({"tell": tell} if until_idle else {}))
+
+
+@_jobs.command("status")
+@_told_plainly
+def show_jobs() -> None:
+    """Tell how much is left to purge."""
+    click.echo("{} purges open, {:,} messages left".format(*repositories().purges.progress()))

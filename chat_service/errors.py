@@ -52,6 +52,22 @@ class MessageNotFoundError(ChatServiceError):
     """The chat is there, but it has no message with this seq (any more)."""
 
 
+class DeletionNotFoundError(ChatServiceError):
+    """The tenant has deleted no chat with this id."""
+
+
+class InvalidIdempotencyKeyError(ChatServiceError):
+    """The Idempotency-Key is empty, too long, or has characters that no key needs."""
+
+
+class IdempotencyKeyReusedError(ChatServiceError):
+    """The Idempotency-Key was used with another request; nothing was done."""
+
+
+class ClaimLostError(ChatServiceError):
+    """Another worker has taken a purge over; nothing was removed under the old claim."""
+
+
 class PreconditionFailedError(ChatServiceError):
     """The chat has changed since the caller saw it: `If-Match` no longer holds."""
 

@@ -76,9 +76,9 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class ListPosition:
-    """A place between two chats of a list that runs from the latest activity to the earliest."""
+    """A place between two chats of a list that runs from the latest time to the earliest."""
 
-    updated_at: datetime
+    at: datetime
     chat_id: str
 
 
@@ -116,12 +116,56 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """The receipt of a deleted chat. It outlives the chat and holds no content."""
+    """The receipt of a deleted chat, and how far its purge is. It outlives the chat, and holds no content."""
 
     chat_id: str
     deleted_at: datetime
     message_count: int
     requested_by: str
+    purged: int
+    completed_at: datetime | None
+    """When the last message was removed; None while a purge is open."""
+    estimated_at: datetime | None = None
+    """When an open purge should be complete, at its speed so far; None before it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionPreview:
+    """What deleting a chat now would do."""
+
+    chat_id: str
+    message_count: int
+    active_connections: int
+    bytes: int
+    """The size of the messages as they are stored."""
+    bytes_estimated: bool
+    """Whether `bytes` was extrapolated from the first and the last messages, because there are many."""
+    staged: bool
+    """Whether the messages would be removed by a purge after the answer, rather than before it."""
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """Messages that nobody can reach any more and that a worker has claimed to remove: one stretch of one chat."""
+
+    tenant_id: str
+    chat_id: str
+    first_seq: int
+    last_seq: int
+    position: int
+    """Everything before this seq has been removed."""
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """What makes a repeated request the same one."""
+
+    tenant_id: str
+    key: str
+    fingerprint: str
+    """A digest of the whole request: under the same key, any other request is refused."""
 
 
 @dataclass(frozen=True, slots=True)

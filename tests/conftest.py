@@ -12,7 +12,8 @@ from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.repository.chats import Chats
-from chat_service.repository.database import Database
+from chat_service.repository.database import COLLECTIONS, Database
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.tenants import Tenants
@@ -42,7 +43,7 @@ def real_database(mongod: EmbeddedMongod) -> Iterator[Database]:
 @pytest.fixture
 def database(real_database: Database) -> Database:
     """An empty database on the real mongod."""
-    for name in ("tenants", "api_keys", "chats", "messages", "presence", "deletions"):
+    for name in COLLECTIONS:
         # Emptying takes 11 ms where dropping takes 200.
         real_database.database[name].delete_many({})
     return real_database
@@ -51,6 +52,11 @@ def database(real_database: Database) -> Database:
 @pytest.fixture
 def chats(database: Database) -> Chats:
     return Chats(database)
+
+
+@pytest.fixture
+def deletions(database: Database) -> Deletions:
+    return Deletions(database)
 
 
 @pytest.fixture

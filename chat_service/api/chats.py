@@ -1,4 +1,4 @@
-"""Chats: create, list, look up, change, delete."""
+"""Chats: create, list, look up, change."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from flask_smorest import Blueprint
 from chat_service.api import cursors
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
-from chat_service.api.requests import expected_revisions
-from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch, DeletionOut
-from chat_service.models import Chat, Deletion, Scope
+from chat_service.api.requests import expected_revisions, idempotency_key
+from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch
+from chat_service.models import Chat, ListPosition, Scope
 
 blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chats of the caller's tenant")
 
@@ -21,7 +21,7 @@ blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chat
 @blueprint.response(201, ChatOut())
 def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
     """Create a chat."""
-    chat = repositories().chats.create(caller().tenant_id, new["title"], new["metadata"], new["id"])
+    chat = repositories().chats.create(caller().tenant_id, new["title"], new["metadata"], new["id"], idempotency_key())
     return created(chat)
 
 
@@ -32,11 +32,13 @@ def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
 def list_chats(page: dict[str, Any]) -> dict[str, Any]:
     """List the tenant's chats, latest activity first."""
     tenant_id = caller().tenant_id
-    position = cursors.read_position(page["cursor"], tenant_id)
+    position = cursors.read_position(page["cursor"], "chats", tenant_id)
     # One more than asked for tells whether there is a next page.
     found = repositories().chats.page(tenant_id, page["limit"] + 1, position)
     shown = found[: page["limit"]]
-    following = cursors.write_position(shown[-1], tenant_id) if len(found) > len(shown) else None
+    more = len(found) > len(shown)
+    last = ListPosition(shown[-1].updated_at, shown[-1].id) if more else None
+    following = cursors.write_position(last, "chats", tenant_id) if last else None
     return {"items": shown, "next_cursor": following}
 
 
@@ -46,7 +48,7 @@ def list_chats(page: dict[str, Any]) -> dict[str, Any]:
 def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
     """Look a chat up, with its messages and live connections counted."""
     chat = repositories().chats.get(caller().tenant_id, chat_id)
-    return chat, _etag(chat)
+    return chat, etag(chat.revision)
 
 
 @blueprint.patch("/chats/<chat_id>")
@@ -56,21 +58,14 @@ def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
 def update_chat(changes: dict[str, Any], chat_id: str) -> tuple[Chat, dict[str, str]]:
     """Change the title or the metadata; with If-Match, only if nobody else has changed the chat."""
     chat = repositories().chats.update(caller().tenant_id, chat_id, changes, expected_revisions())
-    return chat, _etag(chat)
-
-
-@blueprint.delete("/chats/<chat_id>")
-@requires(Scope.DELETE)
-@blueprint.response(200, DeletionOut())
-def delete_chat(chat_id: str) -> Deletion:
-    """Delete a chat with all its messages, permanently and atomically."""
-    return repositories().chats.delete(caller().tenant_id, chat_id, caller().key_id, expected_revisions())
+    return chat, etag(chat.revision)
 
 
 def created(chat: Chat) -> tuple[Chat, dict[str, str]]:
     """Return the answer to a chat's creation: the chat, where it is, and its ETag."""
-    return chat, {"Location": url_for("chats.get_chat", chat_id=chat.id), **_etag(chat)}
+    return chat, {"Location": url_for("chats.get_chat", chat_id=chat.id), **etag(chat.revision)}
 
 
-def _etag(chat: Chat) -> dict[str, str]:
-    return {"ETag": f'"{chat.revision}"'}
+def etag(revision: int) -> dict[str, str]:
+    """Return the header that names what the caller has seen of a chat, for its `If-Match`."""
+    return {"ETag": f'"{revision}"'}

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from flask import current_app, g, request
 
 from chat_service.models import Caller
+from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import Exports
 from chat_service.repository.messages import Messages
+from chat_service.repository.purges import Purges
 from chat_service.repository.tenants import Tenants
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
@@ -23,14 +26,26 @@ class Repositories:
 
     database: Database
     chats: Chats
+    deletions: Deletions
+    bulk: BulkDeletions
+    purges: Purges
     messages: Messages
     exports: Exports
     tenants: Tenants
 
     @classmethod
-    def on(cls, database: Database) -> "Repositories":
-        """Return the repositories of one database."""
-        return cls(database, Chats(database), Messages(database), Exports(database), Tenants(database))
+    def on(cls, database: Database, inline_limit: int) -> "Repositories":
+        """Return the repositories of one database; chats of up to `inline_limit` messages are removed at once."""
+        return cls(
+            database=database,
+            chats=Chats(database),
+            deletions=Deletions(database, inline_limit),
+            bulk=BulkDeletions(database),
+            purges=Purges(database),
+            messages=Messages(database, inline_limit),
+            exports=Exports(database),
+            tenants=Tenants(database),
+        )
 
     def install(self, extensions: dict[str, object]) -> None:
         """Make these the repositories of an application."""

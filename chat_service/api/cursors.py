@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from chat_service.errors import InvalidCursorError, ValidationFailedError
-from chat_service.models import MAX_SEQ, Chat, ListPosition, Span
+from chat_service.models import MAX_SEQ, ListPosition, Span
 
 _SPAN = struct.Struct(">?qq8s")
 _POSITION = struct.Struct(">q16s8s")
@@ -44,24 +44,24 @@ def next_cursor(span: Span, last_seq: int, tenant_id: str, chat_id: str) -> str:
     return _write(_SPAN.pack(rest.newest_first, rest.after, rest.before, _list_mark(tenant_id, chat_id)))
 
 
-def read_position(cursor: str | None, tenant_id: str) -> ListPosition | None:
-    """Return where a list of chats goes on, or None for its beginning.
+def read_position(cursor: str | None, *owners: str) -> ListPosition | None:
+    """Return where a list of chats or receipts goes on, or None for its beginning.
 
     Raises:
-        InvalidCursorError: the cursor was not given out for this tenant's list.
+        InvalidCursorError: the cursor was not given out for the list of these owners.
     """
     if cursor is None:
         return None
     milliseconds, chat_id, mark = _read(_POSITION, cursor)
-    if mark != _list_mark(tenant_id) or not 0 <= milliseconds < _MILLISECONDS_UNTIL_9999:
+    if mark != _list_mark(*owners) or not 0 <= milliseconds < _MILLISECONDS_UNTIL_9999:
         raise InvalidCursorError
     return ListPosition(_EPOCH + timedelta(milliseconds=milliseconds), str(uuid.UUID(bytes=chat_id)))
 
 
-def write_position(last: Chat, tenant_id: str) -> str:
+def write_position(last: ListPosition, *owners: str) -> str:
     """Return the cursor of the page after the one that ended with `last`."""
-    milliseconds = (last.updated_at - _EPOCH) // timedelta(milliseconds=1)
-    return _write(_POSITION.pack(milliseconds, uuid.UUID(last.id).bytes, _list_mark(tenant_id)))
+    milliseconds = (last.at - _EPOCH) // timedelta(milliseconds=1)
+    return _write(_POSITION.pack(milliseconds, uuid.UUID(last.chat_id).bytes, _list_mark(*owners)))
 
 
 def _decode(cursor: str, tenant_id: str, chat_id: str) -> Span:

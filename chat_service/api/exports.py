@@ -19,6 +19,7 @@ from chat_service.api.chats import created
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import milliseconds
 from chat_service.api.imports import read_export
+from chat_service.api.requests import idempotency_key
 from chat_service.api.schemas import ChatOut, ExportIn, message_json
 from chat_service.models import Chat, Message, Scope
 
@@ -47,7 +48,7 @@ def export_chat(query: dict[str, Any], chat_id: str) -> Response:
 def import_chat() -> tuple[Chat, dict[str, str]]:
     """Create a new chat from an ndjson export: all of it, or nothing."""
     chat, messages = read_export()
-    return created(repositories().exports.create(caller().tenant_id, chat, messages))
+    return created(repositories().exports.create(caller().tenant_id, chat, messages, idempotency_key()))
 
 
 def chat_json(chat: Chat) -> dict[str, Any]:

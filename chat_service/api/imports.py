@@ -27,7 +27,7 @@ def read_export() -> tuple[Chat, list[Message]]:
     """
     if request.mimetype not in MEDIA_TYPES or request.content_encoding:
         abort(415)
-    lines = request.get_data(cache=False).splitlines(keepends=True)
+    lines = request.get_data().splitlines(keepends=True)
     if len(lines) < 2:  # noqa: PLR2004 - the chat and the end
         raise InvalidImportError("An export has at least two lines: the chat and the end.")
     _check_end(lines)

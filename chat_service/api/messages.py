@@ -9,6 +9,7 @@ from flask_smorest import Blueprint
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.cursors import next_cursor, requested_span
+from chat_service.api.requests import idempotency_key
 from chat_service.api.schemas import ClearedOut, MessagePatch, MessagesIn, PageIn, message_json
 from chat_service.models import NewMessage, Scope
 
@@ -20,7 +21,7 @@ blueprint = Blueprint("messages", __name__, url_prefix="/api/v1", description="M
 @blueprint.arguments(MessagesIn())
 def post_messages(new: list[NewMessage], chat_id: str) -> Response:
     """Post one message, or up to 1,000 at once: all or none."""
-    messages = repositories().messages.append(caller().tenant_id, chat_id, new)
+    messages = repositories().messages.append(caller().tenant_id, chat_id, new, idempotency_key())
     return _json({"messages": [message_json(message) for message in messages]}, 201)
 
 

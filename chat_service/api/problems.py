@@ -84,6 +84,21 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         "Message not found",
         "The chat has no message with this seq (any more).",
     ),
+    errors.DeletionNotFoundError: Problem(
+        404, "not_found", "Not found", "Your tenant has no receipt for this id: it has deleted no such chat."
+    ),
+    errors.InvalidIdempotencyKeyError: Problem(
+        400,
+        "invalid_idempotency_key",
+        "Invalid idempotency key",
+        "The Idempotency-Key must be 1 to 255 visible ASCII characters, without spaces.",
+    ),
+    errors.IdempotencyKeyReusedError: Problem(
+        422,
+        "idempotency_key_reused",
+        "Idempotency key reused",
+        "This Idempotency-Key came with another request within the last 24 hours. Use a new key for a new request.",
+    ),
     errors.PreconditionFailedError: Problem(
         412,
         "precondition_failed",

@@ -1,5 +1,6 @@
 """How a request is read: strictly, so that what is wrong is told rather than guessed."""
 
+import hashlib
 import json
 import math
 import re
@@ -12,13 +13,23 @@ from marshmallow import ValidationError
 from webargs.flaskparser import FlaskParser
 
 from chat_service.api.auth import API_PREFIX
-from chat_service.errors import InvalidChatIdError, InvalidJsonError, MessageNotFoundError, ValidationFailedError
+from chat_service.api.context import caller
+from chat_service.errors import (
+    InvalidChatIdError,
+    InvalidIdempotencyKeyError,
+    InvalidJsonError,
+    MessageNotFoundError,
+    ValidationFailedError,
+)
+from chat_service.models import IdempotencyKey
 
 # RFC 9562, section 4: 8-4-4-4-12 hexadecimal digits, in either case.
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 _REVISION = re.compile("[0-9]{1,18}", re.ASCII)
 _SEQ = re.compile("[1-9][0-9]{0,17}", re.ASCII)
+
+_IDEMPOTENCY_KEY = re.compile("[!-~]{1,255}", re.ASCII)
 
 _JSON_TYPES = ("application/json", "application/problem+json")
 
@@ -43,7 +54,7 @@ class Parser(FlaskParser):
         charset = req.mimetype_params.get("charset", "utf-8").lower()
         if req.mimetype != "application/json" or charset != "utf-8" or req.content_encoding:
             abort(415)
-        return parse_json(req.get_data(cache=False))
+        return parse_json(req.get_data())
 
     def handle_error(self, error: ValidationError, *_: Any, **__: Any) -> NoReturn:
         """Raise what the schema found, without webargs' level for the location."""
@@ -109,6 +120,22 @@ def expected_revisions() -> set[int] | None:
     if "If-Match" not in request.headers or header.star_tag:
         return None
     return {int(tag) for tag in header.as_set() if _REVISION.fullmatch(tag)}
+
+
+def idempotency_key() -> IdempotencyKey | None:
+    """Return the caller's Idempotency-Key with a digest of this request, or None if it sent none.
+
+    Raises:
+        InvalidIdempotencyKeyError: it is no usable key.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidIdempotencyKeyError
+    asked = (request.method, request.full_path, request.headers.get("If-Match", ""))
+    digest = hashlib.sha256("\n".join(asked).encode() + b"\n" + request.get_data())
+    return IdempotencyKey(caller().tenant_id, key, digest.hexdigest())
 
 
 def install(app: Flask) -> None:

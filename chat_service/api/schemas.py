@@ -15,6 +15,7 @@ TITLE_CHARACTERS = 200
 CONTENT_CHARACTERS = 32_768
 SENDER_ID_CHARACTERS = 200
 BATCH_MESSAGES = 1_000
+BULK_CHATS = 1_000
 PAGE_DEFAULT = 50
 PAGE_MOST = 200
 
@@ -73,6 +74,78 @@ class DeletionOut(Schema):
     success = fields.Constant(True)
     message = fields.Constant("Chat deleted successfully")
     deleted_at = fields.Function(lambda deletion: seconds(deletion.deleted_at))
+
+
+class PreviewOut(Schema):
+    """What deleting a chat now would do."""
+
+    chat_id = fields.String()
+    message_count = fields.Integer()
+    active_connections = fields.Integer()
+    bytes = fields.Integer()
+    bytes_estimated = fields.Boolean()
+    mode = fields.Function(lambda preview: "staged" if preview.staged else "inline")
+
+
+class BulkIn(Schema):
+    """The chats to delete. An id that is given twice has one result."""
+
+    chat_ids = fields.List(
+        fields.String(validate=validate.Length(1, 64)), required=True, validate=validate.Length(1, BULK_CHATS)
+    )
+
+
+class _Deleted(Schema):
+    chat_id = fields.String()
+    deleted_at = fields.String()
+
+
+class _NotDeleted(Schema):
+    chat_id = fields.String()
+    status = fields.Integer()
+    code = fields.String()
+
+
+class BulkOut(Schema):
+    """What became of each chat."""
+
+    successful = fields.List(fields.Nested(_Deleted()))
+    failed = fields.List(fields.Nested(_NotDeleted()))
+
+
+class _PurgeOut(Schema):
+    state = fields.Function(lambda deletion: "running" if deletion.completed_at is None else "complete")
+    deleted = fields.Integer(attribute="purged")
+    remaining = fields.Function(
+        lambda deletion: max(deletion.message_count - deletion.purged, 0) if deletion.completed_at is None else 0
+    )
+    completed_at = Time(allow_none=True)
+    estimated_at = Time(allow_none=True)
+
+
+class ReceiptOut(Schema):
+    """The receipt of a deleted chat."""
+
+    chat_id = fields.String()
+    deleted_at = fields.Function(lambda deletion: seconds(deletion.deleted_at))
+    message_count = fields.Integer()
+    purge = fields.Function(lambda deletion: _PurgeOut().dump(deletion))
+    requested_by = fields.String()
+
+
+class ReceiptPageIn(Schema):
+    """Which receipts of the tenant."""
+
+    since = UtcTime(load_default=None)
+    limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
+    cursor = fields.String(load_default=None)
+
+
+class ReceiptPageOut(Schema):
+    """A page of receipts, latest first."""
+
+    items = fields.List(fields.Nested(ReceiptOut()))
+    next_cursor = fields.String(allow_none=True)
 
 
 class MessageIn(Schema):

@@ -35,7 +35,7 @@ DEFAULT_DATABASE = "chat_service"
 OPERATION_SECONDS = 12.0
 """For one command outside a transaction, with the driver's own retry: an election (up to 11 s) fits in it."""
 
-_INDEXES: dict[str, list[IndexModel]] = {
+COLLECTIONS: dict[str, list[IndexModel]] = {
     "tenants": [],
     "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
     "chats": [IndexModel([("_id.tenant_id", ASCENDING), ("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
@@ -47,6 +47,8 @@ _INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
     ],
     "deletions": [IndexModel([("_id.tenant_id", ASCENDING), ("deleted_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
+    "purges": [IndexModel([("_id.tenant_id", ASCENDING), ("lease_until", ASCENDING)])],
+    "idempotency": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
 }
 
 
@@ -99,6 +101,8 @@ class Database:
         self.messages = database["messages"]
         self.presence = database["presence"]
         self.deletions = database["deletions"]
+        self.purges = database["purges"]
+        self.idempotency = database["idempotency"]
 
     def now(self) -> datetime:
         """Return the server's time in UTC, in the milliseconds that BSON keeps."""
@@ -170,7 +174,7 @@ class Database:
         """Create the collections and indexes that are missing. Safe to repeat, and what the release phase runs."""
         self.require_transactions()
         with self.operation(writes=True):
-            for name, indexes in _INDEXES.items():
+            for name, indexes in COLLECTIONS.items():
                 # Clustered: the primary key is the layout on disk, so that a chat's messages lie, and go, together.
                 options = {"clusteredIndex": {"key": {"_id": 1}, "unique": True}} if name == "messages" else {}
                 try:

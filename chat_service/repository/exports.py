@@ -15,9 +15,10 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from chat_service.errors import ChatNotFoundError, ExportCutError
-from chat_service.models import Chat, Message
+from chat_service.models import Chat, IdempotencyKey, Message
 from chat_service.repository import chats, messages
 from chat_service.repository.database import Database
+from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_range
 
 BATCH_MESSAGES = 1_000
@@ -46,20 +47,20 @@ class Exports:
                 document = self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)}, session=session)
             if document is None:
                 raise ChatNotFoundError
-            yield chats.from_document(document, 0), self._batches(tenant_id, chat_id, session)
+            yield chats.from_document(document, 0), self._batches(tenant_id, document, session)
 
-    def _batches(self, tenant_id: str, chat_id: str, session: ClientSession | None) -> Iterator[list[Message]]:
-        wanted = {"_id": message_range(tenant_id, chat_id)}
+    def _batches(self, tenant_id: str, chat: dict[str, Any], session: ClientSession | None) -> Iterator[list[Message]]:
+        wanted = {"_id": message_range(tenant_id, chat["_id"]["chat_id"], chat["first_seq"])}
         order = [("_id", ASCENDING)]
         with self._database.messages.find(wanted, sort=order, batch_size=BATCH_MESSAGES, session=session) as cursor:
             while batch := _fetch(cursor):
                 yield batch
 
-    def create(self, tenant_id: str, chat: Chat, kept: Sequence[Message]) -> Chat:
+    def create(self, tenant_id: str, chat: Chat, kept: Sequence[Message], key: IdempotencyKey | None = None) -> Chat:
         """Create a chat with these messages, all or nothing, and return it. The id must be a fresh random one.
 
         Raises:
-            DatabaseUnavailableError, OutcomeUnknownError: see `Database.transaction`.
+            IdempotencyKeyReusedError: `key` came with another request before.
         """
         chat = replace(chat, message_count=len(kept))
         document = chats.to_document(tenant_id, chat)
@@ -73,7 +74,11 @@ class Exports:
                 )
             return chat
 
-        return self._database.transaction(work)
+        def recall(facts: dict[str, Any]) -> Chat:
+            return replace(chat, id=facts["id"])
+
+        work_once = once(self._database, key, work, lambda made: {"id": made.id}, recall)
+        return self._database.transaction(work_once)
 
 
 def _fetch(cursor: Any) -> list[Message]:

@@ -1,6 +1,11 @@
-"""Messages: appended in a transaction that writes the chat document, read by stretches of the primary key."""
+"""Messages: appended in a transaction that writes the chat document, read by stretches of the primary key.
+
+Every way to a message asks for its chat too, and the chat says from which seq on messages are its own: what a delete or
+an emptying left for a purge cannot be reached.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -8,45 +13,60 @@ from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from pymongo.client_session import ClientSession
 
 from chat_service.errors import ChatNotFoundError, ChatServiceError, MessageNotFoundError
-from chat_service.models import Message, NewMessage, Span
+from chat_service.models import IdempotencyKey, Message, NewMessage, Span
 from chat_service.repository.database import Database
+from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_key, message_range
+from chat_service.repository.purges import INLINE_LIMIT, Purges
 
 
 class Messages:
     """The messages collection."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, inline_limit: int = INLINE_LIMIT) -> None:
         self._database = database
+        self._purges = Purges(database)
+        self._inline_limit = inline_limit
 
-    def append(self, tenant_id: str, chat_id: str, new: Sequence[NewMessage]) -> list[Message]:
+    def append(
+        self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None = None
+    ) -> list[Message]:
         """Append the messages to the chat, all or none, and return them as they are kept.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
+            IdempotencyKeyReusedError: `key` came with another request before.
         """
         now = self._database.now()
-        key = chat_key(tenant_id, chat_id)
-        count = {"next_seq": len(new), "message_count": len(new), "revision": 1}
-        activity = {"updated_at": now, "last_message_at": now}
+        change = {
+            "$inc": {"next_seq": len(new), "message_count": len(new), "revision": 1},
+            "$set": {"updated_at": now, "last_message_at": now},
+        }
+
+        def build(facts: dict[str, Any]) -> list[Message]:
+            return [_keep(message, facts["seq"] + index, facts["at"]) for index, message in enumerate(new)]
 
         def work(session: ClientSession | None) -> list[Message] | ChatNotFoundError:
             chat = self._database.chats.find_one_and_update(
-                {"_id": key},
-                {"$inc": count, "$set": activity},
+                {"_id": chat_key(tenant_id, chat_id)},
+                change,
                 projection={"next_seq": True},
                 return_document=ReturnDocument.BEFORE,
                 session=session,
             )
             if chat is None:
                 return ChatNotFoundError()
-            kept = [_keep(message, chat["next_seq"] + index, now) for index, message in enumerate(new)]
+            kept = build({"seq": chat["next_seq"], "at": now})
             self._database.messages.insert_many(
                 [to_document(tenant_id, chat_id, message) for message in kept], session=session
             )
             return kept
 
-        return self._database.transaction(work)
+        def facts(kept: list[Message]) -> dict[str, Any]:
+            return {"seq": kept[0].seq, "at": kept[0].created_at}
+
+        work_once = once(self._database, key, work, facts, build)
+        return self._database.transaction(work_once)
 
     def page(self, tenant_id: str, chat_id: str, span: Span, limit: int) -> list[Message]:
         """Return the first messages of the span, `limit` of them at most.
@@ -55,19 +75,26 @@ class Messages:
             ChatNotFoundError: there is no such chat (any more).
         """
         with self._database.operation():
-            found = self._database.messages.find(
-                {"_id": message_range(tenant_id, chat_id, span.after + 1, span.before - 1)},
-                sort=[("_id", DESCENDING if span.newest_first else ASCENDING)],
-                limit=limit,
-                batch_size=limit + 1,
-            )
-            messages = [from_document(document) for document in found]
-            # The messages first, then the chat: a chat that is still there vouches for what was read before,
-            # because a delete takes both at once and a deleted id never comes back.
-            chat = self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)}, {"_id": True})
-        if chat is None:
-            raise ChatNotFoundError
-        return messages
+            while True:
+                messages = self._read(tenant_id, chat_id, span, limit)
+                # The messages first, then the chat: a chat that is still there vouches for what was read before,
+                # because a delete takes both at once and a deleted id never comes back.
+                chat = self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)}, {"first_seq": True})
+                if chat is None:
+                    raise ChatNotFoundError
+                if all(message.seq >= chat["first_seq"] for message in messages):
+                    return messages
+                # The chat was emptied, and a purge has not come to these yet.
+                span = replace(span, after=chat["first_seq"] - 1)
+
+    def _read(self, tenant_id: str, chat_id: str, span: Span, limit: int) -> list[Message]:
+        found = self._database.messages.find(
+            {"_id": message_range(tenant_id, chat_id, span.after + 1, span.before - 1)},
+            sort=[("_id", DESCENDING if span.newest_first else ASCENDING)],
+            limit=limit,
+            batch_size=limit + 1,
+        )
+        return [from_document(document) for document in found]
 
     def get(self, tenant_id: str, chat_id: str, seq: int) -> Message:
         """Return one message.
@@ -130,12 +157,13 @@ class Messages:
         The message is looked up first, so that nothing has been written when the answer is that it is missing.
         """
         key = {"_id": chat_key(tenant_id, chat_id)}
-        if self._database.messages.find_one(
-            {"_id": message_key(tenant_id, chat_id, seq)}, {"_id": True}, session=session
-        ):
+        message = {"_id": message_key(tenant_id, chat_id, seq)}
+        if self._database.messages.find_one(message, {"_id": True}, session=session):
             change = {"$inc": {"revision": 1, **counts}, "$set": {"updated_at": now}}
-            touched = self._database.chats.update_one(key, change, session=session)
-            return None if touched.matched_count else ChatNotFoundError()
+            # A message before the chat's first seq is only waiting for its purge.
+            touched = self._database.chats.update_one({**key, "first_seq": {"$lte": seq}}, change, session=session)
+            if touched.matched_count:
+                return None
         chat = self._database.chats.find_one(key, {"_id": True}, session=session)
         return MessageNotFoundError() if chat else ChatNotFoundError()
 
@@ -145,16 +173,24 @@ class Messages:
         Raises:
             ChatNotFoundError: there is no such chat (any more).
         """
-        change = {
-            "$inc": {"revision": 1},
-            "$set": {"updated_at": self._database.now(), "message_count": 0, "last_message_at": None},
-        }
+        key = {"_id": chat_key(tenant_id, chat_id)}
 
         def work(session: ClientSession | None) -> int | ChatNotFoundError:
-            touched = self._database.chats.update_one({"_id": chat_key(tenant_id, chat_id)}, change, session=session)
-            if touched.matched_count == 0:
+            chat = self._database.chats.find_one(key, session=session)
+            if chat is None:
                 return ChatNotFoundError()
-            removed = self._database.messages.delete_many({"_id": message_range(tenant_id, chat_id)}, session=session)
+            emptied = {"message_count": 0, "first_seq": chat["next_seq"], "last_message_at": None}
+            change = {"$inc": {"revision": 1}, "$set": {**emptied, "updated_at": self._database.now()}}
+            self._database.chats.update_one(key, change, session=session)
+            stretch = (chat["first_seq"], chat["next_seq"] - 1)
+            if chat["message_count"] > self._inline_limit:
+                self._purges.open(
+                    tenant_id, chat_id, stretch, chat["message_count"], of_deletion=False, session=session
+                )
+                return int(chat["message_count"])
+            removed = self._database.messages.delete_many(
+                {"_id": message_range(tenant_id, chat_id, *stretch)}, session=session
+            )
             return int(removed.deleted_count)
 
         return self._database.transaction(work)

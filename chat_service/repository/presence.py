@@ -5,7 +5,7 @@ that it and a delete of the chat conflict, and exactly one of them happens.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -89,20 +89,21 @@ class Presence:
 
     def count(self, tenant_id: str, chat_id: str, now: datetime, session: ClientSession | None = None) -> LeaseCount:
         """Return how many leases of the chat are live at `now`, and how many have expired but are not swept up yet."""
+        return self.count_each(tenant_id, [chat_id], now, session)[chat_id]
+
+    def count_each(
+        self, tenant_id: str, chat_ids: Sequence[str], now: datetime, session: ClientSession | None = None
+    ) -> dict[str, LeaseCount]:
+        """Return the leases of each of the chats, with one command."""
         # One read of the index alone; both numbers come from it, because a delete needs both.
         leases = self._database.presence.find(
-            {"tenant_id": tenant_id, "chat_id": chat_id}, {"_id": False, "expires_at": True}, session=session
+            {"tenant_id": tenant_id, "chat_id": {"$in": list(chat_ids)}},
+            {"_id": False, "chat_id": True, "expires_at": True},
+            session=session,
         )
-        expiries = [lease["expires_at"] for lease in leases]
-        live = sum(expires_at > now for expires_at in expiries)
-        return LeaseCount(live, len(expiries) - live)
+        found = Counter((lease["chat_id"], lease["expires_at"] > now) for lease in leases)
+        return {chat_id: LeaseCount(live=found[chat_id, True], expired=found[chat_id, False]) for chat_id in chat_ids}
 
-    def count_each(self, tenant_id: str, chat_ids: list[str], now: datetime) -> Counter[str]:
-        """Return the number of live connections of each of the chats, with one command."""
-        wanted = {"tenant_id": tenant_id, "chat_id": {"$in": chat_ids}, "expires_at": {"$gt": now}}
-        leases = self._database.presence.find(wanted, {"_id": False, "chat_id": True})
-        return Counter(lease["chat_id"] for lease in leases)
-
-    def clear(self, tenant_id: str, chat_id: str, session: ClientSession | None) -> None:
-        """Remove all leases of the chat, as part of its delete."""
-        self._database.presence.delete_many({"tenant_id": tenant_id, "chat_id": chat_id}, session=session)
+    def clear(self, tenant_id: str, chat_ids: list[str], session: ClientSession | None) -> None:
+        """Remove all leases of the chats, as part of their delete."""
+        self._database.presence.delete_many({"tenant_id": tenant_id, "chat_id": {"$in": chat_ids}}, session=session)

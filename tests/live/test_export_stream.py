@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import NewMessage, Role
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
+from chat_service.repository.purges import Purges
 from tests.client import CHATS, TenantAccess
 
 THREADS = 16
@@ -63,6 +65,7 @@ def test_a_chat_deleted_meanwhile_is_exported_whole(gunicorn, database, alice, b
     """The export is what was there at its start, although the chat is gone before most of it is read."""
     with export(gunicorn, alice, big_chat) as stream:
         assert send(gunicorn, alice, "DELETE", f"{CHATS}/{big_chat}")["success"]
+        PurgeWorker(Purges(database)).run(until_idle=True)
         assert database.messages.find_one() is None
         lines = (b"{" + stream.read()).splitlines(keepends=True)
     end = json.loads(lines[-1])

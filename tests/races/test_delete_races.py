@@ -12,6 +12,7 @@ from chat_service.errors import ActiveConnectionsError, ChatExistsError, ChatIdR
 from chat_service.models import Chat, Deletion, Lease, NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 
@@ -47,16 +48,16 @@ def audit(database: Database) -> Iterator[None]:
     assert not {receipt["_id"]["chat_id"] for receipt in database.deletions.find()} & set(chats)
 
 
-def test_of_concurrent_deletes_exactly_one_succeeds(chats: Chats, database: Database) -> None:
+def test_of_concurrent_deletes_exactly_one_succeeds(chats: Chats, deletions: Deletions, database: Database) -> None:
     """The others are told that there is no such chat, and there is one receipt."""
     for _ in range(50):
         chat = chats.create(TENANT, None, {})
-        outcomes = race(*[lambda chat=chat: chats.delete(TENANT, chat.id, "key")] * 6)
+        outcomes = race(*[lambda chat=chat: deletions.delete(TENANT, chat.id, "key")] * 6)
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ChatNotFoundError"] * 5 + ["Deletion"]
     assert database.deletions.count_documents({}) == 50
 
 
-def test_a_delete_among_posts_leaves_no_orphan(chats: Chats, messages: Messages) -> None:
+def test_a_delete_among_posts_leaves_no_orphan(chats: Chats, deletions: Deletions, messages: Messages) -> None:
     """200 contested chats: every acknowledged message is in the receipt's count, and none is left behind."""
     contested = 0
     while contested < 200:
@@ -73,13 +74,13 @@ def test_a_delete_among_posts_leaves_no_orphan(chats: Chats, messages: Messages)
                 posted += 1
             return posted
 
-        deletion, *posted = race(lambda chat=chat: chats.delete(TENANT, chat.id, "key"), post, post)
+        deletion, *posted = race(lambda chat=chat: deletions.delete(TENANT, chat.id, "key"), post, post)
         assert isinstance(deletion, Deletion)
         assert deletion.message_count == 1 + sum(number for number in posted if isinstance(number, int))
         contested += 1  # each poster went on until it was refused, so the delete fell between its posts
 
 
-def test_a_chat_is_never_both_connected_and_deleted(chats: Chats, presence: Presence) -> None:
+def test_a_chat_is_never_both_connected_and_deleted(chats: Chats, deletions: Deletions, presence: Presence) -> None:
     """200 contested chats: either the connection is opened and the delete refused, or the other way round."""
     won = {Deletion: 0, ActiveConnectionsError: 0}
     offsets = random.Random(1)
@@ -90,19 +91,19 @@ def test_a_chat_is_never_both_connected_and_deleted(chats: Chats, presence: Pres
             time.sleep(offset / 100)  # sweeps over the commands of the delete, which takes about that long
             return presence.open(TENANT, chat.id, name, "worker")
 
-        deleted, opened = race(lambda chat=chat: chats.delete(TENANT, chat.id, "key"), connect)
+        deleted, opened = race(lambda chat=chat: deletions.delete(TENANT, chat.id, "key"), connect)
         assert isinstance(deleted, Deletion) == isinstance(opened, ChatNotFoundError)
         assert isinstance(deleted, ActiveConnectionsError) == isinstance(opened, Lease)
         won[type(deleted)] += 1
     assert min(won.values()) > 0, f"no contest: {won}"
 
 
-def test_a_deleted_id_never_comes_back(chats: Chats) -> None:
+def test_a_deleted_id_never_comes_back(chats: Chats, deletions: Deletions) -> None:
     """Creating under an id that is being deleted is refused, before and after."""
     for _ in range(50):
         chat = chats.create(TENANT, None, {})
         deleted, created = race(
-            lambda chat=chat: chats.delete(TENANT, chat.id, "key"),
+            lambda chat=chat: deletions.delete(TENANT, chat.id, "key"),
             lambda chat=chat: chats.create(TENANT, None, {}, chat.id),
         )
         assert isinstance(deleted, Deletion)

@@ -1,0 +1,96 @@
+"""Deleting chats, one or many, and the receipts that remain."""
+
+from typing import Any
+
+from flask_smorest import Blueprint
+
+from chat_service.api import cursors
+from chat_service.api.auth import requires
+from chat_service.api.chats import etag
+from chat_service.api.context import caller, repositories
+from chat_service.api.fields import seconds
+from chat_service.api.problems import DOMAIN
+from chat_service.api.requests import expected_revisions, idempotency_key, parse_uuid
+from chat_service.api.schemas import (
+    BulkIn,
+    BulkOut,
+    DeletionOut,
+    PreviewOut,
+    ReceiptOut,
+    ReceiptPageIn,
+    ReceiptPageOut,
+)
+from chat_service.errors import ChatServiceError, InvalidChatIdError
+from chat_service.models import Deletion, DeletionPreview, ListPosition, Scope
+
+blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="Deleting chats, and the receipts")
+
+
+@blueprint.delete("/chats/<chat_id>")
+@requires(Scope.DELETE)
+@blueprint.response(200, DeletionOut())
+def delete_chat(chat_id: str) -> Deletion:
+    """Delete a chat with all its messages, permanently and atomically."""
+    who = caller()
+    return repositories().deletions.delete(who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key())
+
+
+@blueprint.get("/chats/<chat_id>/deletion-preview")
+@requires(Scope.READ)
+@blueprint.response(200, PreviewOut())
+def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
+    """Tell what deleting the chat now would do; its ETag in If-Match deletes just what was seen."""
+    preview = repositories().deletions.preview(caller().tenant_id, chat_id)
+    return preview, etag(preview.revision)
+
+
+@blueprint.post("/chats/delete")
+@requires(Scope.DELETE)
+@blueprint.arguments(BulkIn())
+@blueprint.response(200, BulkOut())
+def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Delete up to 1,000 chats, each by itself: what cannot be done of one is told, and stops no other."""
+    who = caller()
+    ids = [parse_uuid(chat_id) for chat_id in wanted["chat_ids"]]
+    invalid = [chat_id for chat_id, parsed in zip(wanted["chat_ids"], ids, strict=True) if parsed is None]
+
+    def report(outcomes: dict[str, Deletion | ChatServiceError]) -> dict[str, Any]:
+        return _report({**outcomes, **dict.fromkeys(invalid, InvalidChatIdError())})
+
+    valid = [chat_id for chat_id in ids if chat_id is not None]
+    return repositories().bulk.delete(who.tenant_id, valid, who.key_id, idempotency_key(), report)
+
+
+@blueprint.get("/deletions")
+@requires(Scope.READ)
+@blueprint.arguments(ReceiptPageIn(), location="query")
+@blueprint.response(200, ReceiptPageOut())
+def list_deletions(page: dict[str, Any]) -> dict[str, Any]:
+    """List the receipts of the tenant's deleted chats, latest first."""
+    tenant_id = caller().tenant_id
+    position = cursors.read_position(page["cursor"], "deletions", tenant_id)
+    # One more than asked for tells whether there is a next page.
+    found = repositories().deletions.page(tenant_id, page["limit"] + 1, page["since"], position)
+    shown = found[: page["limit"]]
+    more = len(found) > len(shown)
+    last = ListPosition(shown[-1].deleted_at, shown[-1].chat_id) if more else None
+    return {"items": shown, "next_cursor": cursors.write_position(last, "deletions", tenant_id) if last else None}
+
+
+@blueprint.get("/deletions/<chat_id>")
+@requires(Scope.READ)
+@blueprint.response(200, ReceiptOut())
+def get_deletion(chat_id: str) -> Deletion:
+    """Look a receipt up: that the chat was deleted, when, by which key, and how far the purge is."""
+    return repositories().deletions.get(caller().tenant_id, chat_id)
+
+
+def _report(outcomes: dict[str, Deletion | ChatServiceError]) -> dict[str, Any]:
+    successful, failed = [], []
+    for chat_id, outcome in outcomes.items():
+        if isinstance(outcome, Deletion):
+            successful.append({"chat_id": chat_id, "deleted_at": seconds(outcome.deleted_at)})
+        else:
+            problem = DOMAIN[type(outcome)]
+            failed.append({"chat_id": chat_id, "status": problem.status, "code": problem.code})
+    return {"successful": successful, "failed": failed}

@@ -1,0 +1,82 @@
+"""The purge worker: removes what deletes of large chats left behind. Any number of them may run, and be killed."""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from chat_service.errors import ClaimLostError, DatabaseUnavailableError, OutcomeUnknownError
+from chat_service.jobs.pace import Pace
+from chat_service.models import Purge
+from chat_service.repository.purges import Purges
+
+SLICE_SECONDS = 1.0
+"""How long one purge is worked on before the next tenant has its turn."""
+
+IDLE_SECONDS = 2.0
+"""Between two looks for work: a receipt is complete soon, and an idle worker costs one command in that time."""
+
+_log = logging.getLogger(__name__)
+
+
+class PurgeWorker:
+    """One worker; it takes slices of purges in turns."""
+
+    def __init__(self, purges: Purges, stop: threading.Event | None = None) -> None:
+        self._purges = purges
+        self._stop = stop or threading.Event()
+        self._id = uuid.uuid4().hex
+        self._pace = Pace()
+        self._last_tenant: str | None = None
+
+    def run_once(self) -> int | None:
+        """Work on one purge for a slice of time; return the messages removed, or None if none was free.
+
+        Raises:
+            DatabaseUnavailableError, OutcomeUnknownError: the purge is taken up again when its lease has run out.
+        """
+        purge = self._purges.claim(self._id, self._last_tenant)
+        if purge is None:
+            return None
+        self._last_tenant = purge.tenant_id
+        try:
+            return self._work_on(purge)
+        except ClaimLostError:
+            return 0
+
+    def _work_on(self, purge: Purge) -> int:
+        removed, position = 0, purge.position
+        end = time.monotonic() + SLICE_SECONDS
+        while time.monotonic() < end and not self._stop.is_set():
+            began = time.monotonic()
+            found = self._purges.next_seq(purge, position)
+            read = time.monotonic()
+            if found is None:
+                if self._purges.next_seq(purge) is None:
+                    self._purges.finish(purge)
+                    return removed
+                position = purge.first_seq
+                continue
+            self._pace.learn(read - began)
+            size = self._pace.batch
+            removed += self._purges.remove(purge, found, size)
+            position = found + size
+            self._stop.wait(self._pace.rest(time.monotonic() - read))
+        self._purges.release(purge)
+        return removed
+
+    def run(self, *, until_idle: bool = False, tell: Callable[[int], object] = lambda _: None) -> None:
+        """Work until told to stop, or with `until_idle` until no purge is open; `tell` hears of messages removed."""
+        while not self._stop.is_set():
+            try:
+                removed = self.run_once()
+                if removed is None and until_idle and self._purges.progress()[0] == 0:
+                    return
+            except (DatabaseUnavailableError, OutcomeUnknownError) as error:
+                _log.warning("The purge waits for the database: %s", type(error).__name__)
+                removed = None
+            if removed is None:
+                self._stop.wait(IDLE_SECONDS)
+            else:
+                tell(removed)

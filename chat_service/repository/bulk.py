@@ -1,0 +1,166 @@
+"""Deleting many chats: in groups, each one transaction, so that a commit is paid once for many chats.
+
+Every chat is deleted as `Deletions.delete` does it, with the same promises; only the group it shares a commit with is
+new. A group is small, so that it holds few documents for a short time, and other tenants' requests get in between.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Any
+
+import pymongo
+from pymongo.client_session import ClientSession
+
+from chat_service.errors import (
+    ActiveConnectionsError,
+    ChatNotFoundError,
+    ChatServiceError,
+    DatabaseUnavailableError,
+    OutcomeUnknownError,
+)
+from chat_service.models import Deletion, IdempotencyKey
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import (
+    CHAT_FIELDS,
+    SETTLE_SECONDS,
+    Deletions,
+    MiscountedError,
+    Stamp,
+    from_document,
+)
+from chat_service.repository.idempotency import find, once
+from chat_service.repository.keys import chat_key
+from chat_service.repository.presence import Presence
+
+GROUP_CHATS = 25
+"""Chats that share a transaction: the commit's cost is spread thin, and the next request waits for milliseconds."""
+
+INLINE_LIMIT = 100
+"""Messages up to which a chat's own are removed with it: a group never holds more than 2,500."""
+
+TOTAL_SECONDS = 12.0
+"""After this no further group is begun. The group under way may take as long again, and a router waits for 30 s."""
+
+Outcome = Deletion | ChatServiceError
+Outcomes = dict[str, Outcome]
+Report = dict[str, Any]
+
+
+class BulkDeletions:
+    """Deletes chats in groups."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._presence = Presence(database)
+        self._deletions = Deletions(database, INLINE_LIMIT)
+
+    def delete(
+        self,
+        tenant_id: str,
+        chat_ids: Sequence[str],
+        requested_by: str,
+        key: IdempotencyKey | None,
+        report: Callable[[Outcomes], Report],
+    ) -> Report:
+        """Delete the chats, and return what `report` makes of what became of each: its receipt, or why it stayed.
+
+        With `key`, a repetition gets the first report again; and where the first run was cut off, chats that it
+        deleted count as deleted.
+
+        Raises:
+            IdempotencyKeyReusedError: `key` came with another request before; nothing was deleted.
+        """
+        if key is None:
+            return report(self._delete_all(tenant_id, chat_ids, requested_by, uuid.uuid4().hex))
+        told = self._told(key)
+        if told is not None:
+            return told
+        outcomes = self._delete_all(tenant_id, chat_ids, requested_by, _operation(key))
+        if any(isinstance(outcome, DatabaseUnavailableError | OutcomeUnknownError) for outcome in outcomes.values()):
+            # Not the last word, so it is not kept: a repetition goes on with what is left.
+            return report(outcomes)
+        # Of two runs at once the first report is the one that both give.
+        final = once(self._database, key, lambda _: report(outcomes), lambda facts: facts, lambda facts: facts)
+        return self._database.transaction(final)
+
+    def _told(self, key: IdempotencyKey) -> Report | None:
+        with self._database.operation():
+            facts = find(self._database, key)
+        if isinstance(facts, ChatServiceError):
+            raise facts
+        return facts
+
+    def _delete_all(self, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str) -> Outcomes:
+        deadline = time.monotonic() + TOTAL_SECONDS
+        distinct = list(dict.fromkeys(chat_ids))
+        outcomes: Outcomes = {}
+        for first in range(0, len(distinct), GROUP_CHATS):
+            group = distinct[first : first + GROUP_CHATS]
+            if time.monotonic() < deadline:
+                outcomes.update(self._delete_group(tenant_id, group, requested_by, operation))
+            else:
+                outcomes.update(dict.fromkeys(group, DatabaseUnavailableError()))
+        return outcomes
+
+    def _delete_group(self, tenant_id: str, group: list[str], requested_by: str, operation: str) -> Outcomes:
+        def work(session: ClientSession | None) -> Outcomes:
+            now = self._database.now()
+            leases = self._presence.count_each(tenant_id, group, now, session)
+            outcomes: Outcomes = {
+                chat_id: ActiveConnectionsError(found.live) for chat_id, found in leases.items() if found.live
+            }
+            chats = self._remove(tenant_id, [chat_id for chat_id in group if chat_id not in outcomes], session)
+            removed = [chat["_id"]["chat_id"] for chat in chats]
+            if any(leases[chat_id].expired for chat_id in removed):
+                self._presence.clear(tenant_id, removed, session)
+            if chats:
+                receipts = self._deletions.take(tenant_id, chats, Stamp(now, requested_by, operation), session)
+                outcomes.update((receipt.chat_id, receipt) for receipt in receipts)
+            gone = [chat_id for chat_id in group if chat_id not in outcomes]
+            outcomes.update(self._earlier(tenant_id, gone, operation, ChatNotFoundError(), session))
+            return {chat_id: outcomes[chat_id] for chat_id in group}
+
+        try:
+            return self._database.transaction(work)
+        except MiscountedError:
+            return {chat_id: self._delete_one(tenant_id, chat_id, requested_by) for chat_id in group}
+        except DatabaseUnavailableError as error:
+            return dict.fromkeys(group, error)
+        except OutcomeUnknownError as error:
+            with self._database.operation(), pymongo.timeout(SETTLE_SECONDS):
+                return self._earlier(tenant_id, group, operation, error)
+
+    def _remove(self, tenant_id: str, chat_ids: list[str], session: ClientSession | None) -> list[dict[str, Any]]:
+        """Remove the chat documents that are there, and return what the rest needs of them."""
+        keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
+        chats = list(self._database.chats.find({"_id": {"$in": keys}}, CHAT_FIELDS, session=session))
+        self._database.chats.delete_many({"_id": {"$in": [chat["_id"] for chat in chats]}}, session=session)
+        return chats
+
+    def _earlier(
+        self,
+        tenant_id: str,
+        chat_ids: list[str],
+        operation: str,
+        otherwise: ChatServiceError,
+        session: ClientSession | None = None,
+    ) -> Outcomes:
+        """Return the receipts that this very operation wrote for the chats before, and `otherwise` for the rest."""
+        keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
+        wanted = {"_id": {"$in": keys}, "operation": operation}
+        receipts = self._database.deletions.find(wanted, session=session) if chat_ids else []
+        found = {receipt["_id"]["chat_id"]: from_document(receipt) for receipt in receipts}
+        return {chat_id: found.get(chat_id, otherwise) for chat_id in chat_ids}
+
+    def _delete_one(self, tenant_id: str, chat_id: str, requested_by: str) -> Outcome:
+        try:
+            return self._deletions.delete(tenant_id, chat_id, requested_by)
+        except ChatServiceError as error:
+            return error
+
+
+def _operation(key: IdempotencyKey) -> str:
+    """Return the name under which every run of the same request writes its receipts."""
+    return sha256(f"{key.tenant_id}/{key.key}/{key.fingerprint}".encode()).hexdigest()

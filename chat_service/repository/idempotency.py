@@ -1,0 +1,81 @@
+"""Requests that can be repeated without fear: the same Idempotency-Key and request gets the first answer again.
+
+The record of an answer is written in the transaction of what it answers, so that there is never one without the other.
+It keeps facts from which the same answer can be made again (ids, numbers, times), and no content: what a deleted chat
+said must not come back out of here. Refusals are not kept; a repetition asks again. Of two at once one commits first,
+the other conflicts with its record, starts again and finds it.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from pymongo.client_session import ClientSession
+
+from chat_service.errors import ChatServiceError, IdempotencyKeyReusedError
+from chat_service.models import IdempotencyKey
+from chat_service.repository.database import Database
+from chat_service.repository.transaction import T
+
+KEPT = timedelta(hours=24)
+"""How long an answer is kept: longer than any caller goes on repeating a request (the contract promises 24 h)."""
+
+Facts = dict[str, Any]
+
+
+def once(
+    database: Database,
+    key: IdempotencyKey | None,
+    work: Callable[[ClientSession | None], T | ChatServiceError],
+    remember: Callable[[T], Facts],
+    recall: Callable[[Facts], T],
+) -> Callable[[ClientSession | None], T | ChatServiceError]:
+    """Return `work` for a transaction, made such that it runs once for each key; without a key it is `work` itself.
+
+    `remember` gives the facts of what `work` returned, `recall` the same value from them. Costs two commands.
+    The transaction returns IdempotencyKeyReusedError where the key came with another request before.
+    """
+    if key is None:
+        return work
+
+    def work_once(session: ClientSession | None) -> T | ChatServiceError:
+        facts = find(database, key, session)
+        if isinstance(facts, ChatServiceError):
+            return facts
+        if facts is not None:
+            return recall(facts)
+        verdict = work(session)
+        if not isinstance(verdict, ChatServiceError):
+            _keep(database, key, remember(verdict), session)
+        return verdict
+
+    return work_once
+
+
+def find(
+    database: Database, key: IdempotencyKey, session: ClientSession | None = None
+) -> Facts | IdempotencyKeyReusedError | None:
+    """Return the facts kept under the key, None if there are none, or the error if they are of another request."""
+    record = database.idempotency.find_one(
+        {"_id": _record_key(key), "expires_at": {"$gt": database.now()}}, session=session
+    )
+    if record is None:
+        return None
+    if record["fingerprint"] != key.fingerprint:
+        return IdempotencyKeyReusedError()
+    facts: Facts = record["facts"]
+    return facts
+
+
+def _keep(database: Database, key: IdempotencyKey, facts: Facts, session: ClientSession | None) -> None:
+    # A replacement, because an expired record may not have been swept up yet.
+    database.idempotency.replace_one(
+        {"_id": _record_key(key)},
+        {"fingerprint": key.fingerprint, "facts": facts, "expires_at": database.now() + KEPT},
+        upsert=True,
+        session=session,
+    )
+
+
+def _record_key(key: IdempotencyKey) -> dict[str, str]:
+    return {"tenant_id": key.tenant_id, "key": key.key}

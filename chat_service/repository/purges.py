@@ -1,0 +1,178 @@
+"""Purges: the removal of messages that nobody can reach any more, in bounded batches, by workers that may die.
+
+What this module keeps:
+
+- A purge is opened in the transaction that made its messages unreachable, so that none is forgotten.
+- One worker at a time holds a purge, by a lease. Each batch renews it under the worker's name in the transaction that
+  removes the messages, so that a worker that lost its lease removes nothing more.
+- The same transaction counts what was removed, so that the count is exact wherever a worker was killed.
+- A purge ends, and its receipt says so, only after a last look has found no message left.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo import ASCENDING, ReturnDocument
+from pymongo.client_session import ClientSession
+
+from chat_service.errors import ClaimLostError
+from chat_service.models import Purge
+from chat_service.repository.database import Database
+from chat_service.repository.keys import chat_key, message_key, message_range
+
+INLINE_LIMIT = 1_000
+"""Messages up to which no purge is needed: one transaction removes them in about 10 ms, and could 100 times as many."""
+
+LEASE = timedelta(seconds=30)
+"""How long a purge waits for a worker that was killed. A batch takes milliseconds."""
+
+
+class Purges:
+    """The purges collection: a queue of open purges. What is complete is in the receipts, not here."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open(  # noqa: PLR0913 - a stretch of a chat, and whom to tell
+        self,
+        tenant_id: str,
+        chat_id: str,
+        stretch: tuple[int, int],
+        messages: int,
+        *,
+        of_deletion: bool,
+        session: ClientSession | None,
+    ) -> None:
+        """Open a purge of the messages from the first to the last seq of `stretch`, as part of a transaction."""
+        now = self._database.now()
+        first_seq, last_seq = stretch
+        self._database.purges.insert_one(
+            {
+                "_id": message_key(tenant_id, chat_id, first_seq),
+                "last_seq": last_seq,
+                "of_deletion": of_deletion,
+                "messages": messages,
+                "purged": 0,
+                "position": first_seq,
+                "opened_at": now,
+                "worker_id": None,
+                "lease_until": now,
+            },
+            session=session,
+        )
+
+    def claim(self, worker_id: str, after_tenant: str | None = None) -> Purge | None:
+        """Claim the purge that has waited longest, of the tenant whose turn it is; None if all are done or held.
+
+        Tenants take turns in the order of their ids, going on after `after_tenant`: ten million messages of one do not
+        hold up a thousand of another.
+        """
+        now = self._database.now()
+        free = {"lease_until": {"$lte": now}}
+        with self._database.operation(writes=True):
+            waiting = sorted(self._database.purges.distinct("_id.tenant_id", free))
+            if not waiting:
+                return None
+            tenant_id = next((found for found in waiting if after_tenant is None or found > after_tenant), waiting[0])
+            claimed = self._database.purges.find_one_and_update(
+                {"_id.tenant_id": tenant_id, **free},
+                # $min sets a field that is missing, and leaves an earlier time as it is.
+                {"$set": {"worker_id": worker_id, "lease_until": now + LEASE}, "$min": {"started_at": now}},
+                sort=[("lease_until", ASCENDING)],
+                return_document=ReturnDocument.AFTER,
+            )
+        return None if claimed is None else _to_purge(claimed)
+
+    def remove(self, purge: Purge, position: int, size: int) -> int:
+        """Remove the messages `position` to `position + size - 1`, count them, and return how many there were.
+
+        Raises:
+            ClaimLostError: another worker holds the purge now; nothing was removed.
+        """
+        last = min(position + size - 1, purge.last_seq)
+        stretch = {"_id": message_range(purge.tenant_id, purge.chat_id, position, last)}
+
+        def work(session: ClientSession | None) -> int:
+            removed = int(self._database.messages.delete_many(stretch, session=session).deleted_count)
+            progress = {"position": last + 1, "lease_until": self._database.now() + LEASE}
+            held = self._database.purges.update_one(
+                _held(purge), {"$inc": {"purged": removed}, "$set": progress}, session=session
+            )
+            if held.matched_count == 0:
+                # Raised, not returned: the transaction must not be committed.
+                raise ClaimLostError
+            return removed
+
+        return self._database.transaction(work)
+
+    def next_seq(self, purge: Purge, position: int = 0) -> int | None:
+        """Return the seq of the first message at `position` or later, or None if there is none."""
+        first = max(position, purge.first_seq)
+        with self._database.operation():
+            found = self._database.messages.find_one(
+                {"_id": message_range(purge.tenant_id, purge.chat_id, first, purge.last_seq)},
+                {"_id": True},
+                sort=[("_id", ASCENDING)],
+            )
+        return None if found is None else int(found["_id"]["seq"])
+
+    def release(self, purge: Purge) -> None:
+        """Let others go on with the purge; it queues up at the end."""
+        with self._database.operation(writes=True):
+            self._database.purges.update_one(
+                _held(purge), {"$set": {"worker_id": None, "lease_until": self._database.now()}}
+            )
+
+    def finish(self, purge: Purge) -> None:
+        """End the purge and complete the receipt of its deletion. Only after `next_seq` has found nothing.
+
+        Raises:
+            ClaimLostError: another worker holds the purge now.
+        """
+
+        def work(session: ClientSession | None) -> None:
+            done = self._database.purges.find_one_and_delete(_held(purge), session=session)
+            if done is None:
+                raise ClaimLostError
+            if done["of_deletion"]:
+                self._database.deletions.update_one(
+                    {"_id": chat_key(purge.tenant_id, purge.chat_id)},
+                    {"$set": {"purged": done["purged"], "completed_at": self._database.now()}},
+                    session=session,
+                )
+
+        self._database.transaction(work)
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many purges are open, and how many messages they have left to remove."""
+        left = {"$subtract": ["$messages", "$purged"]}
+        with self._database.operation():
+            found = self._database.purges.aggregate(
+                [{"$group": {"_id": None, "open": {"$sum": 1}, "messages": {"$sum": left}}}]
+            )
+            total = next(iter(found), {"open": 0, "messages": 0})
+        return total["open"], max(total["messages"], 0)
+
+
+def estimated_end(document: dict[str, Any], now: datetime) -> datetime | None:
+    """Return when an open purge will be complete at its speed since it was started, or None if it has none yet."""
+    if not document["purged"]:
+        return None
+    since: timedelta = now - document["started_at"]
+    left: float = max(document["messages"] - document["purged"], 0) / document["purged"]
+    return now + since * left
+
+
+def _held(purge: Purge) -> dict[str, Any]:
+    return {"_id": message_key(purge.tenant_id, purge.chat_id, purge.first_seq), "worker_id": purge.worker_id}
+
+
+def _to_purge(document: dict[str, Any]) -> Purge:
+    return Purge(
+        tenant_id=document["_id"]["tenant_id"],
+        chat_id=document["_id"]["chat_id"],
+        first_seq=document["_id"]["seq"],
+        last_seq=document["last_seq"],
+        position=document["position"],
+        worker_id=document["worker_id"],
+    )

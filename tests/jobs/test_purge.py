@@ -1,0 +1,226 @@
+"""Staged deletes and their purge on a real mongod."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+
+from chat_service.errors import (
+    ChatIdRetiredError,
+    ChatNotFoundError,
+    ClaimLostError,
+    DeletionNotFoundError,
+    MessageNotFoundError,
+)
+from chat_service.jobs.purge import PurgeWorker
+from chat_service.models import NewMessage, Role, Span
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.exports import Exports
+from chat_service.repository.messages import Messages
+from chat_service.repository.purges import LEASE, Purges
+
+TENANT = "tenant"
+LIMIT = 10
+MANY = 2_500
+"""More than two batches, and not a multiple of one."""
+
+
+@pytest.fixture
+def deletions(database: Database) -> Deletions:
+    return Deletions(database, LIMIT)
+
+
+@pytest.fixture
+def messages(database: Database) -> Messages:
+    return Messages(database, LIMIT)
+
+
+@pytest.fixture
+def purges(database: Database) -> Purges:
+    return Purges(database)
+
+
+@pytest.fixture
+def new_chat(chats: Chats, messages: Messages):
+    """Make chats of as many messages as asked for."""
+
+    def make(count: int = MANY, tenant_id: str = TENANT) -> str:
+        chat_id = chats.create(tenant_id, None, {}).id
+        for first in range(0, count, 1_000):
+            messages.append(tenant_id, chat_id, [NewMessage(Role.USER, "x", None, {})] * min(1_000, count - first))
+        return chat_id
+
+    return make
+
+
+def test_nothing_of_it_can_be_reached_before_the_purge(database, chats, messages, deletions, new_chat) -> None:
+    """No read, write or listing finds the chat or a message of it, although the messages are still stored."""
+    chat_id = new_chat()
+    receipt = deletions.delete(TENANT, chat_id, "key")
+    assert (receipt.message_count, receipt.purged, receipt.completed_at) == (MANY, 0, None)
+    assert database.messages.count_documents({}) == MANY
+    for way in (
+        lambda: chats.get(TENANT, chat_id),
+        lambda: chats.update(TENANT, chat_id, {"title": "x"}),
+        lambda: messages.page(TENANT, chat_id, Span(), 50),
+        lambda: messages.get(TENANT, chat_id, 1),
+        lambda: messages.edit(TENANT, chat_id, 1, {"content": "x"}),
+        lambda: messages.delete(TENANT, chat_id, 1),
+        lambda: messages.clear(TENANT, chat_id),
+        lambda: messages.append(TENANT, chat_id, [NewMessage(Role.USER, "x", None, {})]),
+        lambda: deletions.delete(TENANT, chat_id, "key"),
+        lambda: deletions.preview(TENANT, chat_id),
+        lambda: Exports(database).open(TENANT, chat_id).__enter__(),
+    ):
+        with pytest.raises(ChatNotFoundError):
+            way()
+    assert chats.page(TENANT, 50, None) == []
+    with pytest.raises(ChatIdRetiredError):
+        chats.create(TENANT, None, {}, chat_id)
+
+
+def test_a_purge_completes_the_receipt(database, deletions, purges, new_chat) -> None:
+    """Every message is removed and counted, and the queue is empty again."""
+    chat_id = new_chat()
+    kept = new_chat(5)
+    deletions.delete(TENANT, chat_id, "key")
+    PurgeWorker(purges).run(until_idle=True)
+    receipt = deletions.get(TENANT, chat_id)
+    assert (receipt.message_count, receipt.purged) == (MANY, MANY)
+    assert receipt.completed_at is not None
+    assert {message["_id"]["chat_id"] for message in database.messages.find()} == {kept}
+    assert database.purges.count_documents({}) == 0
+
+
+def test_a_receipt_shows_the_progress(deletions, purges, new_chat) -> None:
+    """How many are gone, and when the rest should be."""
+    chat_id = new_chat()
+    deletions.delete(TENANT, chat_id, "key")
+    purge = purges.claim("worker")
+    assert purges.remove(purge, 1, 1_000) == 1_000
+    running = deletions.get(TENANT, chat_id)
+    assert (running.purged, running.completed_at) == (1_000, None)
+    assert running.estimated_at > running.deleted_at
+    assert purges.progress() == (1, MANY - 1_000)
+
+
+def test_gaps_are_skipped(database, deletions, purges, new_chat) -> None:
+    """A chat that was thinned out has its messages removed all the same."""
+    chat_id = new_chat()
+    for seq in range(2, 1_990, 1_000):
+        database.messages.delete_many({"_id.chat_id": chat_id, "_id.seq": {"$gte": seq, "$lt": seq + 900}})
+    database.chats.update_one({}, {"$set": {"message_count": MANY - 1_800}})
+    deletions.delete(TENANT, chat_id, "key")
+    PurgeWorker(purges).run(until_idle=True)
+    assert deletions.get(TENANT, chat_id).purged == MANY - 1_800
+    assert database.messages.count_documents({}) == 0
+
+
+def test_a_lost_claim_removes_nothing(database, deletions, purges, new_chat) -> None:
+    """A worker that was paused past its lease, and whose purge another took over, changes nothing any more."""
+    deletions.delete(TENANT, new_chat(), "key")
+    old = purges.claim("old")
+    assert purges.claim("new") is None
+    database.purges.update_many({}, {"$set": {"lease_until": database.now() - LEASE}})
+    new = purges.claim("new")
+    assert (new.worker_id, new.first_seq) == ("new", old.first_seq)
+    with pytest.raises(ClaimLostError):
+        purges.remove(old, 1, 1_000)
+    with pytest.raises(ClaimLostError):
+        purges.finish(old)
+    purges.release(old)
+    assert database.messages.count_documents({}) == MANY
+    assert purges.remove(new, 1, 10) == 10
+
+
+def test_a_killed_workers_purge_is_taken_over(database, deletions, purges, new_chat) -> None:
+    """When its lease has run out, from where it was, with a right count."""
+    chat_id = new_chat()
+    deletions.delete(TENANT, chat_id, "key")
+    purges.remove(purges.claim("killed"), 1, 1_000)
+    assert PurgeWorker(purges).run_once() is None
+    database.purges.update_many({}, {"$set": {"lease_until": database.now() - timedelta(seconds=1)}})
+    assert PurgeWorker(purges).run_once() == MANY - 1_000
+    assert deletions.get(TENANT, chat_id).purged == MANY
+
+
+def test_tenants_take_turns(deletions, purges, new_chat) -> None:
+    """The purges of one tenant do not hold up another's."""
+    for tenant_id in ("a", "a", "a", "b", "c"):
+        deletions.delete(tenant_id, new_chat(20, tenant_id), "key")
+    served, last = [], None
+    for _ in range(5):
+        purge = purges.claim("worker", last)
+        last = purge.tenant_id
+        served.append(last)
+    assert served == ["a", "b", "c", "a", "a"]
+
+
+def test_several_workers_share_the_work(database, deletions, purges, new_chat) -> None:
+    """Nothing is done twice: the receipts' counts add up to what was there."""
+    chat_ids = [new_chat(500, tenant_id) for tenant_id in "abcdef" for _ in range(2)]
+    owners = [tenant_id for tenant_id in "abcdef" for _ in range(2)]
+    for tenant_id, chat_id in zip(owners, chat_ids, strict=True):
+        deletions.delete(tenant_id, chat_id, "key")
+    threads = [threading.Thread(target=PurgeWorker(purges).run, kwargs={"until_idle": True}) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert database.messages.count_documents({}) == 0
+    assert [deletions.get(*owned).purged for owned in zip(owners, chat_ids, strict=True)] == [500] * 12
+
+
+class TestEmptying:
+    """Emptying a large chat is staged as deleting it is."""
+
+    def test_only_later_messages_can_be_reached(self, chats, messages, new_chat) -> None:
+        """Before the purge, by every way to a message; the numbers go on."""
+        chat_id = new_chat()
+        assert messages.clear(TENANT, chat_id) == MANY
+        assert messages.page(TENANT, chat_id, Span(), 50) == []
+        (posted,) = messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})])
+        assert posted.seq == MANY + 1
+        assert messages.page(TENANT, chat_id, Span(), 50) == [posted]
+        assert messages.page(TENANT, chat_id, Span(newest_first=True), 50) == [posted]
+        for way in (
+            lambda: messages.get(TENANT, chat_id, 7),
+            lambda: messages.edit(TENANT, chat_id, 7, {"content": "x"}),
+            lambda: messages.delete(TENANT, chat_id, 7),
+        ):
+            with pytest.raises(MessageNotFoundError):
+                way()
+        assert chats.get(TENANT, chat_id).message_count == 1
+
+    def test_an_export_has_only_later_messages(self, database, messages, new_chat) -> None:
+        """Before the purge too."""
+        chat_id = new_chat()
+        messages.clear(TENANT, chat_id)
+        kept = messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})])
+        with Exports(database).open(TENANT, chat_id) as (_, batches):
+            assert list(batches) == [kept]
+
+    def test_the_purge_leaves_later_messages(self, database, messages, deletions, purges, new_chat) -> None:
+        """It removes what was emptied, and writes no receipt."""
+        chat_id = new_chat()
+        messages.clear(TENANT, chat_id)
+        kept = messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})])
+        PurgeWorker(purges).run(until_idle=True)
+        assert messages.page(TENANT, chat_id, Span(), 50) == kept
+        assert database.messages.count_documents({}) == 1
+        with pytest.raises(DeletionNotFoundError):
+            deletions.get(TENANT, chat_id)
+
+    def test_deleting_it_meanwhile(self, database, messages, deletions, purges, new_chat) -> None:
+        """Both purges run, and the receipt counts only what the chat had at its end."""
+        chat_id = new_chat()
+        messages.clear(TENANT, chat_id)
+        messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})] * 30)
+        deletions.delete(TENANT, chat_id, "key")
+        assert database.purges.count_documents({}) == 2
+        PurgeWorker(purges).run(until_idle=True)
+        receipt = deletions.get(TENANT, chat_id)
+        assert (receipt.message_count, receipt.purged) == (30, 30)
+        assert database.messages.count_documents({}) == 0
