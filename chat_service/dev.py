@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.embedded.process import EmbeddedError
+from chat_service.embedded.process import EmbeddedError, start, stop
 from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatServiceError
 from chat_service.models import NewMessage, Role, Scope
 from chat_service.repository.chats import Chats
@@ -20,6 +20,9 @@ from chat_service.repository.tenants import Tenants
 DATA = Path(".data")
 PUBLISHED_KEY = "your-tenant-api-key"
 """The key in the samples of the published page. Everybody knows it, so it is only ever made on this machine."""
+
+STOP_SECONDS = 10
+"""For the purge worker to finish a batch."""
 
 DEMO_TENANT = "00000000-0000-4000-8000-00000000de30"
 DEMO_CHAT = "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"
@@ -50,6 +53,8 @@ def _serve(cleanup: ExitStack) -> None:
     gunicorn = EmbeddedGunicorn(uri, port, LOG_FORMAT="console")
     process = gunicorn.start()
     cleanup.callback(gunicorn.stop)
+    worker = start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=uri)
+    cleanup.callback(stop, worker, STOP_SECONDS)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: process.terminate())
     process.wait()

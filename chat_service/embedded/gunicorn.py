@@ -1,14 +1,12 @@
 """The real gunicorn with the real gunicorn.conf.py, as a child process."""
 
-import os
 import socket
 import subprocess
-import sys
 import time
 from types import TracebackType
 from typing import Self
 
-from chat_service.embedded.process import EmbeddedError, die_with_parent, stop
+from chat_service.embedded.process import EmbeddedError, start, stop
 
 START_SECONDS = 30
 STOP_SECONDS = 35
@@ -45,13 +43,7 @@ class EmbeddedGunicorn:
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start, and return the process of gunicorn's master."""
-        environment = {name: value for name, value in os.environ.items() if name not in {"DYNO", "BIND"}}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"],
-            env={**environment, **self._environment},
-            start_new_session=True,  # Ctrl-C is for us, who then stop it gracefully
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
-        )
+        self.process = start("gunicorn", "-c", "gunicorn.conf.py", "asgi:application", **self._environment)
         return self.process
 
     def wait_until_serving(self) -> None:

@@ -1,6 +1,7 @@
 """Child processes that never outlive us."""
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
@@ -25,6 +26,17 @@ def die_with_parent() -> None:
     """Have the kernel end this process when its parent dies, also by kill -9; for `preexec_fn`, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def start(module: str, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+    """Run a Python module of this environment as a child that ends with us; `environment` sets more variables."""
+    inherited = {name: value for name, value in os.environ.items() if name not in {"DYNO", "BIND"}}
+    return subprocess.Popen(  # noqa: S603 - an argument list, and our own programs
+        [sys.executable, "-m", module, *arguments],
+        env={**inherited, **environment},
+        start_new_session=True,  # Ctrl-C is for us, who then stop it gracefully
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+    )
 
 
 def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
