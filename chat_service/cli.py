@@ -1,4 +1,4 @@
-"""`flask --app wsgi db|tenants|keys|jobs …`: what an operator does from a shell."""
+"""`flask --app wsgi db|tenants|keys|jobs|check …`: what an operator does from a shell."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 from flask import Flask
-from flask.cli import AppGroup
+from flask.cli import AppGroup, with_appcontext
 
 from chat_service.api.context import repositories
 from chat_service.errors import ChatServiceError
@@ -23,7 +23,7 @@ _SCOPES = click.Choice([scope.value for scope in Scope])
 
 def install(app: Flask) -> None:
     """Add the commands to the application."""
-    for group in (_database, _tenants, _keys, _jobs):
+    for group in (_database, _tenants, _keys, _jobs, check):
         app.cli.add_command(group)
 
 
@@ -129,3 +129,17 @@ def run_jobs(*, until_idle: bool) -> None:
 def show_jobs() -> None:
     """Tell how much is left to purge."""
     click.echo("{} purges open, {:,} messages left".format(*repositories().purges.progress()))
+
+
+@click.command("check")
+@click.option("--repair", is_flag=True, help="Mend what can be mended without a person.")
+@with_appcontext
+@_told_plainly
+def check(*, repair: bool) -> None:
+    """Look for messages, leases, counts and receipts that do not agree. Ends with 1 if there are any."""
+    number = 0
+    for number, found in enumerate(repositories().checks.run(repair=repair), 1):  # noqa: B007 - counts
+        click.echo(f"{found.kind}  tenant {found.tenant_id}  chat {found.chat_id}  {found.detail}")
+    click.echo(f"{number} findings{', mended where that is possible' if number and repair else ''}.")
+    if number:
+        click.get_current_context().exit(1)

@@ -9,6 +9,7 @@ from flask import current_app, g, request
 from chat_service.models import Caller
 from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import Exports
@@ -29,6 +30,7 @@ class Repositories:
     deletions: Deletions
     bulk: BulkDeletions
     purges: Purges
+    checks: Checks
     messages: Messages
     exports: Exports
     tenants: Tenants
@@ -42,6 +44,7 @@ class Repositories:
             deletions=Deletions(database, inline_limit),
             bulk=BulkDeletions(database),
             purges=Purges(database),
+            checks=Checks(database),
             messages=Messages(database, inline_limit),
             exports=Exports(database),
             tenants=Tenants(database),

@@ -9,12 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from chat_service.errors import ActiveConnectionsError, ChatExistsError, ChatIdRetiredError, ChatNotFoundError
+from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import Chat, Deletion, Lease, NewMessage, Role
 from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
+from chat_service.repository.purges import Purges
 
 TENANT = "tenant"
 MESSAGE = [NewMessage(Role.USER, "hello", None, {})]
@@ -37,15 +40,17 @@ def race(*contenders: Callable[[], object]) -> list[object]:
 
 @pytest.fixture(autouse=True)
 def audit(database: Database) -> Iterator[None]:
-    """After each test: no message or presence without its chat, no chat with a receipt, every count true."""
+    """After each test and its purges: nothing without its chat, no chat with a receipt, every count true."""
     yield
-    chats = {chat["_id"]["chat_id"]: chat for chat in database.chats.find()}
-    counted = dict.fromkeys(chats, 0)
-    for message in database.messages.find():
-        counted[message["_id"]["chat_id"]] += 1  # KeyError: an orphan
-    assert counted == {chat_id: chat["message_count"] for chat_id, chat in chats.items()}
-    assert {lease["chat_id"] for lease in database.presence.find()} <= set(chats)
-    assert not {receipt["_id"]["chat_id"] for receipt in database.deletions.find()} & set(chats)
+    PurgeWorker(Purges(database)).run(until_idle=True)
+    assert list(Checks(database).run()) == []
+    assert database.deletions.count_documents({"$expr": {"$ne": ["$purged", "$message_count"]}}) == 0
+
+
+@pytest.fixture(params=[1_000, 0], ids=["inline", "staged"])
+def deletions(request: pytest.FixtureRequest, database: Database) -> Deletions:
+    """Deletes that take the messages along, and deletes that leave them to a purge."""
+    return Deletions(database, request.param)
 
 
 def test_of_concurrent_deletes_exactly_one_succeeds(chats: Chats, deletions: Deletions, database: Database) -> None:
