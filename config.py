@@ -1,10 +1,22 @@
 """Environment variables -> one frozen Config. Every wrong variable is reported at once, with what to do."""
 
+import os
+import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Self
 
 from environs import Env, EnvValidationError, validate
+from marshmallow import ValidationError
+
+# What a browser sends as Origin: no path, no trailing slash, lower case. A `*`, `null` or pattern is not one.
+_ORIGIN = re.compile(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
+
+_COMMIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_COMMIT_VARIABLES = ("SOURCE_VERSION", "HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT")
 
 
 class ConfigError(Exception):
@@ -20,6 +32,9 @@ class Config:
     threads: int
     log_format: str
     delete_inline_limit: int = 1_000
+    cors_origins: tuple[str, ...] = ()
+    metrics: bool = True
+    commit: str | None = None
 
     @classmethod
     def from_env(cls) -> Self:
@@ -35,6 +50,9 @@ class Config:
             threads=env.int("THREADS", 8, validate=validate.Range(min=1, max=256)),
             delete_inline_limit=env.int("DELETE_INLINE_LIMIT", 1_000, validate=validate.Range(min=0, max=10_000)),
             log_format=env.str("LOG_FORMAT", "json", validate=validate.OneOf(["json", "console"])),
+            cors_origins=tuple(env.list("CORS_ORIGINS", [], validate=_check_origins) or ()),
+            metrics=env.str("METRICS", "on", validate=validate.OneOf(["on", "off"])) == "on",
+            commit=_commit(),
         )
         try:
             env.seal()
@@ -44,3 +62,28 @@ class Config:
             hint = "For a local try-out use `make run`; for a server see docs/operations.md."
             raise ConfigError("\n".join(["The environment is not usable:", *lines, hint])) from None
         return config
+
+
+def _check_origins(origins: list[str]) -> None:
+    wrong = [origin for origin in origins if not _ORIGIN.fullmatch(origin)]
+    if wrong:
+        raise ValidationError(f"Not an exact origin, like https://app.example.com: {', '.join(wrong)}.")
+
+
+@cache
+def _commit() -> str | None:
+    """Return the commit that runs: what the platform says, or git where this is a clone, or None."""
+    told = next((os.environ[name] for name in _COMMIT_VARIABLES if os.environ.get(name)), None)
+    told = told or _commit_of_clone(Path(__file__).parent)
+    return told if told and _COMMIT.fullmatch(told) else None
+
+
+def _commit_of_clone(folder: Path) -> str | None:
+    if not (folder / ".git").exists():  # else git would find a repository that we only happen to lie in
+        return None
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=2, check=True)  # noqa: S603 - our own list
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

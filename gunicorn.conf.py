@@ -1,10 +1,15 @@
 """How gunicorn serves: `gunicorn -c gunicorn.conf.py asgi:application`. Each value carries its reason."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from chat_service.errors import ChatServiceError, DatabaseUnavailableError
+from chat_service.front.logger import gunicorn_logger
 from chat_service.repository.database import Database
 from config import Config, ConfigError
 
@@ -33,12 +38,43 @@ limit_request_field_size = 4096
 
 # gunicorn 27 would open ~/.gunicorn/gunicorn.ctl, which nothing here uses.
 control_socket_disable = True
+# One line a request is the application's; gunicorn's own have the same form.
 accesslog = None
+logger_class = gunicorn_logger(os.environ.get("LOG_FORMAT", "json"))
 errorlog = "-"
 loglevel = "warning"
 
 
-def on_starting(_server: Any) -> None:
+def _share_metrics() -> None:
+    """Make a fresh folder in which the workers keep their numbers; it goes when this process, the master, ends.
+
+    prometheus_client reads the variable when it is imported. After SIGHUP the folder stays, so that no number falls; a
+    new master (SIGUSR2) takes one of its own.
+    """
+    mine = f"chat-service-metrics-{os.getpid()}-"
+    if Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")).name.startswith(mine):
+        return
+    folder = tempfile.mkdtemp(prefix=mine, dir=worker_tmp_dir)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    atexit.register(_remove, folder, os.getpid())
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # and not a worker, which has inherited this
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_share_metrics()
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Forget the gauges of a worker that is gone; what it counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the variable is set
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_starting(server: Any) -> None:
     """Refuse to start on a server without transactions, before the first worker is forked."""
     try:
         database = Database(Config.from_env().mongodb_uri)
@@ -47,6 +83,7 @@ def on_starting(_server: Any) -> None:
         finally:
             database.close()
     except DatabaseUnavailableError:
-        print("MongoDB does not answer yet; serving 503 until it does.", file=sys.stderr)  # noqa: T201
+        server.log.warning("MongoDB does not answer yet; serving 503 until it does.")
     except (ConfigError, ChatServiceError) as error:
-        sys.exit(str(error))
+        server.log.critical("%s", str(error))
+        sys.exit(1)

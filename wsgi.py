@@ -1,6 +1,9 @@
 """The whole HTTP API as a WSGI application, for any WSGI server and for `flask --app wsgi`."""
 
+from chat_service.api import logs
 from chat_service.app import create_app
 from config import Config
 
-app = create_app(Config.from_env())
+_config = Config.from_env()
+logs.configure(_config.log_format)
+app = create_app(_config)

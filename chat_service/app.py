@@ -1,5 +1,6 @@
 """The composition root: the one file that knows all the others."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from flask import Flask, Response
@@ -8,9 +9,24 @@ from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from chat_service import __version__, cli
-from chat_service.api import auth, chats, deletions, exports, messages, problems, requests, system
-from chat_service.api.context import Repositories, request_id
+from chat_service.api import (
+    auth,
+    chats,
+    cors,
+    deletions,
+    exports,
+    headers,
+    logs,
+    messages,
+    metrics,
+    observation,
+    problems,
+    requests,
+    system,
+)
+from chat_service.api.context import Repositories
 from chat_service.repository.database import Database
+from chat_service.repository.monitor import CommandCounter, PoolListener
 
 
 class Settings(Protocol):
@@ -31,6 +47,18 @@ class Settings(Protocol):
     @property
     def delete_inline_limit(self) -> int:
         """Up to how many messages are removed with their chat; those of larger ones are left to a purge."""
+
+    @property
+    def cors_origins(self) -> Sequence[str]:
+        """Origins whose pages may call the API."""
+
+    @property
+    def metrics(self) -> bool:
+        """Whether to count, and to serve the numbers to everybody."""
+
+    @property
+    def commit(self) -> str | None:
+        """Which commit this is."""
 
 
 class _Api(Api):  # type: ignore[misc]  # flask-smorest ships no types
@@ -64,15 +92,24 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
         MAX_CONTENT_LENGTH=settings.max_body_bytes,
         API_TITLE="Chat service",
         API_VERSION=__version__,
+        COMMIT=settings.commit,
         OPENAPI_VERSION="3.1.0",
     )
     # Each address has one spelling: `//chats` and `/chats/` are not found rather than redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     # Two connections more than threads, for the session killer and a readiness probe.
-    database = database or Database(settings.mongodb_uri, max_pool_size=settings.threads + 2)
+    database = database or Database(
+        settings.mongodb_uri,
+        max_pool_size=settings.threads + 2,
+        listeners=[CommandCounter(), *([PoolListener(metrics.observe_pool)] if settings.metrics else [])],
+    )
     Repositories.on(database, settings.delete_inline_limit).install(app.extensions)
 
+    # The order counts: hooks run before a request as they stand here, and after it the other way round.
+    observation.install(app, [logs.write, metrics.observe] if settings.metrics else [logs.write])
+    headers.install(app)
+    cors.install(app, settings.cors_origins)
     auth.install(app)
     requests.install(app)
     api = _Api(app)
@@ -80,13 +117,7 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     for blueprint in (chats.blueprint, deletions.blueprint, messages.blueprint, exports.blueprint):
         api.register_blueprint(blueprint)
     app.register_blueprint(system.blueprint)
-    app.after_request(_finish)
+    if settings.metrics:
+        metrics.install(app, __version__, settings.commit)
     cli.install(app)
     return app
-
-
-def _finish(answer: Response) -> Response:
-    answer.headers["X-Request-ID"] = request_id()
-    answer.headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in answer.headers else "no-store")
-    answer.headers["X-Content-Type-Options"] = "nosniff"
-    return answer

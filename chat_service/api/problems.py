@@ -4,8 +4,6 @@
 """
 
 import json
-import logging
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from chat_service import errors
 from chat_service.api.context import request_id
+from chat_service.api.observation import note
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -170,8 +169,6 @@ HTTP: dict[int, Problem] = {
     501: Problem(501, "not_implemented", "Not implemented", "Only `Transfer-Encoding: chunked` is understood."),
 }
 
-_log = logging.getLogger(__name__)
-
 
 def body(problem: Problem, request_id: str, extras: Extras | None = None) -> bytes:
     """Return the one shape of an error as JSON."""
@@ -201,9 +198,9 @@ def _answer(problem: Problem, error: Exception) -> Response:
 
 
 def _answer_domain_error(error: errors.ChatServiceError) -> Response:
-    if isinstance(error, errors.DatabaseUnavailableError | errors.OutcomeUnknownError):
-        _log.warning("%s: %s", DOMAIN[type(error)].code, type(error.__cause__).__name__)
-    return _answer(DOMAIN[type(error)], error)
+    problem = DOMAIN[type(error)]
+    note(problem.code, error.__cause__)
+    return _answer(problem, error)
 
 
 def answer_http_error(error: HTTPException) -> Response:
@@ -211,6 +208,7 @@ def answer_http_error(error: HTTPException) -> Response:
     problem = HTTP.get(error.code or 500)
     if problem is None:
         problem = HTTP[400] if 400 <= (error.code or 500) < 500 else INTERNAL  # noqa: PLR2004 - the client error range
+    note(problem.code)
     answer = _answer(problem, error)
     allow = dict(error.get_headers()).get("Allow")
     if allow:
@@ -219,8 +217,5 @@ def answer_http_error(error: HTTPException) -> Response:
 
 
 def _answer_bug(error: Exception) -> Response:
-    # The text of an exception can quote a query, a document or a key; its class and place cannot.
-    frames = traceback.extract_tb(error.__traceback__)
-    place = " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames[-6:]))
-    _log.error("internal_error %s at %s", type(error).__name__, place)
+    note(INTERNAL.code, error, bug=True)
     return _answer(INTERNAL, error)

@@ -1,6 +1,6 @@
 """The service itself: is it alive, can it serve, what do its errors mean. No key needed."""
 
-from flask import Blueprint, abort
+from flask import Blueprint, abort, current_app
 
 from chat_service.api import problems
 from chat_service.api.context import repositories
@@ -10,9 +10,9 @@ blueprint = Blueprint("system", __name__)
 
 
 @blueprint.get("/healthz")
-def healthz() -> dict[str, str]:
-    """Tell that the process lives; asks nobody."""
-    return {"status": "ok"}
+def healthz() -> dict[str, str | None]:
+    """Tell that the process lives, and which code it runs; asks nobody."""
+    return {"status": "ok", "version": current_app.config["API_VERSION"], "commit": current_app.config["COMMIT"]}
 
 
 @blueprint.get("/readyz")

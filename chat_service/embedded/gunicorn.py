@@ -4,7 +4,7 @@ import socket
 import subprocess
 import time
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from chat_service.embedded.process import EmbeddedError, start, stop
 
@@ -16,9 +16,10 @@ STOP_SECONDS = 35
 class EmbeddedGunicorn:
     """The service on 127.0.0.1:`port`; a context manager that stops it at the end."""
 
-    def __init__(self, mongodb_uri: str, port: int, **environment: str) -> None:
-        """Prepare to serve from the given database; `environment` sets more variables."""
+    def __init__(self, mongodb_uri: str, port: int, *, output: IO[bytes] | None = None, **environment: str) -> None:
+        """Prepare to serve from the given database; `environment` sets more variables, `output` takes what it says."""
         self.port = port
+        self._output = output
         self._environment = {"MONGODB_URI": mongodb_uri, "PORT": str(port), **environment}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -43,7 +44,8 @@ class EmbeddedGunicorn:
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start, and return the process of gunicorn's master."""
-        self.process = start("gunicorn", "-c", "gunicorn.conf.py", "asgi:application", **self._environment)
+        command = ("gunicorn", "-c", "gunicorn.conf.py", "asgi:application")
+        self.process = start(*command, output=self._output, **self._environment)
         return self.process
 
     def wait_until_serving(self) -> None:

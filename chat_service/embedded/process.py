@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import IO
 
 _PR_SET_PDEATHSIG = 1
 
@@ -28,12 +29,19 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def start(module: str, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
-    """Run a Python module of this environment as a child that ends with us; `environment` sets more variables."""
+def start(
+    module: str, *arguments: str, output: IO[bytes] | None = None, **environment: str
+) -> "subprocess.Popen[bytes]":
+    """Run a Python module of this environment as a child that ends with us.
+
+    `environment` sets more variables, `output` takes what it says.
+    """
     inherited = {name: value for name, value in os.environ.items() if name not in {"DYNO", "BIND"}}
     return subprocess.Popen(  # noqa: S603 - an argument list, and our own programs
         [sys.executable, "-m", module, *arguments],
         env={**inherited, **environment},
+        stdout=output,
+        stderr=output,
         start_new_session=True,  # Ctrl-C is for us, who then stop it gracefully
         preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
     )

@@ -1,20 +1,39 @@
-"""gunicorn's ASGI worker, with its own refusals in our error shape.
+"""gunicorn's ASGI worker, with its own refusals in our error shape, and a shutdown that waits for requests only.
 
 What is not HTTP never reaches the application, so gunicorn answers it: in plain text that quotes the request. The one
 method that writes such an answer is replaced here; a test holds it against the pinned gunicorn.
 """
 
+import signal
 from collections.abc import Iterable
+from typing import Any
 
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
-from chat_service.api import problems
+from chat_service.api import headers, logs, problems
 from chat_service.api.context import new_request_id
+from chat_service.api.observation import Answered
 
 
 class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no types
     """One connection."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin; who sends no request in the time of a keep-alive is hung up on."""
+        self.worker.connections.add(self)
+        super().connection_made(transport)
+        self._arm_keepalive_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self.worker.connections.discard(self)
+        super().connection_lost(exc)
+
+    def close_if_idle(self) -> None:
+        """Hang up if no request is being answered."""
+        if self._awaiting_request:
+            self._keepalive_timeout()
 
     def _send_error_response(self, status: int, message: str, extra_headers: Iterable[tuple[str, str]] = ()) -> None:
         del message  # it quotes the request
@@ -27,10 +46,12 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
             f"Content-Length: {len(body)}",
             f"X-Request-ID: {request_id}",
             "Cache-Control: no-store",
+            *(f"{name}: {value}" for name, value in headers.SECURITY.items()),
             *(f"{name}: {value}" for name, value in extra_headers),
             "Connection: close",
         ]
         self._safe_write("\r\n".join([*head, "", ""]).encode("latin-1") + body)
+        logs.write(Answered(request_id, problem.status, code=problem.code))
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
@@ -38,5 +59,22 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
 
     def init_process(self) -> None:
         """Start the worker with our protocol; it has no setting for it, and looks the name up when it listens."""
+        # Until our own handlers are there, the inherited ones of the master would swallow it.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.connections: set[ProblemProtocol] = set()
         gasgi.ASGIProtocol = ProblemProtocol
         super().init_process()
+
+    def init_signals(self) -> None:
+        """Hear SIGTERM from the start: the event loop does so only once it runs.
+
+        A worker that missed it while it was loading the application would be waited for until graceful_timeout.
+        """
+        super().init_signals()
+        signal.signal(signal.SIGTERM, lambda *_: self.handle_exit_signal())
+
+    async def _shutdown(self) -> None:
+        # Connections that are kept alive for a next request would be waited for as if they were requests.
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        await super()._shutdown()

@@ -1,0 +1,52 @@
+"""Which other origins may call the API from a browser: those in CORS_ORIGINS, exactly, and by default none."""
+
+from collections.abc import Sequence
+
+from flask import Flask, Response, request
+from flask_cors import CORS
+
+from chat_service.api.auth import API_PREFIX
+
+METHODS = ["GET", "POST", "PATCH", "DELETE"]
+ALLOWED_HEADERS = ["X-API-Key", "Content-Type", "If-Match", "Idempotency-Key", "X-Request-ID"]
+EXPOSED_HEADERS = ["ETag", "Location", "X-Request-ID", "Retry-After", "Content-Disposition"]
+
+MAX_AGE = 600
+"""Seconds a browser keeps the answer to a preflight: it saves nearly all, and an origin taken out is out soon."""
+
+
+def install(app: Flask, origins: Sequence[str]) -> None:
+    """Let browsers on `origins` in. Install before auth: a browser sends no key with a preflight."""
+    if not origins:
+        return
+    app.before_request(_answer_preflight)
+    app.after_request(_vary)
+    CORS(
+        app,
+        resources=f"{API_PREFIX}.*",
+        origins=list(origins),
+        methods=METHODS,
+        allow_headers=ALLOWED_HEADERS,
+        expose_headers=EXPOSED_HEADERS,
+        max_age=MAX_AGE,
+        # The key is a header, and nothing here reads cookies.
+        supports_credentials=False,
+        always_send=False,  # else a request without an Origin is answered with all of them
+        vary_header=False,  # it would be left out where the origin is not allowed; see _vary
+        intercept_exceptions=False,  # our errors are ordinary answers
+    )
+
+
+def _answer_preflight() -> Response | None:
+    """Answer every preflight with 204, whatever is (not) at the address: the browser then shows the real answer."""
+    wanted = "Origin" in request.headers and "Access-Control-Request-Method" in request.headers
+    if request.method == "OPTIONS" and wanted and request.path.startswith(API_PREFIX):
+        return Response(status=204)
+    return None
+
+
+def _vary(answer: Response) -> Response:
+    """Say that the answer depends on the Origin, also where it was not allowed: a cache may keep that one too."""
+    if request.path.startswith(API_PREFIX):
+        answer.vary.add("Origin")
+    return answer

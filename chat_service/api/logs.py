@@ -1,0 +1,99 @@
+"""One line for each request, and one form for the lines of everybody: JSON in production, readable in development."""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import structlog
+from structlog.stdlib import BoundLogger, ProcessorFormatter
+
+from chat_service.api.observation import Answered, place
+
+Event = MutableMapping[str, Any]
+
+SERVER_ERROR = 500
+UNAVAILABLE = 503
+
+_log: BoundLogger = structlog.wrap_logger(
+    logging.getLogger("chat_service.requests"),
+    # Rendered by the handler, like the lines of all other loggers.
+    processors=[structlog.stdlib.filter_by_level, ProcessorFormatter.wrap_for_formatter],
+    wrapper_class=BoundLogger,
+)
+
+
+def configure(log_format: str) -> None:
+    """Write the log of this process to stderr, unless somebody has said already where it goes."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(log_format))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("chat_service").setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+
+
+def write(answered: Answered) -> None:
+    """Write the line of one request."""
+    line: dict[str, Any] = {
+        "request_id": answered.request_id,
+        "tenant_id": answered.tenant_id,
+        "key_id": answered.key_id,
+        "method": answered.method,
+        "route": answered.route,
+        "status": answered.status,
+        "duration_ms": round(answered.seconds * 1000, 2),
+        "database_commands": answered.commands,
+    }
+    told = {"code": answered.code, "error": answered.error, "place": answered.place, "cut": answered.cut}
+    line.update((name, value) for name, value in told.items() if value)
+    _log.log(_level(answered), "request", **line)
+
+
+def _level(answered: Answered) -> int:
+    if answered.status == UNAVAILABLE or (answered.cut and answered.error):
+        return logging.WARNING
+    return logging.ERROR if answered.status >= SERVER_ERROR else logging.INFO
+
+
+def formatter(log_format: str) -> logging.Formatter:
+    """Return what lays a line out: `console` for people, anything else is JSON."""
+    meta = ProcessorFormatter.remove_processors_meta
+    if log_format == "console":
+        return _Formatter(processors=[_head, meta, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())])
+    return _Formatter(processors=[_head, meta, _conceal, structlog.processors.JSONRenderer(_json)])
+
+
+class _Formatter(ProcessorFormatter):
+    """Lays out our own lines and those of other libraries, without the texts of exceptions in the latter."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        if not isinstance(record.msg, dict):
+            arguments = tuple(map(_named, record.args)) if isinstance(record.args, tuple) else record.args
+            record = logging.makeLogRecord({**record.__dict__, "msg": _named(record.msg), "args": arguments})
+        return super().format(record)
+
+
+def _named(value: object) -> object:
+    """Return the class of an exception, whose text may quote what no log may hold, and all else as it is."""
+    return type(value).__name__ if isinstance(value, BaseException) else value
+
+
+def _head(_logger: Any, _name: str, event: Event) -> Event:
+    record: logging.LogRecord = event["_record"]
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return {"timestamp": time, "level": record.levelname.lower(), "logger": record.name, **event}
+
+
+def _conceal(_logger: Any, _name: str, event: Event) -> Event:
+    """Keep the class and the place of an exception, and nothing else of it."""
+    error = (event.pop("exc_info", None) or (None, None, None))[1]
+    if error is not None:
+        event.update(error=type(error).__name__, place=place(error))
+    return event
+
+
+def _json(event: Event, **_: Any) -> str:
+    return orjson.dumps(event, default=str).decode()

@@ -1,0 +1,108 @@
+"""Prometheus metrics, right under several workers too.
+
+prometheus_client decides when it is first imported whether values live in this process or in files that all workers
+share: gunicorn.conf.py sets PROMETHEUS_MULTIPROC_DIR before that. Every label has a bounded number of values.
+"""
+
+import os
+
+from flask import Blueprint, Flask, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from chat_service.api.observation import Answered
+from chat_service.repository.monitor import PoolEvent
+
+blueprint = Blueprint("metrics", __name__)
+
+_registry = CollectorRegistry()
+
+_requests = Histogram(
+    "chat_service_request_duration_seconds",
+    "Requests answered, by method, route and status, and how long they took.",
+    ["method", "route", "status"],
+    # From one indexed read to the deadline of a transaction (12 s) and to a router's limit (30 s).
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 12.5, 30),
+    registry=_registry,
+)
+_deletes = Counter("chat_service_deletes", "Deletes of chats, by outcome.", ["outcome"], registry=_registry)
+_opened = Counter("chat_service_database_connections_created", "Connections to the database.", registry=_registry)
+_closed = Counter("chat_service_database_connections_closed", "Of these, the closed ones.", registry=_registry)
+_refused = Counter(
+    "chat_service_database_connections_refused",
+    "Commands for which no connection became free in time, or none could be made.",
+    registry=_registry,
+)
+_in_use = Gauge(
+    "chat_service_database_connections_in_use",
+    "Connections to the database that are checked out now.",
+    registry=_registry,
+    multiprocess_mode="livesum",
+)
+_info = Gauge(
+    "chat_service_info",
+    "1, with the version and the commit that run.",
+    ["version", "commit"],
+    registry=_registry,
+    multiprocess_mode="livemax",
+)
+
+DELETE_ROUTE = ("DELETE", "/api/v1/chats/<chat_id>")
+
+OUTCOMES = {
+    None: "deleted",
+    "chat_not_found": "not_found",
+    "active_connections": "active_connections",
+    "precondition_failed": "precondition_failed",
+    "database_unavailable": "unavailable",
+    "outcome_unknown": "unknown",
+}
+"""The problem's code -> what became of a delete. What was refused before the chat was looked at is none."""
+
+# From the start, so that a rate over the first of each is right.
+for _outcome in OUTCOMES.values():
+    _deletes.labels(_outcome)
+
+
+def install(app: Flask, version: str, commit: str | None) -> None:
+    """Serve `/metrics`, without a key."""
+    _info.labels(version, commit or "").set(1)
+    app.register_blueprint(blueprint)
+
+
+def observe(answered: Answered) -> None:
+    """Count one request."""
+    _requests.labels(answered.method, answered.route, str(answered.status)).observe(answered.seconds)
+    if (answered.method, answered.route) == DELETE_ROUTE:
+        count_delete(answered.code)
+
+
+def count_delete(code: str | None) -> None:
+    """Count the delete of one chat, by the code of the problem it was answered with."""
+    if code in OUTCOMES:
+        _deletes.labels(OUTCOMES[code]).inc()
+
+
+def observe_pool(event: PoolEvent) -> None:
+    """Count what happens to a database connection."""
+    match event:
+        case PoolEvent.CREATED:
+            _opened.inc()
+        case PoolEvent.CLOSED:
+            _closed.inc()
+        case PoolEvent.CHECKED_OUT:
+            _in_use.inc()
+        case PoolEvent.CHECKED_IN:
+            _in_use.dec()
+        case PoolEvent.REFUSED:
+            _refused.inc()
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """Tell the numbers of all workers together, in Prometheus' text format."""
+    registry = _registry
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,129 @@
+"""What is known of a request once it is answered: one `Answered` each, for the log and the metrics.
+
+It holds nothing of what the client sent but the request id and the method, and both only in a form we know: no key,
+ticket, header, path, query or body. Of an exception it holds the class and the place, never the text, which can quote
+any of these.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from flask import Flask, Response, g, request
+
+from chat_service.api.context import request_id
+from chat_service.repository.monitor import Tally, begin_tally
+
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+OTHER_METHOD = "OTHER"
+NO_ROUTE = "(none)"
+"""What stands for methods and paths that are not ours: clients can think of any number of them."""
+
+PLACE_FRAMES = 6
+"""How much of a stack tells the place: from where it failed to the view that called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One request and its answer."""
+
+    request_id: str
+    status: int
+    method: str = OTHER_METHOD
+    route: str = NO_ROUTE
+    tenant_id: str | None = None
+    key_id: str | None = None
+    seconds: float = 0.0
+    commands: int = 0
+    code: str | None = None
+    error: str | None = None
+    place: str | None = None
+    cut: bool = False
+    """The answer was begun and not finished: its reader left, or `error` happened."""
+
+
+Observer = Callable[[Answered], None]
+
+
+def place(error: BaseException) -> str:
+    """Return where `error` was raised, innermost frame first."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(frames[-PLACE_FRAMES:]))
+
+
+def note(code: str, error: BaseException | None = None, *, bug: bool = False) -> None:
+    """Keep the problem that the current request is answered with, and what caused it."""
+    g.code = code
+    g.error = error and type(error).__name__
+    g.place = place(error) if error and bug else None
+
+
+def install(app: Flask, observers: Sequence[Observer]) -> None:
+    """Tell the observers of each request. Install first: its time begins before, and ends after, all other hooks."""
+    app.before_request(_begin)
+    app.after_request(partial(_finish, observers))
+
+
+def _begin() -> None:
+    g.began = time.perf_counter()
+    g.tally = begin_tally()
+
+
+def _finish(observers: Sequence[Observer], answer: Response) -> Response:
+    watch = _Watch(observers, g.began, g.tally, _facts(answer))
+    if not answer.is_streamed or request.method == "HEAD":
+        watch.tell(cut=False)
+        return answer
+    # A streamed answer is finished when it is closed, which is after this request's context has gone.
+    answer.response = watch.follow(answer.response)
+    answer.call_on_close(watch.close)
+    return answer
+
+
+def _facts(answer: Response) -> dict[str, Any]:
+    caller = g.get("caller")
+    return {
+        "request_id": request_id(),
+        "method": request.method if request.method in METHODS else OTHER_METHOD,
+        "route": request.url_rule.rule if request.url_rule else NO_ROUTE,
+        "tenant_id": caller and caller.tenant_id,
+        "key_id": caller and caller.key_id,
+        "status": answer.status_code,
+        "code": g.get("code"),
+        "error": g.get("error"),
+        "place": g.get("place"),
+    }
+
+
+class _Watch:
+    """Tells the observers of one request, when it has ended."""
+
+    def __init__(self, observers: Sequence[Observer], began: float, tally: Tally, facts: dict[str, Any]) -> None:
+        self._observers = observers
+        self._began = began
+        self._tally = tally
+        self._facts = facts
+        self._complete = False
+
+    def follow(self, chunks: Any) -> Iterator[Any]:
+        """Pass a streamed body on, and see how it ends."""
+        try:
+            yield from chunks
+            self._complete = True
+        except Exception as error:
+            self._facts.update(error=type(error).__name__, place=place(error))
+            raise
+
+    def close(self) -> None:
+        """Tell of an answer that was streamed."""
+        self.tell(cut=not self._complete)
+
+    def tell(self, *, cut: bool) -> None:
+        """Tell each observer."""
+        seconds = time.perf_counter() - self._began
+        answered = Answered(**self._facts, seconds=seconds, commands=self._tally.commands, cut=cut)
+        for observer in self._observers:
+            observer(answered)

@@ -1,0 +1,23 @@
+"""gunicorn's own lines, in the form of all others."""
+
+from typing import Any
+
+from gunicorn import glogging
+
+from chat_service.api import logs
+
+
+def gunicorn_logger(log_format: str) -> type:
+    """Return the logger class to name in gunicorn.conf.py."""
+
+    class Logger(glogging.Logger):  # type: ignore[misc]  # gunicorn ships no types
+        """Set up in the master before anything is written, and again at a reload; workers inherit it."""
+
+        def setup(self, cfg: Any) -> None:
+            """Lay gunicorn's lines out as ours, and those of all other libraries too."""
+            super().setup(cfg)
+            logs.configure(log_format)
+            for handler in self.error_log.handlers:
+                handler.setFormatter(logs.formatter(log_format))
+
+    return Logger

@@ -1,0 +1,148 @@
+"""Logs and metrics of the real service: right across workers, and without a word that is not ours to tell."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port
+from chat_service.repository.database import Database
+from tests.client import CHATS, TenantAccess
+
+CANARY_KEY = "chat_canary-key-that-is-nowhere"
+CANARY = "canary-text-that-is-nowhere"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def service(mongod: EmbeddedMongod, database: Database, output: Path) -> Iterator[EmbeddedGunicorn]:
+    """The service with two workers; what it says goes to `output`."""
+    del database  # emptied
+    with output.open("wb") as sink, EmbeddedGunicorn(mongod.uri, free_port(), output=sink) as running:
+        yield running
+
+
+@pytest.fixture
+def access(live) -> TenantAccess:
+    return live[1]()
+
+
+def lines(output: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def lines_of(output: Path, request_id: str) -> list[dict[str, object]]:
+    """Wait for the line of a request, which may be written just after its answer."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        found = [line for line in lines(output) if line.get("request_id") == request_id]
+        if found:
+            return found
+        time.sleep(0.02)
+    return []
+
+
+def send(service: EmbeddedGunicorn, access: TenantAccess, method: str, path: str, **kwargs: object):
+    headers = {**access.headers, **kwargs.pop("headers", {})}
+    return requests.request(method, f"http://127.0.0.1:{service.port}{path}", headers=headers, timeout=30, **kwargs)
+
+
+def test_one_line_for_each_request(service, access, output) -> None:
+    """With who, what, how it went and what it cost; the route, not the path."""
+    chat_id = send(service, access, "POST", CHATS, json={}).json()["id"]
+    answer = send(service, access, "DELETE", f"{CHATS}/{chat_id}")
+    (line,) = lines_of(output, answer.headers["X-Request-ID"])
+    assert 0 < line.pop("duration_ms") < 30_000
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("timestamp"))
+    assert line.pop("database_commands") in {5, 6}  # the key may have to be looked up
+    assert line == {
+        "level": "info",
+        "logger": "chat_service.requests",
+        "event": "request",
+        "request_id": answer.headers["X-Request-ID"],
+        "tenant_id": access.tenant_id,
+        "key_id": access.key_id,
+        "method": "DELETE",
+        "route": "/api/v1/chats/<chat_id>",
+        "status": 200,
+    }
+
+
+def test_nothing_that_is_not_ours_is_logged(service, access, output) -> None:
+    """No key, content, title, query or path of a caller, in requests that are right, wrong or broken."""
+    body = {"content": CANARY, "metadata": {CANARY: CANARY}}
+    chat_id = send(service, access, "POST", CHATS, json={"title": CANARY}).json()["id"]
+    send(service, access, "POST", f"{CHATS}/{chat_id}/messages", json=body)
+    send(service, access, "POST", f"{CHATS}/{chat_id}/messages", json={**body, CANARY: 1})
+    send(service, access, "POST", f"{CHATS}/{chat_id}/messages", data="{" + CANARY)
+    send(service, access, "GET", f"{CHATS}/{CANARY}?cursor={CANARY}&{CANARY}=1")
+    send(service, access, "GET", f"/{CANARY}")
+    send(service, TenantAccess("t", CANARY_KEY, "k"), "GET", CHATS)
+    send(service, access, "GET", CHATS, headers={"X-Request-ID": f"{CANARY} {CANARY}"})
+    send(service, access, "DELETE", f"{CHATS}/{chat_id}", headers={"Idempotency-Key": f"{CANARY} {CANARY}"})
+    last = send(service, access, "GET", f"{CHATS}/{chat_id}/export?format=markdown")
+    assert lines_of(output, last.headers["X-Request-ID"])
+    said = output.read_text()
+    for secret in (CANARY, CANARY_KEY, access.key):
+        assert secret not in said
+    assert len(lines(output)) >= 10
+
+
+def scrape(service: EmbeddedGunicorn) -> dict[str, float]:
+    text = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=30).text
+    return {name: float(value) for name, value in re.findall(r"^([^#\s]+) ([0-9.e+-]+)$", text, re.MULTILINE)}
+
+
+def test_the_numbers_of_all_workers_add_up(service, access) -> None:
+    """Also after one of them was killed and replaced."""
+    for _ in range(20):
+        # A connection each, so that both workers get some.
+        chat_id = send(service, access, "POST", CHATS, json={}).json()["id"]
+        assert send(service, access, "DELETE", f"{CHATS}/{chat_id}").status_code == 200
+    assert send(service, access, "DELETE", f"{CHATS}/{chat_id}").status_code == 404
+    before = scrape(service)
+    assert before['chat_service_deletes_total{outcome="deleted"}'] == 20
+    assert before['chat_service_deletes_total{outcome="not_found"}'] == 1
+    label = 'method="DELETE",route="/api/v1/chats/<chat_id>",status="200"'
+    assert before[f"chat_service_request_duration_seconds_count{{{label}}}"] == 20
+    found = subprocess.run(["pgrep", "-P", str(service.process.pid)], capture_output=True, text=True, check=True)
+    victim, *others = [int(pid) for pid in found.stdout.split()]
+    assert others
+    os.kill(victim, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{victim}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    after = scrape(service)
+    assert after['chat_service_deletes_total{outcome="deleted"}'] == 20
+
+
+def test_metrics_can_be_closed(mongod: EmbeddedMongod, output: Path) -> None:
+    """METRICS=off: there is nothing at that address, in the one shape of an error."""
+    with (
+        output.open("wb") as sink,
+        EmbeddedGunicorn(mongod.uri, free_port(), output=sink, METRICS="off", WEB_CONCURRENCY="1") as service,
+    ):
+        answer = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=30)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_healthz_tells_version_and_commit(service) -> None:
+    """Which code runs."""
+    told = requests.get(f"http://127.0.0.1:{service.port}/healthz", timeout=30).json()
+    assert told["status"] == "ok"
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", told["version"])
+    assert set(told) == {"status", "version", "commit"}
