@@ -15,6 +15,9 @@ from chat_service.api import headers, logs, problems
 from chat_service.api.context import new_request_id
 from chat_service.api.observation import Answered
 
+LAST_REQUESTS_SECONDS = 1.0
+"""For requests that are on their way when the worker is told to end; then idle connections are closed."""
+
 
 class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no types
     """One connection."""
@@ -75,6 +78,9 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
 
     async def _shutdown(self) -> None:
         # Connections that are kept alive for a next request would be waited for as if they were requests.
+        self.loop.call_later(LAST_REQUESTS_SECONDS, self._close_idle)
+        await super()._shutdown()
+
+    def _close_idle(self) -> None:
         for connection in list(self.connections):
             connection.close_if_idle()
-        await super()._shutdown()

@@ -1,0 +1,121 @@
+"""kill -9 in the middle of deletes: afterwards every chat is whole or gone."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pymongo
+import pytest
+import requests
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port
+from chat_service.models import NewMessage, Role
+from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
+from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.messages import Messages
+from tests.client import CHATS, TenantAccess
+
+WORKERS = 6
+ROUNDS = 9
+"""54 kills."""
+
+MESSAGES = 200
+STEP_MS = 12
+"""Each command of a delete takes this much longer, so that kills fall between all of them."""
+
+ROUND_SECONDS = 0.2
+"""What twelve such deletes at once take; the kills are spread over it."""
+
+
+@pytest.fixture
+def slow_steps(mongod: EmbeddedMongod) -> Iterator[None]:
+    failpoint = {
+        "failCommands": ["find", "findAndModify", "delete", "insert", "commitTransaction"],
+        "appName": APP_NAME,
+        "blockConnection": True,
+        "blockTimeMS": STEP_MS,
+    }
+    with pymongo.MongoClient(mongod.uri) as client:
+        client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": failpoint})
+        yield
+        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        # The transactions of the dead would keep their locks for a minute and a half, and the next test waiting.
+        client.admin.command({"killAllSessions": []})
+
+
+@pytest.fixture
+def access(live) -> TenantAccess:
+    return live[1]()
+
+
+def workers(service: EmbeddedGunicorn) -> set[int]:
+    found = subprocess.run(["pgrep", "-P", str(service.process.pid)], capture_output=True, text=True, check=False)
+    return set(map(int, found.stdout.split()))
+
+
+def wait_until_loaded(service: EmbeddedGunicorn) -> set[int]:
+    """Wait until all workers are there, have loaded the application and rest; return their pids."""
+    deadline = time.monotonic() + 60
+    before: dict[int, str] = {}
+    while True:
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+        now = {pid: Path(f"/proc/{pid}/stat").read_text().split()[13] for pid in workers(service)}
+        if now == before and len(now) == WORKERS:
+            return set(now)
+        before = now
+
+
+def test_every_chat_is_whole_or_gone(mongod: EmbeddedMongod, database: Database, access, slow_steps) -> None:
+    """54 workers are killed at random moments of deletes; nothing in between is ever left, and a 200 was true."""
+    del slow_steps
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - shown when it fails
+    moments = random.Random(seed)
+    chats, messages = Chats(database), Messages(database)
+    answered: dict[str, int | None] = {}
+
+    def delete(port: int, chat_id: str) -> tuple[str, int | None]:
+        try:
+            answer = requests.delete(f"http://127.0.0.1:{port}{CHATS}/{chat_id}", headers=access.headers, timeout=30)
+        except requests.ConnectionError:
+            return chat_id, None
+        return chat_id, answer.status_code
+
+    with (
+        EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY=str(WORKERS)) as service,
+        ThreadPoolExecutor(WORKERS * 2) as pool,
+    ):
+        for _ in range(ROUNDS):
+            ids = [chats.create(access.tenant_id, None, {}).id for _ in range(WORKERS * 2)]
+            for chat_id in ids:
+                messages.append(access.tenant_id, chat_id, [NewMessage(Role.USER, "x", None, {})] * MESSAGES)
+            victims = wait_until_loaded(service)
+            deletes = [pool.submit(delete, service.port, chat_id) for chat_id in ids]
+            for victim in victims:
+                time.sleep(moments.random() * ROUND_SECONDS / WORKERS * 2)
+                os.kill(victim, signal.SIGKILL)
+            answered.update(future.result() for future in deletes)
+    print(Counter(answered.values()), database.deletions.count_documents({}), "gone")  # noqa: T201 - shown when it fails
+    audit(database, answered)
+
+
+def audit(database: Database, answered: dict[str, int | None]) -> None:
+    assert list(Checks(database).run()) == []
+    living = {chat["_id"]["chat_id"]: chat["message_count"] for chat in database.chats.find()}
+    assert set(living.values()) == {MESSAGES}, "a living chat has all its messages"
+    gone = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
+    assert set(gone.values()) == {MESSAGES}, "a deleted one had them all"
+    assert set(living) | set(gone) == set(answered)
+    assert {chat_id for chat_id, status in answered.items() if status == 200} <= set(gone)
+    assert {status for chat_id, status in answered.items() if chat_id in living} <= {None, 503}
+    assert sum(status is None for status in answered.values()) >= 50, "the kills hit deletes"

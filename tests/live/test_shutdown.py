@@ -1,0 +1,142 @@
+"""How the service ends: what is in flight is answered, what is idle is not waited for."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pymongo
+import pytest
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port
+from chat_service.repository.database import APP_NAME
+from tests.client import CHATS, TenantAccess
+
+BLOCK_SECONDS = 2.0
+EXIT_SECONDS = 8.0
+"""Well below the 25 s that gunicorn would wait for connections, and above the delete in flight."""
+
+
+@pytest.fixture
+def service(mongod: EmbeddedMongod) -> Iterator[EmbeddedGunicorn]:
+    with EmbeddedGunicorn(mongod.uri, free_port()) as running:
+        yield running
+
+
+@pytest.fixture
+def access(live) -> TenantAccess:
+    return live[1]()
+
+
+@pytest.fixture
+def slow_commit(mongod: EmbeddedMongod) -> Iterator[Callable[[], object]]:
+    """The next commit of the service takes two seconds; call it to wait until that commit has begun."""
+    failpoint = {
+        "failCommands": ["commitTransaction"],
+        "appName": APP_NAME,
+        "blockConnection": True,
+        "blockTimeMS": int(BLOCK_SECONDS * 1000),
+    }
+    with pymongo.MongoClient(mongod.uri) as client:
+        before = client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": failpoint})[
+            "count"
+        ]
+        wait = {"waitForFailPoint": "failCommand", "timesEntered": before + 1, "maxTimeMS": 10_000}
+        yield lambda: client.admin.command(wait)
+        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+def request(port: int, access: TenantAccess, method: str, path: str) -> tuple[int, bytes]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request(method, path, headers=access.headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def processes(service: EmbeddedGunicorn) -> list[int]:
+    """The master and its workers."""
+    master = service.process.pid
+    found = subprocess.run(["pgrep", "-P", str(master)], capture_output=True, text=True, check=True)
+    return [master, *map(int, found.stdout.split())]
+
+
+@pytest.mark.parametrize("rounds", [1, 2], ids=["once", "twice"])
+def test_a_delete_in_flight_is_answered(service, access, chats, slow_commit, rounds) -> None:
+    """SIGTERM to all processes, as a platform sends it, also twice: 200, then a prompt exit; nobody new gets in."""
+    chat_id = chats.create(access.tenant_id, None, {}).id
+    answers: list[tuple[int, bytes]] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(request(service.port, access, "DELETE", f"{CHATS}/{chat_id}"))
+    )
+    thread.start()
+    slow_commit()
+    for _ in range(rounds):
+        for pid in processes(service):
+            os.kill(pid, signal.SIGTERM)
+    assert service.process.wait(EXIT_SECONDS) == 0
+    thread.join(5)
+    assert [status for status, _ in answers] == [200]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", service.port), 1)
+
+
+def test_idle_connections_do_not_hold_it(service, access) -> None:
+    """Neither one that is kept alive, nor one that never said a word, nor half a request."""
+    kept_alive = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    kept_alive.request("GET", CHATS, headers=access.headers)
+    assert kept_alive.getresponse().read()
+    silent = socket.create_connection(("127.0.0.1", service.port), 1)
+    half = socket.create_connection(("127.0.0.1", service.port), 1)
+    half.sendall(b"GET /healthz HT")
+    began = time.monotonic()
+    service.process.terminate()
+    assert service.process.wait(EXIT_SECONDS) == 0
+    assert time.monotonic() - began < EXIT_SECONDS
+    for connection in (silent, half):
+        assert connection.recv(1) == b""
+        connection.close()
+    kept_alive.close()
+
+
+def test_it_can_end_while_it_starts(mongod: EmbeddedMongod) -> None:
+    """A worker that has not yet loaded the application hears SIGTERM too."""
+    for delay in (0.0, 0.3, 0.6):
+        service = EmbeddedGunicorn(mongod.uri, free_port())
+        process = service.start()
+        service.wait_until_serving()  # the master listens before its workers have loaded anything
+        time.sleep(delay)  # sweeps over the start of a worker, which takes about a second
+        process.terminate()
+        process.wait(EXIT_SECONDS)
+
+
+def test_a_reload_drops_no_request(service, access) -> None:
+    """SIGHUP, three times under load: new workers take over, and every request is answered."""
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def load() -> None:
+        while not stop.is_set():
+            statuses.append(request(service.port, access, "GET", CHATS)[0])
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        before = set(processes(service)[1:])
+        service.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while before & set(processes(service)[1:]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(statuses) > 50
+    assert set(statuses) == {200}
