@@ -162,9 +162,10 @@ class EmbeddedMongod:
 
 
 def _in_use(lock: Path) -> bool:
-    """Tell whether the process named in mongod's lock file lives."""
+    """Tell whether the process named in mongod's lock file lives; one that ended cleanly names none."""
+    named = lock.read_text().strip()
     try:
-        os.kill(int(lock.read_text().strip() or "0") or -1, 0)
+        os.kill(int(named), 0)
     except (OSError, ValueError):
         return False
     return True

@@ -1,0 +1,201 @@
+"""What a newcomer meets: `make run`, started and ended in every way."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port
+
+CHAT = "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"
+KEY = {"X-API-Key": "your-tenant-api-key"}
+START_SECONDS = 60
+
+
+class Run:
+    """One `make run` in a folder of its own."""
+
+    def __init__(self, folder: Path, port: int, **environment: str) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}/api/v1/chats/{CHAT}"
+        inherited = {name: value for name, value in os.environ.items() if name not in {"MONGODB_URI", "DYNO", "BIND"}}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "chat_service.dev"],
+            cwd=folder,
+            env={**inherited, "PORT": str(port), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def said(self) -> str:
+        """Wait until it serves, and return what it printed until then."""
+        printed = ""
+        while "Ctrl-C" not in printed:
+            line = self.process.stdout.readline()
+            assert line, printed
+            printed += line
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                requests.get(f"http://127.0.0.1:{self.port}/healthz", timeout=5)
+            except requests.ConnectionError:
+                time.sleep(0.05)
+            else:
+                return printed
+        pytest.fail("It does not serve.")
+
+    def refusal(self) -> str:
+        """Wait until it has refused to start, and return what it printed."""
+        printed, _ = self.process.communicate(timeout=START_SECONDS)
+        assert self.process.returncode == 1
+        return printed
+
+    def family(self) -> list[int]:
+        """Everything it has started: its children and theirs."""
+        found, new = [], [self.process.pid]
+        while new:
+            listed = subprocess.run(
+                ["pgrep", "-P", ",".join(map(str, new))], capture_output=True, text=True, check=False
+            )
+            new = [int(pid) for pid in listed.stdout.split()]
+            found += new
+        return found
+
+    def end(self, signum: signal.Signals) -> None:
+        """Send a signal, and see that nothing is left."""
+        family = self.family()
+        assert len(family) >= 4, "mongod, gunicorn, its worker and the purge worker"
+        self.process.send_signal(signum)
+        self.process.communicate(timeout=30)
+        deadline = time.monotonic() + 30
+        while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def folder(project: Path, tmp_path: Path) -> Path:
+    """The files that `make run` needs, without any data."""
+    for name in ("wsgi.py", "asgi.py", "config.py", "gunicorn.conf.py", "chat_service"):
+        (tmp_path / name).symlink_to(project / name)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path) -> Iterator[Callable[..., Run]]:
+    """Start it; whatever is left at the end is killed."""
+    started: list[Run] = []
+
+    def start(**environment: str) -> Run:
+        started.append(Run(folder, int(environment.pop("PORT", free_port())), **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.communicate(timeout=30)
+
+
+def test_serves_and_keeps_its_data(run: Callable[..., Run]) -> None:
+    """It prints a curl line that works when pasted; Ctrl-C leaves no process; a second start has the data."""
+    first = run()
+    said = first.said()
+    line = re.search(r"Look: +(curl .*)", said)[1]
+    pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True).stdout
+    assert f'"id": "{CHAT}"' in pasted
+    assert '"message_count": 3' in pasted
+    assert requests.post(f"{first.url}/messages", json={"content": "kept"}, headers=KEY, timeout=30).status_code == 201
+    first.end(signal.SIGINT)
+
+    second = run()
+    second.said()
+    page = requests.get(f"{second.url}/messages?order=desc&limit=1", headers=KEY, timeout=30).json()
+    assert page["items"][0]["content"] == "kept"
+    second.end(signal.SIGKILL)
+
+
+def test_a_deleted_demo_chat_stays_deleted(run: Callable[..., Run]) -> None:
+    """The next start says so, and is not stopped by it."""
+    first = run()
+    first.said()
+    assert requests.delete(first.url, headers=KEY, timeout=30).json()["success"] is True
+    first.end(signal.SIGTERM)
+    second = run()
+    assert "make clean-data" in second.said()
+    assert requests.get(second.url, headers=KEY, timeout=30).status_code == 404
+
+
+def test_uses_the_server_in_mongodb_uri(run: Callable[..., Run], folder: Path, mongod: EmbeddedMongod) -> None:
+    """And starts none of its own."""
+    uri = mongod.uri.replace("/chat_service?", "/of_make_run?")
+    running = run(MONGODB_URI=uri)
+    assert uri in running.said()
+    assert requests.get(running.url, headers=KEY, timeout=30).status_code == 200
+    assert not (folder / ".data").exists()
+
+
+def one_sentence(said: str) -> str:
+    (line,) = [line for line in said.splitlines() if not line.startswith("Starting")]
+    assert line.startswith("make run: ")
+    return line
+
+
+def test_refuses_a_port_in_use(run: Callable[..., Run]) -> None:
+    """And says how to choose another."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"Port {port} cannot be used" in one_sentence(run(PORT=str(port)).refusal())
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "70000"])
+def test_refuses_what_is_no_port(folder: Path, port: str) -> None:
+    """With the value that was given."""
+    refused = Run(folder, 0, PORT=port)
+    assert f"PORT is '{port}'" in one_sentence(refused.refusal())
+
+
+def test_says_what_to_do_without_a_mongod(run: Callable[..., Run], folder: Path) -> None:
+    """Where MONGOD names none."""
+    assert "not an executable file" in one_sentence(run(MONGOD=str(folder / "nothing")).refusal())
+
+
+def test_refuses_a_data_directory_that_is_a_file(run: Callable[..., Run], folder: Path) -> None:
+    """Rather than to remove it."""
+    (folder / ".data").write_text("mine")
+    assert "cannot be made" in one_sentence(run().refusal())
+    assert (folder / ".data").read_text() == "mine"
+
+
+def test_refuses_broken_data(run: Callable[..., Run], folder: Path) -> None:
+    """And names the log that says why."""
+    database = folder / ".data" / "db"
+    database.mkdir(parents=True)
+    (database / "WiredTiger").write_text("broken")
+    (database / "WiredTiger.turtle").write_text("broken")
+    said = one_sentence(run().refusal())
+    assert "may be broken" in said
+    assert "mongod.log" in said
+
+
+def test_refuses_data_in_use(run: Callable[..., Run], folder: Path) -> None:
+    """By another mongod."""
+    with EmbeddedMongod(folder / ".data"):
+        assert "in use by another mongod" in one_sentence(run().refusal())
+
+
+def test_refuses_the_published_key_for_another_machine(run: Callable[..., Run]) -> None:
+    """Everybody knows it."""
+    said = one_sentence(run(MONGODB_URI="mongodb://db.example.com/chat").refusal())
+    assert "DEMO_API_KEY" in said

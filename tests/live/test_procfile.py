@@ -1,0 +1,146 @@
+"""The Procfile's own lines, run by honcho, and what they refuse."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pymongo
+import pytest
+import requests
+
+from chat_service.embedded.mongod import EmbeddedMongod, find_mongod
+from chat_service.embedded.process import die_with_parent, free_port, stop
+from tests.client import CHATS
+
+HONCHO = [sys.executable, "-m", "honcho"]
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in {"MONGODB_URI", "DYNO", "BIND"}}
+    return {**inherited, "PATH": PATH, **variables}
+
+
+def run_release(project: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    (line,) = [line for line in (project / "Procfile").read_text().splitlines() if line.startswith("release:")]
+    command = line.removeprefix("release:").split()
+    return subprocess.run(
+        [*HONCHO, "run", *command],
+        cwd=project,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def wait_for(url: str, status: int, seconds: float = 40) -> requests.Response:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            answer = requests.get(url, timeout=30)
+        except requests.ConnectionError:
+            time.sleep(0.05)
+            continue
+        if answer.status_code == status:
+            return answer
+        time.sleep(0.1)
+    pytest.fail(f"{url} was not answered with {status} in {seconds} s.")
+
+
+def test_release_web_and_worker(project: Path, mongod: EmbeddedMongod) -> None:
+    """`release` prepares a new database, `web` serves on PORT with WEB_CONCURRENCY workers, `worker` purges."""
+    uri = mongod.uri.replace("/chat_service?", "/of_procfile?")
+    port = str(free_port())
+    variables = {"MONGODB_URI": uri, "PORT": port, "WEB_CONCURRENCY": "1"}
+    released = run_release(project, **variables)
+    assert (released.returncode, released.stdout) == (0, "Collections and indexes are in place.\n")
+    with pymongo.MongoClient(uri) as client:
+        assert "messages" in client.get_default_database().list_collection_names()
+    honcho = subprocess.Popen(
+        [*HONCHO, "start", "web", "worker"],
+        cwd=project,
+        env=environment(**variables),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/readyz", 200)
+        assert requests.get(f"http://127.0.0.1:{port}{CHATS}", timeout=30).status_code == 401
+    finally:
+        stop(honcho, 30)
+
+
+@pytest.fixture
+def standalone(tmp_path: Path) -> Iterator[str]:
+    """A mongod without a replica set."""
+    port = free_port()
+    process = subprocess.Popen(
+        [find_mongod(), "--dbpath", str(tmp_path), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"],
+        stdout=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+    )
+    uri = f"mongodb://127.0.0.1:{port}/chat"
+    with pymongo.MongoClient(uri, serverSelectionTimeoutMS=20_000) as client:
+        client.admin.command("ping")
+    yield uri
+    stop(process, 20)
+
+
+def start_web(project: Path, **variables: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"],
+        cwd=project,
+        env=environment(**{"LOG_FORMAT": "console", **variables}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+    )
+
+
+def test_a_standalone_is_refused(project: Path, standalone: str) -> None:
+    """By release and web, with what to do; it never goes on without transactions."""
+    released = run_release(project, MONGODB_URI=standalone)
+    assert released.returncode == 1
+    web = start_web(project, MONGODB_URI=standalone, PORT=str(free_port()))
+    said, _ = web.communicate(timeout=30)
+    assert web.returncode != 0
+    for text in (released.stdout + released.stderr, said):
+        assert "rs.initiate()" in text
+        assert "Traceback" not in text
+
+
+def test_a_wrong_environment_is_refused_at_once(project: Path) -> None:
+    """Every wrong variable is named, not only the first."""
+    wrong = {"MONGODB_URI": "", "THREADS": "many", "MAX_BODY_BYTES": "1", "LOG_FORMAT": "xml"}
+    web = start_web(project, **wrong)
+    said, _ = web.communicate(timeout=30)
+    assert web.returncode != 0
+    assert "Traceback" not in said
+    for name in wrong:
+        assert f"{name}: " in said
+
+
+def test_without_a_database_it_answers_503_until_there_is_one(project: Path, tmp_path: Path) -> None:
+    """Started before its database, it waits for it rather than to crash."""
+    mongod = EmbeddedMongod(tmp_path)
+    port = str(free_port())
+    web = start_web(project, MONGODB_URI=mongod.uri, PORT=port, WEB_CONCURRENCY="1")
+    try:
+        away = wait_for(f"http://127.0.0.1:{port}/readyz", 503)
+        assert (away.json()["code"], away.headers["Retry-After"]) == ("database_unavailable", "2")
+        began = time.monotonic()
+        with_key = requests.get(f"http://127.0.0.1:{port}{CHATS}", headers={"X-API-Key": "x"}, timeout=30)
+        assert (with_key.status_code, with_key.json()["code"]) == (503, "database_unavailable")
+        assert time.monotonic() - began < 30
+        with mongod:
+            assert wait_for(f"http://127.0.0.1:{port}/readyz", 200).json() == {"status": "ready"}
+    finally:
+        web.terminate()
+        web.communicate(timeout=40)
