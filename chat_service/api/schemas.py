@@ -161,10 +161,16 @@ class MessageIn(Schema):
         return NewMessage(**data)
 
 
+_MESSAGE = MessageIn()
+
+
 class BatchIn(Schema):
     """Several messages to post, all or none."""
 
-    messages = fields.List(fields.Nested(MessageIn()), required=True, validate=validate.Length(1, BATCH_MESSAGES))
+    messages = fields.List(fields.Nested(_MESSAGE), required=True, validate=validate.Length(1, BATCH_MESSAGES))
+
+
+_BATCH = BatchIn()
 
 
 class MessagesIn(BatchIn):
@@ -177,9 +183,9 @@ class MessagesIn(BatchIn):
             ValidationError: with the field names of the form that was sent.
         """
         if isinstance(data, Mapping) and "messages" in data:
-            batch: list[NewMessage] = BatchIn().load(data, unknown=RAISE)["messages"]
+            batch: list[NewMessage] = _BATCH.load(data, unknown=RAISE)["messages"]
             return batch
-        one: NewMessage = MessageIn().load(data, unknown=RAISE)
+        one: NewMessage = _MESSAGE.load(data, unknown=RAISE)
         return [one]
 
 
