@@ -90,7 +90,7 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         400,
         "invalid_idempotency_key",
         "Invalid idempotency key",
-        "The Idempotency-Key must be 1 to 255 visible ASCII characters, without spaces.",
+        "The Idempotency-Key must be 1 to 255 visible ASCII characters, without spaces and commas.",
     ),
     errors.IdempotencyKeyReusedError: Problem(
         422,

@@ -29,7 +29,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _REVISION = re.compile("[0-9]{1,18}", re.ASCII)
 _SEQ = re.compile("[1-9][0-9]{0,17}", re.ASCII)
 
-_IDEMPOTENCY_KEY = re.compile("[!-~]{1,255}", re.ASCII)
+# No comma: two headers of this name arrive as one, with a comma between.
+_IDEMPOTENCY_KEY = re.compile("[!-+\\--~]{1,255}", re.ASCII)
 
 _JSON_TYPES = ("application/json", "application/problem+json")
 
@@ -144,12 +145,23 @@ def install(app: Flask) -> None:
 
 
 def _check_request() -> None:
+    _check_http()
     if not request.path.startswith(API_PREFIX) or request.routing_exception is not None:
         return
     _check_accept()
     _check_size()
     _check_query()
     _check_path()
+
+
+def _check_http() -> None:
+    """Refuse what the layers below let pass although RFC 9112 does not."""
+    if "Host" not in request.headers and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+        abort(400)
+    if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        abort(501)
+    if request.environ["PATH_INFO"].startswith("//"):  # which `request.path` does not show
+        abort(404)
 
 
 def _check_accept() -> None:

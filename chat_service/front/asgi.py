@@ -11,6 +11,7 @@ import io
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from a2wsgi.asgi_typing import HTTPScope
 from a2wsgi.wsgi import Body, WSGIResponder, build_environ
@@ -49,6 +50,8 @@ class BodyFirst:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
+        if not scope["path"].startswith("/"):
+            scope["path"] = urlsplit(scope["path"]).path  # the absolute form (RFC 9112, section 3.2.2)
         body = await self._read(scope, receive)
         if body is not None:  # else the client left before it had sent everything: there is nobody to answer
             await _Responder(self._app, self._executor, receive, send).respond(scope, body)
@@ -57,6 +60,8 @@ class BodyFirst:
         """Return the body, or None if it was cut off. Of one that is too large only the size is passed on."""
         # Names with an underscore would be the same as those with a dash once they are WSGI variables.
         headers = [(name, value) for name, value in scope["headers"] if b"_" not in name]
+        if (b"transfer-encoding", b"chunked") in headers:
+            headers.remove((b"transfer-encoding", b"chunked"))  # which is undone here
         scope["headers"] = headers
         told = next((value for name, value in headers if name == b"content-length"), None)
         if told is not None and int(told) > self._max_body_bytes:

@@ -1,0 +1,193 @@
+"""Wrong media types, JSON, fields, queries, conditions and imports."""
+
+from tests.live.corpus.raw import CANARY, CHAT, UNKNOWN, Case, bulk, delete, field, framed, http, imported, json
+
+MEDIA: dict[str, Case] = {
+    "no Content-Type": (
+        framed("Content-Length: 16").replace(b"Content-Type: application/json\r\n", b""),
+        415,
+        "unsupported_media_type",
+    ),
+    "text": (framed("Content-Length: 16").replace(b"application/json", b"text/plain"), 415, "unsupported_media_type"),
+    "a form": (
+        framed("Content-Length: 16").replace(b"application/json", b"application/x-www-form-urlencoded"),
+        415,
+        "unsupported_media_type",
+    ),
+    "problem+json": (
+        framed("Content-Length: 16").replace(b"application/json", b"application/problem+json"),
+        415,
+        "unsupported_media_type",
+    ),
+    "another charset": (
+        framed("Content-Length: 16").replace(b"application/json", b"application/json; charset=utf-16"),
+        415,
+        "unsupported_media_type",
+    ),
+    "gzip": (framed("Content-Encoding: gzip", "Content-Length: 16"), 415, "unsupported_media_type"),
+    "an import as json": (imported(b"{}\n", "application/json"), 415, "unsupported_media_type"),
+}
+
+JSON: dict[str, Case] = {
+    "nothing": (json(b""), 400, "invalid_json"),
+    "blanks": (json(b"  \n"), 400, "invalid_json"),
+    "a brace": (json(b"{"), 400, "invalid_json"),
+    "single quotes": (json(b"{'content': 'x'}"), 400, "invalid_json"),
+    "a comment": (json(b'{"content": "x"} // ' + CANARY.encode()), 400, "invalid_json"),
+    "a comma too many": (json(b'{"content": "x",}'), 400, "invalid_json"),
+    "two values": (json(b'{"content": "x"}{"content": "y"}'), 400, "invalid_json"),
+    "text after the value": (json(b'{"content": "x"} ' + CANARY.encode()), 400, "invalid_json"),
+    "NaN": (field("metadata", '{"n": NaN}'), 400, "invalid_json"),
+    "Infinity": (field("metadata", '{"n": -Infinity}'), 400, "invalid_json"),
+    "1e999": (field("metadata", '{"n": 1e999}'), 400, "invalid_json"),
+    "an integer of 65 bits": (field("metadata", '{"n": 18446744073709551616}'), 400, "invalid_json"),
+    "an integer over 63 bits": (field("metadata", '{"n": 9223372036854775808}'), 400, "invalid_json"),
+    "an integer of 5,000 digits": (field("metadata", '{"n": ' + "9" * 5_000 + "}"), 400, "invalid_json"),
+    "a leading zero": (field("metadata", '{"n": 01}'), 400, "invalid_json"),
+    "a key twice": (json(b'{"content": "x", "content": "y"}'), 400, "invalid_json"),
+    "a key twice, further down": (field("metadata", '{"a": {"b": 1, "b": 2}}'), 400, "invalid_json"),
+    "UTF-16": (json('{"content": "x"}'.encode("utf-16")), 400, "invalid_json"),
+    "UTF-8 cut in a character": (json(b'{"content": "\xe2\x82"}'), 400, "invalid_json"),
+    "Latin-1": (json(b'{"content": "\xe9"}'), 400, "invalid_json"),
+    "an overlong NUL": (json(b'{"content": "\xc0\x80"}'), 400, "invalid_json"),
+    "a surrogate in UTF-8": (json(b'{"content": "\xed\xa0\x80"}'), 400, "invalid_json"),
+    "half a surrogate pair": (field("content", r'"\ud800"'), 400, "invalid_json"),
+    "the other half": (field("content", r'"\udc00x"'), 400, "invalid_json"),
+    "a byte order mark": (json(b'\xef\xbb\xbf{"content": "x"}'), 400, "invalid_json"),
+    "a raw control character": (json(b'{"content": "a\x01b"}'), 400, "invalid_json"),
+    "100,000 levels": (json(b"[" * 100_000), 400, "invalid_json"),
+    "100,000 levels, closed": (field("metadata", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"), 400, "invalid_json"),
+    "an array": (json(b"[]"), 422, "validation_error"),
+    "a text": (json(b'"x"'), 422, "validation_error"),
+    "a number for a body": (json(b"1"), 422, "validation_error"),
+    "null for a body": (json(b"null"), 422, "validation_error"),
+}
+
+FIELDS: dict[str, Case] = {
+    "no content": (json(b"{}"), 422, "validation_error"),
+    "content null": (field("content", "null"), 422, "validation_error"),
+    "content empty": (field("content", '""'), 422, "validation_error"),
+    "content a number": (field("content", "1"), 422, "validation_error"),
+    "content an object": (field("content", '{"$ne": null}'), 422, "validation_error"),
+    "content with NUL": (field("content", r'"a\u0000b"'), 422, "validation_error"),
+    "content over the limit": (field("content", '"' + "x" * 32_769 + '"'), 422, "validation_error"),
+    "an unknown role": (field("role", '"root"'), 422, "validation_error"),
+    "a role in capitals": (field("role", '"USER"'), 422, "validation_error"),
+    "role null": (field("role", "null"), 422, "validation_error"),
+    "an unknown field": (field(CANARY[:6], "1"), 422, "validation_error"),
+    "$where": (field("$where", '"1"'), 422, "validation_error"),
+    "a seq of one's own": (field("seq", "1"), 422, "validation_error"),
+    "a tenant of one's own": (field("tenant_id", '"other"'), 422, "validation_error"),
+    "a time of one's own": (field("created_at", '"2020-01-01T00:00:00.000Z"'), 422, "validation_error"),
+    "sender_id a number": (field("sender_id", "1"), 422, "validation_error"),
+    "sender_id too long": (field("sender_id", '"' + "s" * 1_001 + '"'), 422, "validation_error"),
+    "metadata a list": (field("metadata", "[]"), 422, "validation_error"),
+    "metadata null": (field("metadata", "null"), 422, "validation_error"),
+    "metadata with an operator": (field("metadata", '{"$set": 1}'), 422, "validation_error"),
+    "metadata with a dot": (field("metadata", '{"a.b": 1}'), 422, "validation_error"),
+    "metadata with NUL in a key": (field("metadata", r'{"a\u0000": 1}'), 422, "validation_error"),
+    "metadata with an operator further down": (field("metadata", '{"a": [{"$where": "1"}]}'), 422, "validation_error"),
+    "metadata over 16 KiB": (field("metadata", '{"a": "' + "x" * 2**14 + '"}'), 422, "validation_error"),
+    "metadata 200 deep": (field("metadata", '{"a": ' * 200 + "1" + "}" * 200), 422, "validation_error"),
+    "no messages": (json(b'{"messages": []}'), 422, "validation_error"),
+    "1,001 messages": (
+        json(b'{"messages": [' + b",".join([b'{"content": "x"}'] * 1_001) + b"]}"),
+        422,
+        "validation_error",
+    ),
+    "one of the messages wrong": (json(b'{"messages": [{"content": "x"}, {"content": ""}]}'), 422, "validation_error"),
+    "messages and content": (json(b'{"messages": [{"content": "x"}], "content": "y"}'), 422, "validation_error"),
+    "messages an object": (json(b'{"messages": {"content": "x"}}'), 422, "validation_error"),
+    "title a number": (json(b'{"title": 1}', "/api/v1/chats"), 422, "validation_error"),
+    "title too long": (json(b'{"title": "' + b"t" * 201 + b'"}', "/api/v1/chats"), 422, "validation_error"),
+    "title with NUL": (json(rb'{"title": "\u0000"}', "/api/v1/chats"), 422, "validation_error"),
+    "id no UUID": (json(b'{"id": "x"}', "/api/v1/chats"), 422, "validation_error"),
+    "id an operator": (json(b'{"id": {"$ne": null}}', "/api/v1/chats"), 422, "validation_error"),
+    "id in use": (json(f'{{"id": "{CHAT}"}}', "/api/v1/chats"), 409, "chat_exists"),
+    "an unknown field of a chat": (json(b'{"titel": "x"}', "/api/v1/chats"), 422, "validation_error"),
+    "an id to change": (
+        json(f'{{"id": "{UNKNOWN}"}}', f"/api/v1/chats/{CHAT}", method="PATCH"),
+        422,
+        "validation_error",
+    ),
+    "nothing to change": (json(b"{}", f"/api/v1/chats/{CHAT}", method="PATCH"), 422, "validation_error"),
+    "a role to change": (
+        json(b'{"role": "tool"}', f"/api/v1/chats/{CHAT}/messages/1", method="PATCH"),
+        422,
+        "validation_error",
+    ),
+}
+
+QUERIES: dict[str, Case] = {
+    query[:40]: (http(f"/api/v1/chats/{CHAT}/messages?{query}"), status, code)
+    for query, status, code in [
+        ("limit=0", 422, "validation_error"),
+        ("limit=-1", 422, "validation_error"),
+        ("limit=201", 422, "validation_error"),
+        ("limit=1000000000", 422, "validation_error"),
+        ("limit=abc", 422, "validation_error"),
+        ("limit=1.5", 422, "validation_error"),
+        ("limit=1_0", 422, "validation_error"),
+        ("limit=%201", 422, "validation_error"),
+        ("limit=%EF%BC%91", 422, "validation_error"),
+        ("limit=", 422, "validation_error"),
+        ("limit=1&limit=2", 422, "validation_error"),
+        ("limit[$gt]=1", 422, "validation_error"),
+        (f"{CANARY[:6]}=1", 422, "validation_error"),
+        ("after=-1", 422, "validation_error"),
+        (f"after={'9' * 30}", 422, "validation_error"),
+        ("order=up", 422, "validation_error"),
+        ("order=ASC", 422, "validation_error"),
+        ("cursor=", 400, "invalid_cursor"),
+        (f"cursor={CANARY}", 400, "invalid_cursor"),
+        ("cursor=%FF", 400, "invalid_cursor"),
+        (f"cursor={'A' * 3_000}", 400, "invalid_cursor"),
+    ]
+} | {
+    "a cursor of no list": (http("/api/v1/chats?cursor=AAAA"), 400, "invalid_cursor"),
+    "an unknown format": (http(f"/api/v1/chats/{CHAT}/export?format=xml"), 422, "validation_error"),
+    "since no time": (http("/api/v1/deletions?since=yesterday"), 422, "validation_error"),
+    "a query where there is none": (http(f"/api/v1/chats/{CHAT}?force=true", method="DELETE"), 422, "validation_error"),
+}
+
+BULK: dict[str, Case] = {
+    "no ids": (bulk("[]"), 422, "validation_error"),
+    "1,001 ids": (bulk("[" + ",".join([f'"{UNKNOWN}"'] * 1_001) + "]"), 422, "validation_error"),
+    "ids a text": (bulk(f'"{CHAT}"'), 422, "validation_error"),
+    "ids null": (bulk("null"), 422, "validation_error"),
+    "an id a number": (bulk("[1]"), 422, "validation_error"),
+    "an id an operator": (bulk('[{"$ne": null}]'), 422, "validation_error"),
+    "an id of 10,000 characters": (bulk('["' + "x" * 10_000 + '"]'), 422, "validation_error"),
+    "an unknown field of a bulk": (
+        json(f'{{"chat_ids": ["{UNKNOWN}"], "force": true}}', "/api/v1/chats/delete"),
+        422,
+        "validation_error",
+    ),
+    "no body": (json(b"", "/api/v1/chats/delete"), 400, "invalid_json"),
+}
+
+CONDITIONS: dict[str, Case] = {
+    "an old ETag": (delete('If-Match: "0"'), 412, "precondition_failed"),
+    "an ETag without quotes": (delete("If-Match: x"), 412, "precondition_failed"),
+    "a weak ETag": (delete('If-Match: W/"0"'), 412, "precondition_failed"),
+    "an ETag that is none of ours": (delete(f'If-Match: "{CANARY}"'), 412, "precondition_failed"),
+    "an ETag of 1,000 digits": (delete(f'If-Match: "{"9" * 1_000}"'), 412, "precondition_failed"),
+    "an empty Idempotency-Key": (delete("Idempotency-Key: "), 400, "invalid_idempotency_key"),
+    "an Idempotency-Key with a space": (delete("Idempotency-Key: a b"), 400, "invalid_idempotency_key"),
+    "an Idempotency-Key of 256 characters": (delete("Idempotency-Key: " + "k" * 256), 400, "invalid_idempotency_key"),
+    "an Idempotency-Key over 127": (delete(b"Idempotency-Key: \xff"), 400, "invalid_idempotency_key"),
+    "two Idempotency-Keys": (delete("Idempotency-Key: a", "Idempotency-Key: b"), 400, "invalid_idempotency_key"),
+}
+
+IMPORTS: dict[str, Case] = {
+    "an empty import": (imported(b""), 422, "invalid_import"),
+    "an import of no JSON": (imported(CANARY.encode() + b"\n"), 422, "invalid_import"),
+    "an import of binary": (imported(bytes(range(256))), 422, "invalid_import"),
+    "an import without an end": (imported(b'{"type":"chat","chat":{}}\n'), 422, "invalid_import"),
+    "an import of ends": (
+        imported(b'{"type":"end","message_count":0,"sha256":"' + b"0" * 64 + b'"}\n'),
+        422,
+        "invalid_import",
+    ),
+    "an import of blank lines": (imported(b"\n\n\n"), 422, "invalid_import"),
+}

@@ -1,0 +1,122 @@
+"""The corpus of wrong requests against the running service: each gets its answer, and none changes anything."""
+
+import json
+import re
+import socket
+from dataclasses import dataclass
+
+import pytest
+
+from chat_service.api import problems
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.models import NewMessage, Role
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import COLLECTIONS, Database
+from chat_service.repository.messages import Messages
+from chat_service.repository.tenants import Tenants
+from tests.live.corpus import WRONG
+from tests.live.corpus.raw import CANARY, CHAT, FOREIGN, Wrong
+from tests.live.corpus.transport import CUT_OFF
+
+ANSWER_SECONDS = 10
+
+CODES = {problem.code for problem in [*problems.DOMAIN.values(), *problems.HTTP.values()]}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Two tenants with a chat each, the keys to put into requests, and the database's digest before any of them."""
+
+    port: int
+    database: Database
+    keys: dict[bytes, bytes]
+    digest: str
+
+
+@pytest.fixture(scope="module")
+def scene(gunicorn: EmbeddedGunicorn, real_database: Database) -> Scene:
+    for name in COLLECTIONS:
+        real_database.database[name].delete_many({})
+    tenants = Tenants(real_database)
+    ours, theirs = tenants.create("ours").id, tenants.create("theirs").id
+    revoked, record = tenants.create_key(ours, "revoked", ["delete"])
+    tenants.revoke_key(ours, record.id)
+    keys = {
+        b"@GOOD@": tenants.create_key(ours, "good", ["read", "write", "delete"])[0],
+        b"@READ@": tenants.create_key(ours, "read", ["read"])[0],
+        b"@OTHER@": tenants.create_key(theirs, "other", ["read", "write", "delete"])[0],
+        b"@REVOKED@": revoked,
+    }
+    for tenant, chat_id in ((ours, CHAT), (theirs, FOREIGN)):
+        Chats(real_database).create(tenant, "a chat", {}, chat_id)
+        Messages(real_database).append(tenant, chat_id, [NewMessage(Role.USER, None, "hello", {})] * 3)
+    encoded = {token: key.encode() for token, key in keys.items()}
+    return Scene(gunicorn.port, real_database, encoded, digest(real_database))
+
+
+def digest(database: Database) -> str:
+    found: str = database.database.command("dbHash")["md5"]
+    return found
+
+
+def exchange(port: int, request: bytes) -> bytes:
+    """Send the bytes and return the answer."""
+    with socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS) as connection:
+        received = bytearray()
+        try:
+            connection.sendall(request)
+            while not is_whole(received):
+                part = connection.recv(2**16)
+                if not part:
+                    break
+                received += part
+        except ConnectionError:  # it refused, and hung up on what was still being sent
+            pass
+    return bytes(received)
+
+
+def is_whole(received: bytearray) -> bool:
+    head, found, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
+    return bool(found) and length is not None and len(body) >= int(length[1])
+
+
+def send(scene: Scene, wrong: Wrong) -> bytes:
+    request = wrong.request
+    for token, key in scene.keys.items():
+        request = request.replace(token, key)
+    return exchange(scene.port, request)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
+def test_it_is_refused_and_changes_nothing(scene: Scene, wrong: Wrong) -> None:
+    """The one shape, with the status and the code of the table, and not a word of the caller's."""
+    answer = send(scene, wrong)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = int(head.split()[1])
+    problem = json.loads(body)
+    assert (status, problem["code"]) == (wrong.status, wrong.code)
+    assert (problem["status"], problem["success"]) == (wrong.status, False)
+    assert b"application/problem+json" in head.lower()
+    assert (b"\r\nallow:" in head.lower()) == (status == 405)
+    assert {"type", "title", "detail", "request_id"} <= set(problem)
+    assert problem["code"] in CODES
+    assert CANARY.encode() not in answer
+    assert b"traceback" not in answer.lower()
+    assert digest(scene.database) == scene.digest
+
+
+@pytest.mark.parametrize("request_bytes", CUT_OFF.values(), ids=CUT_OFF)
+def test_what_is_cut_off_is_not_done(scene: Scene, request_bytes: bytes) -> None:
+    """Even if what came of it would make sense."""
+    with socket.create_connection(("127.0.0.1", scene.port), ANSWER_SECONDS) as connection:
+        connection.sendall(request_bytes.replace(b"@GOOD@", scene.keys[b"@GOOD@"]))
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(2**16):
+            pass  # until the service has seen the end too
+    assert digest(scene.database) == scene.digest
+
+
+def test_there_are_at_least_two_hundred() -> None:
+    assert len(WRONG) >= 200
+    assert len({wrong.name for wrong in WRONG}) == len(WRONG)
