@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench lock clean-data
+.PHONY: help run test soak lint format bench lock clean-data
 
 help: ## list what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ run: $(INSTALLED) ## serve on 127.0.0.1:8000 with a MongoDB of its own, a demo t
 
 test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they start themselves
 	@$(BIN)/python -m pytest
+
+soak: $(INSTALLED) ## run the long tests: every fault at every step, many kills, large chats
+	@$(BIN)/python -m pytest -m soak -v
 
 lint: $(INSTALLED) ## check style (ruff), types (mypy) and the import rule (import-linter)
 	@$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The client, the collections and their indexes, and how a single command is run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -78,8 +78,17 @@ def _connect(uri: str, listeners: Listeners, max_pool_size: int) -> MongoClient[
 class Database:
     """The collections of one MongoDB database, and the two ways to use them: `operation()` and `transaction()`."""
 
-    def __init__(self, uri: str, *, max_pool_size: int = 16, listeners: Listeners = ()) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        max_pool_size: int = 16,
+        listeners: Listeners = (),
+        runner: Callable[[MongoClient[Document]], TransactionRunner] = TransactionRunner,
+    ) -> None:
         """Prepare a client for `uri`; nothing is sent yet. `listeners` are told of its commands.
+
+        Transactions run in what `runner` makes of the client: with other deadlines, say.
 
         Raises:
             UnsupportedServerError: `uri` is no usable MongoDB address.
@@ -91,7 +100,7 @@ class Database:
         except (InvalidURI, ConfigurationError, ValueError) as error:
             raise UnsupportedServerError("MONGODB_URI is not a usable MongoDB address.") from error
         self._use(self.client.get_default_database(DEFAULT_DATABASE))
-        self._transactions = TransactionRunner(self.client)
+        self._transactions = runner(self.client)
 
     def _use(self, database: Any) -> None:
         self.database = database

@@ -140,7 +140,8 @@ class TransactionRunner:
                     session.commit_transaction()
             except PyMongoError as error:
                 if error.has_error_label("TransientTransactionError"):
-                    session.end_session()
+                    # The server has aborted it, but the driver would not send an abort to make sure.
+                    self._killer.kill(session)
                     raise _TryAgainError from error
                 pause = min(0.05 * 2 ** min(repetition, 10), 0.5)
                 if time.monotonic() + pause < deadline and _may_settle(error):

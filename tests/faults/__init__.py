@@ -1,0 +1,1 @@
+"""Faults in the database, at every step of every transaction: real ones, by mongod's own failpoints."""

@@ -1,0 +1,264 @@
+"""Every transaction of the service, with every kind of fault at every one of its commands.
+
+What has to hold each time: an answer in bounded time; "done" means done, "unavailable" means that nothing has changed,
+"unknown" means one of the two and no third; `check` finds nothing; and 3 s later nothing is locked any more.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+import pymongo
+import pytest
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.errors import (
+    ChatNotFoundError,
+    ChatServiceError,
+    DatabaseUnavailableError,
+    DeletionNotFoundError,
+    OutcomeUnknownError,
+)
+from chat_service.jobs.purge import PurgeWorker
+from chat_service.models import Deletion, NewMessage, Role, Span
+from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
+from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.messages import Messages
+from chat_service.repository.presence import Presence
+from chat_service.repository.purges import Purges
+from chat_service.repository.transaction import TransactionRunner
+
+TENANT = "t"
+CHAT = "c0ffee00-1111-4222-8333-444444444444"
+
+TOTAL_SECONDS, ATTEMPT_SECONDS = 4.0, 1.5
+"""The runner's deadlines in these tests, in place of 12 s and 4 s."""
+
+BOUND_SECONDS = TOTAL_SECONDS + ATTEMPT_SECONDS + 1.0 + 2.0
+"""Total, the attempt under way, an abort, and the look that settles a lost outcome."""
+
+FREE_SECONDS = 3.0
+"""After a fault is over, this long at most until a chat can be used again; a killed session lets go of its locks."""
+
+TRANSIENT = ["TransientTransactionError"]
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "write conflict": {"errorCode": 112, "errorLabels": TRANSIENT},
+    "not primary": {"errorCode": 10107},
+    "shutting down": {"errorCode": 91},
+    "connection closed": {"closeConnection": True},
+    "no answer in time": {"blockConnection": True, "blockTimeMS": int(ATTEMPT_SECONDS * 1000) + 150},
+    "a refusal without a label": {"errorCode": 8000},
+}
+
+COMMIT_FAULTS: dict[str, dict[str, Any]] = {
+    "unknown result": {"errorCode": 50, "errorLabels": ["UnknownTransactionCommitResult"]},
+    "done, but not confirmed": {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}},
+    "done, but stepping down": {"writeConcernError": {"code": 91, "errmsg": "Replication is being shut down"}},
+}
+
+State = dict[str, Any]
+"""What of the chat can be seen: whether it is there, its messages, its count, its receipt, its leases."""
+
+
+class Operation(NamedTuple):
+    """An operation of the service, the commands of its transaction, and what is true once it is done."""
+
+    commands: list[str]
+    run: Callable[[Database], object]
+    is_done: Callable[[State], bool]
+    messages: int = 3
+
+
+def _delete(database: Database, limit: int = 1_000) -> object:
+    return Deletions(database, limit).delete(TENANT, CHAT, "key")
+
+
+def _delete_in_bulk(database: Database) -> object:
+    def told(outcomes: dict[str, Deletion | ChatServiceError]) -> dict[str, Any]:
+        outcome = outcomes[CHAT]
+        if isinstance(outcome, ChatServiceError):
+            raise outcome
+        return {}
+
+    return BulkDeletions(database).delete(TENANT, [CHAT], "key", None, told)
+
+
+def _post(database: Database) -> object:
+    return Messages(database).append(TENANT, CHAT, [NewMessage(Role.USER, None, "new", {})] * 2)
+
+
+def _gone(state: State) -> bool:
+    return not state["chat"] and bool(state["receipt"]) and not state["leases"]
+
+
+OPERATIONS: dict[str, Operation] = {
+    "delete": Operation(["find", "findAndModify", "delete", "insert", "commitTransaction"], _delete, _gone),
+    "staged delete": Operation(
+        ["find", "findAndModify", "insert", "commitTransaction"], partial(_delete, limit=1), _gone
+    ),
+    "bulk delete": Operation(["find", "delete", "insert", "commitTransaction"], _delete_in_bulk, _gone),
+    "post": Operation(["findAndModify", "insert", "commitTransaction"], _post, lambda state: state["messages"] == 5),
+    "edit": Operation(
+        ["find", "update", "findAndModify", "commitTransaction"],
+        lambda database: Messages(database).edit(TENANT, CHAT, 2, {"content": "edited"}),
+        lambda state: "edited" in state["contents"],
+    ),
+    "delete a message": Operation(
+        ["find", "update", "delete", "commitTransaction"],
+        lambda database: Messages(database).delete(TENANT, CHAT, 2),
+        lambda state: state["messages"] == 2,
+    ),
+    "empty": Operation(
+        ["find", "update", "delete", "commitTransaction"],
+        lambda database: Messages(database).clear(TENANT, CHAT),
+        lambda state: state["chat"] and state["messages"] == 0,
+    ),
+    "create": Operation(
+        ["find", "insert", "commitTransaction"],
+        lambda database: Chats(database).create(TENANT, "made", {}, CHAT),
+        lambda state: state["chat"],
+        messages=-1,
+    ),
+    "connect": Operation(
+        ["update", "insert", "commitTransaction"],
+        lambda database: Presence(database).open(TENANT, CHAT, "connection", "worker"),
+        lambda state: state["leases"] == 1,
+    ),
+}
+
+Scenario = tuple[str, str, str, int | None]
+"""The operation, the command that fails, how it fails, and how many times (None: always)."""
+
+SCENARIOS: list[Scenario] = [
+    (name, command, fault, times)
+    for name, operation in OPERATIONS.items()
+    for command in operation.commands
+    for fault in {**FAULTS, **(COMMIT_FAULTS if command == "commitTransaction" else {})}
+    for times in (1, 2, None)
+]
+
+
+SLOW = {"no answer in time", "shutting down", "done, but stepping down"}
+"""What one attempt, or the driver's next look at the topology (every 2 s), is waited for."""
+
+
+def _is_quick(scenario: Scenario) -> bool:
+    """What takes next to no waiting, and of what does some deletes; `make soak` runs all."""
+    name, _, fault, times = scenario
+    return times == 1 and (fault not in SLOW or (name == "delete" and fault == "no answer in time"))
+
+
+PARAMETERS = [
+    pytest.param(
+        *scenario,
+        marks=[] if _is_quick(scenario) else [pytest.mark.soak],
+        id="{}, {}: {} x {}".format(*scenario[:3], scenario[3] or "ever"),
+    )
+    for scenario in SCENARIOS
+]
+
+
+@pytest.fixture(scope="module")
+def hasty(mongod: EmbeddedMongod) -> Iterator[Database]:
+    """A database whose transactions have little time."""
+    runner = partial(TransactionRunner, total_seconds=TOTAL_SECONDS, attempt_seconds=ATTEMPT_SECONDS)
+    database = Database(mongod.uri, runner=runner)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def control(mongod: EmbeddedMongod) -> Iterator[pymongo.MongoClient[dict[str, Any]]]:
+    """A client that no failpoint is meant for."""
+    with pymongo.MongoClient(mongod.uri) as client:
+        yield client
+        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+def arm(control: pymongo.MongoClient[dict[str, Any]], command: str, fault: str, times: int | None) -> None:
+    data = {"failCommands": [command], "appName": APP_NAME, **{**FAULTS, **COMMIT_FAULTS}[fault]}
+    mode = "alwaysOn" if times is None else {"times": times}
+    control.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+
+
+def disarm(control: pymongo.MongoClient[dict[str, Any]]) -> None:
+    control.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+def prepare(database: Database, messages: int) -> None:
+    if messages < 0:
+        return
+    Chats(database).create(TENANT, None, {}, CHAT)
+    Messages(database).append(TENANT, CHAT, [NewMessage(Role.USER, None, "old", {})] * messages)
+
+
+def look(database: Database) -> State:
+    """Return what callers can see of the chat."""
+    try:
+        chat = Chats(database).get(TENANT, CHAT)
+        found = Messages(database).page(TENANT, CHAT, Span(), 100)
+    except ChatNotFoundError:
+        chat, found = None, []
+    try:
+        receipt = Deletions(database).get(TENANT, CHAT).message_count
+    except DeletionNotFoundError:
+        receipt = None
+    return {
+        "chat": chat is not None,
+        "count": chat.message_count if chat else 0,
+        "messages": len(found),
+        "contents": [message.content for message in found],
+        "receipt": receipt is not None,
+        "leases": Presence(database).count(TENANT, CHAT, database.now()).live,
+    }
+
+
+@pytest.mark.parametrize(("name", "command", "fault", "times"), PARAMETERS)
+def test_every_outcome_is_honest(control, database, hasty, name, command, fault, times) -> None:
+    """Done, or unchanged, or unknown and one of the two; never anything else."""
+    operation = OPERATIONS[name]
+    prepare(database, operation.messages)
+    before = look(database)
+    arm(control, command, fault, times)
+    began = time.monotonic()
+    try:
+        outcome: object = operation.run(hasty)
+    except (DatabaseUnavailableError, OutcomeUnknownError, pymongo.errors.PyMongoError) as error:
+        outcome = error
+    took = time.monotonic() - began
+    disarm(control)
+
+    assert took < BOUND_SECONDS
+    after = look(database)
+    assert after["count"] == after["messages"]
+    if isinstance(outcome, OutcomeUnknownError):
+        assert command == "commitTransaction"
+        assert operation.is_done(after) or after == before
+    elif isinstance(outcome, Exception):
+        assert after == before
+    else:
+        assert operation.is_done(after)
+    if times == 1 and fault != "a refusal without a label":
+        assert not isinstance(outcome, Exception), "one fault is not to be seen from outside"
+    nothing_is_locked(database)
+    PurgeWorker(Purges(database)).run(until_idle=True)
+    assert list(Checks(database).run()) == []
+
+
+def nothing_is_locked(database: Database) -> None:
+    """Wait until the chat can be deleted, no longer than the promise says."""
+    began = time.monotonic()
+    Presence(database).clear(TENANT, [CHAT], None)
+    with suppress(ChatNotFoundError):
+        Deletions(database).delete(TENANT, CHAT, "key")
+    assert time.monotonic() - began < FREE_SECONDS
+
+
+def test_there_are_more_than_a_hundred_scenarios() -> None:
+    assert sum(map(_is_quick, SCENARIOS)) > 100
