@@ -24,6 +24,7 @@ class Client:
     """Sends requests with a tenant's key."""
 
     def __init__(self, app: Flask, access: TenantAccess) -> None:
+        self.app = app
         self.access = access
         self._client = app.test_client()
 

@@ -90,7 +90,7 @@ def _delete_in_bulk(database: Database) -> object:
 
 
 def _post(database: Database) -> object:
-    return Messages(database).append(TENANT, CHAT, [NewMessage(Role.USER, None, "new", {})] * 2)
+    return Messages(database).append(TENANT, CHAT, [NewMessage(Role.USER, "new", None, {})] * 2)
 
 
 def _gone(state: State) -> bool:
@@ -195,7 +195,7 @@ def prepare(database: Database, messages: int) -> None:
     if messages < 0:
         return
     Chats(database).create(TENANT, None, {}, CHAT)
-    Messages(database).append(TENANT, CHAT, [NewMessage(Role.USER, None, "old", {})] * messages)
+    Messages(database).append(TENANT, CHAT, [NewMessage(Role.USER, "old", None, {})] * messages)
 
 
 def look(database: Database) -> State:

@@ -49,7 +49,7 @@ def scene(gunicorn: EmbeddedGunicorn, real_database: Database) -> Scene:
     }
     for tenant, chat_id in ((ours, CHAT), (theirs, FOREIGN)):
         Chats(real_database).create(tenant, "a chat", {}, chat_id)
-        Messages(real_database).append(tenant, chat_id, [NewMessage(Role.USER, None, "hello", {})] * 3)
+        Messages(real_database).append(tenant, chat_id, [NewMessage(Role.USER, "hello", None, {})] * 3)
     encoded = {token: key.encode() for token, key in keys.items()}
     return Scene(gunicorn.port, real_database, encoded, digest(real_database))
 

@@ -15,10 +15,11 @@ from tests.client import CHATS, Client, TenantAccess
 
 class Recorder(monitoring.CommandListener):
     def __init__(self) -> None:
-        self.names: list[str] = []
+        self.commands: list[tuple[str, str]] = []
+        """The names of the commands, each with what was sent."""
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self.names.append(event.command_name)
+        self.commands.append((event.command_name, str(event.command)))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         """Only starts are counted."""
@@ -41,10 +42,14 @@ def recorded(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Clien
 
 
 def cost(recorded: tuple[Client, Recorder], method: str, path: str, **kwargs: object) -> list[str]:
+    """Send a request and return the names of its commands, each of which names the tenant."""
     client, recorder = recorded
-    recorder.names.clear()
-    client.send(method, path, **kwargs)
-    return list(recorder.names)
+    recorder.commands.clear()
+    client.send(method, path, **kwargs).get_data()  # read it: an export is streamed
+    for name, sent in recorder.commands:
+        # What follows from a read that named it is bound to it: the cursor of that read, the transaction.
+        assert client.access.tenant_id in sent or name in {"getMore", "commitTransaction"}, name
+    return [name for name, _ in recorder.commands]
 
 
 def test_a_delete_costs_five_commands(recorded) -> None:
@@ -55,10 +60,51 @@ def test_a_delete_costs_five_commands(recorded) -> None:
     assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == ["find", "findAndModify", "commitTransaction"]
 
 
+def test_a_refused_delete_costs_two(recorded, presence) -> None:
+    chat_id = recorded[0].new_chat("a")
+    presence.open(recorded[0].access.tenant_id, chat_id, "connection", "worker")
+    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == ["find", "commitTransaction"]
+
+
+def test_an_idempotency_key_costs_two_more_and_a_repetition_two(recorded) -> None:
+    chat_id = recorded[0].new_chat("a")
+    key = {"headers": {"Idempotency-Key": "k"}}
+    assert len(cost(recorded, "DELETE", f"{CHATS}/{chat_id}", **key)) == 7
+    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}", **key) == ["find", "commitTransaction"]
+
+
+def test_a_bulk_delete_costs_six_for_each_25_chats(recorded) -> None:
+    """Presence, chats, their removal, messages, receipts, commit."""
+    chat_ids = [recorded[0].new_chat("a") for _ in range(50)]
+    assert len(cost(recorded, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids})) == 12
+
+
+def test_a_staged_delete_costs_what_a_small_one_does(recorded, monkeypatch) -> None:
+    """The purge is opened where the messages would be removed."""
+    monkeypatch.setattr(recorded[0].app.extensions["chat_service"].deletions, "_inline_limit", 1)
+    chat_id = recorded[0].new_chat("a", "b")
+    expected = ["find", "findAndModify", "insert", "insert", "commitTransaction"]
+    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == expected
+
+
 def test_the_other_operations_cost_what_the_data_model_says(recorded) -> None:
     """As in the table of docs/data-model.md."""
-    chat_id = recorded[0].new_chat()
+    chat_id = recorded[0].new_chat("a", "b", "c")
+    gone = recorded[0].new_chat("a")
+    chat, messages = f"{CHATS}/{chat_id}", f"{CHATS}/{chat_id}/messages"
     assert len(cost(recorded, "POST", CHATS, json={})) == 2
-    assert len(cost(recorded, "POST", f"{CHATS}/{chat_id}/messages", json={"content": "x"})) == 3
-    assert len(cost(recorded, "GET", f"{CHATS}/{chat_id}")) == 2
-    assert len(cost(recorded, "GET", f"{CHATS}/{chat_id}/messages")) == 2
+    assert len(cost(recorded, "POST", CHATS, json={"id": "c0ffee00-1111-4222-8333-444444444444"})) == 4
+    assert len(cost(recorded, "GET", CHATS)) == 2
+    assert len(cost(recorded, "GET", chat)) == 2
+    assert len(cost(recorded, "PATCH", chat, json={"title": "x"})) == 2
+    assert len(cost(recorded, "POST", messages, json={"content": "x"})) == 3
+    assert len(cost(recorded, "GET", messages)) == 2
+    assert len(cost(recorded, "GET", f"{messages}/1")) == 2
+    assert len(cost(recorded, "PATCH", f"{messages}/1", json={"content": "y"})) == 4
+    assert len(cost(recorded, "DELETE", f"{messages}/1")) == 4
+    assert len(cost(recorded, "GET", f"{chat}/export")) == 2
+    assert len(cost(recorded, "GET", f"{chat}/deletion-preview")) == 3
+    assert len(cost(recorded, "DELETE", messages)) == 4
+    assert len(cost(recorded, "DELETE", f"{CHATS}/{gone}")) == 5
+    assert len(cost(recorded, "GET", "/api/v1/deletions")) == 1
+    assert len(cost(recorded, "GET", f"/api/v1/deletions/{gone}")) == 1

@@ -1,0 +1,74 @@
+"""What an operator does from a shell."""
+
+import re
+
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from chat_service.repository.database import Database
+from tests.client import CHATS, Client, TenantAccess
+
+
+def run(app: Flask, *command: str, code: int = 0) -> Result:
+    result = app.test_cli_runner().invoke(args=command)
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def tenant_id(app: Flask) -> str:
+    return run(app, "tenants", "create", "A customer").stdout.strip()
+
+
+def test_a_tenant_with_a_key_can_call(app: Flask, tenant_id: str) -> None:
+    """From nothing to the first request; the key is on a line of its own, to be piped."""
+    made = run(app, "keys", "create", tenant_id, "--label", "first", "--scope", "read")
+    key = made.stdout.strip()
+    assert re.fullmatch(r"chat_[A-Za-z0-9_-]{43}", key)
+    client = Client(app, TenantAccess(tenant_id, key, ""))
+    assert client.send("GET", CHATS).status_code == 200
+    assert client.send("POST", CHATS, json={}).status_code == 403
+    assert tenant_id in run(app, "tenants", "list").stdout
+
+
+def test_a_key_is_shown_once(app: Flask, tenant_id: str, either_database: Database) -> None:
+    """Neither the list nor the database has it; a digest and its first characters are kept."""
+    key = run(app, "keys", "create", tenant_id, "--label", "first").stdout.strip()
+    listed = run(app, "keys", "list", tenant_id).stdout
+    assert key not in listed
+    assert key[:10] in listed
+    assert "delete,read,write" in listed
+    assert key not in str(list(either_database.api_keys.find({})))
+
+
+def test_a_revoked_key_is_listed_as_such(app: Flask, tenant_id: str) -> None:
+    made = run(app, "keys", "create", tenant_id)
+    key_id = made.stderr.strip().rsplit(" ", 1)[1]
+    run(app, "keys", "revoke", tenant_id, key_id)
+    assert "revoked" in run(app, "keys", "list", tenant_id).stdout
+    client = Client(app, TenantAccess(tenant_id, made.stdout.strip(), key_id))
+    assert client.send("GET", CHATS).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("keys", "create", "nobody"), ("keys", "revoke", "nobody", "0123456789ab"), ("keys", "revoke", "nobody", ".*")],
+)
+def test_what_is_not_there_is_said_plainly(app: Flask, command: tuple[str, ...]) -> None:
+    """One sentence with what to do, and no traceback."""
+    told = run(app, *command, code=1).stderr
+    assert told.startswith("Error: ")
+    assert "list" in told
+    assert "Traceback" not in told
+
+
+def test_another_tenants_key_cannot_be_revoked(app: Flask, tenant_id: str) -> None:
+    key_id = run(app, "keys", "create", tenant_id).stderr.strip().rsplit(" ", 1)[1]
+    other = run(app, "tenants", "create", "Another").stdout.strip()
+    run(app, "keys", "revoke", other, key_id, code=1)
+    assert "live" in run(app, "keys", "list", tenant_id).stdout
+
+
+def test_a_sound_database_has_no_findings(app: Flask) -> None:
+    assert run(app, "jobs", "status").stdout == "0 purges open, 0 messages left\n"

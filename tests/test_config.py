@@ -1,0 +1,65 @@
+"""The environment: what is missing or wrong is said at once, all of it, with what to do."""
+
+import pytest
+
+from config import Config, ConfigError
+
+URI = "mongodb://127.0.0.1/?replicaSet=rs0"
+
+
+def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Config:
+    for name in ("MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "CORS_ORIGINS", "METRICS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MONGODB_URI", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return Config.from_env()
+
+
+def test_only_the_database_has_to_be_told(monkeypatch) -> None:
+    config = read(monkeypatch, MONGODB_URI=URI)
+    assert (config.mongodb_uri, config.max_body_bytes, config.threads) == (URI, 4 * 2**20, 8)
+    assert (config.delete_inline_limit, config.log_format, config.metrics) == (1_000, "json", True)
+    assert config.cors_origins == ()
+
+
+def test_everything_can_be_told(monkeypatch) -> None:
+    config = read(
+        monkeypatch,
+        MONGODB_URI=URI,
+        MAX_BODY_BYTES="2048",
+        THREADS="3",
+        DELETE_INLINE_LIMIT="0",
+        LOG_FORMAT="console",
+        METRICS="off",
+        CORS_ORIGINS="https://a.example,http://localhost:3000",
+    )
+    assert (config.max_body_bytes, config.threads, config.delete_inline_limit) == (2048, 3, 0)
+    assert (config.log_format, config.metrics) == ("console", False)
+    assert config.cors_origins == ("https://a.example", "http://localhost:3000")
+
+
+def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
+    with pytest.raises(ConfigError) as told:
+        read(
+            monkeypatch,
+            MAX_BODY_BYTES="a lot",
+            THREADS="0",
+            DELETE_INLINE_LIMIT="-1",
+            LOG_FORMAT="xml",
+            METRICS="maybe",
+            CORS_ORIGINS="https://*.example",
+        )
+    for name in ("MONGODB_URI", "MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "METRICS", "CORS"):
+        assert name in str(told.value)
+    assert "make run" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "null", "https://a.example/", "https://a.example/path", "a.example", "https://A.example", "file://x"],
+)
+def test_an_origin_is_exact(monkeypatch, origin: str) -> None:
+    """What no browser sends as Origin would silently let nobody in; a wildcard would let in everybody."""
+    with pytest.raises(ConfigError, match="CORS_ORIGINS"):
+        read(monkeypatch, MONGODB_URI=URI, CORS_ORIGINS=origin)
