@@ -36,6 +36,7 @@ def chat_document(chat_id: str, messages: int, tenant_id: str = TENANT) -> dict[
         "_id": chat_key(tenant_id, chat_id),
         "title": "bench",
         "metadata": {},
+        "first_seq": 1,
         "next_seq": messages + 1,
         "message_count": messages,
         "connections_opened": 0,

@@ -28,5 +28,9 @@ def service() -> Iterator[tuple[str, Address]]:
         Tenants(database).create("bench", TENANT)
         Tenants(database).create_key(TENANT, "bench", Scope, KEY)
         database.close()
-        with EmbeddedGunicorn(mongod.uri, free_port()) as gunicorn:
+        # Its log lines cost what they cost when deployed, but the table should stay readable.
+        with (
+            (Path(folder) / "service.log").open("wb") as log,
+            EmbeddedGunicorn(mongod.uri, free_port(), output=log) as gunicorn,
+        ):
             yield mongod.uri, ("127.0.0.1", gunicorn.port)

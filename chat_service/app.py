@@ -14,12 +14,14 @@ from chat_service.api import (
     chats,
     cors,
     deletions,
+    docs,
     exports,
     headers,
     logs,
     messages,
     metrics,
     observation,
+    openapi,
     problems,
     requests,
     system,
@@ -98,6 +100,7 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     # Each address has one spelling: `//chats` and `/chats/` are not found rather than redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
+    app.url_map.converters["default"] = requests.PathPart
     # Two connections more than threads, for the session killer and a readiness probe.
     database = database or Database(
         settings.mongodb_uri,
@@ -114,9 +117,11 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     requests.install(app)
     api = _Api(app)
     problems.install(app)
-    for blueprint in (chats.blueprint, deletions.blueprint, messages.blueprint, exports.blueprint):
-        api.register_blueprint(blueprint)
-    app.register_blueprint(system.blueprint)
+    for module in (chats, deletions, messages, exports, system):
+        api.register_blueprint(module.blueprint)
+    app.register_blueprint(docs.blueprint)
+    with app.app_context():
+        docs.publish(openapi.complete(app, api.spec.to_dict()))
     if settings.metrics:
         metrics.install(app, __version__, settings.commit)
     cli.install(app)

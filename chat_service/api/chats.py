@@ -8,8 +8,10 @@ from flask_smorest import Blueprint
 from chat_service.api import cursors
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
+from chat_service.api.openapi import raises
 from chat_service.api.requests import expected_revisions, idempotency_key
 from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch
+from chat_service.errors import ChatExistsError, ChatIdRetiredError
 from chat_service.models import Chat, ListPosition, Scope
 
 blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chats of the caller's tenant")
@@ -17,6 +19,7 @@ blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chat
 
 @blueprint.post("/chats")
 @requires(Scope.WRITE)
+@raises(ChatExistsError, ChatIdRetiredError, headers="Idempotency-Key")
 @blueprint.arguments(ChatIn())
 @blueprint.response(201, ChatOut())
 def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
@@ -53,6 +56,7 @@ def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
 
 @blueprint.patch("/chats/<chat_id>")
 @requires(Scope.WRITE)
+@raises(headers="If-Match")
 @blueprint.arguments(ChatPatch())
 @blueprint.response(200, ChatOut())
 def update_chat(changes: dict[str, Any], chat_id: str) -> tuple[Chat, dict[str, str]]:

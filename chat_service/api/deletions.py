@@ -9,6 +9,7 @@ from chat_service.api.auth import requires
 from chat_service.api.chats import etag
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import seconds
+from chat_service.api.openapi import raises
 from chat_service.api.problems import DOMAIN
 from chat_service.api.requests import expected_revisions, idempotency_key, parse_uuid
 from chat_service.api.schemas import (
@@ -20,7 +21,7 @@ from chat_service.api.schemas import (
     ReceiptPageIn,
     ReceiptPageOut,
 )
-from chat_service.errors import ChatServiceError, InvalidChatIdError
+from chat_service.errors import ActiveConnectionsError, ChatServiceError, DeletionNotFoundError, InvalidChatIdError
 from chat_service.models import Deletion, DeletionPreview, ListPosition, Scope
 
 blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="Deleting chats, and the receipts")
@@ -28,6 +29,7 @@ blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="
 
 @blueprint.delete("/chats/<chat_id>")
 @requires(Scope.DELETE)
+@raises(ActiveConnectionsError, headers="If-Match Idempotency-Key")
 @blueprint.response(200, DeletionOut())
 def delete_chat(chat_id: str) -> Deletion:
     """Delete a chat with all its messages, permanently and atomically."""
@@ -46,6 +48,7 @@ def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
 
 @blueprint.post("/chats/delete")
 @requires(Scope.DELETE)
+@raises(headers="Idempotency-Key")
 @blueprint.arguments(BulkIn())
 @blueprint.response(200, BulkOut())
 def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +82,7 @@ def list_deletions(page: dict[str, Any]) -> dict[str, Any]:
 
 @blueprint.get("/deletions/<chat_id>")
 @requires(Scope.READ)
+@raises(DeletionNotFoundError)
 @blueprint.response(200, ReceiptOut())
 def get_deletion(chat_id: str) -> Deletion:
     """Look a receipt up: that the chat was deleted, when, by which key, and how far the purge is."""

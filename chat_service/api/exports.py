@@ -19,18 +19,30 @@ from chat_service.api.chats import created
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import milliseconds
 from chat_service.api.imports import read_export
+from chat_service.api.message_schemas import ExportIn, message_json
+from chat_service.api.openapi import raises
 from chat_service.api.requests import idempotency_key
-from chat_service.api.schemas import ChatOut, ExportIn, message_json
+from chat_service.api.schemas import ChatOut
+from chat_service.errors import InvalidImportError
 from chat_service.models import Chat, Message, Scope
 
 blueprint = Blueprint("exports", __name__, url_prefix="/api/v1", description="Whole chats, out and back in")
 
 Batches = Iterator[list[Message]]
 
+IMPORTED = {"application/x-ndjson": {"schema": {"type": "string", "description": "The lines of an export."}}}
+EXPORTED = {
+    "application/json": {"schema": {"type": "object", "required": ["chat", "messages"]}},
+    **IMPORTED,
+    "text/markdown": {"schema": {"type": "string"}},
+}
+"""How the two bodies are described that no schema is used for."""
+
 
 @blueprint.get("/chats/<chat_id>/export")
 @requires(Scope.READ)
 @blueprint.arguments(ExportIn(), location="query")
+@blueprint.doc(responses={"200": {"description": "The chat, streamed.", "content": EXPORTED}})
 def export_chat(query: dict[str, Any], chat_id: str) -> Response:
     """Download the whole chat, as it is at this moment."""
     media_type, suffix, write = _FORMATS[query["format"]]
@@ -44,6 +56,8 @@ def export_chat(query: dict[str, Any], chat_id: str) -> Response:
 
 @blueprint.post("/chats/import")
 @requires(Scope.WRITE)
+@raises(InvalidImportError, headers="Idempotency-Key")
+@blueprint.doc(requestBody={"required": True, "content": IMPORTED})
 @blueprint.response(201, ChatOut())
 def import_chat() -> tuple[Chat, dict[str, str]]:
     """Create a new chat from an ndjson export: all of it, or nothing."""

@@ -1,6 +1,10 @@
-"""The kinds of values that arrive and leave, where marshmallow's own check too little or write otherwise."""
+"""The kinds of values that arrive and leave, where marshmallow's own check too little or write otherwise.
+
+Each describes itself for the specification as strictly as it checks.
+"""
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +16,9 @@ from chat_service.api.requests import parse_uuid
 METADATA_BYTES = 16 * 2**10
 METADATA_DEPTH = 32
 """MongoDB stores documents up to 100 deep; a third leaves room for where we put them, and is more than anyone reads."""
+
+# RFC 3339, section 5.6. What `datetime` knows beyond it (weeks, days of the year) is not meant.
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def milliseconds(time: datetime) -> str:
@@ -31,14 +38,21 @@ class Time(fields.Field[datetime]):
         return None if value is None else milliseconds(value)
 
 
-class UtcTime(fields.Field[datetime]):
-    """A time that arrives as it left, in RFC 3339 with milliseconds and `Z`."""
+class Seconds(fields.Field[datetime]):
+    """A time that leaves in whole seconds."""
+
+    def _serialize(self, value: datetime | None, *_: Any, **__: Any) -> str | None:
+        return None if value is None else seconds(value)
+
+
+class Rfc3339(fields.Field[datetime]):
+    """A time that arrives in RFC 3339, whatever its offset; it is kept in UTC."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> datetime:
-        try:
-            return datetime.strptime(value, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-        except (TypeError, ValueError):
-            raise ValidationError("Not a time like 2024-01-15T10:45:00.000Z.") from None
+        if isinstance(value, str) and _RFC_3339.fullmatch(value):
+            with suppress(ValueError, OverflowError):
+                return datetime.fromisoformat(value).astimezone(UTC)
+        raise ValidationError("Not a time like 2024-01-15T10:45:00.000Z.")
 
 
 class Metadata(fields.Dict):
@@ -66,18 +80,24 @@ def _check_storable(value: Any, depth: int) -> None:
             _check_storable(inner, depth - 1)
 
 
+class Text(fields.String):
+    """A text of `least` to `most` characters: any but NUL."""
+
+    def __init__(self, most: int, least: int = 1, **kwargs: Any) -> None:
+        told = {"pattern": r"^[^\u0000]*$", **kwargs.pop("metadata", {})}
+        super().__init__(validate=[validate.Length(least, most), _refuse_nul], metadata=told, **kwargs)
+
+
 def _refuse_nul(text: str) -> None:
     if "\0" in text:
         raise ValidationError("May not contain NUL.")
 
 
-def text_rules(most: int, least: int = 1) -> list[Any]:
-    """Return the validators of a text of `least` to `most` characters: any characters but NUL."""
-    return [validate.Length(least, most), _refuse_nul]
-
-
 class Uuid(fields.String):
     """A UUID in either case, as its canonical lower-case form."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(metadata={"format": "uuid", **kwargs.pop("metadata", {})}, **kwargs)
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         canonical = parse_uuid(super()._deserialize(value, *args, **kwargs))

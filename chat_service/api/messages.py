@@ -9,8 +9,18 @@ from flask_smorest import Blueprint
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.cursors import next_cursor, requested_span
+from chat_service.api.message_schemas import (
+    ClearedOut,
+    MessageOut,
+    MessagePageOut,
+    MessagePatch,
+    MessagesIn,
+    MessagesOut,
+    PageIn,
+    message_json,
+)
+from chat_service.api.openapi import raises
 from chat_service.api.requests import idempotency_key
-from chat_service.api.schemas import ClearedOut, MessagePatch, MessagesIn, PageIn, message_json
 from chat_service.models import NewMessage, Scope
 
 blueprint = Blueprint("messages", __name__, url_prefix="/api/v1", description="Messages of a chat")
@@ -18,7 +28,9 @@ blueprint = Blueprint("messages", __name__, url_prefix="/api/v1", description="M
 
 @blueprint.post("/chats/<chat_id>/messages")
 @requires(Scope.WRITE)
+@raises(headers="Idempotency-Key")
 @blueprint.arguments(MessagesIn())
+@blueprint.response(201, MessagesOut())
 def post_messages(new: list[NewMessage], chat_id: str) -> Response:
     """Post one message, or up to 1,000 at once: all or none."""
     messages = repositories().messages.append(caller().tenant_id, chat_id, new, idempotency_key())
@@ -28,6 +40,7 @@ def post_messages(new: list[NewMessage], chat_id: str) -> Response:
 @blueprint.get("/chats/<chat_id>/messages")
 @requires(Scope.READ)
 @blueprint.arguments(PageIn(), location="query")
+@blueprint.response(200, MessagePageOut())
 def list_messages(page: dict[str, Any], chat_id: str) -> Response:
     """Read a page of messages; it takes the same time wherever it lies."""
     tenant_id = caller().tenant_id
@@ -49,6 +62,7 @@ def clear_messages(chat_id: str) -> dict[str, int]:
 
 @blueprint.get("/chats/<chat_id>/messages/<seq>")
 @requires(Scope.READ)
+@blueprint.response(200, MessageOut())
 def get_message(chat_id: str, seq: int) -> Response:
     """Look one message up."""
     return _json(message_json(repositories().messages.get(caller().tenant_id, chat_id, seq)))
@@ -57,6 +71,7 @@ def get_message(chat_id: str, seq: int) -> Response:
 @blueprint.patch("/chats/<chat_id>/messages/<seq>")
 @requires(Scope.WRITE)
 @blueprint.arguments(MessagePatch())
+@blueprint.response(200, MessageOut())
 def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
     """Change the content or the metadata of a message; `edited_at` tells when."""
     return _json(message_json(repositories().messages.edit(caller().tenant_id, chat_id, seq, changes)))

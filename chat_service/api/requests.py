@@ -11,6 +11,7 @@ from flask import Flask, Request, abort, current_app, request
 from flask_smorest import Blueprint
 from marshmallow import ValidationError
 from webargs.flaskparser import FlaskParser
+from werkzeug.routing import UnicodeConverter
 
 from chat_service.api.auth import API_PREFIX
 from chat_service.api.context import caller
@@ -38,6 +39,12 @@ _JSON_TYPES = ("application/json", "application/problem+json")
 def parse_uuid(text: str) -> str | None:
     """Return the canonical, lower-case form of a UUID, or None if `text` is none."""
     return text.lower() if _UUID.fullmatch(text) else None
+
+
+class PathPart(UnicodeConverter):
+    """A part of a path, but none of the words that are addresses of their own: those answer 405 to other methods."""
+
+    regex = "(?!(?:delete|import)$)[^/]+"
 
 
 class Parser(FlaskParser):

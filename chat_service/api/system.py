@@ -1,21 +1,50 @@
 """The service itself: is it alive, can it serve, what do its errors mean. No key needed."""
 
-from flask import Blueprint, abort, current_app
+from flask import abort, current_app
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
 
 from chat_service.api import problems
 from chat_service.api.context import repositories
+from chat_service.api.openapi import raises
 from chat_service.errors import DatabaseUnavailableError
 
-blueprint = Blueprint("system", __name__)
+blueprint = Blueprint("system", __name__, description="The service itself; no key needed")
+
+
+class HealthOut(Schema):
+    """That the process lives, and which code it runs."""
+
+    status = fields.String()
+    version = fields.String()
+    commit = fields.String(allow_none=True)
+
+
+class ReadyOut(Schema):
+    """That requests can be served."""
+
+    status = fields.String()
+
+
+class ProblemOut(Schema):
+    """What a kind of error means."""
+
+    type = fields.String()
+    title = fields.String()
+    status = fields.Integer()
+    detail = fields.String()
 
 
 @blueprint.get("/healthz")
+@blueprint.response(200, HealthOut())
 def healthz() -> dict[str, str | None]:
     """Tell that the process lives, and which code it runs; asks nobody."""
     return {"status": "ok", "version": current_app.config["API_VERSION"], "commit": current_app.config["COMMIT"]}
 
 
 @blueprint.get("/readyz")
+@raises(DatabaseUnavailableError)
+@blueprint.response(200, ReadyOut())
 def readyz() -> dict[str, str]:
     """Tell whether requests can be served: the database has a primary that answers."""
     if not repositories().database.is_ready():
@@ -24,6 +53,7 @@ def readyz() -> dict[str, str]:
 
 
 @blueprint.get("/problems/<name>")
+@blueprint.response(200, ProblemOut())
 def describe_problem(name: str) -> dict[str, object]:
     """Describe an error: what the `type` of every problem points to."""
     known = {problem.type: problem for problem in (*problems.DOMAIN.values(), *problems.HTTP.values())}

@@ -13,7 +13,7 @@ from tests.mock_database import MockDatabase
 
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 
-OPEN = {"/healthz", "/readyz", "/metrics", "/problems/<name>"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/problems/<name>", "/openapi.json", "/docs", "/docs/<name>"}
 """What the contract lets everybody see."""
 
 BODIES = {

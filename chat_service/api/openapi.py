@@ -1,0 +1,270 @@
+"""The OpenAPI 3.1 document: flask-smorest's, completed from the route table and the table of errors.
+
+Views declare with `raises` what only they know. What follows from the shape of an operation (it needs a key, it has a
+chat's id in its path, it takes a body) is added here for all, so that none can forget it.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from flask import Flask
+from werkzeug.routing import Rule
+
+from chat_service import errors
+from chat_service.api import problems
+from chat_service.api.auth import API_PREFIX
+
+INFO = {
+    "summary": "Chats of many tenants, deleted atomically, once, and for good.",
+    "description": (
+        "Send your tenant's API key in `X-API-Key`. Every error has one shape, `application/problem+json`, with a "
+        "`code` to act on and a `request_id` to ask about. Lists page by `next_cursor`."
+    ),
+    "license": {"name": "MIT", "identifier": "MIT"},
+}
+
+_Error = type[errors.ChatServiceError] | int
+
+_OF_ALL: list[_Error] = [400, 404, 405, 413, 414, 431, 500, 501]
+_OF_THE_API: list[_Error] = [
+    errors.InvalidApiKeyError,
+    errors.InsufficientScopeError,
+    errors.ValidationFailedError,  # an unknown query parameter is refused everywhere
+    errors.DatabaseUnavailableError,
+    406,
+]
+
+_UUID = {
+    "type": "string",
+    "format": "uuid",
+    "pattern": "^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
+}
+
+_PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "chat_id": {"schema": _UUID, "example": "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"},
+    "seq": {"schema": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}, "example": 1},
+    "name": {"schema": {"type": "string", "pattern": "^[a-z-]+$"}, "example": "chat-not-found"},
+}
+
+_IF_MATCH = {
+    "in": "header",
+    "name": "If-Match",
+    "description": "An `ETag` of the chat, or `*`: do it only if the chat is still as you saw it.",
+    "schema": {"type": "string", "format": "etag"},
+}
+_IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "description": "Your name for this request. For 24 hours the same key and request get the first answer again.",
+    "schema": {
+        "type": "string",
+        "format": "idempotency-key",
+        "minLength": 1,
+        "maxLength": 255,
+        "pattern": r"^[!-+\--~]+$",
+    },
+}
+
+_SCALARS = [
+    {"type": ["null", "boolean", "string"]},
+    {"type": "number", "minimum": -(2**63), "maximum": 2**63 - 1024},
+]
+_COMPONENTS = {
+    "Metadata": {
+        "type": "object",
+        "description": "An object of your own: at most 16 KiB as JSON, 32 levels deep, no key with `.` or a first `$`.",
+        "propertyNames": {"pattern": r"^([^$.\u0000][^.\u0000]*)?$"},
+        "additionalProperties": {"$ref": "#/components/schemas/MetadataValue"},
+        "example": {"customer": 42},
+    },
+    "MetadataValue": {
+        "anyOf": [
+            *_SCALARS,
+            {"type": "array", "items": {"$ref": "#/components/schemas/MetadataValue"}},
+            {"$ref": "#/components/schemas/Metadata"},
+        ]
+    },
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457, with `success: false` beside it.",
+        "required": ["type", "title", "status", "detail", "success", "code", "request_id"],
+        "properties": {
+            "type": {"type": "string", "format": "uri-reference"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string", "description": "What to do."},
+            "success": {"const": False},
+            "code": {"type": "string", "description": "What to act on."},
+            "request_id": {"type": "string"},
+            "errors": {"type": "object", "description": "With `validation_error`: what to change, by field."},
+            "reason": {"type": "string"},
+            "required_scope": {"enum": ["read", "write", "delete"]},
+            "active_connections": {"type": "integer"},
+        },
+    },
+}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def raises(*known: _Error, headers: str = "") -> Callable[[F], F]:
+    """Declare the errors of a view beyond those of its shape; `headers` names the request headers it honours."""
+
+    def decorate(view: F) -> F:
+        view.raised, view.honours = known, headers.split()  # type: ignore[attr-defined]
+        return view
+
+    return decorate
+
+
+def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
+    """Return flask-smorest's document with everything that it leaves out."""
+    document["info"] = {**document["info"], **INFO}
+    document["servers"] = [{"url": "/"}]
+    document["security"] = [{"key": []}]
+    components = document["components"]
+    components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+    components["schemas"] = {**_closed(components["schemas"]), **_COMPONENTS}
+    components["responses"] = {}
+    for rule, method, operation in _operations(app, document):
+        view: Any = app.view_functions[rule.endpoint]
+        operation["operationId"] = rule.endpoint.rpartition(".")[2]
+        operation["parameters"] = [*_parameters(operation), *_headers(view)]
+        if rule.rule.startswith(API_PREFIX):
+            operation["description"] = f"Needs the scope `{view.required_scope.value}`."
+        else:
+            operation["security"] = []
+        _add_headers(operation["responses"])
+        _add_errors(operation["responses"], components["responses"], _errors(rule, method, operation, view))
+    for path, item in document["paths"].items():
+        item.pop("parameters", None)
+        names = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in path]
+        if names:
+            item["parameters"] = [
+                {"in": "path", "name": name, "required": True, **_PATH_PARAMETERS[name]} for name in names
+            ]
+    _describe_alternatives(document)
+    return document
+
+
+def _operations(app: Flask, document: dict[str, Any]) -> Iterator[tuple[Rule, str, dict[str, Any]]]:
+    for rule in app.url_map.iter_rules():
+        item = document["paths"].get(rule.rule.replace("<", "{").replace(">", "}"), {})
+        for method in rule.methods or ():
+            if method.lower() in item:
+                yield rule, method, item[method.lower()]
+
+
+def _closed(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the schemas such that nothing undeclared is in an object, and everything declared is in an answer."""
+    known = {name: schema for name, schema in schemas.items() if name not in {"Error", "PaginationMetadata"}}
+    for name, schema in known.items():
+        schema["additionalProperties"] = False
+        properties = schema["properties"]
+        for field in properties:
+            if field == "metadata":
+                properties[field] = {"$ref": "#/components/schemas/Metadata"}
+        if not name.endswith(("In", "Patch")):
+            schema["required"] = list(properties)
+        elif name.endswith("Patch"):
+            schema["minProperties"] = 1
+    return known
+
+
+def _parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the query parameters; one that is left out is not one that is null."""
+    found: list[dict[str, Any]] = operation.get("parameters", [])
+    for parameter in found:
+        schema = parameter["schema"]
+        if isinstance(schema.get("type"), list):
+            schema["type"] = next(kind for kind in schema["type"] if kind != "null")
+        if "enum" in schema:
+            schema["enum"] = [value for value in schema["enum"] if value is not None]
+        if schema.get("default", 0) is None:
+            del schema["default"]
+    return found
+
+
+def _headers(view: Any) -> list[dict[str, Any]]:
+    honours = getattr(view, "honours", ())
+    return [header for header in (_IF_MATCH, _IDEMPOTENCY_KEY) if header["name"] in honours]
+
+
+def _errors(rule: Rule, method: str, operation: dict[str, Any], view: Any) -> list[problems.Problem]:
+    found: list[_Error] = [*_OF_ALL, *getattr(view, "raised", ())]
+    if rule.rule.startswith(API_PREFIX):
+        found += _OF_THE_API
+    honours = getattr(view, "honours", ())
+    if "chat_id" in rule.arguments:
+        found.append(errors.InvalidChatIdError)
+        if not rule.rule.startswith(f"{API_PREFIX}v1/deletions"):
+            found.append(errors.ChatNotFoundError)
+    if "seq" in rule.arguments:
+        found.append(errors.MessageNotFoundError)
+    if any(parameter["name"] == "cursor" for parameter in operation["parameters"]):
+        found.append(errors.InvalidCursorError)
+    if "requestBody" in operation:
+        found += [415] if rule.endpoint.endswith("import_chat") else [415, errors.InvalidJsonError]
+    if method != "GET":
+        found.append(errors.OutcomeUnknownError)
+    if "If-Match" in honours:
+        found.append(errors.PreconditionFailedError)
+    if "Idempotency-Key" in honours:
+        found += [errors.InvalidIdempotencyKeyError, errors.IdempotencyKeyReusedError]
+    return [problems.HTTP[one] if isinstance(one, int) else problems.DOMAIN[one] for one in found]
+
+
+def _add_errors(responses: dict[str, Any], shared: dict[str, Any], known: list[problems.Problem]) -> None:
+    """Add the errors to an operation's responses; those that several operations have are described once."""
+    for generated in ("default", "422"):
+        responses.pop(generated, None)
+    for status in sorted({problem.status for problem in known}):
+        alike = {problem.code: problem for problem in known if problem.status == status}
+        name = ".".join([str(status), *sorted(alike)])
+        shared[name] = _error_response(status, alike)
+        responses[str(status)] = {"$ref": f"#/components/responses/{name}"}
+
+
+def _error_response(status: int, alike: dict[str, problems.Problem]) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": " ".join(f"`{problem.code}`: {problem.detail}" for problem in alike.values()),
+        "content": {
+            problems.MEDIA_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "examples": {code: {"value": _example(problem)} for code, problem in alike.items()},
+            }
+        },
+    }
+    _add_headers({str(status): response})
+    return response
+
+
+def _example(problem: problems.Problem) -> dict[str, Any]:
+    return {
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "success": False,
+        "code": problem.code,
+        "request_id": "2f1c7a5e9d3b4c6f8a0e1d2c3b4a5f60",
+    }
+
+
+def _add_headers(responses: dict[str, Any]) -> None:
+    for status, response in responses.items():
+        headers: dict[str, Any] = {"X-Request-ID": {"required": True, "schema": {"type": "string"}}}
+        if status in {"409", "503"}:
+            headers["Retry-After"] = {"required": status == "503", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+        if status == "405":
+            headers["Allow"] = {"required": True, "schema": {"type": "string"}}
+        response.setdefault("headers", {}).update(headers)
+
+
+def _describe_alternatives(document: dict[str, Any]) -> None:
+    """Describe the two bodies that are more than one schema can say."""
+    posting = document["paths"][f"{API_PREFIX}v1/chats/{{chat_id}}/messages"]["post"]
+    document["components"]["schemas"]["MessagesIn"]["required"] = ["messages"]
+    posting["requestBody"]["content"]["application/json"]["schema"] = {
+        "oneOf": [{"$ref": "#/components/schemas/MessageIn"}, {"$ref": "#/components/schemas/MessagesIn"}]
+    }

@@ -1,0 +1,112 @@
+"""The specification: valid, whole, and honest."""
+
+import json
+from typing import Any
+
+import pytest
+from flask import Flask
+from openapi_spec_validator import validate
+
+from chat_service.api import problems
+from chat_service.api.auth import API_PREFIX
+from chat_service.app import create_app
+from config import Config
+from tests.mock_database import MockDatabase
+
+
+@pytest.fixture(scope="module")
+def app() -> Flask:
+    return create_app(Config("unused", 2**20, threads=1, log_format="json"), MockDatabase())
+
+
+@pytest.fixture(scope="module")
+def document(app: Flask) -> dict[str, Any]:
+    found: dict[str, Any] = app.test_client().get("/openapi.json").get_json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (method.upper(), path): operation
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method != "parameters"
+    }
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    validate(document)
+    assert document["openapi"].startswith("3.1")
+
+
+def test_every_operation_is_in_it(app: Flask, document: dict[str, Any]) -> None:
+    """From the route table; and each says what it does, under its own id."""
+    wanted = {
+        (method, rule.rule.replace("<", "{").replace(">", "}"))
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.rule.startswith(API_PREFIX)
+    }
+    found = operations(document)
+    assert wanted <= set(found)
+    assert all(operation["summary"] for operation in found.values())
+    ids = [operation["operationId"] for operation in found.values()]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_api_needs_a_key_and_the_rest_does_not(document: dict[str, Any]) -> None:
+    assert document["security"] == [{"key": []}]
+    for (_, path), operation in operations(document).items():
+        assert ("security" in operation) == (not path.startswith(API_PREFIX))
+
+
+def test_every_error_is_documented_somewhere_with_its_example(document: dict[str, Any]) -> None:
+    """And none that the table does not know."""
+    examples = {
+        code: example["value"]
+        for response in document["components"]["responses"].values()
+        for code, example in response["content"][problems.MEDIA_TYPE]["examples"].items()
+    }
+    not_over_http = {426}  # only WebSockets
+    table = [*problems.DOMAIN.values(), *(p for p in problems.HTTP.values() if p.status not in not_over_http)]
+    assert set(examples) == {problem.code for problem in table}
+    assert all(example["code"] == code for code, example in examples.items())
+
+
+def test_the_published_operation(document: dict[str, Any]) -> None:
+    """Its answer has three fields, its errors are those of the page and those that everything has."""
+    operation = document["paths"]["/api/v1/chats/{chat_id}"]["delete"]
+    answer = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+    assert list(document["components"]["schemas"][answer]["properties"]) == ["success", "message", "deleted_at"]
+    assert {"400", "401", "403", "404", "409", "412", "422", "503"} <= set(operation["responses"])
+    assert {parameter["name"] for parameter in operation["parameters"]} == {"If-Match", "Idempotency-Key"}
+
+
+def test_the_readme_and_the_api_page_name_no_other_address(app: Flask, project) -> None:
+    """What they show is there: each address in them has a route."""
+    routes = app.url_map.bind("")
+    text = (project / "docs/api.md").read_text()
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            method, address = line.split("`")[1].split(" ")[:2]
+            path = address.partition("?")[0].replace("{id}", "x").replace("{seq}", "1").replace("{name}", "x")
+            prefix = "/api/v1" if path.startswith(("/chats", "/deletions")) else ""
+            assert method in routes.allowed_methods(prefix + path), line
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/docs.js", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"])
+def test_the_page_has_a_strict_policy(app: Flask, path: str) -> None:
+    answer = app.test_client().get(path)
+    assert answer.status_code == 200
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    answer.close()
+
+
+@pytest.mark.parametrize("name", ["index.css", "../docs.py", "%2e%2e/docs.py", "oauth2-redirect.html", ".", "x"])
+def test_nothing_else_of_the_folders_is_served(app: Flask, name: str) -> None:
+    answer = app.test_client().get(f"/docs/{name}")
+    assert answer.status_code == 404
+    assert json.loads(answer.data)["code"] == "not_found"
