@@ -16,6 +16,7 @@ from chat_service.api import (
     deletions,
     docs,
     exports,
+    fields,
     headers,
     logs,
     messages,
@@ -116,6 +117,8 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     auth.install(app)
     requests.install(app)
     api = _Api(app)
+    for field in (fields.Rfc3339, fields.Time, fields.Seconds):
+        api.register_field(field, "string", "date-time")
     problems.install(app)
     for module in (chats, deletions, messages, exports, system):
         api.register_blueprint(module.blueprint)

@@ -13,6 +13,7 @@ from werkzeug.routing import Rule
 from chat_service import errors
 from chat_service.api import problems
 from chat_service.api.auth import API_PREFIX
+from chat_service.api.requests import IF_MATCH
 
 INFO = {
     "summary": "Chats of many tenants, deleted atomically, once, and for good.",
@@ -50,7 +51,7 @@ _IF_MATCH = {
     "in": "header",
     "name": "If-Match",
     "description": "An `ETag` of the chat, or `*`: do it only if the chat is still as you saw it.",
-    "schema": {"type": "string", "format": "etag"},
+    "schema": {"type": "string", "pattern": IF_MATCH},
 }
 _IDEMPOTENCY_KEY = {
     "in": "header",
@@ -65,10 +66,6 @@ _IDEMPOTENCY_KEY = {
     },
 }
 
-_SCALARS = [
-    {"type": ["null", "boolean", "string"]},
-    {"type": "number", "minimum": -(2**63), "maximum": 2**63 - 1024},
-]
 _COMPONENTS = {
     "Metadata": {
         "type": "object",
@@ -79,7 +76,8 @@ _COMPONENTS = {
     },
     "MetadataValue": {
         "anyOf": [
-            *_SCALARS,
+            {"type": ["null", "boolean", "string"]},
+            {"type": "number", "description": "An integer of at most 64 bits, or a double."},
             {"type": "array", "items": {"$ref": "#/components/schemas/MetadataValue"}},
             {"$ref": "#/components/schemas/Metadata"},
         ]

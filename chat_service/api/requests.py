@@ -11,7 +11,7 @@ from flask import Flask, Request, abort, current_app, request
 from flask_smorest import Blueprint
 from marshmallow import ValidationError
 from webargs.flaskparser import FlaskParser
-from werkzeug.routing import UnicodeConverter
+from werkzeug.routing import BaseConverter
 
 from chat_service.api.auth import API_PREFIX
 from chat_service.api.context import caller
@@ -27,6 +27,9 @@ from chat_service.models import IdempotencyKey
 # RFC 9562, section 4: 8-4-4-4-12 hexadecimal digits, in either case.
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
+# RFC 9110, section 13.1.1: `*`, or a list of entity tags.
+IF_MATCH = r'^(\*|(W/)?"[!#-~]*"( ?, ?(W/)?"[!#-~]*")*)$'
+
 _REVISION = re.compile("[0-9]{1,18}", re.ASCII)
 _SEQ = re.compile("[1-9][0-9]{0,17}", re.ASCII)
 
@@ -41,10 +44,11 @@ def parse_uuid(text: str) -> str | None:
     return text.lower() if _UUID.fullmatch(text) else None
 
 
-class PathPart(UnicodeConverter):
+class PathPart(BaseConverter):
     """A part of a path, but none of the words that are addresses of their own: those answer 405 to other methods."""
 
     regex = "(?!(?:delete|import)$)[^/]+"
+    part_isolating = True
 
 
 class Parser(FlaskParser):
@@ -123,11 +127,17 @@ def _int64(text: str) -> int:
 
 
 def expected_revisions() -> set[int] | None:
-    """Return the revisions `If-Match` allows, or None if it allows any. A tag that is not ours matches none."""
-    header = request.if_match
-    if "If-Match" not in request.headers or header.star_tag:
+    """Return the revisions `If-Match` allows, or None if it allows any. A tag that is not ours matches none.
+
+    Raises:
+        BadRequest: it is no list of entity tags.
+    """
+    told = request.headers.get("If-Match")
+    if told is not None and not re.fullmatch(IF_MATCH, told):
+        abort(400)
+    if told is None or request.if_match.star_tag:
         return None
-    return {int(tag) for tag in header.as_set() if _REVISION.fullmatch(tag)}
+    return {int(tag) for tag in request.if_match.as_set() if _REVISION.fullmatch(tag)}
 
 
 def idempotency_key() -> IdempotencyKey | None:

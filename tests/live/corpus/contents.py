@@ -168,7 +168,9 @@ BULK: dict[str, Case] = {
 
 CONDITIONS: dict[str, Case] = {
     "an old ETag": (delete('If-Match: "0"'), 412, "precondition_failed"),
-    "an ETag without quotes": (delete("If-Match: x"), 412, "precondition_failed"),
+    "an ETag without quotes": (delete("If-Match: x"), 400, "bad_request"),
+    "an empty If-Match": (delete("If-Match: "), 400, "bad_request"),
+    "an ETag with a quote in it": (delete('If-Match: "a"b"'), 400, "bad_request"),
     "a weak ETag": (delete('If-Match: W/"0"'), 412, "precondition_failed"),
     "an ETag that is none of ours": (delete(f'If-Match: "{CANARY}"'), 412, "precondition_failed"),
     "an ETag of 1,000 digits": (delete(f'If-Match: "{"9" * 1_000}"'), 412, "precondition_failed"),
