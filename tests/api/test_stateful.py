@@ -21,6 +21,7 @@ INLINE_LIMIT = 4
 
 texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20)
 titles = st.none() | texts
+indexes = st.integers(0, 6)
 metadatas = st.dictionaries(st.sampled_from("abc"), st.integers(-5, 5) | texts | st.none(), max_size=2)
 
 
@@ -33,6 +34,10 @@ class Model:
         self.messages: dict[int, dict[str, Any]] = {}
         self.next_seq = 1
         self.updated_at = ""
+
+    def seq(self, index: int) -> int:
+        """Return the seq of a message that is there, or of one that is not (any more)."""
+        return sorted(self.messages)[index] if index < len(self.messages) else index + 1
 
 
 class Tenant:
@@ -66,14 +71,16 @@ class Service(RuleBasedStateMachine):
         accesses: list[TenantAccess] = [new_tenant(), new_tenant()]
         self.tenants = [Tenant(Client(self.app, access)) for access in accesses]
 
-    @rule(target=live, whose=whose, title=titles, metadata=metadatas)
-    def create(self, whose: int, title: str | None, metadata: dict[str, Any]) -> tuple[int, str]:
+    @rule(target=live, whose=whose, title=titles, metadata=metadatas, contents=st.lists(texts, max_size=6))
+    def create(self, whose: int, title: str | None, metadata: dict[str, Any], contents: list[str]) -> tuple[int, str]:
         tenant = self.tenants[whose]
         made = tenant.ask("POST", CHATS, 201, json={"title": title, "metadata": metadata})
         tenant.chats[made["id"]] = Model(title, metadata)
+        if contents:
+            self.post((whose, made["id"]), contents)
         return whose, made["id"]
 
-    @rule(chat=live, contents=st.lists(texts, min_size=1, max_size=4))
+    @rule(chat=live, contents=st.lists(texts, min_size=1, max_size=6))
     def post(self, chat: tuple[int, str], contents: list[str]) -> None:
         tenant, chat_id, model = self._find(chat)
         batch = {"messages": [{"content": content} for content in contents]}
@@ -84,18 +91,20 @@ class Service(RuleBasedStateMachine):
             model.messages[model.next_seq] = kept
             model.next_seq += 1
 
-    @rule(chat=live, number=st.integers(1, 6), content=texts)
-    def edit(self, chat: tuple[int, str], number: int, content: str) -> None:
+    @rule(chat=live, index=indexes, content=texts)
+    def edit(self, chat: tuple[int, str], index: int, content: str) -> None:
         tenant, chat_id, model = self._find(chat)
+        number = model.seq(index)
         status = 200 if number in model.messages else 404
         edited = tenant.ask("PATCH", f"{CHATS}/{chat_id}/messages/{number}", status, json={"content": content})
         if status == 200:
             assert edited["edited_at"] is not None
             model.messages[number] |= {"content": content, "edited_at": edited["edited_at"]}
 
-    @rule(chat=live, number=st.integers(1, 6))
-    def delete_message(self, chat: tuple[int, str], number: int) -> None:
+    @rule(chat=live, index=indexes)
+    def delete_message(self, chat: tuple[int, str], index: int) -> None:
         tenant, chat_id, model = self._find(chat)
+        number = model.seq(index)
         status = 204 if number in model.messages else 404
         tenant.ask("DELETE", f"{CHATS}/{chat_id}/messages/{number}", status)
         model.messages.pop(number, None)
@@ -212,7 +221,7 @@ def _reversed(text: str) -> tuple[int, ...]:
     return tuple(-ord(character) for character in text)
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(25, 20), pytest.param(400, 50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("examples", "steps"), [(30, 25), pytest.param(400, 50, marks=pytest.mark.soak)])
 def test_two_tenants(database: Database, examples: int, steps: int) -> None:
     config = Config("unused", 2**20, threads=1, log_format="json", delete_inline_limit=INLINE_LIMIT)
     Service.database, Service.app = database, create_app(config, database)
