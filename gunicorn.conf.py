@@ -1,6 +1,7 @@
 """How gunicorn serves: `gunicorn -c gunicorn.conf.py asgi:application`. Each value carries its reason."""
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -87,3 +88,13 @@ def on_starting(server: Any) -> None:
     except (ConfigError, ChatServiceError) as error:
         server.log.critical("%s", str(error))
         sys.exit(1)
+
+
+def post_worker_init(_worker: Any) -> None:
+    """Leave what is loaded out of the garbage collector's rounds, and let it go round less often.
+
+    An export makes thousands of dictionaries at a time, and a fifth of its time went to looking for cycles in them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

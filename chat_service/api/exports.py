@@ -19,16 +19,17 @@ from chat_service.api.chats import created
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import milliseconds
 from chat_service.api.imports import read_export
-from chat_service.api.message_schemas import ExportIn, message_json
+from chat_service.api.message_schemas import ExportIn
 from chat_service.api.openapi import raises
 from chat_service.api.requests import idempotency_key
 from chat_service.api.schemas import ChatOut
 from chat_service.errors import InvalidImportError
-from chat_service.models import Chat, Message, Scope
+from chat_service.models import Chat, Scope
+from chat_service.repository.exports import Row
 
 blueprint = Blueprint("exports", __name__, url_prefix="/api/v1", description="Whole chats, out and back in")
 
-Batches = Iterator[list[Message]]
+Batches = Iterator[list[Row]]
 
 IMPORTED = {"application/x-ndjson": {"schema": {"type": "string", "description": "The lines of an export."}}}
 EXPORTED = {
@@ -86,10 +87,8 @@ def _ndjson(chat: Chat, batches: Batches) -> Iterator[bytes]:
     yield chunk
     for batch in batches:
         count += len(batch)
-        chunk = b"".join(
-            orjson.dumps({"type": "message", "message": message_json(message)}, option=orjson.OPT_APPEND_NEWLINE)
-            for message in batch
-        )
+        # The frame by hand: measured, it costs a third of what a dictionary around each message does.
+        chunk = b"".join([b'{"type":"message","message":%b}\n' % orjson.dumps(row) for row in batch])
         digest.update(chunk)
         yield chunk
     end = {"type": "end", "message_count": count, "sha256": digest.hexdigest()}
@@ -100,7 +99,7 @@ def _json(chat: Chat, batches: Batches) -> Iterator[bytes]:
     yield b'{"chat":' + orjson.dumps(chat_json(chat)) + b',"messages":['
     separator = b""
     for batch in batches:
-        yield separator + orjson.dumps([message_json(message) for message in batch])[1:-1]
+        yield separator + orjson.dumps(batch)[1:-1]
         separator = b","
     yield b"]}\n"
 
@@ -110,14 +109,14 @@ def _markdown(chat: Chat, batches: Batches) -> Iterator[bytes]:
     count = 0
     for batch in batches:
         count += len(batch)
-        yield "".join(_markdown_message(message) for message in batch).encode()
+        yield "".join(map(_markdown_message, batch)).encode()
     yield f"\n---\n\n*End of the chat: {count} messages.*\n".encode()
 
 
-def _markdown_message(message: Message) -> str:
-    sender = f" ({_one_line(message.sender_id)})" if message.sender_id else ""
-    quoted = "\n".join(f"> {line}".rstrip() for line in message.content.splitlines())
-    return f"\n**{message.seq}. {message.role}{sender}**, {milliseconds(message.created_at)}\n\n{quoted}\n"
+def _markdown_message(row: Row) -> str:
+    sender = f" ({_one_line(row['sender_id'])})" if row["sender_id"] else ""
+    quoted = "\n".join(f"> {line}".rstrip() for line in row["content"].splitlines())
+    return f"\n**{row['seq']}. {row['role']}{sender}**, {row['created_at']}\n\n{quoted}\n"
 
 
 def _one_line(text: str) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import io
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -93,6 +93,7 @@ class _Responder(WSGIResponder):
         self._kept: list[Message] = []
         self._kept_bytes = 0
         self._client_gone: asyncio.Future[Message] | None = None
+        self._flushing: Future[None] | None = None
 
     async def respond(self, scope: Scope, body: bytes) -> None:
         """Run the application in a thread and send its response.
@@ -104,7 +105,9 @@ class _Responder(WSGIResponder):
         run = contextvars.copy_context().run
         try:
             await self.loop.run_in_executor(self.executor, run, self.wsgi, environ, self.start_response)
-            await self._flush()
+            if self._flushing is not None:
+                await asyncio.wrap_future(self._flushing)
+            await self._flush(self._kept)
         except _ClientGoneError:
             return
         except Exception as error:  # noqa: BLE001 - whatever it was, its text may quote what no log may hold
@@ -114,25 +117,31 @@ class _Responder(WSGIResponder):
                 self._client_gone.cancel()
 
     def send(self, message: Any) -> None:
-        """Take a part of the response from the application's thread; wait for slow readers now and then."""
+        """Take a part of the response from the application's thread; wait for slow readers now and then.
+
+        One flush is under way while the application makes what the next one takes.
+        """
         self._kept.append(message)
         self._kept_bytes += len(message.get("body", b""))
         if self._kept_bytes >= FLUSH_BYTES:
-            asyncio.run_coroutine_threadsafe(self._flush_while_there_is_a_reader(), self.loop).result()
+            if self._flushing is not None:
+                self._flushing.result()
+            flush = self._flush_while_there_is_a_reader(self._kept)
+            self._kept, self._kept_bytes = [], 0
+            self._flushing = asyncio.run_coroutine_threadsafe(flush, self.loop)
 
-    async def _flush_while_there_is_a_reader(self) -> None:
+    async def _flush_while_there_is_a_reader(self, kept: list[Message]) -> None:
         # With the body read, the next thing to receive is that the client has left. gunicorn 27 never wakes a send that
         # waits for a slow reader when that reader leaves, so whichever comes first is waited for.
         self._client_gone = self._client_gone or asyncio.ensure_future(self._receive())
-        flush = asyncio.ensure_future(self._flush())
+        flush = asyncio.ensure_future(self._flush(kept))
         await asyncio.wait([flush, self._client_gone], return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
         if self._client_gone.done():
             flush.cancel()
             raise _ClientGoneError
         await flush
 
-    async def _flush(self) -> None:
-        kept, self._kept, self._kept_bytes = self._kept, [], 0
+    async def _flush(self, kept: list[Message]) -> None:
         for message in kept:
             await self._send(message)
 

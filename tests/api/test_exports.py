@@ -1,14 +1,21 @@
-"""Whole chats out and back in, on mongomock and on mongod."""
+"""Whole chats out and back in, on a real mongod: it shapes what is exported, which mongomock cannot."""
 
 import hashlib
 import json
 
 import pytest
 
+from chat_service.repository.database import Database
 from tests.client import CHATS, Client
 
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+@pytest.fixture
+def either_database(database: Database) -> Database:
+    """Only the real one."""
+    return database
 
 
 def export(client: Client, chat_id: str, form: str) -> bytes:
