@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 
 from chat_service.errors import ClaimLostError, DatabaseUnavailableError, OutcomeUnknownError
-from chat_service.jobs.pace import Pace
+from chat_service.jobs.pace import LOOK_SECONDS, Pace
 from chat_service.models import Purge
 from chat_service.repository.purges import Purges
 
@@ -29,6 +29,7 @@ class PurgeWorker:
         self._id = uuid.uuid4().hex
         self._pace = Pace()
         self._last_tenant: str | None = None
+        self._looked, self._operations = 0.0, 0
 
     def run_once(self) -> int | None:
         """Work on one purge for a slice of time; return the messages removed, or None if none was free.
@@ -59,12 +60,19 @@ class PurgeWorker:
                 position = purge.first_seq
                 continue
             self._pace.learn(read - began)
+            if read - self._looked > LOOK_SECONDS:
+                self._look_for_others(read)
             size = self._pace.batch
             removed += self._purges.remove(purge, found, size)
             position = found + size
             self._stop.wait(self._pace.rest(time.monotonic() - read))
         self._purges.release(purge)
         return removed
+
+    def _look_for_others(self, now: float) -> None:
+        operations = self._purges.operations_of_others()
+        self._pace.learn_others(operations - self._operations if self._looked else 0)
+        self._looked, self._operations = now, operations
 
     def run(self, *, until_idle: bool = False, tell: Callable[[int], object] = lambda _: None) -> None:
         """Work until told to stop, or with `until_idle` until no purge is open; `tell` hears of messages removed."""

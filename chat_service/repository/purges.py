@@ -143,6 +143,12 @@ class Purges:
 
         self._database.transaction(work)
 
+    def operations_of_others(self) -> int:
+        """Return how many operations the server has done on the chats, ever: no purge does any, every request does."""
+        with self._database.operation():
+            shards = self._database.chats.aggregate([{"$collStats": {"latencyStats": {}}}])
+            return sum(int(kind["ops"]) for shard in shards for kind in shard["latencyStats"].values())
+
     def progress(self) -> tuple[int, int]:
         """Return how many purges are open, and how many messages they have left to remove."""
         left = {"$subtract": ["$messages", "$purged"]}

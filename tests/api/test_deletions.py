@@ -180,14 +180,6 @@ class TestIdempotencyKey:
         assert again.headers.get("Location") == first.headers.get("Location")
         assert stored == [c.count_documents({}) for c in (either_database.chats, either_database.messages)]
 
-    def test_a_repeated_import_creates_one_chat(self, alice: Client, either_database: Database) -> None:
-        """The first answer again."""
-        export = alice.send("GET", f"{CHATS}/{alice.new_chat('x')}/export?format=ndjson").data
-        sent = {"data": export, "headers": {"Idempotency-Key": "k", "Content-Type": "application/x-ndjson"}}
-        answers = {alice.send("POST", f"{CHATS}/import", **sent).data for _ in range(2)}
-        assert len(answers) == 1
-        assert either_database.chats.count_documents({}) == 2
-
     def test_a_repeated_bulk_gets_the_first_answer(self, alice: Client) -> None:
         """Byte for byte, although the chats have gone."""
         sent = {"json": {"chat_ids": [alice.new_chat(), UNKNOWN]}, "headers": {"Idempotency-Key": "k"}}

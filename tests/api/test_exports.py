@@ -126,3 +126,11 @@ class TestImport:
     def test_of_something_else_is_415(self, alice: Client) -> None:
         """An import says that it is ndjson."""
         assert alice.send("POST", f"{CHATS}/import", json={}).status_code == 415
+
+    def test_a_repeated_import_creates_one_chat(self, alice: Client, either_database: Database) -> None:
+        """The first answer again."""
+        export = alice.send("GET", f"{CHATS}/{alice.new_chat('x')}/export?format=ndjson").data
+        sent = {"data": export, "headers": {"Idempotency-Key": "k", "Content-Type": "application/x-ndjson"}}
+        answers = {alice.send("POST", f"{CHATS}/import", **sent).data for _ in range(2)}
+        assert len(answers) == 1
+        assert either_database.chats.count_documents({}) == 2

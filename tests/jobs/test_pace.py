@@ -1,12 +1,14 @@
 """The pace of a purge, told times instead of waiting for them."""
 
-from chat_service.jobs.pace import FLAT_OUT_MESSAGES, POLITE_MESSAGES, REST_MOST, Pace
+from chat_service.jobs.pace import FEW_OPERATIONS, FLAT_OUT_MESSAGES, POLITE_MESSAGES, POLITE_REST, REST_MOST, Pace
 
 QUIET = 0.001
+MANY = FEW_OPERATIONS + 1
 
 
-def paced(*reads: float) -> Pace:
+def paced(*reads: float, others: int = 0) -> Pace:
     pace = Pace()
+    pace.learn_others(others)
     for seconds in reads:
         pace.learn(seconds)
     return pace
@@ -18,19 +20,25 @@ def test_goes_flat_out_on_a_quiet_database() -> None:
     assert (pace.batch, pace.rest(1)) == (FLAT_OUT_MESSAGES, 0)
 
 
-def test_one_slow_read_is_nothing() -> None:
-    """A checkpoint or a stolen CPU is not a crowd."""
-    assert paced(*[QUIET] * 20, QUIET * 50).rest(1) == 0
+def test_slow_reads_alone_are_nothing() -> None:
+    """A checkpoint is not a crowd: with nobody there a purge goes flat out, however slow the reads are."""
+    assert paced(*[QUIET] * 20, *[QUIET * 50] * 20).rest(1) == 0
 
 
-def test_steps_aside_for_requests() -> None:
-    """Small batches and a rest, which grows up to its limit while reads stay slow."""
+def test_steps_aside_for_requests_that_have_to_queue() -> None:
+    """The rests grow up to their limit while reads stay slow, and shrink again."""
     crowded = [QUIET * 3] * 3
-    assert paced(*[QUIET] * 20, *crowded).batch == POLITE_MESSAGES
-    assert paced(*[QUIET] * 20, *crowded).rest(2) == 2
-    assert paced(*[QUIET] * 50, *crowded * 10).rest(1) == REST_MOST
+    assert paced(*[QUIET] * 20, QUIET * 50, others=MANY).rest(1) == POLITE_REST, "one slow read is not a crowd"
+    assert paced(*[QUIET] * 50, *crowded * 10, others=MANY).rest(1) == REST_MOST
+    assert paced(*[QUIET] * 50, *crowded * 10, *[QUIET] * 40, others=MANY).rest(1) == POLITE_REST
 
 
-def test_speeds_up_again() -> None:
-    """When the requests have gone it is flat out again after some batches."""
-    assert paced(*[QUIET] * 50, *[QUIET * 3] * 30, *[QUIET] * 40).batch == FLAT_OUT_MESSAGES
+def test_is_polite_among_others() -> None:
+    """Small batches and rests from the first sign of requests, and flat out again when they have gone."""
+    pace = paced(*[QUIET] * 20)
+    pace.learn_others(FEW_OPERATIONS)
+    assert pace.batch == FLAT_OUT_MESSAGES
+    pace.learn_others(FEW_OPERATIONS + 1)
+    assert (pace.batch, pace.rest(1)) == (POLITE_MESSAGES, POLITE_REST)
+    pace.learn_others(1)
+    assert (pace.batch, pace.rest(1)) == (FLAT_OUT_MESSAGES, 0)

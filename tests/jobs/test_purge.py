@@ -12,6 +12,7 @@ from chat_service.errors import (
     DeletionNotFoundError,
     MessageNotFoundError,
 )
+from chat_service.jobs.pace import FEW_OPERATIONS
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import NewMessage, Role, Span
 from chat_service.repository.chats import Chats
@@ -156,6 +157,18 @@ def test_tenants_take_turns(deletions, purges, new_chat) -> None:
         last = purge.tenant_id
         served.append(last)
     assert served == ["a", "b", "c", "a", "a"]
+
+
+def test_others_are_noticed(deletions, purges, chats, new_chat) -> None:
+    """What requests do with chats counts, and what a purge does does not."""
+    deletions.delete(TENANT, new_chat(), "key")
+    before = purges.operations_of_others()
+    PurgeWorker(purges).run_once()
+    alone = purges.operations_of_others() - before
+    assert alone < FEW_OPERATIONS
+    for _ in range(FEW_OPERATIONS):
+        chats.create(TENANT, None, {})
+    assert purges.operations_of_others() - before - alone >= FEW_OPERATIONS
 
 
 def test_several_workers_share_the_work(database, deletions, purges, new_chat) -> None:

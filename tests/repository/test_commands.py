@@ -102,7 +102,7 @@ def test_the_other_operations_cost_what_the_data_model_says(recorded) -> None:
     assert len(cost(recorded, "GET", f"{messages}/1")) == 2
     assert len(cost(recorded, "PATCH", f"{messages}/1", json={"content": "y"})) == 4
     assert len(cost(recorded, "DELETE", f"{messages}/1")) == 4
-    assert len(cost(recorded, "GET", f"{chat}/export")) == 2
+    assert len(cost(recorded, "GET", f"{chat}/export")) == 3
     assert len(cost(recorded, "GET", f"{chat}/deletion-preview")) == 3
     assert len(cost(recorded, "DELETE", messages)) == 4
     assert len(cost(recorded, "DELETE", f"{CHATS}/{gone}")) == 5

@@ -1,0 +1,109 @@
+"""Bulk deletes: are they faster than single ones, and does another tenant notice?
+
+- 1,000 chats of 10 messages by one `POST /chats/delete`, and by 1,000 DELETEs of 8 clients, in turns.
+- Reads of another tenant meanwhile, one after the other, against the same reads in the quiet before.
+
+    python -m benchmarks.bulk
+"""
+
+import argparse
+import http.client
+import threading
+import time
+from functools import partial
+from typing import Any
+
+import orjson
+import pymongo
+
+from benchmarks.delete import http_delete, prepare
+from benchmarks.large import prepare_small
+from benchmarks.measure import interleave, keep, medians, ratio, timed
+from benchmarks.reads import make_small_tenant
+from benchmarks.service import HEADERS, Address, service
+
+CHATS = 1_000
+MESSAGES = 10
+CLIENTS = 8
+QUIET_READS = 1_000
+
+
+def single(db: Any, address: Address) -> dict[str, float]:
+    """Delete the chats one by one."""
+    connections = [http.client.HTTPConnection(*address) for _ in range(CLIENTS)]
+    result = timed([partial(http_delete, connection) for connection in connections], prepare(db, CHATS, MESSAGES))
+    for connection in connections:
+        connection.close()
+    return result
+
+
+def bulk(db: Any, address: Address) -> dict[str, float]:
+    """Delete them with one request."""
+    chat_ids = prepare(db, CHATS, MESSAGES)
+    began = time.perf_counter()
+    delete_all(address, chat_ids)
+    return {"per_second": CHATS / (time.perf_counter() - began)}
+
+
+def delete_all(address: Address, chat_ids: list[str]) -> None:
+    """Send the request, and see that all are gone."""
+    connection = http.client.HTTPConnection(*address)
+    headers = {**HEADERS, "Content-Type": "application/json"}
+    connection.request("POST", "/api/v1/chats/delete", orjson.dumps({"chat_ids": chat_ids}), headers)
+    told = orjson.loads(connection.getresponse().read())
+    connection.close()
+    assert len(told["successful"]) == len(chat_ids), told["failed"][:3]
+
+
+def reads(db: Any, address: Address, key: str) -> dict[str, dict[str, float]]:
+    """Return the latencies in ms of another tenant's reads, quiet and during bulk deletes."""
+    chat_ids = prepare_small(db, str(db.tenants.find_one({"name": "small"})["_id"]))
+    connection = http.client.HTTPConnection(*address)
+
+    def read(chat_id: str) -> None:
+        connection.request("GET", f"/api/v1/chats/{chat_id}", headers={"X-API-Key": key})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == http.HTTPStatus.OK, answer.status
+
+    quiet = timed([read], chat_ids * (QUIET_READS // len(chat_ids)))
+    batches = [prepare(db, CHATS, MESSAGES) for _ in range(4)]
+
+    def delete_batches() -> None:
+        for batch in batches:
+            delete_all(address, batch)
+
+    worker = threading.Thread(target=delete_batches)
+    took: list[float] = []
+    worker.start()
+    while worker.is_alive():
+        began = time.perf_counter()
+        read(chat_ids[len(took) % len(chat_ids)])
+        took.append((time.perf_counter() - began) * 1000)
+    worker.join()
+    connection.close()
+    took.sort()
+    busy = {"p50_ms": took[len(took) // 2], "p99_ms": took[int(len(took) * 0.99)], "reads": len(took)}
+    return {"quiet": quiet, "busy": busy}
+
+
+def main() -> None:
+    """Run all, print the figures, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority") as client:
+        db = client.get_default_database()
+        results = interleave({"single": partial(single, db, address), "bulk": partial(bulk, db, address)}, args.rounds)
+        found: dict[str, Any] = {side: medians(rounds) for side, rounds in results.items()}
+        found["ratio"] = ratio(results, "bulk", "single")
+        print(f"single {found['single']}, bulk {found['bulk']}, ratio {found['ratio']:.2f}", flush=True)
+        key = make_small_tenant(uri, db)
+        found["reads"] = [reads(db, address, key) for _ in range(args.rounds)]
+        for round_ in found["reads"]:
+            print(f"reads: p99 quiet {round_['quiet']['p99_ms']:.1f}, busy {round_['busy']}", flush=True)
+    keep("bulk", found)
+
+
+if __name__ == "__main__":
+    main()
