@@ -221,7 +221,9 @@ def _reversed(text: str) -> tuple[int, ...]:
     return tuple(-ord(character) for character in text)
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(30, 25), pytest.param(400, 50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("examples", "steps"), [(30, 25), pytest.param(300, 40, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])]
+)
 def test_two_tenants(database: Database, examples: int, steps: int) -> None:
     config = Config("unused", 2**20, threads=1, log_format="json", delete_inline_limit=INLINE_LIMIT)
     Service.database, Service.app = database, create_app(config, database)
