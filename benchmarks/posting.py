@@ -1,6 +1,7 @@
 """How much of raw pymongo's speed does posting a message over HTTP keep?
 
-Both run the same transaction (touch the chat, insert the message, commit) from eight clients over 64 chats, in turns.
+Both run the same transaction (touch the chat, insert the message, commit) over 64 chats, in turns, with one client and
+with eight.
 
     python -m benchmarks.posting
 """
@@ -19,10 +20,10 @@ from pymongo.write_concern import WriteConcern
 
 from benchmarks.delete import chat_document, message_document
 from benchmarks.measure import interleave, keep, medians, ratio, timed
-from benchmarks.service import HEADERS, TENANT, service
+from benchmarks.service import HEADERS, TENANT, Address, service
 from chat_service.repository.keys import chat_key
 
-CLIENTS = 8
+CLIENTS = (1, 8)
 CHATS = [f"44444444-0000-4000-8000-{number:012x}" for number in range(64)]
 BODY = orjson.dumps({"content": "a message of ordinary length, as people write them " * 2})
 
@@ -64,22 +65,26 @@ def main() -> None:
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=10) as client:
         db = client.get_default_database()
         db.chats.insert_many([chat_document(chat_id, 0) for chat_id in CHATS])
-        connections = [http.client.HTTPConnection(*address) for _ in range(CLIENTS)]
         items = CHATS * (args.posts // len(CHATS))
-        results = interleave(
-            {
-                "raw": partial(timed, [partial(raw_post, db)] * CLIENTS, items),
-                "http": partial(timed, [partial(http_post, connection) for connection in connections], items),
-            },
-            args.rounds,
-        )
-        for connection in connections:
-            connection.close()
-    found = {side: medians(rounds) for side, rounds in results.items()}
+        keep("posting", [run_case(db, address, clients, items, args.rounds) for clients in CLIENTS])
+
+
+def run_case(db: Any, address: Address, clients: int, items: list[str], rounds: int) -> dict[str, Any]:
+    """Run both sides with so many clients, print the figures and return them."""
+    connections = [http.client.HTTPConnection(*address) for _ in range(clients)]
+    sides = {
+        "raw": partial(timed, [partial(raw_post, db)] * clients, items),
+        "http": partial(timed, [partial(http_post, connection) for connection in connections], items),
+    }
+    results = interleave(sides, rounds)
+    for connection in connections:
+        connection.close()
+    found = {side: medians(figures) for side, figures in results.items()}
+    print(f"{clients} clients")
     for side, figures in found.items():
         print(f"{side:4}: {figures['per_second']:5.0f}/s, p50 {figures['p50_ms']:.1f}, p99 {figures['p99_ms']:.1f} ms")
-    print(f"ratio: {ratio(results, 'http', 'raw'):.2f}")
-    keep("posting", {**found, "ratio": ratio(results, "http", "raw")})
+    print(f"ratio: {ratio(results, 'http', 'raw'):.2f}", flush=True)
+    return {"clients": clients, "ratio": ratio(results, "http", "raw"), **found}
 
 
 if __name__ == "__main__":
