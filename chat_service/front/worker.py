@@ -62,8 +62,6 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
 
     def init_process(self) -> None:
         """Start the worker with our protocol; it has no setting for it, and looks the name up when it listens."""
-        # Until our own handlers are there, the inherited ones of the master would swallow it.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.connections: set[ProblemProtocol] = set()
         gasgi.ASGIProtocol = ProblemProtocol
         super().init_process()
