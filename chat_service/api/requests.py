@@ -30,6 +30,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 # RFC 9110, section 13.1.1: `*`, or a list of entity tags.
 IF_MATCH = r'^(\*|(W/)?"[!#-~]*"( ?, ?(W/)?"[!#-~]*")*)$'
 
+_TAG = re.compile(r'(W/)?"([!#-~]*)"')
 _REVISION = re.compile("[0-9]{1,18}", re.ASCII)
 _SEQ = re.compile("[1-9][0-9]{0,17}", re.ASCII)
 
@@ -135,9 +136,10 @@ def expected_revisions() -> set[int] | None:
     told = request.headers.get("If-Match")
     if told is not None and not re.fullmatch(IF_MATCH, told):
         abort(400)
-    if told is None or request.if_match.star_tag:
+    if told is None or told == "*":
         return None
-    return {int(tag) for tag in request.if_match.as_set() if _REVISION.fullmatch(tag)}
+    # A weak tag never matches here (RFC 9110, section 13.1.1).
+    return {int(tag) for weak, tag in _TAG.findall(told) if not weak and _REVISION.fullmatch(tag)}
 
 
 def idempotency_key() -> IdempotencyKey | None:

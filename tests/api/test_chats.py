@@ -184,7 +184,7 @@ class TestUpdate:
         seen = alice.send("GET", path).headers["ETag"]
         second = alice.send("PATCH", path, json={"title": "second"}, headers={"If-Match": seen})
         assert second.status_code == 200
-        for stale in (seen, 'W/"2"', '"rubbish"'):
+        for stale in (seen, 'W/"2"', '"rubbish"', '""', 'W/""', '"x", "" ,W/"2"', '"2,"'):
             answer = alice.send("PATCH", path, json={"title": "third"}, headers={"If-Match": stale})
             assert (answer.status_code, answer.get_json()["code"]) == (412, "precondition_failed")
         assert alice.send("GET", path).get_json()["title"] == "second"
