@@ -18,6 +18,8 @@ _ORIGIN = re.compile(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 _COMMIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _COMMIT_VARIABLES = ("SOURCE_VERSION", "HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT")
 
+_at_least_one = validate.Range(min=1, max=1_000_000)
+
 
 class ConfigError(Exception):
     """The environment cannot be used; the text names each wrong variable."""
@@ -33,6 +35,9 @@ class Config:
     log_format: str
     delete_inline_limit: int = 1_000
     cors_origins: tuple[str, ...] = ()
+    connections_per_chat: int = 1_000
+    connections_per_tenant: int = 10_000
+    connections_per_worker: int = 10_000
     metrics: bool = True
     commit: str | None = None
 
@@ -51,6 +56,9 @@ class Config:
             delete_inline_limit=env.int("DELETE_INLINE_LIMIT", 1_000, validate=validate.Range(min=0, max=10_000)),
             log_format=env.str("LOG_FORMAT", "json", validate=validate.OneOf(["json", "console"])),
             cors_origins=tuple(env.list("CORS_ORIGINS", [], validate=_check_origins) or ()),
+            connections_per_chat=env.int("CONNECTIONS_PER_CHAT", 1_000, validate=_at_least_one),
+            connections_per_tenant=env.int("CONNECTIONS_PER_TENANT", 10_000, validate=_at_least_one),
+            connections_per_worker=env.int("CONNECTIONS_PER_WORKER", 10_000, validate=_at_least_one),
             metrics=env.str("METRICS", "on", validate=validate.OneOf(["on", "off"])) == "on",
             commit=_commit(),
         )

@@ -34,6 +34,11 @@ timeout = 30
 # Longer than the pause between two requests of an active client, shorter than a load balancer's own limit.
 keepalive = 15
 
+# Whoever sends a longer frame is closed with 1009 before it is read.
+websocket_max_message_size = 64 * 2**10
+# Every worker names itself, and its leases, when it loads the application.
+preload_app = False
+
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 4096

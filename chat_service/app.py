@@ -12,6 +12,7 @@ from chat_service import __version__, cli
 from chat_service.api import (
     auth,
     chats,
+    connections,
     cors,
     deletions,
     docs,
@@ -28,8 +29,10 @@ from chat_service.api import (
     system,
 )
 from chat_service.api.context import Repositories
+from chat_service.realtime.asgi import THREADS as SOCKET_THREADS
 from chat_service.repository.database import Database
 from chat_service.repository.monitor import CommandCounter, PoolListener
+from chat_service.repository.presence import ConnectionCaps
 
 
 class Settings(Protocol):
@@ -50,6 +53,14 @@ class Settings(Protocol):
     @property
     def delete_inline_limit(self) -> int:
         """Up to how many messages are removed with their chat; those of larger ones are left to a purge."""
+
+    @property
+    def connections_per_chat(self) -> int:
+        """How many live connections a chat may have."""
+
+    @property
+    def connections_per_tenant(self) -> int:
+        """How many a tenant may have."""
 
     @property
     def cors_origins(self) -> Sequence[str]:
@@ -102,13 +113,14 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     app.url_map.converters["default"] = requests.PathPart
-    # Two connections more than threads, for the session killer and a readiness probe.
+    # More connections than threads: for the sockets and their feed, the session killer and a readiness probe.
     database = database or Database(
         settings.mongodb_uri,
-        max_pool_size=settings.threads + 2,
+        max_pool_size=settings.threads + SOCKET_THREADS + 3,
         listeners=[CommandCounter(), *([PoolListener(metrics.observe_pool)] if settings.metrics else [])],
     )
-    Repositories.on(database, settings.delete_inline_limit).install(app.extensions)
+    caps = ConnectionCaps(settings.connections_per_chat, settings.connections_per_tenant)
+    Repositories.on(database, settings.delete_inline_limit, caps).install(app.extensions)
 
     # The order counts: hooks run before a request as they stand here, and after it the other way round.
     observation.install(app, [logs.write, metrics.observe] if settings.metrics else [logs.write])
@@ -120,7 +132,7 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     for field in (fields.Rfc3339, fields.Time, fields.Seconds):
         api.register_field(field, "string", "date-time")
     problems.install(app)
-    for module in (chats, deletions, messages, exports, system):
+    for module in (chats, deletions, messages, exports, connections, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
     with app.app_context():

@@ -100,6 +100,14 @@ class ActiveConnectionsError(ChatServiceError):
         self.count = count
 
 
+class TooManyConnectionsError(ChatServiceError):
+    """The chat, the tenant or this process has as many WebSocket connections as it may have."""
+
+
+class ChangesLostError(ChatServiceError):
+    """What was committed can no longer be followed without a gap."""
+
+
 class DatabaseUnavailableError(ChatServiceError):
     """The database could not be asked in time, and nothing was changed."""
 

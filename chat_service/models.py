@@ -76,10 +76,10 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class ListPosition:
-    """A place between two chats of a list that runs from the latest time to the earliest."""
+    """A place between two things of a list that runs from the latest time to the earliest."""
 
     at: datetime
-    chat_id: str
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,3 +177,47 @@ class Lease:
     worker_id: str
     connected_at: datetime
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Opens one WebSocket to one chat, once, for a client that cannot send a key."""
+
+    ticket: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCreated:
+    """A message was posted."""
+
+    tenant_id: str
+    chat_id: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ChatUpdated:
+    """Something of a chat has changed other than by a new message."""
+
+    tenant_id: str
+    chat_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDeleted:
+    """A chat was deleted."""
+
+    tenant_id: str
+    chat_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRevoked:
+    """An API key was revoked."""
+
+    key_id: str
+
+
+Change = MessageCreated | ChatUpdated | ChatDeleted | KeyRevoked
+"""What the connections of all processes are told of, once it is committed."""

@@ -14,8 +14,10 @@ from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import Exports
 from chat_service.repository.messages import Messages
+from chat_service.repository.presence import ConnectionCaps, Presence
 from chat_service.repository.purges import Purges
 from chat_service.repository.tenants import Tenants
+from chat_service.repository.tickets import Tickets
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
 _EXTENSION = "chat_service"
@@ -34,9 +36,11 @@ class Repositories:
     messages: Messages
     exports: Exports
     tenants: Tenants
+    presence: Presence
+    tickets: Tickets
 
     @classmethod
-    def on(cls, database: Database, inline_limit: int) -> "Repositories":
+    def on(cls, database: Database, inline_limit: int, caps: ConnectionCaps | None = None) -> "Repositories":
         """Return the repositories of one database; chats of up to `inline_limit` messages are removed at once."""
         return cls(
             database=database,
@@ -48,6 +52,8 @@ class Repositories:
             messages=Messages(database, inline_limit),
             exports=Exports(database),
             tenants=Tenants(database),
+            presence=Presence(database, caps),
+            tickets=Tickets(database),
         )
 
     def install(self, extensions: dict[str, object]) -> None:

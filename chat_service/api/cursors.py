@@ -45,7 +45,7 @@ def next_cursor(span: Span, last_seq: int, tenant_id: str, chat_id: str) -> str:
 
 
 def read_position(cursor: str | None, *owners: str) -> ListPosition | None:
-    """Return where a list of chats or receipts goes on, or None for its beginning.
+    """Return where a list of chats, receipts or connections goes on, or None for its beginning.
 
     Raises:
         InvalidCursorError: the cursor was not given out for the list of these owners.
@@ -61,7 +61,7 @@ def read_position(cursor: str | None, *owners: str) -> ListPosition | None:
 def write_position(last: ListPosition, *owners: str) -> str:
     """Return the cursor of the page after the one that ended with `last`."""
     milliseconds = (last.at - _EPOCH) // timedelta(milliseconds=1)
-    return _write(_POSITION.pack(milliseconds, uuid.UUID(last.chat_id).bytes, _list_mark(*owners)))
+    return _write(_POSITION.pack(milliseconds, uuid.UUID(last.id).bytes, _list_mark(*owners)))
 
 
 def _decode(cursor: str, tenant_id: str, chat_id: str) -> Span:

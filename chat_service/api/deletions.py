@@ -15,6 +15,7 @@ from chat_service.api.requests import expected_revisions, idempotency_key, parse
 from chat_service.api.schemas import (
     BulkIn,
     BulkOut,
+    DeleteIn,
     DeletionOut,
     PreviewOut,
     ReceiptOut,
@@ -30,11 +31,14 @@ blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="
 @blueprint.delete("/chats/<chat_id>")
 @requires(Scope.DELETE)
 @raises(ActiveConnectionsError, headers="If-Match Idempotency-Key")
+@blueprint.arguments(DeleteIn(), location="query")
 @blueprint.response(200, DeletionOut())
-def delete_chat(chat_id: str) -> Deletion:
+def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
     """Delete a chat with all its messages, permanently and atomically."""
-    who = caller()
-    return repositories().deletions.delete(who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key())
+    who, evict = caller(), query["on_active"] == "evict"
+    return repositories().deletions.delete(
+        who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key(), evict=evict
+    )
 
 
 @blueprint.get("/chats/<chat_id>/deletion-preview")

@@ -11,6 +11,7 @@ import structlog
 from structlog.stdlib import BoundLogger, ProcessorFormatter
 
 from chat_service.api.observation import Answered, place
+from chat_service.models import Caller
 
 Event = MutableMapping[str, Any]
 
@@ -49,6 +50,12 @@ def write(answered: Answered) -> None:
     told = {"code": answered.code, "error": answered.error, "place": answered.place, "cut": answered.cut}
     line.update((name, value) for name, value in told.items() if value)
     _log.log(_level(answered), "request", **line)
+
+
+def write_connection(caller: Caller | None, seconds: float, code: int, reason: str) -> None:
+    """Write the line of one WebSocket that has ended: whose it was, how long it lived, how it was closed."""
+    who = {} if caller is None else {"tenant_id": caller.tenant_id, "key_id": caller.key_id}
+    _log.info("connection", **who, duration_ms=round(seconds * 1000, 2), close_code=code, reason=reason)
 
 
 def _level(answered: Answered) -> int:

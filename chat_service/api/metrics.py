@@ -39,6 +39,9 @@ _in_use = Gauge(
     registry=_registry,
     multiprocess_mode="livesum",
 )
+_connections = Gauge(
+    "chat_service_connections", "WebSockets that are open now.", registry=_registry, multiprocess_mode="livesum"
+)
 _info = Gauge(
     "chat_service_info",
     "1, with the version and the commit that run.",
@@ -81,6 +84,11 @@ def count_delete(code: str | None) -> None:
     """Count the delete of one chat, by the code of the problem it was answered with."""
     if code in OUTCOMES:
         _deletes.labels(OUTCOMES[code]).inc()
+
+
+def count_connection(*, opened: bool) -> None:
+    """Count a WebSocket that was opened, or that has ended."""
+    _connections.inc() if opened else _connections.dec()
 
 
 def observe_pool(event: PoolEvent) -> None:

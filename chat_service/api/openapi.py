@@ -254,6 +254,8 @@ def _add_headers(responses: dict[str, Any]) -> None:
         headers: dict[str, Any] = {"X-Request-ID": {"required": True, "schema": {"type": "string"}}}
         if status in {"409", "503"}:
             headers["Retry-After"] = {"required": status == "503", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+        if status == "426":
+            headers["Upgrade"] = {"required": True, "schema": {"const": "websocket"}}
         if status == "405":
             headers["Allow"] = {"required": True, "schema": {"type": "string"}}
         response.setdefault("headers", {}).update(headers)

@@ -150,6 +150,12 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
 
 HTTP: dict[int, Problem] = {
     400: Problem(400, "bad_request", "Bad request", "The request is not well-formed HTTP."),
+    403: Problem(
+        403,
+        "forbidden_origin",
+        "Forbidden origin",
+        "Pages of this origin may not connect. The service's operator lists those that may in CORS_ORIGINS.",
+    ),
     404: Problem(404, "not_found", "Not found", "There is nothing at this address. See the API documentation."),
     405: Problem(405, "method_not_allowed", "Method not allowed", "The Allow header lists what can be done here."),
     406: Problem(406, "not_acceptable", "Not acceptable", "The answer is application/json; let Accept include it."),
@@ -204,15 +210,13 @@ def _answer_domain_error(error: errors.ChatServiceError) -> Response:
 
 
 def answer_http_error(error: HTTPException) -> Response:
-    """Answer what Flask, Werkzeug or webargs refused, keeping the headers the status asks for (`Allow`)."""
+    """Answer what Flask, Werkzeug or webargs refused, keeping the headers the status asks for."""
     problem = HTTP.get(error.code or 500)
     if problem is None:
         problem = HTTP[400] if 400 <= (error.code or 500) < 500 else INTERNAL  # noqa: PLR2004 - the client error range
     note(problem.code)
     answer = _answer(problem, error)
-    allow = dict(error.get_headers()).get("Allow")
-    if allow:
-        answer.headers["Allow"] = allow
+    answer.headers.extend((name, value) for name, value in error.get_headers() if name in {"Allow", "Upgrade"})
     return answer
 
 

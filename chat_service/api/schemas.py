@@ -140,6 +140,45 @@ class PurgeOut(Schema):
     estimated_at = Time(allow_none=True)
 
 
+class ConnectionOut(Schema):
+    """A live connection. It ends at `expires_at` unless it is renewed before."""
+
+    id = fields.String(attribute="connection_id", metadata={"format": "uuid"})
+    connected_at = Time()
+    expires_at = Time()
+
+
+class ConnectionPageIn(Schema):
+    """Which connections of a chat."""
+
+    limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
+    cursor = fields.String(load_default=None, metadata=CURSOR)
+
+
+class ConnectionPageOut(Schema):
+    """A page of live connections, latest first."""
+
+    items = fields.List(fields.Nested(ConnectionOut()))
+    next_cursor = fields.String(allow_none=True)
+
+
+class TicketOut(Schema):
+    """A ticket: good for one connection."""
+
+    ticket = fields.String(metadata={"description": "Send it as `?ticket=`; it is shown only here."})
+    expires_at = Time()
+
+
+class DeleteIn(Schema):
+    """How a chat is deleted."""
+
+    on_active = fields.String(
+        load_default="fail",
+        validate=validate.OneOf(["fail", "evict"]),
+        metadata={"description": "What to do about live connections: refuse (409), or close them with 4410."},
+    )
+
+
 class _Itself(fields.Nested):
     """The same object once more, in another shape."""
 

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from a2wsgi.asgi_typing import HTTPScope
 from a2wsgi.wsgi import Body, WSGIResponder, build_environ
 
+from chat_service.realtime.asgi import Sockets
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -35,26 +37,38 @@ class _ClientGoneError(Exception):
 
 
 class BodyFirst:
-    """An ASGI application that reads each body up to the limit and hands it to a WSGI application in a thread pool."""
+    """An ASGI application: WebSockets go to `sockets`, whole requests to a WSGI application in threads."""
 
-    def __init__(self, app: Any, *, max_body_bytes: int, threads: int) -> None:
+    def __init__(self, app: Any, sockets: Sockets, *, max_body_bytes: int, threads: int) -> None:
         self._app = app
+        self._sockets = sockets
         self._max_body_bytes = max_body_bytes
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wsgi")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await self._lifespan(receive, send)
             return
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000})
+            await self._sockets(scope, receive, send)
             return
         if not scope["path"].startswith("/"):
             scope["path"] = urlsplit(scope["path"]).path  # the absolute form (RFC 9112, section 3.2.2)
         body = await self._read(scope, receive)
         if body is not None:  # else the client left before it had sent everything: there is nobody to answer
             await _Responder(self._app, self._executor, receive, send).respond(scope, body)
+
+    async def drain(self) -> None:
+        """Close every WebSocket, because the process ends; requests end by themselves."""
+        await self._sockets.drain()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.drain()
+        await send({"type": "lifespan.shutdown.complete"})
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body, or None if it was cut off. Of one that is too large only the size is passed on."""
@@ -144,9 +158,3 @@ class _Responder(WSGIResponder):
     async def _flush(self, kept: list[Message]) -> None:
         for message in kept:
             await self._send(message)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    for step in ("startup", "shutdown"):
-        await receive()
-        await send({"type": f"lifespan.{step}.complete"})

@@ -5,18 +5,24 @@ method that writes such an answer is replaced here; a test holds it against the 
 """
 
 import signal
+import time
 from collections.abc import Iterable
 from typing import Any
 
+from gunicorn.asgi import websocket
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
-from chat_service.api import headers, logs, problems
+from chat_service.api import problems
 from chat_service.api.context import new_request_id
-from chat_service.api.observation import Answered
+from chat_service.front.refusal import refusal
+from chat_service.front.websocket import WebSocket
 
 LAST_REQUESTS_SECONDS = 1.0
 """For requests that are on their way when the worker is told to end; then idle connections are closed."""
+
+PING_ROUND_SECONDS = 1.0
+"""Between two looks for sockets that are to be pinged: each has its own time, so that few are pinged at once."""
 
 
 class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no types
@@ -33,6 +39,11 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
         self.worker.connections.discard(self)
         super().connection_lost(exc)
 
+    def ping(self, now: float) -> None:
+        """Ping the client of a WebSocket if it is time to."""
+        if self._websocket is not None:
+            self._websocket.ping(now)
+
     def close_if_idle(self) -> None:
         """Hang up if no request is being answered."""
         if self._awaiting_request:
@@ -40,30 +51,17 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
 
     def _send_error_response(self, status: int, message: str, extra_headers: Iterable[tuple[str, str]] = ()) -> None:
         del message  # it quotes the request
-        problem = problems.HTTP.get(status, problems.INTERNAL)
-        request_id = new_request_id()
-        body = problems.body(problem, request_id)
-        head = [
-            f"HTTP/1.1 {problem.status} {problem.title}",
-            f"Content-Type: {problems.MEDIA_TYPE}",
-            f"Content-Length: {len(body)}",
-            f"X-Request-ID: {request_id}",
-            "Cache-Control: no-store",
-            *(f"{name}: {value}" for name, value in headers.SECURITY.items()),
-            *(f"{name}: {value}" for name, value in extra_headers),
-            "Connection: close",
-        ]
-        self._safe_write("\r\n".join([*head, "", ""]).encode("latin-1") + body)
-        logs.write(Answered(request_id, problem.status, code=problem.code))
+        self._safe_write(refusal(problems.HTTP.get(status, problems.INTERNAL), new_request_id(), extra_headers))
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
     """The worker class to name in gunicorn.conf.py."""
 
     def init_process(self) -> None:
-        """Start the worker with our protocol; it has no setting for it, and looks the name up when it listens."""
+        """Start the worker with our protocols: it has no setting for them, and looks them up by their names."""
         self.connections: set[ProblemProtocol] = set()
         gasgi.ASGIProtocol = ProblemProtocol
+        websocket.WebSocketProtocol = WebSocket
         super().init_process()
 
     def init_signals(self) -> None:
@@ -74,10 +72,22 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         super().init_signals()
         signal.signal(signal.SIGTERM, lambda *_: self.handle_exit_signal())
 
+    async def _serve(self) -> None:
+        self._ping_round()
+        await super()._serve()
+
+    def _ping_round(self) -> None:
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.ping(now)
+        self.loop.call_later(PING_ROUND_SECONDS, self._ping_round)
+
     async def _shutdown(self) -> None:
+        draining = self.loop.create_task(self.asgi.drain())
         # Connections that are kept alive for a next request would be waited for as if they were requests.
         self.loop.call_later(LAST_REQUESTS_SECONDS, self._close_idle)
         await super()._shutdown()
+        await draining
 
     def _close_idle(self) -> None:
         for connection in list(self.connections):

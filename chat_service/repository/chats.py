@@ -92,7 +92,7 @@ class Chats:
         if after is not None:
             # The bound is said twice: the first is what the index can start from.
             wanted["updated_at"] = {"$lte": after.at}
-            wanted["$or"] = [{"updated_at": {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.chat_id}}]
+            wanted["$or"] = [{"updated_at": {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.id}}]
         order = [("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)]
         with self._database.operation():
             documents = list(self._database.chats.find(wanted, sort=order, limit=limit, batch_size=limit + 1))

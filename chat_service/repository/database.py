@@ -48,6 +48,7 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
     ],
     "deletions": [IndexModel([("_id.tenant_id", ASCENDING), ("deleted_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
     "purges": [IndexModel([("_id.tenant_id", ASCENDING), ("lease_until", ASCENDING)])],
+    "tickets": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
     "idempotency": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
 }
 
@@ -111,6 +112,7 @@ class Database:
         self.presence = database["presence"]
         self.deletions = database["deletions"]
         self.purges = database["purges"]
+        self.tickets = database["tickets"]
         self.idempotency = database["idempotency"]
 
     def now(self) -> datetime:

@@ -65,17 +65,20 @@ class Deletions:
         self._purges = Purges(database)
         self._inline_limit = inline_limit
 
-    def delete(
+    def delete(  # noqa: PLR0913 - what to delete, who asks, and three conditions
         self,
         tenant_id: str,
         chat_id: str,
         requested_by: str,
         revisions: Collection[int] | None = None,
         key: IdempotencyKey | None = None,
+        *,
+        evict: bool = False,
     ) -> Deletion:
         """Delete the chat and all its messages in one transaction, if it is at one of `revisions`; return the receipt.
 
-        Five commands: presence, chat, messages (or the purge of many), receipt, commit.
+        With `evict` live connections do not refuse it: their leases go with the chat, and whoever holds the sockets
+        closes them. Five commands: presence, chat, messages (or the purge of many), receipt, commit.
 
         Raises:
             ChatNotFoundError: absent, deleted or another tenant's.
@@ -90,12 +93,12 @@ class Deletions:
         def work(session: ClientSession | None) -> Deletion | ChatServiceError:
             now = self._database.now()
             leases = self._presence.count(tenant_id, chat_id, now, session)
-            if leases.live:
+            if leases.live and not evict:
                 return ActiveConnectionsError(leases.live)
             chat = self._remove(chat_key(tenant_id, chat_id), revisions, session)
             if isinstance(chat, ChatServiceError):
                 return chat
-            if leases.expired:
+            if leases.live or leases.expired:
                 # Taken along, so that a renewal that is under way conflicts with this delete or finds nothing.
                 self._presence.clear(tenant_id, [chat_id], session)
             return self.take(tenant_id, [chat], Stamp(now, requested_by, operation), session)[0]
@@ -224,7 +227,7 @@ class Deletions:
         if after is not None:
             # The bound is said twice: the first is what the index can start from.
             bounds["$lte"] = after.at
-            wanted["$or"] = [{"deleted_at": {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.chat_id}}]
+            wanted["$or"] = [{"deleted_at": {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.id}}]
         if bounds:
             wanted["deleted_at"] = bounds
         order = [("deleted_at", DESCENDING), ("_id.chat_id", ASCENDING)]

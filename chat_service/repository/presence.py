@@ -4,20 +4,29 @@ A connection is live while its lease has not expired. Opening one writes the cha
 that it and a delete of the chat conflict, and exactly one of them happens.
 """
 
+import itertools
+import sys
+import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from cachetools import TTLCache
+from pymongo import DESCENDING, ReturnDocument
 from pymongo.client_session import ClientSession
 
-from chat_service.errors import ChatNotFoundError
-from chat_service.models import Lease
+from chat_service.errors import ChatNotFoundError, ChatServiceError, TooManyConnectionsError
+from chat_service.models import Lease, ListPosition
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key
 
-LEASE = timedelta(seconds=30)
-"""How long the connections of a worker that died keep a chat from being deleted, at the most."""
+LEASE = timedelta(seconds=25)
+"""How long the connections of a worker that died keep a chat from being deleted, at the most. The promise is 30 s; five
+renewals may fail before a living worker loses its own."""
+
+TENANT_COUNT_SECONDS = 1.0
+"""How old the number of a tenant's connections may be when one more is opened: thousands are not counted for each."""
 
 
 class LeaseCount(NamedTuple):
@@ -27,60 +36,80 @@ class LeaseCount(NamedTuple):
     expired: int
 
 
+class ConnectionCaps(NamedTuple):
+    """How many live connections there may be."""
+
+    chat: int = sys.maxsize
+    tenant: int = sys.maxsize
+
+
 class Presence:
     """The presence collection."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, caps: ConnectionCaps | None = None) -> None:
         self._database = database
+        self._caps = caps or ConnectionCaps()
+        self._of_tenants: TTLCache[str, Iterator[int]] = TTLCache(maxsize=10_000, ttl=TENANT_COUNT_SECONDS)
+        self._lock = threading.Lock()
 
-    def open(self, tenant_id: str, chat_id: str, connection_id: str, worker_id: str) -> Lease:
-        """Open a lease for a new connection to the chat, and return it.
+    def open(self, tenant_id: str, chat_id: str, connection_id: str, worker_id: str) -> tuple[Lease, int]:
+        """Open a lease for a new connection to the chat; return it, and the seq of the chat's last message.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
+            TooManyConnectionsError: the chat or the tenant has as many as it may have; nothing was opened.
         """
+        if self._count_tenant(tenant_id) >= self._caps.tenant:
+            raise TooManyConnectionsError
         now = self._database.now()
         lease = Lease(connection_id, chat_id, worker_id, connected_at=now, expires_at=now + LEASE)
 
-        def work(session: ClientSession | None) -> Lease | ChatNotFoundError:
+        def work(session: ClientSession | None) -> tuple[Lease, int] | ChatServiceError:
+            if self.count(tenant_id, chat_id, now, session).live >= self._caps.chat:
+                return TooManyConnectionsError()
             # $inc, because a write that changes nothing would not conflict with a delete.
-            touched = self._database.chats.update_one(
-                {"_id": chat_key(tenant_id, chat_id)}, {"$inc": {"connections_opened": 1}}, session=session
-            )
-            if touched.matched_count == 0:
-                return ChatNotFoundError()
-            self._database.presence.insert_one(
-                {
-                    "_id": connection_id,
-                    "tenant_id": tenant_id,
-                    "chat_id": chat_id,
-                    "worker_id": worker_id,
-                    "connected_at": lease.connected_at,
-                    "expires_at": lease.expires_at,
-                },
+            chat = self._database.chats.find_one_and_update(
+                {"_id": chat_key(tenant_id, chat_id)},
+                {"$inc": {"connections_opened": 1}},
+                projection={"next_seq": True},
+                return_document=ReturnDocument.BEFORE,
                 session=session,
             )
-            return lease
+            if chat is None:
+                return ChatNotFoundError()
+            self._database.presence.insert_one(_to_document(tenant_id, lease), session=session)
+            return lease, chat["next_seq"] - 1
 
         return self._database.transaction(work)
 
-    def renew(self, worker_id: str, connection_ids: Iterable[str]) -> set[str]:
+    def _count_tenant(self, tenant_id: str) -> int:
+        """Return how many connections the tenant has; between two counts each call is taken for one more."""
+        with self._lock:
+            numbers = self._of_tenants.get(tenant_id)
+        if numbers is None:
+            live = {"tenant_id": tenant_id, "expires_at": {"$gt": self._database.now()}}
+            with self._database.operation():
+                numbers = itertools.count(self._database.presence.count_documents(live))
+            with self._lock:
+                self._of_tenants[tenant_id] = numbers
+        return next(numbers)
+
+    def renew(self, worker_id: str) -> set[str]:
         """Renew the leases of a worker with one write; return the connections that are still held.
 
         An expired lease is never renewed: a delete may have passed it already. The worker closes every socket that is
-        not in the answer. The one function here without a tenant: a worker holds connections of many.
+        not in the answer. It has no tenant, like all that concerns a worker: that holds connections of many.
         """
         now = self._database.now()
         with self._database.operation(writes=True):
             held = {"worker_id": worker_id, "expires_at": {"$gt": now}}
             self._database.presence.update_many(held, {"$set": {"expires_at": now + LEASE}})
-            leases = self._database.presence.find(held, {"_id": True})
-            return {lease["_id"] for lease in leases} & set(connection_ids)
+            return {lease["_id"] for lease in self._database.presence.find(held, {"_id": True})}
 
-    def close(self, tenant_id: str, connection_id: str) -> None:
-        """Give up a lease; nothing happens if it is gone already."""
+    def close(self, worker_id: str, connection_ids: Iterable[str]) -> None:
+        """Give up leases of a worker; nothing happens to those that are gone already."""
         with self._database.operation(writes=True):
-            self._database.presence.delete_one({"_id": connection_id, "tenant_id": tenant_id})
+            self._database.presence.delete_many({"_id": {"$in": list(connection_ids)}, "worker_id": worker_id})
 
     def close_worker(self, worker_id: str) -> int:
         """Give up all leases of a worker that shuts down; return how many there were."""
@@ -104,6 +133,50 @@ class Presence:
         found = Counter((lease["chat_id"], lease["expires_at"] > now) for lease in leases)
         return {chat_id: LeaseCount(live=found[chat_id, True], expired=found[chat_id, False]) for chat_id in chat_ids}
 
+    def page(self, tenant_id: str, chat_id: str, limit: int, after: ListPosition | None) -> list[Lease]:
+        """Return up to `limit` live connections of the chat that come after a place in the list, latest first.
+
+        Raises:
+            ChatNotFoundError: absent, deleted or another tenant's.
+        """
+        wanted: dict[str, Any] = {
+            "tenant_id": tenant_id,
+            "chat_id": chat_id,
+            "expires_at": {"$gt": self._database.now()},
+        }
+        if after is not None:
+            wanted["$or"] = [
+                {"connected_at": {"$lt": after.at}},
+                {"connected_at": after.at, "_id": {"$lt": after.id}},
+            ]
+        order = [("connected_at", DESCENDING), ("_id", DESCENDING)]
+        with self._database.operation():
+            found = list(self._database.presence.find(wanted, sort=order, limit=limit, batch_size=limit + 1))
+            if self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)}, {"_id": True}) is None:
+                raise ChatNotFoundError
+        return [_from_document(document) for document in found]
+
     def clear(self, tenant_id: str, chat_ids: list[str], session: ClientSession | None) -> None:
         """Remove all leases of the chats, as part of their delete."""
         self._database.presence.delete_many({"tenant_id": tenant_id, "chat_id": {"$in": chat_ids}}, session=session)
+
+
+def _to_document(tenant_id: str, lease: Lease) -> dict[str, Any]:
+    return {
+        "_id": lease.connection_id,
+        "tenant_id": tenant_id,
+        "chat_id": lease.chat_id,
+        "worker_id": lease.worker_id,
+        "connected_at": lease.connected_at,
+        "expires_at": lease.expires_at,
+    }
+
+
+def _from_document(document: dict[str, Any]) -> Lease:
+    return Lease(
+        connection_id=document["_id"],
+        chat_id=document["chat_id"],
+        worker_id=document["worker_id"],
+        connected_at=document["connected_at"],
+        expires_at=document["expires_at"],
+    )

@@ -67,8 +67,7 @@ def test_every_error_is_documented_somewhere_with_its_example(document: dict[str
         for response in document["components"]["responses"].values()
         for code, example in response["content"][problems.MEDIA_TYPE]["examples"].items()
     }
-    not_over_http = {426}  # only WebSockets
-    table = [*problems.DOMAIN.values(), *(p for p in problems.HTTP.values() if p.status not in not_over_http)]
+    table = [*problems.DOMAIN.values(), *problems.HTTP.values()]
     assert set(examples) == {problem.code for problem in table}
     assert all(example["code"] == code for code, example in examples.items())
 
@@ -79,7 +78,9 @@ def test_the_published_operation(document: dict[str, Any]) -> None:
     answer = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
     assert list(document["components"]["schemas"][answer]["properties"]) == ["success", "message", "deleted_at"]
     assert {"400", "401", "403", "404", "409", "412", "422", "503"} <= set(operation["responses"])
-    assert {parameter["name"] for parameter in operation["parameters"]} == {"If-Match", "Idempotency-Key"}
+    assert {parameter["name"] for parameter in operation["parameters"]} == {
+        *("If-Match", "Idempotency-Key", "on_active")
+    }
 
 
 def test_the_readme_and_the_api_page_name_no_other_address(app: Flask, project) -> None:

@@ -109,6 +109,8 @@ def test_every_domain_error_has_a_row() -> None:
         errors.ChatServiceError,
         errors.UnsupportedServerError,  # ends the start of the service, before anything is answered
         errors.ExportCutError,  # ends a stream after its head was sent: the cut is the answer
+        errors.TooManyConnectionsError,  # these two close WebSockets
+        errors.ChangesLostError,
         errors.ClaimLostError,  # between purge workers; no request meets it
     }
     assert raised == set(problems.DOMAIN)

@@ -94,7 +94,7 @@ def test_a_chat_is_never_both_connected_and_deleted(chats: Chats, deletions: Del
 
         def connect(chat: Chat = chat, name: str = f"connection-{number}", offset: float = offsets.random()) -> Lease:
             time.sleep(offset / 100)  # sweeps over the commands of the delete, which takes about that long
-            return presence.open(TENANT, chat.id, name, "worker")
+            return presence.open(TENANT, chat.id, name, "worker")[0]
 
         deleted, opened = race(lambda chat=chat: deletions.delete(TENANT, chat.id, "key"), connect)
         assert isinstance(deleted, Deletion) == isinstance(opened, ChatNotFoundError)

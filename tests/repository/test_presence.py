@@ -29,7 +29,8 @@ def expire(database: Database, connection_id: str) -> None:
 
 
 def test_a_lease_counts_until_it_expires(presence, chat_id) -> None:
-    lease = presence.open(TENANT, chat_id, "c", "w")
+    lease, last_seq = presence.open(TENANT, chat_id, "c", "w")
+    assert last_seq == 0
     assert lease.expires_at - lease.connected_at == LEASE
     assert presence.count(TENANT, chat_id, lease.expires_at - timedelta(milliseconds=1)) == (1, 0)
     assert presence.count(TENANT, chat_id, lease.expires_at) == (0, 1)
@@ -38,17 +39,17 @@ def test_a_lease_counts_until_it_expires(presence, chat_id) -> None:
 
 def test_a_closed_lease_is_gone(either_database, presence, chat_id) -> None:
     presence.open(TENANT, chat_id, "c", "w")
-    presence.close("another", "c")
+    presence.close("another", ["c"])
     assert presence.count(TENANT, chat_id, either_database.now()).live == 1
-    presence.close(TENANT, "c")
-    presence.close(TENANT, "c")
+    presence.close("w", ["c"])
+    presence.close("w", ["c"])
     assert presence.count(TENANT, chat_id, either_database.now()) == (0, 0)
 
 
 def test_a_worker_renews_its_own(either_database, presence, chat_id) -> None:
     for connection, worker in (("a", "w"), ("b", "w"), ("c", "other")):
         presence.open(TENANT, chat_id, connection, worker)
-    assert presence.renew("w", ["a", "b", "gone"]) == {"a", "b"}
+    assert presence.renew("w") == {"a", "b"}
     assert presence.close_worker("w") == 2
     assert presence.count(TENANT, chat_id, either_database.now()).live == 1
 
@@ -57,9 +58,9 @@ def test_an_expired_lease_is_never_renewed(either_database, presence, chat_id) -
     """A delete may have passed it already."""
     presence.open(TENANT, chat_id, "c", "w")
     expire(either_database, "c")
-    assert presence.renew("w", ["c"]) == set()
+    assert presence.renew("w") == set()
     Deletions(either_database).delete(TENANT, chat_id, "key")
-    assert presence.renew("w", ["c"]) == set()
+    assert presence.renew("w") == set()
     assert either_database.presence.count_documents({}) == 0, "the delete takes expired leases along"
 
 

@@ -1,0 +1,62 @@
+"""Live connections: who is connected, and tickets for those who cannot send a key. The sockets are in realtime/."""
+
+from typing import Any, NoReturn
+
+from flask_smorest import Blueprint
+from werkzeug.exceptions import HTTPException
+
+from chat_service.api import cursors
+from chat_service.api.auth import requires
+from chat_service.api.context import caller, repositories
+from chat_service.api.openapi import raises
+from chat_service.api.schemas import ConnectionPageIn, ConnectionPageOut, TicketOut
+from chat_service.models import ListPosition, Scope, Ticket
+
+blueprint = Blueprint("connections", __name__, url_prefix="/api/v1", description="Live connections to a chat")
+
+SOCKET = {"101": {"description": "The connection is a WebSocket from here on; docs/api.md tells what is said on it."}}
+
+
+class UpgradeRequired(HTTPException):
+    """The address speaks WebSocket only (RFC 9110, section 15.5.22)."""
+
+    code = 426
+
+    def get_headers(self, *_: Any, **__: Any) -> list[tuple[str, str]]:
+        """Return what the client has to speak."""
+        return [("Upgrade", "websocket")]
+
+
+@blueprint.get("/chats/<chat_id>/connections")
+@requires(Scope.READ)
+@blueprint.arguments(ConnectionPageIn(), location="query")
+@blueprint.response(200, ConnectionPageOut())
+def list_connections(page: dict[str, Any], chat_id: str) -> dict[str, Any]:
+    """List the live connections to the chat, latest first."""
+    tenant_id = caller().tenant_id
+    owners = ("connections", tenant_id, chat_id)
+    position = cursors.read_position(page["cursor"], *owners)
+    # One more than asked for tells whether there is a next page.
+    found = repositories().presence.page(tenant_id, chat_id, page["limit"] + 1, position)
+    shown = found[: page["limit"]]
+    more = len(found) > len(shown)
+    last = ListPosition(shown[-1].connected_at, shown[-1].connection_id) if more else None
+    return {"items": shown, "next_cursor": cursors.write_position(last, *owners) if last else None}
+
+
+@blueprint.post("/chats/<chat_id>/tickets")
+@requires(Scope.READ)
+@blueprint.response(201, TicketOut())
+def issue_ticket(chat_id: str) -> Ticket:
+    """Make a ticket that opens one WebSocket to the chat within 30 s, with the scopes of this key."""
+    return repositories().tickets.issue(caller(), chat_id)
+
+
+@blueprint.get("/chats/<chat_id>/ws")
+@requires(Scope.READ)
+@raises(403, 426)
+@blueprint.doc(responses=SOCKET)
+def connect(chat_id: str) -> NoReturn:
+    """Connect by WebSocket, with the key or `?ticket=`; `?after=SEQ` first gets the messages after that one."""
+    repositories().chats.get(caller().tenant_id, chat_id)
+    raise UpgradeRequired

@@ -1,0 +1,229 @@
+"""The life of a connection: handshake, lease, what was missed, conversation, end.
+
+The event loop waits for sockets; everything that asks the database runs in a few threads of its own, so that neither
+holds up the other, and requests over HTTP keep theirs.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from chat_service.api import logs, metrics
+from chat_service.api.context import Repositories
+from chat_service.errors import (
+    ChatNotFoundError,
+    ChatServiceError,
+    InsufficientScopeError,
+    OutcomeUnknownError,
+    TooManyConnectionsError,
+    ValidationFailedError,
+)
+from chat_service.models import Scope, Span
+from chat_service.realtime import closing, frames, gate
+from chat_service.realtime.closing import Close, ClosedError
+from chat_service.realtime.feed import Feed
+from chat_service.realtime.frames import MessageCreate
+from chat_service.realtime.hub import Hub
+from chat_service.realtime.leases import Leases
+from chat_service.realtime.socket import Outboxes, Socket
+from chat_service.repository.changes import Changes
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+THREADS = 4
+"""For handshakes, posts and renewals of all sockets together; each may hold a database connection."""
+
+MISSED_MESSAGES = 200
+"""Read at once while a socket catches up."""
+
+ARRIVING_MOST = 200
+"""Handshakes under way in a process; with four threads the last of them waits for about a second."""
+
+DRAIN_SECONDS = 8.0
+"""For closing every socket when the process ends: a client answers a close in its round trip, or is cut off."""
+
+
+class Sockets:
+    """Serves the WebSockets of this process."""
+
+    def __init__(self, repositories: Repositories, origins: Sequence[str], most: int) -> None:
+        """Prepare to hold up to `most` connections; pages of `origins` may open them too."""
+        self._repositories = repositories
+        self._origins = origins
+        self._most = most
+        self._worker_id = uuid.uuid4().hex
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="realtime")
+        self._hub = Hub()
+        self._outboxes = Outboxes()
+        self._arriving = 0
+        self._is_ending = False
+        self._keeping: asyncio.Task[None] | None = None
+        self._feed = Feed(Changes(repositories.database), repositories.chats, self._hub)
+        now = repositories.database.now
+        self._leases = Leases(repositories.presence, self._hub, self._worker_id, now, self._run)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one connection until it ends."""
+        await receive()
+        handshake = gate.read(scope)
+        if handshake is None:
+            await _refuse(send, 404)
+        elif not gate.is_welcome(scope, self._origins):
+            await _refuse(send, 403)
+        else:
+            try:
+                socket = await self._let_in(handshake, send)
+            except ClosedError as refusal:
+                logs.write_connection(None, 0.0, *refusal.close)
+                await _turn_away(send, refusal.close)
+            else:
+                await self._converse(socket, send, receive)
+
+    async def _let_in(self, handshake: gate.Handshake, send: Send) -> Socket:
+        """Return the connection, leased and in the hub, but not caught up.
+
+        Raises:
+            ClosedError: it cannot be let in.
+        """
+        with self._as_arrival():
+            repositories = self._repositories
+            caller, chat_id = await self._run(gate.admit, handshake, repositories.tenants, repositories.tickets)
+            after = handshake.after
+            socket = Socket(send, self._outboxes, caller, chat_id, str(uuid.uuid4()))
+            # Known to the feed before it is looked at what was there already, so that nothing falls in between.
+            self._hub.add(socket)
+            try:
+                await self._feed.is_followed()
+                _, last = await self._run(
+                    repositories.presence.open, caller.tenant_id, chat_id, socket.connection_id, self._worker_id
+                )
+            except BaseException as error:
+                self._hub.remove(socket)
+                if isinstance(error, OutcomeUnknownError):
+                    await self._leases.give_up({socket.connection_id})
+                raise
+            socket.is_leased = True
+            socket.catch_up(last if after is None else min(after, last), last)
+            return socket
+
+    @contextmanager
+    def _as_arrival(self) -> Iterator[None]:
+        """Count a handshake that is under way, and turn what is raised in it into how it is closed."""
+        if self._is_ending:
+            raise ClosedError(closing.GOING_AWAY)
+        if self._arriving >= ARRIVING_MOST or len(self._hub) >= self._most:
+            raise ClosedError(closing.TOO_MANY)
+        if self._keeping is None:
+            self._keeping = asyncio.create_task(self._leases.keep())
+        self._arriving += 1
+        try:
+            yield
+        except ChatNotFoundError:
+            raise ClosedError(closing.NO_CHAT) from None
+        except TooManyConnectionsError:
+            raise ClosedError(closing.TOO_MANY) from None
+        except ChatServiceError:
+            raise ClosedError(closing.UNAVAILABLE) from None
+        finally:
+            self._arriving -= 1
+
+    async def _converse(self, socket: Socket, send: Send, receive: Receive) -> None:
+        metrics.count_connection(opened=True)
+        code = None
+        try:
+            # Only now: a client that is connected counts, and misses nothing.
+            await send({"type": "websocket.accept"})
+            await self._catch_up(socket)
+            while (message := await receive())["type"] == "websocket.receive":
+                await self._hear(socket, message.get("text"))
+            code = message.get("code")
+        except ClosedError as refusal:
+            socket.close(refusal.close)
+        except ChatServiceError:
+            socket.close(closing.UNAVAILABLE)
+        except OSError:
+            pass  # the client has left
+        finally:
+            await self._end(socket, code)
+
+    async def _catch_up(self, socket: Socket) -> None:
+        while not socket.is_caught_up():
+            sent, known = socket.missed
+            try:
+                found = await self._run(
+                    self._repositories.messages.page, *socket.owner, Span(after=sent), MISSED_MESSAGES
+                )
+            except ChatNotFoundError:
+                raise ClosedError(closing.DELETED) from None
+            for message in found:
+                await socket.send_missed(message.seq, frames.message_created(message))
+            if len(found) < MISSED_MESSAGES:
+                socket.skip_to(known)
+
+    async def _hear(self, socket: Socket, text: str | None) -> None:
+        """Do what a client's frame asks for, and tell it what was not done."""
+        if text is None:
+            raise ClosedError(closing.BAD_FRAME)
+        wanted, client_id = frames.read(text)
+        try:
+            if isinstance(wanted, ValidationFailedError):
+                raise wanted
+            if Scope.WRITE not in socket.caller.scopes:
+                raise InsufficientScopeError(Scope.WRITE)
+            await self._post(socket, wanted, text)
+        except ChatNotFoundError:
+            socket.close(closing.DELETED, frames.chat_deleted(socket.chat_id))
+        except ChatServiceError as error:
+            socket.tell(frames.error(error, client_id))
+
+    async def _post(self, socket: Socket, wanted: MessageCreate, text: str) -> None:
+        key = wanted.idempotency_key(*socket.owner, text)
+        socket.hold()
+        try:
+            posted = await self._run(self._repositories.messages.append, *socket.owner, [wanted.message], key)
+            if wanted.client_id is not None:
+                socket.name(posted[0].seq, frames.message_created(posted[0]), wanted.client_id)
+        finally:
+            socket.release()
+
+    async def _end(self, socket: Socket, code: int | None) -> None:
+        await socket.end()
+        self._hub.remove(socket)
+        if not self._is_ending:
+            await self._leases.give_up({socket.connection_id})
+        metrics.count_connection(opened=False)
+        close = socket.sent_close or Close(code or closing.ABNORMAL, "client")
+        logs.write_connection(socket.caller, time.monotonic() - socket.opened_at, *close)
+
+    async def drain(self) -> None:
+        """Close every socket with 1001 and give its presence up, because the process ends."""
+        self._is_ending = True
+        for socket in self._hub:
+            socket.close(closing.GOING_AWAY)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hub.is_empty.wait(), DRAIN_SECONDS)
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await self._leases.give_up_all()
+
+    async def _run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+
+async def _turn_away(send: Send, close: Close) -> None:
+    """Accept and close: a browser tells its page nothing of a handshake that was refused."""
+    with suppress(OSError, RuntimeError):  # the client has left
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+
+
+async def _refuse(send: Send, status: int) -> None:
+    """Refuse the handshake with a status (ASGI's extension `websocket.http.response`); the front writes the problem."""
+    await send({"type": "websocket.http.response.start", "status": status, "headers": []})
+    await send({"type": "websocket.http.response.body", "body": b""})

@@ -1,0 +1,141 @@
+"""From the database to the sockets: what is committed, by whichever process, reaches every socket of its chat here.
+
+One thread reads as long as this process has sockets. It hands over what concerns one of them; the event loop does the
+rest. A feed that was lost closes every socket, so that clients come back and ask for what they missed.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+
+from chat_service.errors import ChangesLostError, ChatNotFoundError, ChatServiceError, DatabaseUnavailableError
+from chat_service.models import Change, ChatDeleted, ChatUpdated, KeyRevoked, MessageCreated
+from chat_service.realtime import frames
+from chat_service.realtime.closing import DELETED, NO_KEY, RECONNECT
+from chat_service.realtime.hub import Hub
+from chat_service.repository.changes import Changes
+from chat_service.repository.chats import Chats
+
+UNTOLD_CHANGES = 1_000
+"""What may wait for the event loop. Beyond it the thread waits, and the server keeps the rest."""
+
+LINGER_QUESTIONS = 60
+"""After so many questions without a change and without a socket, half a minute, the thread ends."""
+
+_log = logging.getLogger(__name__)
+
+
+class Feed:
+    """Tells the sockets of a hub what happens to their chats."""
+
+    def __init__(self, changes: Changes, chats: Chats, hub: Hub) -> None:
+        self._changes = changes
+        self._chats = chats
+        self._hub = hub
+        self._untold = threading.Semaphore(UNTOLD_CHANGES)
+        self._lock = threading.Lock()
+        self._followed: Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def is_followed(self) -> None:
+        """Return when everything that is committed from now on will be told; the first socket starts the thread.
+
+        Raises:
+            DatabaseUnavailableError: the database could not be followed.
+        """
+        self._loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._followed is None:
+                self._followed = Future()
+                threading.Thread(target=self._follow, args=(self._followed,), name="feed", daemon=True).start()
+            followed = self._followed
+        await asyncio.wrap_future(followed)
+
+    def _follow(self, followed: Future[None]) -> None:
+        try:
+            with self._changes.follow() as coming:
+                followed.set_result(None)
+                quiet = 0
+                for change in coming:
+                    quiet = quiet + 1 if change is None and not len(self._hub) else 0
+                    if quiet > LINGER_QUESTIONS and self._is_ended():
+                        return
+                    if change is not None:
+                        self._hand_over(change)
+        except Exception as error:  # noqa: BLE001 - whatever it was, its text may quote what no log may hold
+            self._lose(followed, error)
+
+    def _is_ended(self) -> bool:
+        """Let the next socket start a new thread, unless one has come in the meantime."""
+        with self._lock:
+            if not len(self._hub):
+                self._followed = None
+            return self._followed is None
+
+    def _lose(self, followed: Future[None], error: Exception) -> None:
+        _log.warning("The feed of changes ended: %s", type(error).__name__)
+        with self._lock:
+            self._followed = None
+        if not followed.done():
+            known = isinstance(error, DatabaseUnavailableError | ChangesLostError)
+            followed.set_exception(error if known else DatabaseUnavailableError())
+        else:
+            self._call(self._close_all)
+
+    def _hand_over(self, change: Change) -> None:
+        match change:
+            case MessageCreated(tenant_id, chat_id, message):
+                if self._hub.has((tenant_id, chat_id)):
+                    self._call(self._tell_message, (tenant_id, chat_id), message.seq, frames.message_created(message))
+            case ChatUpdated(tenant_id, chat_id):
+                if self._hub.has((tenant_id, chat_id)):
+                    self._tell_update(tenant_id, chat_id)
+            case ChatDeleted(tenant_id, chat_id):
+                self._call(self._tell_deletion, (tenant_id, chat_id))
+            case KeyRevoked(key_id):
+                self._call(self._close_key, key_id)
+
+    def _tell_update(self, tenant_id: str, chat_id: str) -> None:
+        try:
+            frame = frames.chat_updated(self._chats.get(tenant_id, chat_id))
+        except ChatNotFoundError:
+            return  # deleted since, which comes next
+        except ChatServiceError as error:
+            _log.warning("A change of a chat was not told: %s", type(error).__name__)
+            return
+        self._call(self._tell, (tenant_id, chat_id), frame)
+
+    def _call(self, work: Callable[..., None], *arguments: object) -> None:
+        """Have the event loop do something; wait if it is far behind."""
+        self._untold.acquire()
+        assert self._loop is not None  # noqa: S101 - set before the thread was started
+        with suppress(RuntimeError):  # the loop is closed, and this process ends
+            self._loop.call_soon_threadsafe(self._called, work, *arguments)
+
+    def _called(self, work: Callable[..., None], *arguments: object) -> None:
+        self._untold.release()
+        work(*arguments)
+
+    def _tell_message(self, owner: tuple[str, str], seq: int, frame: str) -> None:
+        for socket in self._hub.room(owner):
+            socket.tell_message(seq, frame)
+
+    def _tell(self, owner: tuple[str, str], frame: str) -> None:
+        for socket in self._hub.room(owner):
+            socket.tell(frame)
+
+    def _tell_deletion(self, owner: tuple[str, str]) -> None:
+        for socket in self._hub.room(owner):
+            socket.close(DELETED, frames.chat_deleted(socket.chat_id))
+
+    def _close_key(self, key_id: str) -> None:
+        for socket in self._hub:
+            if socket.caller.key_id == key_id:
+                socket.close(NO_KEY)
+
+    def _close_all(self) -> None:
+        for socket in self._hub:
+            socket.close(RECONNECT)

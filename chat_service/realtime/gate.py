@@ -1,0 +1,95 @@
+"""Who may connect to which chat: read from the handshake, which is all a server sees of a WebSocket's client."""
+
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from chat_service.api.auth import MAX_KEY_CHARACTERS
+from chat_service.api.requests import parse_uuid
+from chat_service.errors import InvalidApiKeyError
+from chat_service.models import Caller, Scope
+from chat_service.realtime.closing import INVALID_CHAT_ID, INVALID_QUERY, NO_KEY, NO_SCOPE, ClosedError
+from chat_service.repository.tenants import Tenants
+from chat_service.repository.tickets import Tickets
+
+_PATH = re.compile(r"/api/v1/chats/([^/]+)/ws")
+_SEQ = re.compile("[0-9]{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What a client asks for when it connects."""
+
+    chat_id: str
+    key: str | None
+    query: Mapping[str, str]
+    is_repeated: bool
+    """Whether a parameter of the query was given more than once."""
+
+    @property
+    def after(self) -> int | None:
+        """The last message the client has, if it says so.
+
+        Raises:
+            ClosedError: that is no seq, or the query has something else in it.
+        """
+        after = self.query.get("after")
+        known = self.query.keys() <= {"after", "ticket"} and not self.is_repeated
+        if not known or (after is not None and not _SEQ.fullmatch(after)):
+            raise ClosedError(INVALID_QUERY)
+        return None if after is None else int(after)
+
+
+def read(scope: MutableMapping[str, Any]) -> Handshake | None:
+    """Return what is asked for, or None if nothing speaks WebSocket at this address."""
+    found = _PATH.fullmatch(scope["path"])
+    if found is None:
+        return None
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=10)
+    keys = [value for name, value in scope["headers"] if name == b"x-api-key"]
+    return Handshake(
+        chat_id=found[1],
+        key=keys[0].decode("latin-1") if len(keys) == 1 else None,
+        query=dict(pairs),
+        is_repeated=len(dict(pairs)) < len(pairs),
+    )
+
+
+def is_welcome(scope: MutableMapping[str, Any], origins: Sequence[str]) -> bool:
+    """Tell whether a page of the handshake's Origin may connect: ours, or one of `origins`. Programs send none.
+
+    A browser lets every page open a WebSocket to everywhere; the Origin is what stands between.
+    """
+    headers = dict(scope["headers"])
+    told: bytes | None = headers.get(b"origin")
+    if told is None:
+        return True
+    origin = told.decode("latin-1")
+    ours = urlsplit(origin).netloc.lower() == headers.get(b"host", b"").decode("latin-1").lower()
+    return origin in origins or (ours and origin.startswith(("http://", "https://")))
+
+
+def admit(handshake: Handshake, tenants: Tenants, tickets: Tickets) -> tuple[Caller, str]:
+    """Return who connects, and the canonical id of the chat. It asks the database.
+
+    Raises:
+        ClosedError: no good key or ticket, no chat id, or a key that may not read.
+    """
+    chat_id = parse_uuid(handshake.chat_id)
+    ticket = handshake.query.get("ticket")
+    try:
+        if handshake.key is not None and len(handshake.key) <= MAX_KEY_CHARACTERS:
+            caller = tenants.authenticate(handshake.key)
+        elif ticket is not None and handshake.key is None and chat_id is not None:
+            caller = tickets.redeem(ticket, chat_id)
+        else:
+            raise ClosedError(NO_KEY)
+    except InvalidApiKeyError:
+        raise ClosedError(NO_KEY) from None
+    if chat_id is None:
+        raise ClosedError(INVALID_CHAT_ID)
+    if Scope.READ not in caller.scopes:
+        raise ClosedError(NO_SCOPE)
+    return caller, chat_id

@@ -1,0 +1,51 @@
+"""The open sockets of this process, by chat. Changed from the event loop alone."""
+
+import asyncio
+from collections.abc import Iterator
+
+from chat_service.realtime.socket import Socket
+
+Owner = tuple[str, str]
+"""A tenant's id and a chat's."""
+
+
+class Hub:
+    """Knows every socket from before its lease is opened until it has ended."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[Owner, set[Socket]] = {}
+        self._size = 0
+        self.is_empty = asyncio.Event()
+        self.is_empty.set()
+
+    def add(self, socket: Socket) -> None:
+        """Let the socket hear of its chat from now on."""
+        self._rooms.setdefault(socket.owner, set()).add(socket)
+        self._size += 1
+        self.is_empty.clear()
+
+    def remove(self, socket: Socket) -> None:
+        """Forget a socket that has ended."""
+        room = self._rooms[socket.owner]
+        room.remove(socket)
+        self._size -= 1
+        if not room:
+            del self._rooms[socket.owner]
+        if not self._size:
+            self.is_empty.set()
+
+    def room(self, owner: Owner) -> list[Socket]:
+        """Return the sockets of a chat."""
+        return list(self._rooms.get(owner, ()))
+
+    def has(self, owner: Owner) -> bool:
+        """Tell whether the chat has a socket here; this may be asked from any thread."""
+        return owner in self._rooms
+
+    def __len__(self) -> int:
+        """Return how many sockets there are."""
+        return self._size
+
+    def __iter__(self) -> Iterator[Socket]:
+        """Give all sockets."""
+        return iter([socket for room in self._rooms.values() for socket in room])

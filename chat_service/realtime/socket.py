@@ -1,0 +1,212 @@
+"""One connection: what waits to be sent on it, in order and within bounds, and how it ends.
+
+A message is sent when its seq is larger than the last one's, so that none is sent twice, wherever it came from: the
+feed, or a look at what was missed. While it catches up, a socket only notes what the feed has; it is caught up when a
+look has found nothing more and the feed has had nothing newer.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from chat_service.models import Caller
+from chat_service.realtime import frames
+from chat_service.realtime.closing import TOO_SLOW, Close
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+OUTBOX_BYTES = 4 * 2**20
+"""What may wait for one reader: the largest batch that can be posted, so that it alone makes nobody slow."""
+
+ALL_OUTBOXES_BYTES = 64 * 2**20
+SHARE_BYTES = 256 * 2**10
+"""What may wait in this process, and what each reader may have waiting even when that is reached."""
+
+STALLED_SECONDS = 20.0
+"""A reader that has taken nothing for so long, while something waited, is gone or as good as gone."""
+
+LAST_WORDS_SECONDS = 2.0
+"""For what is still waiting when a connection is closed."""
+
+
+class Waiting(NamedTuple):
+    """A frame that waits to be sent; `seq` if it tells of a message."""
+
+    frame: str
+    seq: int | None
+
+
+class Outboxes:
+    """How much waits in the outboxes of all sockets of this process."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+
+class Socket:
+    """A connection to a chat that was let in."""
+
+    __slots__ = (
+        "_catching_up",
+        "_closing",
+        "_last_seq",
+        "_mine",
+        "_moved_at",
+        "_outbox",
+        "_outboxes",
+        "_posting",
+        "_seen",
+        "_send",
+        "_sender",
+        "_size",
+        "caller",
+        "chat_id",
+        "connection_id",
+        "is_leased",
+        "opened_at",
+        "owner",
+        "sent_close",
+    )
+
+    def __init__(self, send: Send, outboxes: Outboxes, caller: Caller, chat_id: str, connection_id: str) -> None:
+        self.caller = caller
+        self.chat_id = chat_id
+        self.owner = (caller.tenant_id, chat_id)
+        self.connection_id = connection_id
+        self.is_leased = False
+        self.opened_at = time.monotonic()
+        self.sent_close: Close | None = None
+        self._send = send
+        self._outboxes = outboxes
+        self._outbox: deque[Waiting] = deque()
+        self._size = 0
+        self._moved_at = self.opened_at
+        self._catching_up = True
+        self._last_seq = 0
+        self._seen = 0
+        self._posting = False
+        self._mine: dict[int, str] = {}
+        self._sender: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    def catch_up(self, after: int, last: int) -> None:
+        """Begin after the message `after`; there are messages up to `last`."""
+        self._last_seq = after
+        self._seen = max(self._seen, last)
+
+    @property
+    def missed(self) -> tuple[int, int]:
+        """The last message that was sent, and the last that is known of: what lies between is to be looked up."""
+        return self._last_seq, self._seen
+
+    def skip_to(self, seq: int) -> None:
+        """Take everything up to `seq` for sent: a look that was begun when it was there has found nothing more."""
+        self._last_seq = max(self._last_seq, seq)
+
+    def is_caught_up(self) -> bool:
+        """Tell whether nothing is known of that was not sent; if so, messages are taken from the feed from now on."""
+        if self._seen <= self._last_seq:
+            self._catching_up = False
+        return not self._catching_up
+
+    async def send_missed(self, seq: int, frame: str) -> None:
+        """Send a message that was missed, at the pace of the reader."""
+        if seq > self._last_seq:
+            self._last_seq = seq
+            await self._send({"type": "websocket.send", "text": frame})
+
+    def tell_message(self, seq: int, frame: str) -> None:
+        """Take a message from the feed."""
+        self._seen = max(self._seen, seq)
+        if not self._catching_up and seq > self._last_seq:
+            self._last_seq = seq
+            self.tell(frame, seq)
+
+    def tell(self, frame: str, seq: int | None = None) -> None:
+        """Have the frame sent after those that wait. A reader that is too slow for it is let go."""
+        if self._closing is not None:
+            return
+        if not self._outbox:
+            self._moved_at = time.monotonic()
+        self._outbox.append(Waiting(frame, seq))
+        self._count(len(frame))
+        crowded = self._outboxes.size > ALL_OUTBOXES_BYTES and self._size > SHARE_BYTES
+        if self._size > OUTBOX_BYTES or crowded:
+            self.close(TOO_SLOW)
+        elif self._sender is None and not self._posting:
+            self._sender = asyncio.create_task(self._empty_outbox())
+
+    def is_stalled(self, now: float) -> bool:
+        """Tell whether something has waited for too long; `now` is of the monotonic clock."""
+        return bool(self._outbox) and not self._posting and now - self._moved_at > STALLED_SECONDS
+
+    def hold(self) -> None:
+        """Keep what comes until `name` or `release`: a message of this client is on its way."""
+        self._posting = True
+
+    def name(self, seq: int, frame: str, client_id: str) -> None:
+        """Tell this client its own message under its own name for it, now or when the feed has it."""
+        waits = any(waiting.seq == seq for waiting in self._outbox)
+        if seq > self._last_seq or waits:
+            self._mine[seq] = client_id
+        else:  # it is the repetition of one that was sent long ago
+            self.tell(frames.with_client_id(frame, client_id))
+
+    def release(self) -> None:
+        """Go on sending."""
+        self._posting = False
+        if self._outbox and self._sender is None and self._closing is None:
+            self._sender = asyncio.create_task(self._empty_outbox())
+
+    async def _empty_outbox(self) -> None:
+        try:
+            while self._outbox and not self._posting:
+                frame, seq = self._outbox.popleft()
+                self._count(-len(frame))
+                client_id = self._mine.pop(seq, None) if seq is not None else None
+                text = frame if client_id is None else frames.with_client_id(frame, client_id)
+                await self._send({"type": "websocket.send", "text": text})
+                self._moved_at = time.monotonic()
+        except OSError:
+            self._drop()  # the client has left; whoever listens to it hears of that
+        finally:
+            self._sender = None
+
+    def _count(self, more: int) -> None:
+        self._size += more
+        self._outboxes.size += more
+
+    def _drop(self) -> None:
+        self._outbox.clear()
+        self._count(-self._size)
+
+    def close(self, close: Close, last: str | None = None) -> None:
+        """Close the connection, once; `last` is sent before, with what waits, if the reader takes it soon."""
+        if last is not None:
+            self.tell(last)
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(close))
+
+    async def _close(self, close: Close) -> None:
+        self.sent_close = close
+        if close is TOO_SLOW:
+            self._drop()
+        elif self._sender is not None:
+            await asyncio.wait([self._sender], timeout=LAST_WORDS_SECONDS)
+        self._stop_sending()
+        with suppress(OSError, RuntimeError):  # it has closed by itself
+            await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+
+    async def end(self) -> None:
+        """Let go of everything; the connection is closed."""
+        if self._closing is not None:
+            await self._closing
+        self._stop_sending()
+
+    def _stop_sending(self) -> None:
+        if self._sender is not None:
+            self._sender.cancel()
+        self._drop()

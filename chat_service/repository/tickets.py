@@ -1,0 +1,59 @@
+"""Tickets: what a browser shows in place of a key, because it cannot send a header when it opens a WebSocket.
+
+A ticket opens one connection to one chat, once, within 30 s, with the scopes of the key it was made with. Like a key it
+is stored as its digest.
+"""
+
+import secrets
+from datetime import timedelta
+
+from chat_service.errors import ChatNotFoundError, InvalidApiKeyError
+from chat_service.models import Caller, Scope, Ticket
+from chat_service.repository.database import Database
+from chat_service.repository.keys import chat_key
+from chat_service.repository.tenants import digest
+
+LIFE = timedelta(seconds=30)
+"""From the answer to the handshake: a page uses its ticket at once (the contract says 30 s)."""
+
+
+class Tickets:
+    """The tickets collection."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def issue(self, caller: Caller, chat_id: str) -> Ticket:
+        """Make a ticket for the chat, and return it: the only time it is seen.
+
+        Raises:
+            ChatNotFoundError: absent, deleted or another tenant's.
+        """
+        ticket = Ticket(secrets.token_urlsafe(32), self._database.now() + LIFE)
+        with self._database.operation(writes=True):
+            if self._database.chats.find_one({"_id": chat_key(caller.tenant_id, chat_id)}, {"_id": True}) is None:
+                raise ChatNotFoundError
+            self._database.tickets.insert_one(
+                {
+                    "_id": digest(ticket.ticket),
+                    "tenant_id": caller.tenant_id,
+                    "chat_id": chat_id,
+                    "key_id": caller.key_id,
+                    "scopes": sorted(scope.value for scope in caller.scopes),
+                    "expires_at": ticket.expires_at,
+                }
+            )
+        return ticket
+
+    def redeem(self, ticket: str, chat_id: str) -> Caller:
+        """Use the ticket up, and return who it was made for.
+
+        Raises:
+            InvalidApiKeyError: unknown, used, expired, or made for another chat.
+        """
+        wanted = {"_id": digest(ticket), "chat_id": chat_id, "expires_at": {"$gt": self._database.now()}}
+        with self._database.operation(writes=True):
+            found = self._database.tickets.find_one_and_delete(wanted)
+        if found is None:
+            raise InvalidApiKeyError
+        return Caller(found["tenant_id"], found["key_id"], frozenset(Scope(scope) for scope in found["scopes"]))

@@ -1,0 +1,72 @@
+"""A client's side of a WebSocket, for tests."""
+
+import json
+from typing import Any, Self
+
+import websocket
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from tests.client import CHATS, TenantAccess
+
+WAIT_SECONDS = 15.0
+
+
+class Peer:
+    """One connection, from outside."""
+
+    def __init__(
+        self, service: EmbeddedGunicorn, path: str, access: TenantAccess | None = None, **options: Any
+    ) -> None:
+        """Connect; `path` is the chat's id and may have a query."""
+        chat_id, _, query = path.partition("?")
+        url = f"ws://127.0.0.1:{service.port}{CHATS}/{chat_id}/ws{'?' * bool(query)}{query}"
+        options = {"header": access.headers if access else {}, "suppress_origin": True, **options}
+        self.socket = websocket.create_connection(url, WAIT_SECONDS, **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Hang up without a word."""
+        self.socket.shutdown()
+
+    def create(self, content: str, **more: Any) -> None:
+        """Post a message over the socket."""
+        self.send(type="message.create", content=content, **more)
+
+    def send(self, **frame: Any) -> None:
+        self.socket.send(json.dumps(frame))
+
+    def frame(self) -> dict[str, Any]:
+        """The next frame; a close is a failure."""
+        opcode, data = self.socket.recv_data()
+        assert opcode == websocket.ABNF.OPCODE_TEXT, (opcode, data)
+        found: dict[str, Any] = json.loads(data)
+        return found
+
+    def contents(self, number: int) -> list[str]:
+        """The contents of the next messages."""
+        frames = [self.frame() for _ in range(number)]
+        assert {frame["type"] for frame in frames} <= {"message.created"}
+        return [frame["message"]["content"] for frame in frames]
+
+    def is_quiet(self, seconds: float = 0.3) -> bool:
+        """Whether nothing comes for a while."""
+        self.socket.settimeout(seconds)
+        try:
+            self.socket.recv_data()
+        except websocket.WebSocketTimeoutException:
+            return True
+        finally:
+            self.socket.settimeout(WAIT_SECONDS)
+        return False
+
+    def closed(self) -> tuple[int, str]:
+        """Wait for the close, passing over frames; its code and reason."""
+        while True:
+            opcode, data = self.socket.recv_data(control_frame=True)
+            if opcode == websocket.ABNF.OPCODE_CLOSE:
+                return int.from_bytes(data[:2]), data[2:].decode()

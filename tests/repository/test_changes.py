@@ -1,0 +1,98 @@
+"""The feed of what is committed: in order, without what nobody needs to be told, and never with a silent gap."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pymongo
+import pytest
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.errors import ChangesLostError
+from chat_service.models import Change, ChatDeleted, ChatUpdated, KeyRevoked, MessageCreated, NewMessage, Role, Scope
+from chat_service.repository.changes import Changes
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.messages import Messages
+from chat_service.repository.presence import Presence
+from chat_service.repository.tenants import Tenants
+
+TENANT = "t"
+
+
+def post(database: Database, chat_id: str, *contents: str) -> None:
+    Messages(database).append(TENANT, chat_id, [NewMessage(Role.USER, content, None, {}) for content in contents])
+
+
+def following(coming: Iterator[Change | None], number: int) -> list[Change]:
+    """The next changes; it gives up when there was nothing for twenty times."""
+    found: list[Change] = []
+    for _ in range(20 + number):
+        change = next(coming)
+        if change is not None:
+            found.append(change)
+        if len(found) == number:
+            return found
+    return found
+
+
+def test_what_is_told_and_what_is_not(database: Database) -> None:
+    """Messages, changes and deletes of chats, revoked keys; not connections, nor a post as a change of its chat."""
+    tenants, chats = Tenants(database), Chats(database)
+    tenants.create("t", TENANT)
+    key = tenants.create_key(TENANT, "k", Scope)[1]
+    chat_id = chats.create(TENANT, None, {}).id
+    with Changes(database).follow() as coming:
+        post(database, chat_id, "one", "two")
+        lease, _ = Presence(database).open(TENANT, chat_id, "connection", "worker")
+        Presence(database).close("worker", [lease.connection_id])
+        chats.update(TENANT, chat_id, {"title": "x"})
+        Messages(database).edit(TENANT, chat_id, 1, {"content": "uno"})
+        tenants.revoke_key(TENANT, key.id)
+        Deletions(database).delete(TENANT, chat_id, "key")
+        found = following(coming, 7)
+    assert [type(change) for change in found] == [
+        *(MessageCreated, MessageCreated, ChatUpdated, ChatUpdated, KeyRevoked, ChatDeleted)
+    ]
+    assert [(change.message.seq, change.message.content) for change in found[:2]] == [(1, "one"), (2, "two")]
+    assert all((change.tenant_id, change.chat_id) == (TENANT, chat_id) for change in (*found[:4], found[5]))
+    assert found[4] == KeyRevoked(key.id)
+
+
+@pytest.mark.parametrize("fault", [{"closeConnection": True}, {"errorCode": 91}, {"errorCode": 43}])
+def test_an_interrupted_stream_goes_on_without_a_gap(database: Database, mongod: EmbeddedMongod, fault) -> None:
+    """A cut connection, a server that shuts down, a cursor that is gone."""
+    chat_id = Chats(database).create(TENANT, None, {}).id
+    with Changes(database).follow() as coming, pymongo.MongoClient(mongod.uri) as control:
+        post(database, chat_id, "one")
+        assert following(coming, 1)[0].message.content == "one"
+        data = {"failCommands": ["getMore"], "appName": APP_NAME, **fault}
+        control.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 2}, "data": data})
+        post(database, chat_id, "two", "three")
+        assert [change.message.content for change in following(coming, 2)] == ["two", "three"]
+
+
+def test_a_stream_that_cannot_go_on_says_so(database: Database, mongod: EmbeddedMongod) -> None:
+    """The server no longer has what came after the last change (ChangeStreamHistoryLost)."""
+    with Changes(database).follow() as coming, pymongo.MongoClient(mongod.uri) as control:
+        data = {"failCommands": ["getMore"], "appName": APP_NAME, "errorCode": 286}
+        control.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
+        with pytest.raises(ChangesLostError):
+            following(coming, 1)
+
+
+def test_a_paused_server_is_waited_for(tmp_path: Path) -> None:
+    """SIGSTOP for longer than one question: nothing is lost when it wakes up."""
+    with EmbeddedMongod(tmp_path) as own:
+        database = Database(own.uri)
+        database.prepare()
+        chat_id = Chats(database).create(TENANT, None, {}).id
+        with Changes(database).follow() as coming:
+            post(database, chat_id, "one")
+            own.process.send_signal(signal.SIGSTOP)
+            assert next(coming) is None
+            own.process.send_signal(signal.SIGCONT)
+            post(database, chat_id, "two")
+            assert [change.message.content for change in following(coming, 2)] == ["one", "two"]
+        database.close()
