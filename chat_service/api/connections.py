@@ -8,13 +8,16 @@ from werkzeug.exceptions import HTTPException
 from chat_service.api import cursors
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
-from chat_service.api.openapi import raises
 from chat_service.api.schemas import ConnectionPageIn, ConnectionPageOut, TicketOut
 from chat_service.models import ListPosition, Scope, Ticket
 
-blueprint = Blueprint("connections", __name__, url_prefix="/api/v1", description="Live connections to a chat")
-
-SOCKET = {"101": {"description": "The connection is a WebSocket from here on; docs/api.md tells what is said on it."}}
+blueprint = Blueprint(
+    "connections",
+    __name__,
+    url_prefix="/api/v1",
+    description="Live connections to a chat. Connect by WebSocket to `/api/v1/chats/{chat_id}/ws`, with the key or "
+    "`?ticket=`; OpenAPI has no words for what is said there, docs/api.md has.",
+)
 
 
 class UpgradeRequired(HTTPException):
@@ -54,9 +57,7 @@ def issue_ticket(chat_id: str) -> Ticket:
 
 @blueprint.get("/chats/<chat_id>/ws")
 @requires(Scope.READ)
-@raises(403, 426)
-@blueprint.doc(responses=SOCKET)
 def connect(chat_id: str) -> NoReturn:
-    """Connect by WebSocket, with the key or `?ticket=`; `?after=SEQ` first gets the messages after that one."""
+    """Say that the chat's socket is not for plain HTTP."""
     repositories().chats.get(caller().tenant_id, chat_id)
     raise UpgradeRequired

@@ -117,6 +117,8 @@ def raises(*known: _Error, headers: str = "") -> Callable[[F], F]:
 
 def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
     """Return flask-smorest's document with everything that it leaves out."""
+    # A WebSocket: a client that was generated from this could do nothing with it.
+    del document["paths"][f"{API_PREFIX}v1/chats/{{chat_id}}/ws"]
     document["info"] = {**document["info"], **INFO}
     document["servers"] = [{"url": "/"}]
     document["security"] = [{"key": []}]
@@ -254,8 +256,6 @@ def _add_headers(responses: dict[str, Any]) -> None:
         headers: dict[str, Any] = {"X-Request-ID": {"required": True, "schema": {"type": "string"}}}
         if status in {"409", "503"}:
             headers["Retry-After"] = {"required": status == "503", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
-        if status == "426":
-            headers["Upgrade"] = {"required": True, "schema": {"const": "websocket"}}
         if status == "405":
             headers["Allow"] = {"required": True, "schema": {"type": "string"}}
         response.setdefault("headers", {}).update(headers)

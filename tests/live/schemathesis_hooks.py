@@ -107,5 +107,8 @@ def _set_cursor(case: schemathesis.Case) -> None:
         query["cursor"] = cursors.next_cursor(Span(), 1, TENANT_ID, str(case.path_parameters["chat_id"]).lower())
         for carried in ("after", "before", "order"):
             query.pop(carried, None)
+    elif case.path.endswith("/connections"):
+        owners = ("connections", TENANT_ID, str(case.path_parameters["chat_id"]).lower())
+        query["cursor"] = cursors.write_position(last, *owners)
     else:
         query["cursor"] = cursors.write_position(last, case.path.rpartition("/")[2], TENANT_ID)
