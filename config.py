@@ -4,13 +4,15 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Self
 
 from environs import Env, EnvValidationError, validate
 from marshmallow import ValidationError
+
+from chat_service.models import Limits, Scope, parse_limit
 
 # What a browser sends as Origin: no path, no trailing slash, lower case. A `*`, `null` or pattern is not one.
 _ORIGIN = re.compile(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
@@ -34,6 +36,7 @@ class Config:
     threads: int
     log_format: str
     delete_inline_limit: int = 1_000
+    rate_limits: Limits = field(default_factory=dict)
     cors_origins: tuple[str, ...] = ()
     connections_per_chat: int = 1_000
     connections_per_tenant: int = 10_000
@@ -54,6 +57,7 @@ class Config:
             max_body_bytes=env.int("MAX_BODY_BYTES", 4 * 2**20, validate=validate.Range(min=2**10, max=64 * 2**20)),
             threads=env.int("THREADS", 8, validate=validate.Range(min=1, max=256)),
             delete_inline_limit=env.int("DELETE_INLINE_LIMIT", 1_000, validate=validate.Range(min=0, max=10_000)),
+            rate_limits=_rate_limits(env),
             log_format=env.str("LOG_FORMAT", "json", validate=validate.OneOf(["json", "console"])),
             cors_origins=tuple(env.list("CORS_ORIGINS", [], validate=_check_origins) or ()),
             connections_per_chat=env.int("CONNECTIONS_PER_CHAT", 1_000, validate=_at_least_one),
@@ -70,6 +74,18 @@ class Config:
             hint = "For a local try-out use `make run`; for a server see docs/operations.md."
             raise ConfigError("\n".join(["The environment is not usable:", *lines, hint])) from None
         return config
+
+
+def _rate_limits(env: Env) -> Limits:
+    told = {scope: env.str(f"RATE_LIMIT_{scope.name}", "off", validate=_check_rate_limit) for scope in Scope}
+    return {scope: parse_limit(text) for scope, text in told.items() if text}  # a wrong one is None here
+
+
+def _check_rate_limit(text: str) -> None:
+    try:
+        parse_limit(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
 
 
 def _check_origins(origins: list[str]) -> None:

@@ -19,6 +19,7 @@ from chat_service.api import (
     exports,
     fields,
     headers,
+    limits,
     logs,
     messages,
     metrics,
@@ -29,8 +30,10 @@ from chat_service.api import (
     system,
 )
 from chat_service.api.context import Repositories
+from chat_service.models import Limits
 from chat_service.realtime.asgi import THREADS as SOCKET_THREADS
 from chat_service.repository.database import Database
+from chat_service.repository.limits import RateLimits
 from chat_service.repository.monitor import CommandCounter, PoolListener
 from chat_service.repository.presence import ConnectionCaps
 
@@ -61,6 +64,10 @@ class Settings(Protocol):
     @property
     def connections_per_tenant(self) -> int:
         """How many a tenant may have."""
+
+    @property
+    def rate_limits(self) -> Limits:
+        """How often a key may ask, where its tenant has no limits of its own."""
 
     @property
     def cors_origins(self) -> Sequence[str]:
@@ -120,11 +127,13 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
         listeners=[CommandCounter(), *([PoolListener(metrics.observe_pool)] if settings.metrics else [])],
     )
     caps = ConnectionCaps(settings.connections_per_chat, settings.connections_per_tenant)
-    Repositories.on(database, settings.delete_inline_limit, caps).install(app.extensions)
+    buckets = RateLimits(database, settings.rate_limits, metrics.count_unlimited)
+    Repositories.on(database, settings.delete_inline_limit, buckets, caps).install(app.extensions)
 
     # The order counts: hooks run before a request as they stand here, and after it the other way round.
     observation.install(app, [logs.write, metrics.observe] if settings.metrics else [logs.write])
     headers.install(app)
+    limits.install(app)
     cors.install(app, settings.cors_origins)
     auth.install(app)
     requests.install(app)

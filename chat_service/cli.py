@@ -13,12 +13,24 @@ from flask.cli import AppGroup, with_appcontext
 from chat_service.api.context import repositories
 from chat_service.errors import ChatServiceError
 from chat_service.jobs.purge import PurgeWorker
-from chat_service.models import Scope
+from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, parse_limit
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _SCOPES = click.Choice([scope.value for scope in Scope])
+
+_DEFAULT = "default"
+
+
+def _read_limit(_ctx: click.Context, _param: click.Parameter, value: str | None) -> RateLimit | str | None:
+    """Return the limit that an option names, or `off` or `default` as they are."""
+    if value is None or value == _DEFAULT:
+        return value
+    try:
+        return parse_limit(value) or value
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither `{_DEFAULT}` nor {LIMIT_SYNTAX}.") from None
 
 
 def install(app: Flask) -> None:
@@ -69,6 +81,33 @@ def list_tenants() -> None:
     """List all tenants."""
     for tenant in repositories().tenants.list():
         click.echo(f"{tenant.id}  {tenant.created_at:%Y-%m-%d}  {tenant.name}")
+
+
+@_tenants.command("limit")
+@click.argument("tenant_id")
+@click.option("--read", callback=_read_limit, help=f"{LIMIT_SYNTAX}; or `{_DEFAULT}`.")
+@click.option("--write", callback=_read_limit, help="The same.")
+@click.option("--delete", callback=_read_limit, help="The same.")
+@_told_plainly
+def limit_tenant(tenant_id: str, **told: RateLimit | str | None) -> None:
+    """Set how often each key of TENANT_ID may ask, in every process within 5 seconds; show what holds."""
+    changes = {Scope(name): limit for name, limit in told.items() if limit is not None}
+    to_default = [scope for scope, limit in changes.items() if limit == _DEFAULT]
+    own = {
+        scope: limit if isinstance(limit, RateLimit) else None
+        for scope, limit in changes.items()
+        if scope not in to_default
+    }
+    found = repositories()
+    try:
+        if changes:
+            found.tenants.set_limits(tenant_id, own, to_default)
+        tenant = found.tenants.get(tenant_id)
+    except LookupError:
+        raise click.ClickException(f"There is no tenant {tenant_id}; `tenants list` shows them.") from None
+    for scope in Scope:
+        whose = "its own" if scope in tenant.limits else "default"
+        click.echo(f"{scope:<6}  {found.limits.of(tenant.limits, scope) or 'off'}  ({whose})")
 
 
 @_keys.command("create")

@@ -20,6 +20,15 @@ class InsufficientScopeError(ChatServiceError):
         self.scope = scope
 
 
+class RateLimitedError(ChatServiceError):
+    """The key has no tokens of this scope left; in `retry_after` seconds there are as many as were asked for."""
+
+    def __init__(self, scope: str, retry_after: int) -> None:
+        super().__init__(scope, retry_after)
+        self.scope = scope
+        self.retry_after = retry_after
+
+
 class InvalidChatIdError(ChatServiceError):
     """The id in the path is not a UUID."""
 

@@ -1,6 +1,9 @@
 """The nouns of the service, as plain frozen values. Times are aware datetimes in UTC."""
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -15,6 +18,45 @@ class Scope(StrEnum):
     READ = "read"
     WRITE = "write"
     DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A token bucket: full it holds `burst` tokens, and `rate` of them flow in each second until it is full."""
+
+    rate: float
+    burst: int
+
+    def __str__(self) -> str:
+        """Return what `parse_limit` reads."""
+        return f"{self.rate:.9g}:{self.burst}"
+
+    @property
+    def window(self) -> int:
+        """The whole seconds in which an empty bucket is full again."""
+        return math.ceil(self.burst / self.rate)
+
+
+Limits = Mapping[Scope, RateLimit | None]
+"""How often a key may ask, by scope. None is no limit; a scope that is not in it is left to the default."""
+
+LIMIT_SYNTAX = "`off`, or requests per second and burst, like 100:200 or 0.5:10"
+
+_LIMIT = re.compile(r"([0-9]{1,5}(?:\.[0-9]{1,3})?):([1-9][0-9]{0,5})", re.ASCII)
+
+
+def parse_limit(text: str) -> RateLimit | None:
+    """Return the limit that `text` names in `LIMIT_SYNTAX`, or None if it is `off`.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if text == "off":
+        return None
+    told = _LIMIT.fullmatch(text)
+    if told is None or float(told[1]) == 0:
+        raise ValueError(f"Not a limit: {LIMIT_SYNTAX}.")
+    return RateLimit(float(told[1]), int(told[2]))
 
 
 class Role(StrEnum):
@@ -33,6 +75,7 @@ class Tenant:
     id: str
     name: str
     created_at: datetime
+    limits: Limits = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +85,22 @@ class Caller:
     tenant_id: str
     key_id: str
     scopes: frozenset[Scope]
+    limits: Limits = field(default_factory=dict, hash=False)
+    """The tenant's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a token bucket says to a request."""
+
+    granted: bool
+    limit: RateLimit
+    left: int
+    """Whole tokens that are left in the bucket."""
+    retry_after: int
+    """Seconds until there are as many tokens as were asked for; 0 when they were granted."""
+    full_after: int
+    """Seconds until the bucket is full, when nothing more is taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import ParamSpec, TypeVar
 
 from flask import Flask, g, request
 
+from chat_service.api import limits
 from chat_service.api.context import caller, repositories
 from chat_service.errors import InsufficientScopeError, InvalidApiKeyError
 from chat_service.models import Scope
@@ -34,11 +35,14 @@ def _authenticate() -> None:
     g.caller = repositories().tenants.authenticate(key)
 
 
-def requires(scope: Scope) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let only callers with `scope` in; the scope can be read from the view as `required_scope`.
+def requires(scope: Scope, *, counts: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let only callers with `scope` in, as often as they may; the scope can be read from the view as `required_scope`.
+
+    A request takes one token, or as many as there are items in the list `counts` of its body.
 
     Raises (when the view is called):
         InsufficientScopeError: the key was not given this scope.
+        RateLimitedError: it has asked too often.
     """
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
@@ -46,6 +50,7 @@ def requires(scope: Scope) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
             if scope not in caller().scopes:
                 raise InsufficientScopeError(scope.value)
+            limits.take(scope, counts)
             return view(*args, **kwargs)
 
         guarded.required_scope = scope  # type: ignore[attr-defined]  # read by the structural tests

@@ -13,6 +13,7 @@ from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import Exports
+from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import ConnectionCaps, Presence
 from chat_service.repository.purges import Purges
@@ -38,9 +39,10 @@ class Repositories:
     tenants: Tenants
     presence: Presence
     tickets: Tickets
+    limits: RateLimits
 
     @classmethod
-    def on(cls, database: Database, inline_limit: int, caps: ConnectionCaps | None = None) -> "Repositories":
+    def on(cls, database: Database, inline_limit: int, limits: RateLimits, caps: ConnectionCaps) -> "Repositories":
         """Return the repositories of one database; chats of up to `inline_limit` messages are removed at once."""
         return cls(
             database=database,
@@ -54,6 +56,7 @@ class Repositories:
             tenants=Tenants(database),
             presence=Presence(database, caps),
             tickets=Tickets(database),
+            limits=limits,
         )
 
     def install(self, extensions: dict[str, object]) -> None:

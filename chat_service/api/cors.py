@@ -9,7 +9,10 @@ from chat_service.api.auth import API_PREFIX
 
 METHODS = ["GET", "POST", "PATCH", "DELETE"]
 ALLOWED_HEADERS = ["X-API-Key", "Content-Type", "If-Match", "Idempotency-Key", "X-Request-ID"]
-EXPOSED_HEADERS = ["ETag", "Location", "X-Request-ID", "Retry-After", "Content-Disposition"]
+EXPOSED_HEADERS = [
+    *("ETag", "Location", "X-Request-ID", "Retry-After", "Content-Disposition"),
+    *("RateLimit", "RateLimit-Policy"),
+]
 
 MAX_AGE = 600
 """Seconds a browser keeps the answer to a preflight: it saves nearly all, and an origin taken out is out soon."""

@@ -51,7 +51,7 @@ def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
 
 
 @blueprint.post("/chats/delete")
-@requires(Scope.DELETE)
+@requires(Scope.DELETE, counts="chat_ids")
 @raises(headers="Idempotency-Key")
 @blueprint.arguments(BulkIn())
 @blueprint.response(200, BulkOut())

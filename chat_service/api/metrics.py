@@ -26,6 +26,11 @@ _requests = Histogram(
     registry=_registry,
 )
 _deletes = Counter("chat_service_deletes", "Deletes of chats, by outcome.", ["outcome"], registry=_registry)
+_unlimited = Counter(
+    "chat_service_rate_limits_failed_open",
+    "Requests that went on without a rate limit, because the database did not say in time what is left.",
+    registry=_registry,
+)
 _opened = Counter("chat_service_database_connections_created", "Connections to the database.", registry=_registry)
 _closed = Counter("chat_service_database_connections_closed", "Of these, the closed ones.", registry=_registry)
 _refused = Counter(
@@ -89,6 +94,11 @@ def count_delete(code: str | None) -> None:
 def count_connection(*, opened: bool) -> None:
     """Count a WebSocket that was opened, or that has ended."""
     _connections.inc() if opened else _connections.dec()
+
+
+def count_unlimited() -> None:
+    """Count a request whose rate limit could not be asked for."""
+    _unlimited.inc()
 
 
 def observe_pool(event: PoolEvent) -> None:

@@ -30,6 +30,7 @@ _OF_ALL: list[_Error] = [400, 404, 405, 413, 414, 431, 500, 501]
 _OF_THE_API: list[_Error] = [
     errors.InvalidApiKeyError,
     errors.InsufficientScopeError,
+    errors.RateLimitedError,
     errors.ValidationFailedError,  # an unknown query parameter is refused everywhere
     errors.DatabaseUnavailableError,
     406,
@@ -66,6 +67,20 @@ _IDEMPOTENCY_KEY = {
     },
 }
 
+_RATE_LIMIT_HEADERS = {
+    "RateLimit": {
+        "description": "What is left: `r` tokens, and the bucket is full in `t` seconds. Where there is a limit.",
+        "schema": {"type": "string"},
+        "example": '"delete";r=19;t=1',
+    },
+    "RateLimit-Policy": {
+        "description": "The limit: a full bucket holds `q` tokens, and fills in `w` seconds. Where there is one.",
+        "schema": {"type": "string"},
+        "example": '"delete";q=20;w=2',
+    },
+}
+"""As draft-ietf-httpapi-ratelimit-headers-11 has them; see limits.py."""
+
 _COMPONENTS = {
     "Metadata": {
         "type": "object",
@@ -97,6 +112,7 @@ _COMPONENTS = {
             "errors": {"type": "object", "description": "With `validation_error`: what to change, by field."},
             "reason": {"type": "string"},
             "required_scope": {"enum": ["read", "write", "delete"]},
+            "limited_scope": {"enum": ["read", "write", "delete"]},
             "active_connections": {"type": "integer"},
         },
     },
@@ -126,15 +142,18 @@ def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
     components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
     components["schemas"] = {**_closed(components["schemas"]), **_COMPONENTS}
     components["responses"] = {}
+    components["headers"] = _RATE_LIMIT_HEADERS
     for rule, method, operation in _operations(app, document):
         view: Any = app.view_functions[rule.endpoint]
         operation["operationId"] = rule.endpoint.rpartition(".")[2]
         operation["parameters"] = [*_parameters(operation), *_headers(view)]
+        _add_headers(operation["responses"])
         if rule.rule.startswith(API_PREFIX):
             operation["description"] = f"Needs the scope `{view.required_scope.value}`."
+            for response in operation["responses"].values():
+                response["headers"].update(_refer_to_limits())
         else:
             operation["security"] = []
-        _add_headers(operation["responses"])
         _add_errors(operation["responses"], components["responses"], _errors(rule, method, operation, view))
     for path, item in document["paths"].items():
         item.pop("parameters", None)
@@ -254,11 +273,18 @@ def _example(problem: problems.Problem) -> dict[str, Any]:
 def _add_headers(responses: dict[str, Any]) -> None:
     for status, response in responses.items():
         headers: dict[str, Any] = {"X-Request-ID": {"required": True, "schema": {"type": "string"}}}
-        if status in {"409", "503"}:
-            headers["Retry-After"] = {"required": status == "503", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+        if status in {"409", "429", "503"}:
+            required = status != "409"
+            headers["Retry-After"] = {"required": required, "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+        if status == "429":
+            headers.update(_refer_to_limits())
         if status == "405":
             headers["Allow"] = {"required": True, "schema": {"type": "string"}}
         response.setdefault("headers", {}).update(headers)
+
+
+def _refer_to_limits() -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in _RATE_LIMIT_HEADERS}
 
 
 def _describe_alternatives(document: dict[str, Any]) -> None:

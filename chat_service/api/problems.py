@@ -74,6 +74,14 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         "The key is good, but it was not given the scope this operation needs.",
         extras=lambda error: {"required_scope": error.scope},
     ),
+    errors.RateLimitedError: Problem(
+        429,
+        "rate_limited",
+        "Rate limited",
+        "Nothing was done: your key may ask only so often. Wait as many seconds as Retry-After says, and try again.",
+        extras=lambda error: {"limited_scope": error.scope},
+        headers=lambda error: {"Retry-After": str(error.retry_after)},
+    ),
     errors.ChatNotFoundError: Problem(
         404, "chat_not_found", "Chat not found", "Your tenant has no chat with this id. It may have been deleted."
     ),

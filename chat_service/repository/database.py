@@ -50,6 +50,7 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
     "purges": [IndexModel([("_id.tenant_id", ASCENDING), ("lease_until", ASCENDING)])],
     "tickets": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
     "idempotency": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
+    "rate_limits": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
 }
 
 

@@ -19,6 +19,11 @@ def message_key(tenant_id: str, chat_id: str, seq: int) -> dict[str, Any]:
     return {"tenant_id": tenant_id, "chat_id": chat_id, "seq": seq}
 
 
+def bucket_key(tenant_id: str, key_id: str, scope: str) -> dict[str, Any]:
+    """Return the `_id` of the token bucket of an API key and a scope."""
+    return {"tenant_id": tenant_id, "key_id": key_id, "scope": scope}
+
+
 def message_range(tenant_id: str, chat_id: str, first: int = 0, last: int = MAX_SEQ) -> dict[str, Any]:
     """Return the `_id` condition for the messages `first` to `last`, both included: one stretch of the primary key."""
     return {"$gte": message_key(tenant_id, chat_id, first), "$lte": message_key(tenant_id, chat_id, last)}

@@ -15,7 +15,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from chat_service.errors import InvalidApiKeyError
-from chat_service.models import ApiKey, Caller, Scope, Tenant
+from chat_service.models import ApiKey, Caller, Limits, RateLimit, Scope, Tenant
 from chat_service.repository.database import Database
 
 KEY_PREFIX = "chat_"
@@ -29,7 +29,8 @@ KEY_ID_CHARACTERS = 12
 
 CACHE_SECONDS = 4.0
 SLOW_LOOKUP_SECONDS = 1.0
-"""An entry lives for 4 s and is not made by a look-up that took over 1 s: a revoked key is dead after 5 s."""
+"""An entry lives for 4 s and is not made by a look-up that took over 1 s: a revoked key is dead after 5 s, and the
+tenant's limits, which lie in the same entry, hold after 5 s."""
 
 CACHE_SIZE = 10_000
 """Entries of about 0.5 KB; only keys that exist are kept, so a flood of wrong ones cannot push the right ones out."""
@@ -62,16 +63,23 @@ class Tenants:
         if caller is not None:
             return caller
         began = time.monotonic()
-        with self._database.operation():
-            document = self._database.api_keys.find_one({"_id": hashed, "revoked_at": None})
+        document = self._find_key(hashed)
         if document is None:
             raise InvalidApiKeyError
         found = _to_key(document)
-        caller = Caller(found.tenant_id, found.id, found.scopes)
+        caller = Caller(found.tenant_id, found.id, found.scopes, _to_limits(document["tenant"]))
         if time.monotonic() - began <= SLOW_LOOKUP_SECONDS:
             with self._lock:
                 self._callers[hashed] = caller
         return caller
+
+    def _find_key(self, hashed: str) -> dict[str, Any] | None:
+        """Return a live key with its tenant beside it: one command for both."""
+        tenant = {"from": "tenants", "localField": "tenant_id", "foreignField": "_id", "as": "tenant"}
+        steps: list[dict[str, Any]] = [{"$match": {"_id": hashed, "revoked_at": None}}, {"$lookup": tenant}]
+        with self._database.operation():
+            found = next(iter(self._database.api_keys.aggregate(steps)), None)
+        return found and {**found, "tenant": next(iter(found["tenant"]), {})}
 
     def create(self, name: str, tenant_id: str | None = None) -> Tenant:
         """Create a tenant and return it; with a `tenant_id` that exists already, return that one."""
@@ -88,7 +96,36 @@ class Tenants:
         """Return all tenants, oldest first."""
         with self._database.operation():
             found = self._database.tenants.find(sort=[("created_at", 1), ("_id", 1)])
-            return [Tenant(document["_id"], document["name"], document["created_at"]) for document in found]
+            return [_to_tenant(document) for document in found]
+
+    def get(self, tenant_id: str) -> Tenant:
+        """Return a tenant.
+
+        Raises:
+            LookupError: there is no such tenant.
+        """
+        with self._database.operation():
+            document = self._database.tenants.find_one({"_id": tenant_id})
+        if document is None:
+            raise LookupError(tenant_id)
+        return _to_tenant(document)
+
+    def set_limits(self, tenant_id: str, limits: Limits, to_default: Iterable[Scope] = ()) -> None:
+        """Give a tenant limits of its own, and for other scopes the default again. All processes know within 5 s.
+
+        Raises:
+            LookupError: there is no such tenant.
+        """
+        own = {
+            f"limits.{scope}": limit and {"rate": limit.rate, "burst": limit.burst} for scope, limit in limits.items()
+        }
+        change = {"$set": own, "$unset": {f"limits.{scope}": "" for scope in to_default}}
+        with self._database.operation(writes=True):
+            found = self._database.tenants.update_one(
+                {"_id": tenant_id}, {operator: fields for operator, fields in change.items() if fields}
+            )
+        if not found.matched_count:
+            raise LookupError(tenant_id)
 
     def create_key(
         self, tenant_id: str, label: str, scopes: Iterable[Scope], key: str | None = None
@@ -144,3 +181,11 @@ def _to_key(document: dict[str, Any]) -> ApiKey:
         created_at=document["created_at"],
         revoked_at=document["revoked_at"],
     )
+
+
+def _to_tenant(document: dict[str, Any]) -> Tenant:
+    return Tenant(document["_id"], document["name"], document["created_at"], _to_limits(document))
+
+
+def _to_limits(tenant: dict[str, Any]) -> Limits:
+    return {Scope(scope): limit and RateLimit(**limit) for scope, limit in tenant.get("limits", {}).items()}
