@@ -53,7 +53,13 @@ def test_a_revoked_key_is_listed_as_such(app: Flask, tenant_id: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [("keys", "create", "nobody"), ("keys", "revoke", "nobody", "0123456789ab"), ("keys", "revoke", "nobody", ".*")],
+    [
+        ("keys", "create", "nobody"),
+        ("tenants", "limit", "nobody"),
+        ("tenants", "limit", "nobody", "--read", "1:2"),
+        ("keys", "revoke", "nobody", "0123456789ab"),
+        ("keys", "revoke", "nobody", ".*"),
+    ],
 )
 def test_what_is_not_there_is_said_plainly(app: Flask, command: tuple[str, ...]) -> None:
     """One sentence with what to do, and no traceback."""
@@ -72,3 +78,26 @@ def test_another_tenants_key_cannot_be_revoked(app: Flask, tenant_id: str) -> No
 
 def test_a_sound_database_has_no_findings(app: Flask) -> None:
     assert run(app, "jobs", "status").stdout == "0 purges open, 0 messages left\n"
+
+
+def test_limits_of_a_tenant_are_set_taken_back_and_shown(app: Flask, tenant_id: str) -> None:
+    """Each scope by itself; what is not named stays as it is."""
+    run(app, "tenants", "limit", tenant_id, "--read", "100:200", "--write", "off")
+    shown = run(app, "tenants", "limit", tenant_id, "--delete", "0.5:10").stdout.splitlines()
+    assert [line.split(maxsplit=2) for line in shown] == [
+        ["read", "100:200", "(its own)"],
+        ["write", "off", "(its own)"],
+        ["delete", "0.5:10", "(its own)"],
+    ]
+    run(app, "tenants", "limit", tenant_id, "--read", "default", "--write", "1:1")
+    assert run(app, "tenants", "limit", tenant_id).stdout.splitlines()[:2] == [
+        "read    off  (default)",
+        "write   1:1  (its own)",
+    ]
+    other = run(app, "tenants", "create", "Another").stdout.strip()
+    assert run(app, "tenants", "limit", other).stdout.count("off  (default)") == 3
+
+
+def test_what_is_no_limit_is_said_plainly(app: Flask, tenant_id: str) -> None:
+    told = run(app, "tenants", "limit", tenant_id, "--read", "lots", code=2).stderr
+    assert "'lots' is neither `default` nor `off`, or requests per second and burst" in told

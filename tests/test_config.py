@@ -2,6 +2,7 @@
 
 import pytest
 
+from chat_service.models import RateLimit, Scope
 from config import Config, ConfigError
 
 URI = "mongodb://127.0.0.1/?replicaSet=rs0"
@@ -10,6 +11,8 @@ URI = "mongodb://127.0.0.1/?replicaSet=rs0"
 def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Config:
     for name in ("MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "CORS_ORIGINS", "METRICS"):
         monkeypatch.delenv(name, raising=False)
+    for scope in Scope:
+        monkeypatch.delenv(f"RATE_LIMIT_{scope.name}", raising=False)
     monkeypatch.delenv("MONGODB_URI", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -21,6 +24,7 @@ def test_only_the_database_has_to_be_told(monkeypatch) -> None:
     assert (config.mongodb_uri, config.max_body_bytes, config.threads) == (URI, 4 * 2**20, 8)
     assert (config.delete_inline_limit, config.log_format, config.metrics) == (1_000, "json", True)
     assert config.cors_origins == ()
+    assert not any(config.rate_limits.values())
 
 
 def test_everything_can_be_told(monkeypatch) -> None:
@@ -33,10 +37,15 @@ def test_everything_can_be_told(monkeypatch) -> None:
         LOG_FORMAT="console",
         METRICS="off",
         CORS_ORIGINS="https://a.example,http://localhost:3000",
+        RATE_LIMIT_READ="off",
+        RATE_LIMIT_WRITE="100:200",
+        RATE_LIMIT_DELETE="0.5:10",
     )
     assert (config.max_body_bytes, config.threads, config.delete_inline_limit) == (2048, 3, 0)
     assert (config.log_format, config.metrics) == ("console", False)
     assert config.cors_origins == ("https://a.example", "http://localhost:3000")
+    limits = {Scope.READ: None, Scope.WRITE: RateLimit(100, 200), Scope.DELETE: RateLimit(0.5, 10)}
+    assert config.rate_limits == limits
 
 
 def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
@@ -49,9 +58,14 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
             LOG_FORMAT="xml",
             METRICS="maybe",
             CORS_ORIGINS="https://*.example",
+            RATE_LIMIT_READ="lots",
+            RATE_LIMIT_WRITE="0:5",
+            RATE_LIMIT_DELETE="100",
         )
     for name in ("MONGODB_URI", "MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "METRICS", "CORS"):
         assert name in str(told.value)
+    for scope in Scope:
+        assert f"RATE_LIMIT_{scope.name}: Not a limit: `off`, or requests per second and burst" in str(told.value)
     assert "make run" in str(told.value)
 
 

@@ -35,7 +35,9 @@ def test_a_browser_deletes_from_an_origin_that_is_let_in(alice: Client, app: Fla
     answer = alice.send("DELETE", path, headers={"Origin": GOOD})
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, GOOD)
     exposed = answer.headers["Access-Control-Expose-Headers"]
-    assert {"ETag", "Location", "Retry-After", "X-Request-ID"} <= set(exposed.split(", "))
+    assert {"ETag", "Location", "Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy"} <= set(
+        exposed.split(", ")
+    )
     assert "Access-Control-Allow-Credentials" not in answer.headers
 
 

@@ -1,12 +1,14 @@
 """What a request costs in database commands."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pymongo import monitoring
 
 from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.models import RateLimit, Scope
 from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 from config import Config
@@ -31,12 +33,16 @@ class Recorder(monitoring.CommandListener):
 @pytest.fixture
 def recorded(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Client, Recorder]]:
     """A client whose key is cached, and what its requests send to mongod."""
+    yield from record(mongod, database)
+
+
+def record(mongod: EmbeddedMongod, database: Database, **settings: Any) -> Iterator[tuple[Client, Recorder]]:
     recorder = Recorder()
     listening = Database(mongod.uri, listeners=(recorder,))
     tenants = Tenants(database)
     tenant = tenants.create("t")
     key, made = tenants.create_key(tenant.id, "test", ["read", "write", "delete"])
-    app = create_app(Config("unused", 2**20, threads=8, log_format="json"), listening)
+    app = create_app(Config("unused", 2**20, threads=8, log_format="json", **settings), listening)
     yield Client(app, TenantAccess(tenant.id, key, made.id)), recorder
     listening.close()
 
@@ -108,3 +114,33 @@ def test_the_other_operations_cost_what_the_data_model_says(recorded) -> None:
     assert len(cost(recorded, "DELETE", f"{CHATS}/{gone}")) == 5
     assert len(cost(recorded, "GET", "/api/v1/deletions")) == 1
     assert len(cost(recorded, "GET", f"/api/v1/deletions/{gone}")) == 1
+
+
+@pytest.fixture
+def limited(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Client, Recorder]]:
+    """The same with limits for writes and deletes, and none for reads."""
+    limits = {Scope.WRITE: RateLimit(100, 1_000), Scope.DELETE: RateLimit(0.001, 3)}
+    yield from record(mongod, database, rate_limits=limits)
+
+
+def test_a_rate_limit_costs_one_command(limited) -> None:
+    """Before all others, whatever it is asked for; a refusal costs nothing more, and without a limit there is none."""
+    chat_ids = [limited[0].new_chat("a") for _ in range(2)]
+    assert cost(limited, "POST", f"{CHATS}/{chat_ids[0]}/messages", json={"content": "x"}) == [
+        "findAndModify",
+        "findAndModify",
+        "insert",
+        "commitTransaction",
+    ]
+    assert len(cost(limited, "GET", f"{CHATS}/{chat_ids[0]}")) == 2
+    assert len(cost(limited, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids})) == 7
+    assert len(cost(limited, "DELETE", f"{CHATS}/{chat_ids[0]}")) == 4
+    assert cost(limited, "DELETE", f"{CHATS}/{chat_ids[0]}") == ["findAndModify"]
+    assert cost(limited, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids * 2}) == []
+
+
+def test_a_key_is_looked_up_with_its_tenants_limits_in_one_command(recorded) -> None:
+    client, recorder = recorded
+    recorder.commands.clear()
+    client.app.extensions["chat_service"].tenants.authenticate(client.access.key)
+    assert [name for name, _ in recorder.commands] == ["aggregate"]
