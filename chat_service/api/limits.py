@@ -1,9 +1,9 @@
 """Rate limits over HTTP: a token for each request, 429 when there is none, and headers that tell what is left.
 
 The headers are those of draft-ietf-httpapi-ratelimit-headers-11 (May 2026). A token bucket in its words: the quota `q`
-is what a full bucket holds and the window `w` the seconds in which it fills, so who sends `q` requests in each `w` is
-never refused. `r` is what is left. `t` is when the bucket is full again; in a 429 it is Retry-After, which the draft
-does not want to be earlier than it.
+is what a full bucket holds and the window `w` the seconds in which it fills, so who sends at most `q` requests in any
+`w` seconds is never refused. `r` is what is left. `t` is when the bucket is full again; in a 429 it is Retry-After,
+which the draft does not want to be earlier than it.
 """
 
 import orjson

@@ -73,6 +73,22 @@ def test_every_error_is_documented_somewhere_with_its_example(document: dict[str
     assert all(example["code"] == code for code, example in examples.items())
 
 
+def test_every_operation_of_the_api_tells_of_its_rate_limit(document: dict[str, Any]) -> None:
+    """A 429 with Retry-After, and headers on what is answered else; nothing of it where no key is needed."""
+    names = {"RateLimit", "RateLimit-Policy"}
+    assert set(document["components"]["headers"]) == names
+    for (_, path), operation in operations(document).items():
+        limited = path.startswith(API_PREFIX)
+        assert ("429" in operation["responses"]) == limited
+        for status, response in operation["responses"].items():
+            assert (names <= set(response.get("headers", {}))) == (limited and status.startswith("2"))
+        if limited:
+            name = operation["responses"]["429"]["$ref"].rsplit("/", 1)[1]
+            headers = document["components"]["responses"][name]["headers"]
+            assert names <= set(headers)
+            assert headers["Retry-After"]["required"]
+
+
 def test_the_published_operation(document: dict[str, Any]) -> None:
     """Its answer has three fields, its errors are those of the page and those that everything has."""
     operation = document["paths"]["/api/v1/chats/{chat_id}"]["delete"]
