@@ -44,6 +44,7 @@ class Repositories:
     @classmethod
     def on(cls, database: Database, inline_limit: int, limits: RateLimits, caps: ConnectionCaps) -> "Repositories":
         """Return the repositories of one database; chats of up to `inline_limit` messages are removed at once."""
+        tenants = Tenants(database)
         return cls(
             database=database,
             chats=Chats(database),
@@ -53,9 +54,9 @@ class Repositories:
             checks=Checks(database),
             messages=Messages(database, inline_limit),
             exports=Exports(database),
-            tenants=Tenants(database),
+            tenants=tenants,
             presence=Presence(database, caps),
-            tickets=Tickets(database),
+            tickets=Tickets(database, tenants),
             limits=limits,
         )
 

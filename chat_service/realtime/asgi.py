@@ -12,17 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from chat_service import models
 from chat_service.api import logs, metrics
 from chat_service.api.context import Repositories
 from chat_service.errors import (
     ChatNotFoundError,
     ChatServiceError,
     InsufficientScopeError,
+    InvalidApiKeyError,
     OutcomeUnknownError,
+    RateLimitedError,
     TooManyConnectionsError,
     ValidationFailedError,
 )
-from chat_service.models import Scope, Span
+from chat_service.models import Caller, IdempotencyKey, NewMessage, Scope, Span
 from chat_service.realtime import closing, frames, gate
 from chat_service.realtime.closing import Close, ClosedError
 from chat_service.realtime.feed import Feed
@@ -93,7 +96,7 @@ class Sockets:
         """
         with self._as_arrival():
             repositories = self._repositories
-            caller, chat_id = await self._run(gate.admit, handshake, repositories.tenants, repositories.tickets)
+            caller, chat_id = await self._run(gate.admit, handshake, repositories)
             after = handshake.after
             socket = Socket(send, self._outboxes, caller, chat_id, str(uuid.uuid4()))
             # Known to the feed before it is looked at what was there already, so that nothing falls in between.
@@ -174,9 +177,9 @@ class Sockets:
         try:
             if isinstance(wanted, ValidationFailedError):
                 raise wanted
-            if Scope.WRITE not in socket.caller.scopes:
-                raise InsufficientScopeError(Scope.WRITE)
             await self._post(socket, wanted, text)
+        except InvalidApiKeyError:
+            socket.close(closing.NO_KEY)
         except ChatNotFoundError:
             socket.close(closing.DELETED, frames.chat_deleted(socket.chat_id))
         except ChatServiceError as error:
@@ -186,11 +189,21 @@ class Sockets:
         key = wanted.idempotency_key(*socket.owner, text)
         socket.hold()
         try:
-            posted = await self._run(self._repositories.messages.append, *socket.owner, [wanted.message], key)
+            posted = await self._run(self._append, socket.caller, socket.chat_id, wanted.message, key)
             if wanted.client_id is not None:
-                socket.name(posted[0].seq, frames.message_created(posted[0]), wanted.client_id)
+                socket.name(posted.seq, frames.message_created(posted), wanted.client_id)
         finally:
             socket.release()
+
+    def _append(self, caller: Caller, chat_id: str, new: NewMessage, key: IdempotencyKey | None) -> models.Message:
+        """Post a message for a caller whose key and limits may have changed since the handshake."""
+        caller = self._repositories.tenants.current(caller)
+        if Scope.WRITE not in caller.scopes:
+            raise InsufficientScopeError(Scope.WRITE)
+        verdict = self._repositories.limits.take(caller, Scope.WRITE)
+        if verdict is not None and not verdict.granted:
+            raise RateLimitedError(Scope.WRITE, verdict.retry_after)
+        return self._repositories.messages.append(caller.tenant_id, chat_id, [new], key)[0]
 
     async def _end(self, socket: Socket, code: int | None) -> None:
         await socket.end()

@@ -26,6 +26,7 @@ RECONNECT = Close(1012, "reconnect")
 """This process lost its lease or its place in the feed. With `?after=` nothing is missed."""
 TOO_SLOW = Close(1013, "too_slow")
 TOO_MANY = Close(1013, "too_many_connections")
+RATE_LIMITED = Close(1013, "rate_limited")
 UNAVAILABLE = Close(1013, "database_unavailable")
 BAD_FRAME = Close(4400, "bad_frame")
 INVALID_CHAT_ID = Close(4400, "invalid_chat_id")

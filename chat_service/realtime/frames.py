@@ -95,8 +95,12 @@ def chat_deleted(chat_id: str) -> str:
 def error(problem: ChatServiceError, client_id: str | None) -> str:
     """Return the frame that says why something a client asked for was not done, with the members of a problem."""
     row = DOMAIN[type(problem)]
-    named = {} if client_id is None else {"client_id": client_id}
-    return _text({"type": "error", "code": row.code, "detail": row.detail, **row.extras(problem), **named})
+    extras = dict(row.extras(problem))
+    if "Retry-After" in row.headers(problem):
+        extras["retry_after"] = int(row.headers(problem)["Retry-After"])
+    if client_id is not None:
+        extras["client_id"] = client_id
+    return _text({"type": "error", "code": row.code, "detail": row.detail, **extras})
 
 
 def _text(value: Any) -> str:

@@ -7,12 +7,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from chat_service.api.auth import MAX_KEY_CHARACTERS
+from chat_service.api.context import Repositories
 from chat_service.api.requests import parse_uuid
 from chat_service.errors import InvalidApiKeyError
 from chat_service.models import Caller, Scope
-from chat_service.realtime.closing import INVALID_CHAT_ID, INVALID_QUERY, NO_KEY, NO_SCOPE, ClosedError
-from chat_service.repository.tenants import Tenants
-from chat_service.repository.tickets import Tickets
+from chat_service.realtime.closing import INVALID_CHAT_ID, INVALID_QUERY, NO_KEY, NO_SCOPE, RATE_LIMITED, ClosedError
 
 _PATH = re.compile(r"/api/v1/chats/([^/]+)/ws")
 _SEQ = re.compile("[0-9]{1,18}", re.ASCII)
@@ -71,19 +70,19 @@ def is_welcome(scope: MutableMapping[str, Any], origins: Sequence[str]) -> bool:
     return origin in origins or (ours and origin.startswith(("http://", "https://")))
 
 
-def admit(handshake: Handshake, tenants: Tenants, tickets: Tickets) -> tuple[Caller, str]:
+def admit(handshake: Handshake, repositories: Repositories) -> tuple[Caller, str]:
     """Return who connects, and the canonical id of the chat. It asks the database.
 
     Raises:
-        ClosedError: no good key or ticket, no chat id, or a key that may not read.
+        ClosedError: no good key or ticket, no chat id, a key that may not read, or one that asks too often.
     """
     chat_id = parse_uuid(handshake.chat_id)
     ticket = handshake.query.get("ticket")
     try:
         if handshake.key is not None and len(handshake.key) <= MAX_KEY_CHARACTERS:
-            caller = tenants.authenticate(handshake.key)
+            caller = repositories.tenants.authenticate(handshake.key)
         elif ticket is not None and handshake.key is None and chat_id is not None:
-            caller = tickets.redeem(ticket, chat_id)
+            caller = repositories.tickets.redeem(ticket, chat_id)
         else:
             raise ClosedError(NO_KEY)
     except InvalidApiKeyError:
@@ -92,4 +91,7 @@ def admit(handshake: Handshake, tenants: Tenants, tickets: Tickets) -> tuple[Cal
         raise ClosedError(INVALID_CHAT_ID)
     if Scope.READ not in caller.scopes:
         raise ClosedError(NO_SCOPE)
+    verdict = repositories.limits.take(caller, Scope.READ)
+    if verdict is not None and not verdict.granted:
+        raise ClosedError(RATE_LIMITED)
     return caller, chat_id

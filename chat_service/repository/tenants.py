@@ -58,25 +58,36 @@ class Tenants:
             InvalidApiKeyError: missing, unknown or revoked.
         """
         hashed = digest(key)
+        return self._caller(hashed, {"_id": hashed})
+
+    def current(self, caller: Caller) -> Caller:
+        """Return the caller as its key and its tenant are now, for who stays connected; it costs what a key does.
+
+        Raises:
+            InvalidApiKeyError: the key was revoked since.
+        """
+        return self._caller(caller.key_id, {"_id": _key_range(caller.key_id), "tenant_id": caller.tenant_id})
+
+    def _caller(self, name: str, key: dict[str, Any]) -> Caller:
         with self._lock:
-            caller = self._callers.get(hashed)
+            caller = self._callers.get(name)
         if caller is not None:
             return caller
         began = time.monotonic()
-        document = self._find_key(hashed)
+        document = self._find_key(key)
         if document is None:
             raise InvalidApiKeyError
         found = _to_key(document)
         caller = Caller(found.tenant_id, found.id, found.scopes, _to_limits(document["tenant"]))
         if time.monotonic() - began <= SLOW_LOOKUP_SECONDS:
             with self._lock:
-                self._callers[hashed] = caller
+                self._callers[name] = caller
         return caller
 
-    def _find_key(self, hashed: str) -> dict[str, Any] | None:
+    def _find_key(self, key: dict[str, Any]) -> dict[str, Any] | None:
         """Return a live key with its tenant beside it: one command for both."""
         tenant = {"from": "tenants", "localField": "tenant_id", "foreignField": "_id", "as": "tenant"}
-        steps: list[dict[str, Any]] = [{"$match": {"_id": hashed, "revoked_at": None}}, {"$lookup": tenant}]
+        steps: list[dict[str, Any]] = [{"$match": {**key, "revoked_at": None}}, {"$lookup": tenant}]
         with self._database.operation():
             found = next(iter(self._database.api_keys.aggregate(steps)), None)
         return found and {**found, "tenant": next(iter(found["tenant"]), {})}
@@ -161,14 +172,17 @@ class Tenants:
         """Revoke a key by its id; return whether there was one to revoke. It is dead everywhere within 5 s."""
         if not _KEY_ID.fullmatch(key_id):
             return False
-        # The id is the start of the digest, so this is a stretch of the primary key.
-        wanted: dict[str, Any] = {"$gte": key_id, "$lt": key_id + "g"}
         with self._database.operation(writes=True):
             revoked = self._database.api_keys.update_one(
-                {"_id": wanted, "tenant_id": tenant_id, "revoked_at": None},
+                {"_id": _key_range(key_id), "tenant_id": tenant_id, "revoked_at": None},
                 {"$set": {"revoked_at": self._database.now()}},
             )
         return bool(revoked.matched_count)
+
+
+def _key_range(key_id: str) -> dict[str, Any]:
+    """Return the condition for the key of an id, which is the start of its digest: a stretch of the primary key."""
+    return {"$gte": key_id, "$lt": key_id + "g"}
 
 
 def _to_key(document: dict[str, Any]) -> ApiKey:

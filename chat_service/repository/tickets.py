@@ -11,7 +11,7 @@ from chat_service.errors import ChatNotFoundError, InvalidApiKeyError
 from chat_service.models import Caller, Scope, Ticket
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key
-from chat_service.repository.tenants import digest
+from chat_service.repository.tenants import Tenants, digest
 
 LIFE = timedelta(seconds=30)
 """From the answer to the handshake: a page uses its ticket at once (the contract says 30 s)."""
@@ -20,8 +20,9 @@ LIFE = timedelta(seconds=30)
 class Tickets:
     """The tickets collection."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tenants: Tenants) -> None:
         self._database = database
+        self._tenants = tenants
 
     def issue(self, caller: Caller, chat_id: str) -> Ticket:
         """Make a ticket for the chat, and return it: the only time it is seen.
@@ -56,4 +57,5 @@ class Tickets:
             found = self._database.tickets.find_one_and_delete(wanted)
         if found is None:
             raise InvalidApiKeyError
-        return Caller(found["tenant_id"], found["key_id"], frozenset(Scope(scope) for scope in found["scopes"]))
+        scopes = frozenset(Scope(scope) for scope in found["scopes"])
+        return self._tenants.current(Caller(found["tenant_id"], found["key_id"], scopes))

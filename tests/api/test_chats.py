@@ -79,7 +79,7 @@ class TestDelete:
         chat = alice.send("GET", f"{CHATS}/{chat_id}").get_json()
         assert (chat["message_count"], chat["active_connections"]) == (1, 2)
         for connection in ("a", "b"):
-            presence.close(alice.access.tenant_id, connection)
+            presence.close("worker", [connection])
         assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
 
     def test_takes_the_uuid_in_upper_case(self, alice: Client) -> None:

@@ -215,7 +215,7 @@ class TestIdempotencyKey:
         presence = Presence(either_database)
         presence.open(alice.access.tenant_id, chat_id, "connection", "worker")
         assert delete(alice, chat_id, Idempotency_Key="k").status_code == 409
-        presence.close(alice.access.tenant_id, "connection")
+        presence.close("worker", ["connection"])
         assert delete(alice, chat_id, Idempotency_Key="k").status_code == 200
 
     def test_keeps_no_content(self, alice: Client, either_database: Database) -> None:

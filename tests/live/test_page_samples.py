@@ -108,7 +108,7 @@ def connect(presence: Presence, page: Page) -> Iterator[Callable[[str], None]]:
 
     yield open_one
     for connection in connections:
-        presence.close(page.access.tenant_id, connection)
+        presence.close("worker", [connection])
 
 
 @pytest.mark.parametrize("name", ["reference.sh", "curl.sh"])
