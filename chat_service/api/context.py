@@ -14,6 +14,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import Exports
 from chat_service.repository.messages import Messages
+from chat_service.repository.orphans import Orphans
 from chat_service.repository.purges import Purges
 from chat_service.repository.tenants import Tenants
 
@@ -31,6 +32,7 @@ class Repositories:
     bulk: BulkDeletions
     purges: Purges
     checks: Checks
+    orphans: Orphans
     messages: Messages
     exports: Exports
     tenants: Tenants
@@ -45,6 +47,7 @@ class Repositories:
             bulk=BulkDeletions(database),
             purges=Purges(database),
             checks=Checks(database),
+            orphans=Orphans(database),
             messages=Messages(database, inline_limit),
             exports=Exports(database),
             tenants=Tenants(database),
