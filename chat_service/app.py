@@ -24,6 +24,7 @@ from chat_service.api import (
     observation,
     openapi,
     problems,
+    refusals,
     requests,
     system,
 )
@@ -114,6 +115,7 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     observation.install(app, [logs.write, metrics.observe] if settings.metrics else [logs.write])
     headers.install(app)
     cors.install(app, settings.cors_origins)
+    refusals.install(app)
     auth.install(app)
     requests.install(app)
     api = _Api(app)

@@ -3,6 +3,7 @@
 import re
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 from flask import current_app, g, request
 
@@ -57,11 +58,16 @@ class Repositories:
         """Make these the repositories of an application."""
         extensions[_EXTENSION] = self
 
+    @staticmethod
+    def of(extensions: dict[str, Any]) -> "Repositories":
+        """Return the repositories of an application."""
+        found: Repositories = extensions[_EXTENSION]
+        return found
+
 
 def repositories() -> Repositories:
     """Return the repositories of the current application."""
-    found: Repositories = current_app.extensions[_EXTENSION]
-    return found
+    return Repositories.of(current_app.extensions)
 
 
 def caller() -> Caller:

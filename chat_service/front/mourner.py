@@ -1,7 +1,7 @@
 """What gunicorn's master does when a worker has died: it has the server forget the worker's open transactions.
 
-The master knows at once, and for sure, that a worker is dead, so nothing has to be guessed from the outside. It does not
-wait for the database itself: it forks a child for that, which ends when nothing of the dead is left.
+The master knows at once, and for sure, that a worker is dead, so nothing has to be guessed from the outside. It does
+not wait for the database itself: it forks a child for that, which ends when nothing of the dead is left.
 """
 
 import logging
