@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 
-TURN_SECONDS = 5.0
+TURN_SECONDS = 8.0
 """For a thread to become free. Whoever waits for longer gets a better answer by trying again."""
 
 KNOWN_AWAY_SECONDS = 1.0

@@ -15,7 +15,7 @@ import io
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from a2wsgi.asgi_typing import HTTPScope
@@ -34,7 +34,6 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-T = TypeVar("T")
 
 BODY_SECONDS = 60.0
 """For a body to arrive: the largest that is read by default needs 70 KB/s."""
@@ -62,6 +61,8 @@ class BodyFirst:
         self._max_body_bytes = max_body_bytes
         self._admission = admission
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wsgi")
+        # For what follows the first part of a streamed response: many exports at once leave the other threads free.
+        self._streams = ThreadPoolExecutor(max(threads // 2, 1), thread_name_prefix="stream")
         self._express = ThreadPoolExecutor(EXPRESS_THREADS, thread_name_prefix="express")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +94,8 @@ class BodyFirst:
             await self._refuse(DatabaseUnavailableError(), scope, receive, send)
             return
         set_deadline(deadline)
-        responder = _Responder(self._app, self._executor, receive, send, self._admission.leave)
+        responder = _Responder(self._app, self._executor, receive, send)
+        responder.then(self._streams, self._admission.leave)
         await responder.respond(scope, body)
 
     async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,25 +131,23 @@ class _Responder(WSGIResponder):
     loop itself. Measured in docs/decisions/0005-front.md.
     """
 
-    def __init__(
-        self,
-        app: Any,
-        executor: ThreadPoolExecutor,
-        receive: Receive,
-        send: Send,
-        leave: Callable[[], None] | None = None,
-    ) -> None:
-        """Answer in a thread of `executor`, and call `leave` when the first part of the answer is made."""
+    def __init__(self, app: Any, executor: ThreadPoolExecutor, receive: Receive, send: Send) -> None:
         super().__init__(app, executor, 1)
         self._receive = receive
         self._send = send
-        self._leave = leave
+        self._streams = executor
+        self._leave: Callable[[], None] = lambda: None
         self._run = contextvars.copy_context().run
         self._body: Any = None
         self._chunks: Iterator[bytes] = iter(())
         self._kept: list[Message] = []
         self._kept_bytes = 0
         self._client_gone: asyncio.Future[Message] | None = None
+
+    def then(self, streams: ThreadPoolExecutor, leave: Callable[[], None]) -> None:
+        """Call `leave` once the first part of the response is made, and make the others in a thread of `streams`."""
+        self._streams = streams
+        self._leave = leave
 
     async def respond(self, scope: Scope, body: bytes, refusal: Exception | None = None) -> None:
         """Run the application in a thread and send its response.
@@ -159,7 +159,9 @@ class _Responder(WSGIResponder):
         if refusal is not None:
             environ[REFUSAL] = refusal  # type: ignore[literal-required]  # a variable of ours
         try:
-            if await self._in_thread(self._begin, environ, then=self._leave):
+            beginning = self.loop.run_in_executor(self.executor, self._run, self._begin, environ)
+            beginning.add_done_callback(lambda _: self._leave())
+            if await self._unless_cancelled(beginning):
                 await self._stream()
             await self._flush(self._taken())
         except _ClientGoneError:
@@ -170,16 +172,16 @@ class _Responder(WSGIResponder):
             if self._client_gone is not None:
                 self._client_gone.cancel()
 
-    async def _in_thread(self, step: Callable[..., T], *arguments: Any, then: Callable[[], None] | None = None) -> T:
-        """Run a step of the application, and `then`. A thread cannot be stopped: both happen also if nobody waits."""
-        running = self.loop.run_in_executor(self.executor, self._run, step, *arguments)
-        if then is not None:
-            running.add_done_callback(lambda _: then())
+    async def _unless_cancelled(self, step: asyncio.Future[bool]) -> bool:
+        """Wait for a step of the application. A thread cannot be stopped: if nobody waits any more, close it after."""
         try:
-            return await asyncio.shield(running)
+            return await asyncio.shield(step)
         except asyncio.CancelledError:
-            running.add_done_callback(lambda _: self.executor.submit(self._run, self._close))
+            step.add_done_callback(lambda _: self._streams.submit(self._run, self._close))
             raise
+
+    async def _next(self) -> bool:
+        return await self._unless_cancelled(self.loop.run_in_executor(self._streams, self._run, self._go_on))
 
     def _begin(self, environ: Environ) -> bool:
         """Call the application and take the first part of its response; return whether there is more."""
@@ -220,14 +222,14 @@ class _Responder(WSGIResponder):
         more = True
         while more:
             flush = self._flush_while_there_is_a_reader(self._taken())
-            coming = asyncio.ensure_future(self._in_thread(self._go_on))
+            coming = asyncio.ensure_future(self._next())
             try:
                 await flush
             except BaseException:
                 # It is closed by a thread too, after the one that is in it has come out.
                 with suppress(Exception):
                     if await coming:
-                        await self._in_thread(self._close)
+                        await self.loop.run_in_executor(self._streams, self._run, self._close)
                 raise
             more = await coming
 
