@@ -94,7 +94,8 @@ class Crowd:
                 answer = self._send(session, number)
                 took = time.monotonic() - began
                 self.answers.append(Answer(began, took, answer.status_code, answer.headers.get("Retry-After")))
-                self._stop.wait(0.2 if answer.status_code == 503 else 0.02)
+                # Politer than most, and still sooner than Retry-After says.
+                self._stop.wait(1.0 if answer.status_code == 503 else 0.05)
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -144,7 +145,7 @@ def test_a_paused_database(own_mongod, own_database, service, access) -> None:
             resumed = time.monotonic()
             os.kill(own_mongod.process.pid, signal.SIGCONT)
         time.sleep(FREE_SECONDS - 1)
-        crowd_after = [answer for answer in crowd.answers if answer.began > resumed + 1.0]
+        after = [answer for answer in crowd.answers if answer.began > resumed + 1.0]
     statuses = delete_all(url, access, ids)
     free = time.monotonic()
 
@@ -155,14 +156,15 @@ def test_a_paused_database(own_mongod, own_database, service, access) -> None:
         "known:", len(known), Counter(a.status for a in known), "p95", quantile(known, 95),
         "slow", sorted(round(a.seconds, 2) for a in known if a.seconds > QUICK_SECONDS),
         "watchers", max(a.seconds for a in told), Counter(a.status for a in told),
-        "after", Counter(a.status for a in crowd_after), "free", free - resumed,
+        "after", Counter(a.status for a in after), "free", free - resumed,
     )  # fmt: skip
     assert max(answer.seconds for answer in crowd.answers) < LATEST_SECONDS
     assert len(known) > CLIENTS
     assert sum(answer.seconds < QUICK_SECONDS for answer in known) >= 0.95 * len(known)
+    assert sum(answer.status in {200, 201} for answer in known) >= WORKERS, "some wait, and are served"
     assert all(answer.retry_after for answer in crowd.answers if answer.status == 503)
     assert max(answer.seconds for answer in told) < 2.0
-    assert {answer.status for answer in crowd_after} <= {200, 201}, "a second after it is back nobody is refused"
+    assert {answer.status for answer in after} <= {200, 201}, "a second after it is back nobody is refused"
     assert Counter(statuses) == {200: len(ids)}
     assert list(Checks(own_database).run()) == []
 
