@@ -50,9 +50,9 @@ def control(mongod: EmbeddedMongod) -> Iterator[Client]:
 
 
 @contextmanager
-def blocked(control: Client, command: str) -> Iterator[dict[str, Any]]:
+def blocked(control: Client, command: str, milliseconds: int = BLOCK_MS) -> Iterator[dict[str, Any]]:
     """Block the next such command of the service; yields what waits until one is."""
-    data = {"failCommands": [command], "appName": APP_NAME, "blockConnection": True, "blockTimeMS": BLOCK_MS}
+    data = {"failCommands": [command], "appName": APP_NAME, "blockConnection": True, "blockTimeMS": milliseconds}
     armed = control.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
     yield {"waitForFailPoint": "failCommand", "timesEntered": armed["count"] + 1, "maxTimeMS": 10_000}
     control.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
@@ -148,20 +148,30 @@ def test_a_service_that_died_as_a_whole_is_cleaned_up_by_the_jobs(mongod, access
     """Master and workers at once: nobody there knows of it, but the server has lost all their connections."""
     chat_id = new_chat(database, access)
     jobs = start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=mongod.uri)
+    wait_until_looking(database, jobs.pid)
     service = EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
     try:
-        with service, blocked(control, "commitTransaction") as until_blocked:
+        # When the server is done with the command, the transaction is open, and nobody is there to end it.
+        with service, blocked(control, "insert", 1_000) as until_blocked:
             victim = begin_delete(service, access, chat_id)
             control.admin.command(until_blocked)
             worker = holder(database)
             service.process.kill()
             os.kill(worker, signal.SIGKILL)
             victim.join(10)
-            wait_until_nothing_is_open(database, BLOCK_MS / 1000 + FREE_SECONDS)
+            wait_until_nothing_is_open(database, 1 + FREE_SECONDS)
     finally:
         jobs.terminate()
         jobs.wait(10)
+    assert Chats(database).get(access.tenant_id, chat_id).message_count == 5
     assert list(Checks(database).run()) == []
+
+
+def wait_until_looking(database: Database, pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while not any(str(process_of(operation)).endswith(f".{pid}") for operation in Orphans(database)._look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def wait_until_nothing_is_open(database: Database, seconds: float) -> None:

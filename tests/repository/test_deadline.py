@@ -36,7 +36,7 @@ def test_the_sooner_end_counts() -> None:
     assert within(-1, lambda: at_most(12)) <= -1
 
 
-def test_nothing_is_begun_when_it_is_too_late(database, chats, deletions) -> None:
+def test_nothing_is_begun_when_it_is_too_late(chats, deletions) -> None:
     """Not even a command is sent, so nothing is changed."""
     chat_id = chats.create(TENANT, None, {}).id
     for call in (lambda: chats.get(TENANT, chat_id), lambda: deletions.delete(TENANT, chat_id, "key")):
