@@ -85,21 +85,25 @@ class BodyFirst:
             await self._answer(scope, body, receive, send)
 
     async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        environ = _environ(scope, body)
         if not ("/" + scope["path"].lstrip("/")).startswith(API_PREFIX):
-            await _Responder(self._app, self._express, receive, send).respond(scope, body)
+            await _Responder(self._app, self._express, receive, send).respond(environ)
             return
         told = next((value for name, value in scope["headers"] if name == b"x-request-start"), None)
         deadline = timing.deadline(told)
         if not await self._admission.enter(deadline):
             await self._refuse(DatabaseUnavailableError(), scope, receive, send)
             return
+        # From here to the thread nothing may fail: the place is given back when the thread is done.
         set_deadline(deadline)
         responder = _Responder(self._app, self._executor, receive, send)
         responder.then(self._streams, self._admission.leave)
-        await responder.respond(scope, body)
+        await responder.respond(environ)
 
     async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-        await _Responder(self._app, self._express, receive, send).respond(scope, b"", error)
+        environ = _environ(scope, b"")
+        environ[REFUSAL] = error  # type: ignore[literal-required]  # a variable of ours
+        await _Responder(self._app, self._express, receive, send).respond(environ)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body, or None if it was cut off. Of one that is too large only the size is passed on."""
@@ -122,6 +126,10 @@ class BodyFirst:
         if told is None and body:
             headers.append((b"content-length", str(len(body)).encode()))
         return bytes(body)
+
+
+def _environ(scope: Scope, body: bytes) -> Environ:
+    return build_environ(cast("HTTPScope", scope), cast("Body", io.BytesIO(body)))
 
 
 class _Responder(WSGIResponder):
@@ -149,15 +157,12 @@ class _Responder(WSGIResponder):
         self._streams = streams
         self._leave = leave
 
-    async def respond(self, scope: Scope, body: bytes, refusal: Exception | None = None) -> None:
+    async def respond(self, environ: Environ) -> None:
         """Run the application in a thread and send its response.
 
         Raises:
             ResponseCutError: the application failed; what was sent of its response, if anything, has no clean end.
         """
-        environ = build_environ(cast("HTTPScope", scope), cast("Body", io.BytesIO(body)))
-        if refusal is not None:
-            environ[REFUSAL] = refusal  # type: ignore[literal-required]  # a variable of ours
         try:
             beginning = self.loop.run_in_executor(self.executor, self._run, self._begin, environ)
             beginning.add_done_callback(lambda _: self._leave())
