@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from chat_service.errors import ChatServiceError, DatabaseUnavailableError
+from chat_service.front import mourner
 from chat_service.front.logger import gunicorn_logger
 from chat_service.repository.database import Database
+from chat_service.repository.orphans import Orphans
 from config import Config, ConfigError
 
 # A dyno sets PORT and is reached from outside; without it this is somebody's machine, and stays on it.
@@ -74,8 +76,19 @@ def _remove(folder: str, owner: int) -> None:
 _share_metrics()
 
 
-def child_exit(_server: Any, worker: Any) -> None:
-    """Forget the gauges of a worker that is gone; what it counted stays."""
+def pre_fork(_server: Any, worker: Any) -> None:
+    """Let the worker say later that it ended in good order."""
+    mourner.expect(worker)
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Say so."""
+    mourner.say_farewell(worker)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Free the chats that a killed worker holds, and forget its gauges; what it counted stays."""
+    mourner.mourn(server, worker, Config.from_env().mongodb_uri)
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the variable is set
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
@@ -98,6 +111,7 @@ def on_starting(server: Any) -> None:
         database = Database(Config.from_env().mongodb_uri)
         try:
             database.require_transactions()
+            Orphans(database).reap()  # of a service that died as a whole just before
         finally:
             database.close()
     except DatabaseUnavailableError:

@@ -26,6 +26,7 @@ from chat_service.api import (
     observation,
     openapi,
     problems,
+    refusals,
     requests,
     system,
 )
@@ -135,6 +136,7 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     headers.install(app)
     limits.install(app)
     cors.install(app, settings.cors_origins)
+    refusals.install(app)
     auth.install(app)
     requests.install(app)
     api = _Api(app)

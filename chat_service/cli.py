@@ -12,6 +12,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from chat_service.api.context import repositories
 from chat_service.errors import ChatServiceError
+from chat_service.jobs.orphans import OrphanReaper
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, parse_limit
 
@@ -151,11 +152,16 @@ def revoke_key(tenant_id: str, key_id: str) -> None:
 @click.option("--until-idle", is_flag=True, help="End when no purge is open, and show how it goes.")
 @_told_plainly
 def run_jobs(*, until_idle: bool) -> None:
-    """Purge until told to stop (SIGTERM or Ctrl-C). Any number of these may run at once, and be killed."""
+    """Purge, and free what dead processes hold, until told to stop (SIGTERM or Ctrl-C).
+
+    Any number of these may run at once, and be killed.
+    """
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     purges = repositories().purges
+    reaper = OrphanReaper(repositories().orphans, stop)
+    threading.Thread(target=reaper.run, name="orphan-reaper", daemon=True).start()
 
     def tell(_: int) -> None:
         click.echo("{} purges open, {:,} messages left".format(*purges.progress()))

@@ -30,13 +30,16 @@ class MockDatabase(Database):
         return verdict
 
     @contextmanager
-    def operation(self, *, writes: bool = False) -> Iterator[None]:
-        del writes
+    def operation(self, *, writes: bool = False, seconds: float | None = None) -> Iterator[None]:
+        del writes, seconds
         yield
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         yield
+
+    def seconds_away(self) -> float:
+        return 0.0
 
     def is_ready(self) -> bool:
         return True

@@ -3,6 +3,7 @@
 import re
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 from flask import current_app, g, request
 
@@ -15,6 +16,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import Exports
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
+from chat_service.repository.orphans import Orphans
 from chat_service.repository.presence import ConnectionCaps, Presence
 from chat_service.repository.purges import Purges
 from chat_service.repository.tenants import Tenants
@@ -34,6 +36,7 @@ class Repositories:
     bulk: BulkDeletions
     purges: Purges
     checks: Checks
+    orphans: Orphans
     messages: Messages
     exports: Exports
     tenants: Tenants
@@ -52,6 +55,7 @@ class Repositories:
             bulk=BulkDeletions(database),
             purges=Purges(database),
             checks=Checks(database),
+            orphans=Orphans(database),
             messages=Messages(database, inline_limit),
             exports=Exports(database),
             tenants=tenants,
@@ -64,11 +68,16 @@ class Repositories:
         """Make these the repositories of an application."""
         extensions[_EXTENSION] = self
 
+    @staticmethod
+    def of(extensions: dict[str, Any]) -> "Repositories":
+        """Return the repositories of an application."""
+        found: Repositories = extensions[_EXTENSION]
+        return found
+
 
 def repositories() -> Repositories:
     """Return the repositories of the current application."""
-    found: Repositories = current_app.extensions[_EXTENSION]
-    return found
+    return Repositories.of(current_app.extensions)
 
 
 def caller() -> Caller:

@@ -26,7 +26,7 @@ INFO = {
 
 _Error = type[errors.ChatServiceError] | int
 
-_OF_ALL: list[_Error] = [400, 404, 405, 413, 414, 431, 500, 501]
+_OF_ALL: list[_Error] = [400, 404, 405, 408, 413, 414, 431, 500, 501]
 _OF_THE_API: list[_Error] = [
     errors.InvalidApiKeyError,
     errors.InsufficientScopeError,

@@ -167,6 +167,7 @@ HTTP: dict[int, Problem] = {
     404: Problem(404, "not_found", "Not found", "There is nothing at this address. See the API documentation."),
     405: Problem(405, "method_not_allowed", "Method not allowed", "The Allow header lists what can be done here."),
     406: Problem(406, "not_acceptable", "Not acceptable", "The answer is application/json; let Accept include it."),
+    408: Problem(408, "request_timeout", "Request timeout", "The body took too long to arrive. Nothing was changed."),
     413: Problem(
         413, "content_too_large", "Content too large", "The body is over the limit. Send it in smaller parts."
     ),

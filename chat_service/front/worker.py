@@ -4,6 +4,7 @@ What is not HTTP never reaches the application, so gunicorn answers it: in plain
 method that writes such an answer is replaced here; a test holds it against the pinned gunicorn.
 """
 
+import asyncio
 import signal
 import time
 from collections.abc import Iterable
@@ -24,9 +25,29 @@ LAST_REQUESTS_SECONDS = 1.0
 PING_ROUND_SECONDS = 1.0
 """Between two looks for sockets that are to be pinged: each has its own time, so that few are pinged at once."""
 
+READER_SECONDS = 60.0
+"""For a reader to take most of the 64 KiB that wait for it; then it is hung up on, and what it holds is freed."""
+
 
 class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no types
     """One connection."""
+
+    _hang_up: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """Give the reader some time to take what waits."""
+        super().pause_writing()
+        self._hang_up = self.worker.loop.call_later(READER_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: it has taken most of it."""
+        self._stop_hanging_up()
+        super().resume_writing()
+
+    def _stop_hanging_up(self) -> None:
+        if self._hang_up is not None:
+            self._hang_up.cancel()
+            self._hang_up = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin; who sends no request in the time of a keep-alive is hung up on."""
@@ -37,6 +58,7 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self.worker.connections.discard(self)
+        self._stop_hanging_up()
         super().connection_lost(exc)
 
     def ping(self, now: float) -> None:

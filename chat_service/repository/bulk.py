@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
-import pymongo
 from pymongo.client_session import ClientSession
 
 from chat_service.errors import (
@@ -22,6 +21,7 @@ from chat_service.errors import (
 )
 from chat_service.models import Deletion, IdempotencyKey
 from chat_service.repository.database import Database
+from chat_service.repository.deadline import at_most
 from chat_service.repository.deletions import (
     CHAT_FIELDS,
     SETTLE_SECONDS,
@@ -43,7 +43,7 @@ INLINE_LIMIT = 100
 """Messages up to which a chat's own are removed with it: a group never holds more than 2,500."""
 
 TOTAL_SECONDS = 12.0
-"""After this no further group is begun. The group under way may take as long again, and a router waits for 30 s."""
+"""After this, or when the request's own time is up, no further group is begun."""
 
 Outcome = Deletion | ChatServiceError
 Outcomes = dict[str, Outcome]
@@ -85,7 +85,10 @@ class BulkDeletions:
             return report(outcomes)
         # Of two runs at once the first report is the one that both give.
         final = once(self._database, key, lambda _: report(outcomes), lambda facts: facts, lambda facts: facts)
-        return self._database.transaction(final)
+        try:
+            return self._database.transaction(final)
+        except (DatabaseUnavailableError, OutcomeUnknownError):
+            return report(outcomes)  # which is true; only a repetition may have to look for the receipts again
 
     def _told(self, key: IdempotencyKey) -> Report | None:
         with self._database.operation():
@@ -95,7 +98,7 @@ class BulkDeletions:
         return facts
 
     def _delete_all(self, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str) -> Outcomes:
-        deadline = time.monotonic() + TOTAL_SECONDS
+        deadline = time.monotonic() + at_most(TOTAL_SECONDS)
         distinct = list(dict.fromkeys(chat_ids))
         outcomes: Outcomes = {}
         for first in range(0, len(distinct), GROUP_CHATS):
@@ -131,7 +134,7 @@ class BulkDeletions:
         except DatabaseUnavailableError as error:
             return dict.fromkeys(group, error)
         except OutcomeUnknownError as error:
-            with self._database.operation(), pymongo.timeout(SETTLE_SECONDS):
+            with self._database.operation(seconds=SETTLE_SECONDS):
                 return self._earlier(tenant_id, group, operation, error)
 
     def _remove(self, tenant_id: str, chat_ids: list[str], session: ClientSession | None) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pymongo
 from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
 from pymongo.client_session import ClientSession
+from pymongo.driver_info import DriverInfo
 from pymongo.errors import (
     CollectionInvalid,
     ConfigurationError,
@@ -16,12 +17,15 @@ from pymongo.errors import (
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
     WTimeoutError,
 )
 from pymongo.uri_parser import parse_uri
 
 from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError, UnsupportedServerError
+from chat_service.repository import deadline, processes
 from chat_service.repository.clock import ServerClock
+from chat_service.repository.outage import Outage
 from chat_service.repository.transaction import T, TransactionRunner, Work
 
 Document = dict[str, Any]
@@ -59,6 +63,7 @@ def _connect(uri: str, listeners: Listeners, max_pool_size: int) -> MongoClient[
     return MongoClient(
         uri,
         appname=APP_NAME,
+        driver=DriverInfo(processes.LAYER, processes.own_name()),
         connect=False,
         tz_aware=True,
         # Without majority an acknowledged delete can roll back in a failover, and a read can see what rolls back.
@@ -73,6 +78,8 @@ def _connect(uri: str, listeners: Listeners, max_pool_size: int) -> MongoClient[
         # After an error the next look at the topology comes 2 s later at most, not the default 10.
         heartbeatFrequencyMS=2_000,
         maxPoolSize=max_pool_size,
+        # For what runs under no deadline, which would otherwise wait for a connection for ever.
+        waitQueueTimeoutMS=1_000,
         event_listeners=listeners,
     )
 
@@ -96,8 +103,9 @@ class Database:
             UnsupportedServerError: `uri` is no usable MongoDB address.
         """
         self._clock = ServerClock()
+        self._outage = Outage()
         try:
-            self.client = _connect(uri, (self._clock, *listeners), max_pool_size)
+            self.client = _connect(uri, (self._clock, self._outage, *listeners), max_pool_size)
             self._seeds: list[tuple[str, int | None]] = parse_uri(uri)["nodelist"]
         except (InvalidURI, ConfigurationError, ValueError) as error:
             raise UnsupportedServerError("MONGODB_URI is not a usable MongoDB address.") from error
@@ -131,20 +139,25 @@ class Database:
             raise
 
     @contextmanager
-    def operation(self, *, writes: bool = False) -> Iterator[None]:
-        """Run the single commands in the block under one deadline.
+    def operation(self, *, writes: bool = False, seconds: float | None = None) -> Iterator[None]:
+        """Run the single commands in the block under one deadline, that of the request if it comes sooner.
+
+        With `seconds` they have these, whatever the request has left: for a last look that is worth it.
 
         Raises:
             DatabaseUnavailableError: the database did not answer in time; nothing was changed.
             OutcomeUnknownError: a write was sent, and no answer came.
         """
+        budget = deadline.at_most(OPERATION_SECONDS) if seconds is None else seconds
+        if budget <= 0:
+            raise DatabaseUnavailableError
         try:
-            with pymongo.timeout(OPERATION_SECONDS):
+            with pymongo.timeout(budget):
                 yield
         except PyMongoError as error:
             if not _is_outage(error):
                 raise
-            sent = writes and not isinstance(error, ServerSelectionTimeoutError)
+            sent = writes and not isinstance(error, ServerSelectionTimeoutError | WaitQueueTimeoutError)
             raise (OutcomeUnknownError if sent else DatabaseUnavailableError) from error
 
     @contextmanager
@@ -158,8 +171,14 @@ class Database:
         """Whether every server named in the address is this machine."""
         return all(host in {"127.0.0.1", "localhost", "::1"} for host, _ in self._seeds)
 
+    def seconds_away(self) -> float:
+        """Return for how long it has been known that there is no primary; 0 while there is one, or nobody knows."""
+        return self._outage.seconds()
+
     def is_ready(self) -> bool:
-        """Tell whether a primary answers within a second."""
+        """Tell whether a primary answers within a second; where it is known that there is none, at once."""
+        if self.seconds_away():
+            return False
         try:
             with pymongo.timeout(1):
                 self.client.admin.command("ping")

@@ -18,7 +18,6 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import pymongo
 from pymongo import ASCENDING, DESCENDING, DeleteMany
 from pymongo.client_session import ClientSession
 
@@ -131,7 +130,7 @@ class Deletions:
 
     def _settle(self, tenant_id: str, chat_id: str, operation: str) -> Deletion:
         """Return the receipt of a delete whose answer was lost, if it is there."""
-        with self._database.operation(), pymongo.timeout(SETTLE_SECONDS):
+        with self._database.operation(seconds=SETTLE_SECONDS):
             receipt = self._database.deletions.find_one({"_id": chat_key(tenant_id, chat_id), "operation": operation})
         if receipt is None:
             # Not proof that it will not happen: the commit may still be on its way.

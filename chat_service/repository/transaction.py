@@ -17,7 +17,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -31,15 +31,21 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from chat_service.errors import ChatServiceError, DatabaseUnavailableError, OutcomeUnknownError
+from chat_service.repository.deadline import at_most
 
 TOTAL_SECONDS = 12.0
-"""For a transaction with all its repetitions: an election (up to 11 s) fits in it, and it fits in a router's 30 s."""
+"""For a transaction with all its repetitions: an election (up to 11 s) fits in it. A request may have less left."""
 
 ATTEMPT_SECONDS = 4.0
 """For one attempt: a paused primary costs this much before the new one is asked; no healthy transaction needs it."""
 
 ABORT_SECONDS = 1.0
 """For an abort: it is a courtesy to the server, and the killer follows where it fails."""
+
+KILL_SECONDS = 90.0
+"""How long killing a session is tried: then the server has given its transaction up by itself."""
+
+KILL_AGAIN_SECONDS = 0.5
 
 _OPTIONS = TransactionOptions(read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority", j=True))
 
@@ -52,7 +58,12 @@ class _TryAgainError(Exception):
 
 
 class SessionKiller:
-    """Kills abandoned sessions on the server, from one background thread that starts with the first of them."""
+    """Kills abandoned sessions on the server, from one background thread that starts with the first of them.
+
+    All of them are killed by one command, which waits for a database that is away and goes out the moment it is back.
+    It is sent twice: a server that was paused first works off what had arrived, in any order, and a command of the dead
+    session that comes after the kill would open its transaction again.
+    """
 
     def __init__(self, client: MongoClient[dict[str, Any]]) -> None:
         self._client = client
@@ -69,14 +80,31 @@ class SessionKiller:
                 self._thread.start()
 
     def _run(self) -> None:
+        again: list[Binary] = []
         while True:
-            lsid = self._sessions.get()
-            # A database that is away for longer than this has lost or will expire the transaction by itself.
-            for pause in (0.0, 0.5, 1, 2, 4, 8, 15, 30, 30):
-                time.sleep(pause)
-                with suppress(PyMongoError), pymongo.timeout(2):
-                    self._client.admin.command({"killSessions": [{"id": lsid}]})
-                    break
+            sessions = [*again, *self._waiting(block=not again)]
+            killed = kill_sessions(self._client, sessions, give_up_at=time.monotonic() + KILL_SECONDS)
+            again = [session for session in sessions if killed and session not in again]
+            time.sleep(KILL_AGAIN_SECONDS)
+
+    def _waiting(self, *, block: bool) -> list[Binary]:
+        """Return the sessions in the queue; with `block` there is at least one."""
+        found = [self._sessions.get()] if block else []
+        with suppress(queue.Empty):
+            while True:
+                found.append(self._sessions.get_nowait())
+        return found
+
+
+def kill_sessions(client: MongoClient[dict[str, Any]], sessions: Sequence[Binary], give_up_at: float) -> bool:
+    """Kill the sessions of these ids, trying until it has worked or `give_up_at` has come; return whether it has."""
+    while True:
+        with suppress(PyMongoError), pymongo.timeout(2):
+            client.admin.command({"killSessions": [{"id": session} for session in sessions]})
+            return True
+        if time.monotonic() > give_up_at:
+            return False
+        time.sleep(0.2)
 
 
 class TransactionRunner:
@@ -101,7 +129,10 @@ class TransactionRunner:
             DatabaseUnavailableError: nothing was changed, and the deadline has passed.
             OutcomeUnknownError: the commit was sent, and its outcome could not be learnt before the deadline.
         """
-        deadline = time.monotonic() + self._total_seconds
+        seconds = at_most(self._total_seconds)
+        if seconds <= 0:
+            raise DatabaseUnavailableError
+        deadline = time.monotonic() + seconds
         for repetition in itertools.count():
             try:
                 return self._attempt(work, deadline)

@@ -1,0 +1,209 @@
+"""kill -9 of a web worker in the middle of a transaction: the chat it held can be deleted within three seconds."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pymongo
+import pytest
+import requests
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port, start
+from chat_service.models import NewMessage, Role
+from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
+from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.messages import Messages
+from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned, process_of
+from tests.client import CHATS, TenantAccess
+
+FREE_SECONDS = 3.0
+BLOCK_MS = 6_000
+"""Longer than the promise: the server is still busy with a command of the dead when the chat has to be free."""
+
+Client = pymongo.MongoClient[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def service(mongod: EmbeddedMongod) -> Iterator[EmbeddedGunicorn]:
+    with EmbeddedGunicorn(mongod.uri, free_port()) as running:
+        yield running
+
+
+@pytest.fixture
+def access(live) -> TenantAccess:
+    return live[1]()
+
+
+@pytest.fixture
+def control(mongod: EmbeddedMongod) -> Iterator[Client]:
+    with Client(mongod.uri) as client:
+        yield client
+        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+@contextmanager
+def blocked(control: Client, command: str, milliseconds: int = BLOCK_MS) -> Iterator[dict[str, Any]]:
+    """Block the next such command of the service; yields what waits until one is."""
+    data = {"failCommands": [command], "appName": APP_NAME, "blockConnection": True, "blockTimeMS": milliseconds}
+    armed = control.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
+    yield {"waitForFailPoint": "failCommand", "timesEntered": armed["count"] + 1, "maxTimeMS": 10_000}
+    control.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+def holder(database: Database, dead: Collection[int] = ()) -> int:
+    """Return the pid of the worker that has a transaction open; those of the `dead` may show for a moment."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        for operation in Orphans(database)._look():
+            pid = int((process_of(operation) or ".0").split(".")[1])
+            if "transaction" in operation and pid not in dead:
+                return pid
+        time.sleep(0.01)
+    raise AssertionError("no transaction was seen")
+
+
+def new_chat(database: Database, access: TenantAccess) -> str:
+    chat_id = Chats(database).create(access.tenant_id, None, {}).id
+    Messages(database).append(access.tenant_id, chat_id, [NewMessage(Role.USER, "x", None, {})] * 5)
+    return chat_id
+
+
+def delete(service: EmbeddedGunicorn, access: TenantAccess, chat_id: str) -> int:
+    url = f"http://127.0.0.1:{service.port}{CHATS}/{chat_id}"
+    return requests.delete(url, headers=access.headers, timeout=30).status_code
+
+
+def begin_delete(service: EmbeddedGunicorn, access: TenantAccess, chat_id: str) -> threading.Thread:
+    def run() -> None:
+        with suppress(requests.ConnectionError):
+            delete(service, access, chat_id)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def delete_within_the_promise(service: EmbeddedGunicorn, access: TenantAccess, chat_id: str) -> int:
+    """Delete as a client does that repeats when it is cut off: the replacement of the dead may just be starting."""
+    began = time.monotonic()
+    while True:
+        with suppress(requests.ConnectionError):
+            status = delete(service, access, chat_id)
+            break
+    took = time.monotonic() - began
+    assert took < FREE_SECONDS, f"{took:.2f} s"
+    return status
+
+
+@pytest.mark.parametrize("command", ["findAndModify", "delete", "insert", "commitTransaction"])
+def test_a_chat_is_free_soon_after_its_holder_is_killed(service, access, database, control, command) -> None:
+    """Whatever the worker was doing, and although the server is busy with its last command for longer."""
+    chat_id = new_chat(database, access)
+    with blocked(control, command) as until_blocked:
+        victim = begin_delete(service, access, chat_id)
+        control.admin.command(until_blocked)
+        os.kill(holder(database), signal.SIGKILL)
+        assert delete_within_the_promise(service, access, chat_id) == 200
+        victim.join(10)
+    assert list(Checks(database).run()) == []
+
+
+@pytest.mark.parametrize("rounds", [5, pytest.param(40, marks=pytest.mark.soak)])
+def test_random_moments(service, access, database, control, rounds) -> None:
+    """Commands take 30 ms each, the kill comes somewhere: the second delete gets 200, or 404 if the first was done."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - shown when it fails
+    moments = random.Random(seed)
+    commands = ["find", "findAndModify", "delete", "insert", "commitTransaction"]
+    dead: set[int] = set()
+    for _ in range(rounds):
+        chat_id = new_chat(database, access)
+        data = {"failCommands": commands, "appName": APP_NAME, "blockConnection": True, "blockTimeMS": 30}
+        control.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
+        victim = begin_delete(service, access, chat_id)
+        with suppress(AssertionError):  # it was done before anybody saw it
+            pid = holder(database, dead)
+            time.sleep(moments.random() * 0.12)
+            os.kill(pid, signal.SIGKILL)
+            dead.add(pid)
+        control.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        assert delete_within_the_promise(service, access, chat_id) in {200, 404}
+        victim.join(10)
+    assert len(dead) >= rounds * 0.8
+    assert list(Checks(database).run()) == []
+
+
+def test_a_service_that_died_as_a_whole_is_cleaned_up_by_the_jobs(mongod, access, database, control) -> None:
+    """Master and workers at once: nobody there knows of it, but the server has lost all their connections."""
+    chat_id = new_chat(database, access)
+    jobs = start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=mongod.uri)
+    wait_until_looking(database, jobs.pid)
+    service = EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
+    try:
+        # When the server is done with the command, the transaction is open, and nobody is there to end it.
+        with service, blocked(control, "insert", 1_000) as until_blocked:
+            victim = begin_delete(service, access, chat_id)
+            control.admin.command(until_blocked)
+            worker = holder(database)
+            service.process.kill()
+            os.kill(worker, signal.SIGKILL)
+            victim.join(10)
+            wait_until_nothing_is_open(database, 1 + FREE_SECONDS)
+    finally:
+        jobs.terminate()
+        jobs.wait(10)
+    assert Chats(database).get(access.tenant_id, chat_id).message_count == 5
+    assert list(Checks(database).run()) == []
+
+
+def wait_until_looking(database: Database, pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while not any(str(process_of(operation)).endswith(f".{pid}") for operation in Orphans(database)._look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def wait_until_nothing_is_open(database: Database, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any("transaction" in operation for operation in Orphans(database)._look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def seen(kind: str, process: str, rest: float | None = None) -> dict[str, Any]:
+    """Return what `$currentOp` shows of a session of `process`, or of a connection if it rests no time."""
+    driver = {"name": "PyMongo|c|chat-service", "version": f"4.20.0||{process}"}
+    session = {} if rest is None else {"lsid": {"id": process}, "transaction": {"timeInactiveMicros": int(rest * 1e6)}}
+    return {"type": kind, "clientMetadata": {"driver": driver}, **session}
+
+
+def test_only_the_dead_are_orphaned() -> None:
+    """A living process may rest, an unconnected one for a moment, and nobody for longer than an attempt lives."""
+    connection = seen("op", "a.1")
+    assert orphaned([seen("idleSession", "a.1", 5), connection], []) == []
+    assert orphaned([seen("op", "a.1", 60), connection], []) == [], "busy, not resting"
+    assert orphaned([seen("idleSession", "a.1", 0), connection], ["a.1"]) == ["a.1"], "somebody knows"
+    assert orphaned([seen("op", "a.1", 0), connection], ["a.1"]) == ["a.1"]
+    assert orphaned([seen("idleSession", "a.1", 0), connection], ["a.2"]) == []
+    assert orphaned([seen("idleSession", "a.2", 0.9), connection], []) == []
+    assert orphaned([seen("idleSession", "a.2", 1.1), connection], []) == ["a.2"], "no connection is left"
+    assert orphaned([seen("idleSession", "a.1", ABANDONED_SECONDS + 1), connection], []) == ["a.1"]
+    assert orphaned([connection], ["a.1"]) == [], "a connection has no session to kill"
+
+
+def test_a_living_workers_transaction_is_left_alone(database) -> None:
+    """It rests for a while between two commands, reapers look all the time, and it commits."""
+    with database.client.start_session() as session, session.start_transaction():
+        database.tenants.insert_one({"_id": "living"}, session=session)
+        for _ in range(25):
+            assert Orphans(database).reap() == 0
+            time.sleep(0.1)
+    assert database.tenants.find_one({"_id": "living"})

@@ -1,0 +1,143 @@
+"""Clients that are slow to send or to read cost a socket each: others do not notice them."""
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+import requests
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.front.asgi import BODY_SECONDS
+from chat_service.front.worker import READER_SECONDS
+from chat_service.models import NewMessage, Role
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.messages import Messages
+from tests.client import CHATS, TenantAccess
+
+QUICK_SECONDS = 0.5
+PROBES = 40
+
+
+@pytest.fixture
+def access(live) -> TenantAccess:
+    return live[1]()
+
+
+@pytest.fixture
+def big_chat(database: Database, access: TenantAccess) -> str:
+    """20,000 messages: more than the buffers between server and client hold."""
+    chat_id = Chats(database).create(access.tenant_id, None, {}).id
+    for _ in range(20):
+        Messages(database).append(access.tenant_id, chat_id, [NewMessage(Role.USER, "x" * 500, None, {})] * 1_000)
+    return chat_id
+
+
+def head(access: TenantAccess, method: str, path: str, *more: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"X-API-Key: {access.key}", *more]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def connect(port: int) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+@contextmanager
+def slow_clients(port: int, access: TenantAccess, chat_id: str, each: int) -> Iterator[list[socket.socket]]:
+    """Open `each` partial heads, slow bodies and slow readers of an export; yields the readers."""
+    body = head(access, "POST", CHATS, "Content-Type: application/json", "Content-Length: 1000") + b'{"title":'
+    export = head(access, "GET", f"{CHATS}/{chat_id}/export?format=ndjson")
+    with ExitStack() as stack:
+        readers = []
+        for sent in (head(access, "GET", CHATS)[:-2], body, export):
+            for _ in range(each):
+                connection = stack.enter_context(connect(port))
+                connection.sendall(sent)
+                if sent is export:
+                    readers.append(connection)
+        # The first parts of them all are real work: some of very many at once may wait for too long, and are refused.
+        statuses = Counter(reader.recv(12) for reader in readers)
+        assert set(statuses) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+        assert statuses[b"HTTP/1.1 200"] >= min(each, 60)
+        yield readers
+
+
+def probe(url: str, headers: dict[str, str]) -> list[float]:
+    """Return how long each of some requests took, each on a connection of its own, so that all workers are met."""
+    took = []
+    for _ in range(PROBES):
+        began = time.monotonic()
+        assert requests.get(url, headers=headers, timeout=30).status_code == 200
+        took.append(time.monotonic() - began)
+    return sorted(took)
+
+
+@pytest.mark.parametrize("each", [60, pytest.param(170, marks=pytest.mark.soak)])
+def test_slow_clients_are_not_noticed(gunicorn: EmbeddedGunicorn, access, big_chat, each) -> None:
+    """Far more of each kind than there are threads: health, a chat, and another export of it stay quick."""
+    url = f"http://127.0.0.1:{gunicorn.port}"
+    with slow_clients(gunicorn.port, access, big_chat, each):
+        health = probe(f"{url}/healthz", {})
+        chat = probe(f"{url}{CHATS}/{big_chat}", access.headers)
+        began = time.monotonic()
+        exported = requests.get(f"{url}{CHATS}/{big_chat}/export?format=ndjson", headers=access.headers, timeout=30)
+        took = time.monotonic() - began
+    print(f"health {health[-1]:.3f}, chat {chat[-1]:.3f}, export {took:.2f} s")  # noqa: T201 - shown when it fails
+    assert health[-1] < QUICK_SECONDS
+    assert chat[-1] < QUICK_SECONDS
+    assert exported.text.splitlines()[-1].startswith('{"type":"end","message_count":20000')
+    assert took < 10
+
+
+def test_a_slow_reader_gets_it_all(gunicorn: EmbeddedGunicorn, access, big_chat) -> None:
+    """It is waited for, and nothing is lost or mixed up between the threads that made the parts."""
+    with slow_clients(gunicorn.port, access, big_chat, 3) as readers:
+        time.sleep(1)
+        for reader in readers:
+            received = b""
+            while b'"type":"end"' not in received[-300:]:
+                part = reader.recv(2**16)
+                assert part
+                received += part
+        lines = [line for line in received.split(b"\n") if line.startswith(b'{"type":"message"')]
+        assert b'"message_count":20000' in received[-300:]
+        assert len(lines) > 19_000, "the frames of the chunks cut a few"
+
+
+def rest(connection: socket.socket) -> bytes:
+    """Return what is left to read of a connection that the other side has closed."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while part := connection.recv(2**16):
+            received += part
+    return received
+
+
+@pytest.mark.soak
+def test_nobody_is_waited_for_for_ever(gunicorn: EmbeddedGunicorn, access, big_chat) -> None:
+    """A head has 15 s, a body 60 s however steadily it drips, a reader 60 s for what waits for it."""
+    body = head(access, "POST", CHATS, "Content-Type: application/json", "Content-Length: 1000")
+    with ExitStack() as stack:
+        heads, bodies, reader = (stack.enter_context(connect(gunicorn.port)) for _ in range(3))
+        heads.sendall(head(access, "GET", CHATS)[:-2])
+        bodies.sendall(body)
+        reader.sendall(head(access, "GET", f"{CHATS}/{big_chat}/export?format=ndjson"))
+        began = time.monotonic()
+        assert heads.recv(1) == b""
+        assert 10 < time.monotonic() - began < 20
+        while time.monotonic() - began < BODY_SECONDS - 1:
+            bodies.sendall(b" ")
+            time.sleep(1)
+        answer = bodies.recv(2**16)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code": "request_timeout"' in answer
+        assert BODY_SECONDS - 1 < time.monotonic() - began < BODY_SECONDS + 5
+        time.sleep(max(began + READER_SECONDS + 3 - time.monotonic(), 0))
+        assert b'"type":"end"' not in rest(reader)[-300:]

@@ -1,0 +1,105 @@
+"""One deadline for all that a request asks of the database, and what is known of a database that is away."""
+
+import contextvars
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import pytest
+
+from chat_service.embedded.process import free_port
+from chat_service.errors import DatabaseUnavailableError
+from chat_service.models import IdempotencyKey
+from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.deadline import at_most, set_deadline
+
+TENANT = "t"
+T = TypeVar("T")
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Call as in a request that has `seconds` left."""
+
+    def run() -> T:
+        set_deadline(time.monotonic() + seconds)
+        return call()
+
+    return contextvars.copy_context().run(run)
+
+
+def test_the_sooner_end_counts() -> None:
+    assert at_most(12) == 12
+    assert within(20, lambda: at_most(12)) == 12
+    assert 2.9 < within(3, lambda: at_most(12)) <= 3
+    assert within(-1, lambda: at_most(12)) <= -1
+
+
+def test_nothing_is_begun_when_it_is_too_late(chats, deletions) -> None:
+    """Not even a command is sent, so nothing is changed."""
+    chat_id = chats.create(TENANT, None, {}).id
+    for call in (lambda: chats.get(TENANT, chat_id), lambda: deletions.delete(TENANT, chat_id, "key")):
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailableError):
+            within(0, call)
+        assert time.monotonic() - began < 0.1
+    assert chats.get(TENANT, chat_id).id == chat_id
+
+
+@contextmanager
+def unconfirmed_commits(database: Database) -> Iterator[None]:
+    """Commits are done, and the server says that it does not know whether they will last."""
+    doubt = {"code": 64, "errmsg": "waiting for replication timed out"}
+    data = {"failCommands": ["commitTransaction"], "appName": APP_NAME, "writeConcernError": doubt}
+    database.client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
+    try:
+        yield
+    finally:
+        database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+def test_a_lost_outcome_is_still_looked_for(database, chats, deletions) -> None:
+    """The transaction ends with the request's time; the look that settles it has a little of its own."""
+    chat_id = chats.create(TENANT, None, {}).id
+    began = time.monotonic()
+    with unconfirmed_commits(database):
+        assert within(1.0, lambda: deletions.delete(TENANT, chat_id, "key")).chat_id == chat_id
+    assert 0.5 < time.monotonic() - began < 3.5
+
+
+def test_a_bulk_delete_tells_what_it_did_although_that_could_not_be_kept(database, chats, monkeypatch) -> None:
+    """The chats are gone, so "nothing was changed" would be a lie; a repetition with the key finds them again."""
+    ids = [chats.create(TENANT, None, {}).id for _ in range(2)]
+    bulk = BulkDeletions(database)
+    key = IdempotencyKey(TENANT, "key", "fingerprint")
+    results = iter([database.transaction])
+
+    def only_the_first(work):
+        try:
+            return next(results)(work)
+        except StopIteration:
+            raise DatabaseUnavailableError from None
+
+    def report(outcomes):
+        return {"deleted": sorted(outcomes), "messages": sum(found.message_count for found in outcomes.values())}
+
+    monkeypatch.setattr(database, "transaction", only_the_first)
+    told = bulk.delete(TENANT, ids, "key", key, report)
+    monkeypatch.undo()
+    assert told == {"deleted": sorted(ids), "messages": 0}
+    assert bulk.delete(TENANT, ids, "key", key, report) == told
+
+
+def test_a_database_that_is_away_is_known_to_be(database) -> None:
+    """Nothing is known before the first look; then that nobody is there, and after that nobody waits to be told."""
+    away = Database(f"mongodb://127.0.0.1:{free_port()}/?replicaSet=rs0")
+    assert away.seconds_away() == 0
+    assert not away.is_ready()
+    assert away.seconds_away() > 0
+    began = time.monotonic()
+    assert not away.is_ready()
+    assert time.monotonic() - began < 0.1
+    away.close()
+    assert database.is_ready()
+    assert database.seconds_away() == 0
