@@ -17,6 +17,7 @@ from chat_service.models import IdempotencyKey, Message, NewMessage, Span
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_key, message_range
+from chat_service.repository.posting import Lines
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 
 
@@ -27,16 +28,24 @@ class Messages:
         self._database = database
         self._purges = Purges(database)
         self._inline_limit = inline_limit
+        self._lines = Lines(self._append)
 
     def append(
         self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None = None
     ) -> list[Message]:
         """Append the messages to the chat, all or none, and return them as they are kept.
 
+        Posts to one chat that meet in this process share a transaction: see posting.py.
+
         Raises:
             ChatNotFoundError: there is no such chat (any more).
             IdempotencyKeyReusedError: `key` came with another request before.
         """
+        return self._lines.post(tenant_id, chat_id, new, key)
+
+    def _append(
+        self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None
+    ) -> list[Message]:
         now = self._database.now()
         change = {
             "$inc": {"next_seq": len(new), "message_count": len(new), "revision": 1},
