@@ -20,6 +20,9 @@ from chat_service.repository.keys import chat_key, message_key, message_range
 from chat_service.repository.posting import Lines
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 
+COMMAND_MESSAGES = 32
+"""In a plain insert command, which holds 16 MB: so many of the longest, each with the largest metadata, fit in it."""
+
 
 class Messages:
     """The messages collection."""
@@ -56,19 +59,16 @@ class Messages:
             return [_keep(message, facts["seq"] + index, facts["at"]) for index, message in enumerate(new)]
 
         def work(session: ClientSession | None) -> list[Message] | ChatNotFoundError:
-            chat = self._database.chats.find_one_and_update(
-                {"_id": chat_key(tenant_id, chat_id)},
-                change,
-                projection={"next_seq": True},
-                return_document=ReturnDocument.BEFORE,
-                session=session,
-            )
+            touch = {"query": {"_id": chat_key(tenant_id, chat_id)}, "update": change, "fields": {"next_seq": True}}
+            chat = self._database.command({"findAndModify": "chats", **touch}, session)["value"]
             if chat is None:
                 return ChatNotFoundError()
             kept = build({"seq": chat["next_seq"], "at": now})
-            self._database.messages.insert_many(
-                [to_document(tenant_id, chat_id, message) for message in kept], session=session
-            )
+            documents = [to_document(tenant_id, chat_id, message) for message in kept]
+            if len(documents) <= COMMAND_MESSAGES:
+                self._database.command({"insert": "messages", "documents": documents}, session)
+            else:
+                self._database.messages.insert_many(documents, session=session)
             return kept
 
         def facts(kept: list[Message]) -> dict[str, Any]:
