@@ -6,15 +6,16 @@ true, and a body that was cut off is never taken for a whole one.
 """
 
 import asyncio
-import contextvars
 import io
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from a2wsgi.asgi_typing import HTTPScope
 from a2wsgi.wsgi import Body, WSGIResponder, build_environ
+
+from chat_service.front.threads import Threads
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -40,7 +41,7 @@ class BodyFirst:
     def __init__(self, app: Any, *, max_body_bytes: int, threads: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wsgi")
+        self._threads = Threads(threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -54,7 +55,7 @@ class BodyFirst:
             scope["path"] = urlsplit(scope["path"]).path  # the absolute form (RFC 9112, section 3.2.2)
         body = await self._read(scope, receive)
         if body is not None:  # else the client left before it had sent everything: there is nobody to answer
-            await _Responder(self._app, self._executor, receive, send).respond(scope, body)
+            await _Responder(self._app, self._threads, receive, send).respond(scope, body)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body, or None if it was cut off. Of one that is too large only the size is passed on."""
@@ -86,8 +87,13 @@ class _Responder(WSGIResponder):
     loop itself. Measured in docs/decisions/0005-front.md.
     """
 
-    def __init__(self, app: Any, executor: ThreadPoolExecutor, receive: Receive, send: Send) -> None:
-        super().__init__(app, executor, 1)
+    def __init__(self, app: Any, threads: Threads, receive: Receive, send: Send) -> None:
+        # Not its own, which makes a queue and asks for an executor that nothing here uses.
+        self.app = app
+        self.loop = asyncio.get_running_loop()
+        self.response_started = False
+        self.exc_info = None
+        self._threads = threads
         self._receive = receive
         self._send = send
         self._kept: list[Message] = []
@@ -102,9 +108,8 @@ class _Responder(WSGIResponder):
             ResponseCutError: the application failed; what was sent of its response, if anything, has no clean end.
         """
         environ = build_environ(cast("HTTPScope", scope), cast("Body", io.BytesIO(body)))
-        run = contextvars.copy_context().run
         try:
-            await self.loop.run_in_executor(self.executor, run, self.wsgi, environ, self.start_response)
+            await self._threads.run(self.wsgi, environ, self.start_response)
             if self._flushing is not None:
                 await asyncio.wrap_future(self._flushing)
             await self._flush(self._kept)
