@@ -7,10 +7,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
+from pymongo.errors import BulkWriteError
 
+from chat_service.api.message_schemas import CONTENT_CHARACTERS
 from chat_service.errors import ChatNotFoundError, ChatServiceError, DatabaseUnavailableError
-from chat_service.models import IdempotencyKey, Message, NewMessage, Role
+from chat_service.models import IdempotencyKey, Message, NewMessage, Role, Span
 from chat_service.repository import posting
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.keys import message_key
+from chat_service.repository.messages import COMMAND_MESSAGES, Messages
 from chat_service.repository.posting import Lines
 
 DEADLINE_SECONDS = 10
@@ -165,3 +171,23 @@ def test_who_is_being_carried_when_its_time_is_over_hears_the_outcome(
     time.sleep(1.2)  # longer than they may stand in line
     chat.let(1)
     assert [told(each) for each in sent] == [["a"], ["b"], ["c"]]
+
+
+def test_a_number_that_is_taken_is_an_error_and_changes_nothing(
+    database: Database, chats: Chats, messages: Messages
+) -> None:
+    """It cannot be, so it is told rather than repeated until the deadline."""
+    chat = chats.create("tenant", None, {})
+    database.messages.insert_one({"_id": message_key("tenant", chat.id, 1)})
+    with pytest.raises(BulkWriteError):
+        messages.append("tenant", chat.id, new("a"))
+    assert chats.get("tenant", chat.id).message_count == 0
+
+
+@pytest.mark.parametrize("count", [COMMAND_MESSAGES, COMMAND_MESSAGES + 1])
+def test_the_longest_messages_fit_in_a_command(chats: Chats, messages: Messages, count: int) -> None:
+    """Four bytes a character, and metadata whose BSON is seven times its 16 KiB of JSON."""
+    chat = chats.create("tenant", None, {})
+    longest = NewMessage(Role.USER, "😀" * CONTENT_CHARACTERS, "😀" * 200, {"list": [[]] * 5_400})
+    kept = messages.append("tenant", chat.id, [longest] * count)
+    assert messages.page("tenant", chat.id, Span(), 200) == kept
