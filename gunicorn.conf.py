@@ -25,7 +25,7 @@ workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "chat_service.front.worker.Worker"
 # Measured over asyncio's own loop: docs/decisions/0005-front.md.
 asgi_loop = "uvloop"
-# gunicorn's own parser, also where a faster one happens to be installed: strictness was tested on this one.
+# gunicorn's own parser, also where a faster one happens to be installed: gunicorn_h1c 0.6.10 is not as strict.
 http_parser = "python"
 worker_connections = 1000
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112 - heartbeats, not on a slow disk

@@ -7,6 +7,7 @@ rests on atomicity, isolation or retries is tested on a real mongod.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import mongomock
 
@@ -28,6 +29,16 @@ class MockDatabase(Database):
         if isinstance(verdict, ChatServiceError):
             raise verdict
         return verdict
+
+    def command(self, command: dict[str, Any], session: object) -> dict[str, Any]:
+        del session
+        if "insert" in command:
+            self.database[command["insert"]].insert_many(command["documents"])
+            return {"ok": 1}
+        found = self.database[command["findAndModify"]].find_one_and_update(
+            command["query"], command["update"], projection=command["fields"]
+        )
+        return {"ok": 1, "value": found}
 
     @contextmanager
     def operation(self, *, writes: bool = False, seconds: float | None = None) -> Iterator[None]:

@@ -23,10 +23,14 @@ def install(app: Flask) -> None:
 
 
 def _finish(answer: Response) -> Response:
+    # What the view says itself stays. Each look at werkzeug's headers goes through all of them, hence only one.
+    told = {name.lower() for name, _ in answer.headers}
     answer.headers["X-Request-ID"] = request_id()
-    answer.headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in answer.headers else "no-store")
+    if "cache-control" not in told:
+        answer.headers.add("Cache-Control", "private, no-cache" if "etag" in told else "no-store")
     for name, value in SECURITY.items():
-        answer.headers.setdefault(name, value)
+        if name.lower() not in told:
+            answer.headers.add(name, value)
     # The server says whether it was HTTPS; gunicorn believes X-Forwarded-Proto only from `forwarded_allow_ips`.
     if request.is_secure:
         answer.headers["Strict-Transport-Security"] = HTTPS_ONLY

@@ -2,13 +2,13 @@
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import structlog
-from structlog.stdlib import BoundLogger, ProcessorFormatter
+from structlog.stdlib import ProcessorFormatter
 
 from chat_service.api.observation import Answered, place
 from chat_service.models import Caller
@@ -18,12 +18,7 @@ Event = MutableMapping[str, Any]
 SERVER_ERROR = 500
 UNAVAILABLE = 503
 
-_log: BoundLogger = structlog.wrap_logger(
-    logging.getLogger("chat_service.requests"),
-    # Rendered by the handler, like the lines of all other loggers.
-    processors=[structlog.stdlib.filter_by_level, ProcessorFormatter.wrap_for_formatter],
-    wrapper_class=BoundLogger,
-)
+_log = logging.getLogger("chat_service.requests")
 
 
 def configure(log_format: str) -> None:
@@ -49,13 +44,14 @@ def write(answered: Answered) -> None:
     }
     told = {"code": answered.code, "error": answered.error, "place": answered.place, "cut": answered.cut}
     line.update((name, value) for name, value in told.items() if value)
-    _log.log(_level(answered), "request", **line)
+    _log.log(_level(answered), {**line, "event": "request"})
 
 
 def write_connection(caller: Caller | None, seconds: float, code: int, reason: str) -> None:
     """Write the line of one WebSocket that has ended: whose it was, how long it lived, how it was closed."""
     who = {} if caller is None else {"tenant_id": caller.tenant_id, "key_id": caller.key_id}
-    _log.info("connection", **who, duration_ms=round(seconds * 1000, 2), close_code=code, reason=reason)
+    line = {**who, "duration_ms": round(seconds * 1000, 2), "close_code": code, "reason": reason}
+    _log.info({**line, "event": "connection"})
 
 
 def _level(answered: Answered) -> int:
@@ -68,18 +64,24 @@ def formatter(log_format: str) -> logging.Formatter:
     """Return what lays a line out: `console` for people, anything else is JSON."""
     meta = ProcessorFormatter.remove_processors_meta
     if log_format == "console":
-        return _Formatter(processors=[_head, meta, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())])
-    return _Formatter(processors=[_head, meta, _conceal, structlog.processors.JSONRenderer(_json)])
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        return _Formatter(lambda event: console(None, "", event), processors=[_head, meta, console])
+    return _Formatter(_json, processors=[_head, meta, _conceal, structlog.processors.JSONRenderer(_json)])
 
 
 class _Formatter(ProcessorFormatter):
     """Lays out our own lines and those of other libraries, without the texts of exceptions in the latter."""
 
+    def __init__(self, render: Callable[[Event], str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._render = render
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        if not isinstance(record.msg, dict):
-            arguments = tuple(map(_named, record.args)) if isinstance(record.args, tuple) else record.args
-            record = logging.makeLogRecord({**record.__dict__, "msg": _named(record.msg), "args": arguments})
+        if isinstance(record.msg, dict):  # our own, one for each request: as it is
+            return self._render({**_origin(record), **record.msg})
+        arguments = tuple(map(_named, record.args)) if isinstance(record.args, tuple) else record.args
+        record = logging.makeLogRecord({**record.__dict__, "msg": _named(record.msg), "args": arguments})
         return super().format(record)
 
 
@@ -89,9 +91,12 @@ def _named(value: object) -> object:
 
 
 def _head(_logger: Any, _name: str, event: Event) -> Event:
-    record: logging.LogRecord = event["_record"]
+    return {**_origin(event["_record"]), **event}
+
+
+def _origin(record: logging.LogRecord) -> dict[str, Any]:
     time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-    return {"timestamp": time, "level": record.levelname.lower(), "logger": record.name, **event}
+    return {"timestamp": time, "level": record.levelname.lower(), "logger": record.name}
 
 
 def _conceal(_logger: Any, _name: str, event: Event) -> Event:

@@ -104,14 +104,14 @@ def count_unlimited() -> None:
 def observe_pool(event: PoolEvent) -> None:
     """Count what happens to a database connection."""
     match event:
+        case PoolEvent.CHECKED_OUT:  # with each command, so these two are looked for first
+            _in_use.inc()
+        case PoolEvent.CHECKED_IN:
+            _in_use.dec()
         case PoolEvent.CREATED:
             _opened.inc()
         case PoolEvent.CLOSED:
             _closed.inc()
-        case PoolEvent.CHECKED_OUT:
-            _in_use.inc()
-        case PoolEvent.CHECKED_IN:
-            _in_use.dec()
         case PoolEvent.REFUSED:
             _refused.inc()
 

@@ -13,7 +13,6 @@ import asyncio
 import contextvars
 import io
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from chat_service.api.refusals import REFUSAL
 from chat_service.errors import DatabaseUnavailableError
 from chat_service.front import timing
 from chat_service.front.admission import Admission
+from chat_service.front.threads import Threads
 from chat_service.realtime.asgi import Sockets
 from chat_service.repository.deadline import set_deadline
 
@@ -62,10 +62,10 @@ class BodyFirst:
         self._sockets = sockets
         self._max_body_bytes = max_body_bytes
         self._admission = admission
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wsgi")
+        self._threads = Threads(threads, "wsgi")
         # For what follows the first part of a streamed response: many exports at once leave the other threads free.
-        self._streams = ThreadPoolExecutor(max(threads // 2, 1), thread_name_prefix="stream")
-        self._express = ThreadPoolExecutor(EXPRESS_THREADS, thread_name_prefix="express")
+        self._streams = Threads(max(threads // 2, 1), "stream")
+        self._express = Threads(EXPRESS_THREADS, "express")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -98,7 +98,7 @@ class BodyFirst:
             return
         # From here to the thread nothing may fail: the place is given back when the thread is done.
         set_deadline(deadline)
-        responder = _Responder(self._app, self._executor, receive, send)
+        responder = _Responder(self._app, self._threads, receive, send)
         responder.then(self._streams, self._admission.leave)
         await responder.respond(environ)
 
@@ -152,11 +152,16 @@ class _Responder(WSGIResponder):
     loop itself. Measured in docs/decisions/0005-front.md.
     """
 
-    def __init__(self, app: Any, executor: ThreadPoolExecutor, receive: Receive, send: Send) -> None:
-        super().__init__(app, executor, 1)
+    def __init__(self, app: Any, threads: Threads, receive: Receive, send: Send) -> None:
+        # Not its own, which makes a queue and asks for an executor that nothing here uses.
+        self.app = app
+        self.loop = asyncio.get_running_loop()
+        self.response_started = False
+        self.exc_info = None
+        self._threads = threads
         self._receive = receive
         self._send = send
-        self._streams = executor
+        self._streams = threads
         self._leave: Callable[[], None] = lambda: None
         self._run = contextvars.copy_context().run
         self._body: Any = None
@@ -165,7 +170,7 @@ class _Responder(WSGIResponder):
         self._kept_bytes = 0
         self._client_gone: asyncio.Future[Message] | None = None
 
-    def then(self, streams: ThreadPoolExecutor, leave: Callable[[], None]) -> None:
+    def then(self, streams: Threads, leave: Callable[[], None]) -> None:
         """Call `leave` once the first part of the response is made, and make the others in a thread of `streams`."""
         self._streams = streams
         self._leave = leave
@@ -177,7 +182,7 @@ class _Responder(WSGIResponder):
             ResponseCutError: the application failed; what was sent of its response, if anything, has no clean end.
         """
         try:
-            beginning = self.loop.run_in_executor(self.executor, self._run, self._begin, environ)
+            beginning = self._threads.run(self._run, self._begin, environ)
             beginning.add_done_callback(lambda _: self._leave())
             if await self._unless_cancelled(beginning):
                 await self._stream()
@@ -195,11 +200,11 @@ class _Responder(WSGIResponder):
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
-            step.add_done_callback(lambda _: self._streams.submit(self._run, self._close))
+            step.add_done_callback(lambda _: self._streams.run(self._run, self._close))
             raise
 
     async def _next(self) -> bool:
-        return await self._unless_cancelled(self.loop.run_in_executor(self._streams, self._run, self._go_on))
+        return await self._unless_cancelled(self._streams.run(self._run, self._go_on))
 
     def _begin(self, environ: Environ) -> bool:
         """Call the application and take the first part of its response; return whether there is more."""
@@ -247,7 +252,7 @@ class _Responder(WSGIResponder):
                 # It is closed by a thread too, after the one that is in it has come out.
                 with suppress(Exception):
                     if await coming:
-                        await self.loop.run_in_executor(self._streams, self._run, self._close)
+                        await self._streams.run(self._run, self._close)
                 raise
             more = await coming
 

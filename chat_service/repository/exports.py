@@ -4,6 +4,7 @@ Out: from one snapshot, so that what is written or deleted meanwhile changes not
 is never half a chat that looks whole.
 """
 
+import contextvars
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,12 +77,13 @@ class Exports:
         with _or_cut():
             cursor = self._database.messages.aggregate_raw_batches(pipeline, batchSize=BATCH_MESSAGES, session=session)
         # The server prepares the next batch while this one is decoded and written.
+        run = contextvars.copy_context().run  # in which the request's commands are counted
         with cursor, ThreadPoolExecutor(1, thread_name_prefix="export") as ahead:
-            coming = ahead.submit(_fetch, cursor, threading.Event())
+            coming = ahead.submit(run, _fetch, cursor, threading.Event())
             while batch := coming.result():
                 # Waited for, because a thread that is only submitted would get its first turn when this one rests.
                 started = threading.Event()
-                coming = ahead.submit(_fetch, cursor, started)
+                coming = ahead.submit(run, _fetch, cursor, started)
                 started.wait()
                 yield decode_all(batch, self._database.database.codec_options)
 

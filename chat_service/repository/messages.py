@@ -17,7 +17,11 @@ from chat_service.models import IdempotencyKey, Message, NewMessage, Span
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_key, message_range
+from chat_service.repository.posting import Lines
 from chat_service.repository.purges import INLINE_LIMIT, Purges
+
+COMMAND_MESSAGES = 32
+"""In a plain insert command, which holds 16 MB: so many of the longest, each with the largest metadata, fit in it."""
 
 
 class Messages:
@@ -27,16 +31,24 @@ class Messages:
         self._database = database
         self._purges = Purges(database)
         self._inline_limit = inline_limit
+        self._lines = Lines(self._append)
 
     def append(
         self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None = None
     ) -> list[Message]:
         """Append the messages to the chat, all or none, and return them as they are kept.
 
+        Posts to one chat that meet in this process share a transaction: see posting.py.
+
         Raises:
             ChatNotFoundError: there is no such chat (any more).
             IdempotencyKeyReusedError: `key` came with another request before.
         """
+        return self._lines.post(tenant_id, chat_id, new, key)
+
+    def _append(
+        self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None
+    ) -> list[Message]:
         now = self._database.now()
         change = {
             "$inc": {"next_seq": len(new), "message_count": len(new), "revision": 1},
@@ -47,19 +59,16 @@ class Messages:
             return [_keep(message, facts["seq"] + index, facts["at"]) for index, message in enumerate(new)]
 
         def work(session: ClientSession | None) -> list[Message] | ChatNotFoundError:
-            chat = self._database.chats.find_one_and_update(
-                {"_id": chat_key(tenant_id, chat_id)},
-                change,
-                projection={"next_seq": True},
-                return_document=ReturnDocument.BEFORE,
-                session=session,
-            )
+            touch = {"query": {"_id": chat_key(tenant_id, chat_id)}, "update": change, "fields": {"next_seq": True}}
+            chat = self._database.command({"findAndModify": "chats", **touch}, session)["value"]
             if chat is None:
                 return ChatNotFoundError()
             kept = build({"seq": chat["next_seq"], "at": now})
-            self._database.messages.insert_many(
-                [to_document(tenant_id, chat_id, message) for message in kept], session=session
-            )
+            documents = [to_document(tenant_id, chat_id, message) for message in kept]
+            if len(documents) <= COMMAND_MESSAGES:
+                self._database.command({"insert": "messages", "documents": documents}, session)
+            else:
+                self._database.messages.insert_many(documents, session=session)
             return kept
 
         def facts(kept: list[Message]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_a_body_that_drips_is_not_waited_for(app: Flask, monkeypatch) -> None:
         sent.append(message)
 
     async def play() -> None:
-        front = asgi.BodyFirst(app, max_body_bytes=2**20, threads=1, admission=Admission(1, lambda: 0.0))
+        front = asgi.BodyFirst(app, None, max_body_bytes=2**20, threads=1, admission=Admission(1, lambda: 0.0))
         await asyncio.wait_for(front(dict(SCOPE), receive, send), 5)
 
     asyncio.run(play())
@@ -61,7 +61,7 @@ def test_a_place_is_given_back_whatever_happens(app: Flask) -> None:
 
     async def play() -> None:
         admission = Admission(1, lambda: 0.0)
-        front = asgi.BodyFirst(fails, max_body_bytes=2**20, threads=1, admission=admission)
+        front = asgi.BodyFirst(fails, None, max_body_bytes=2**20, threads=1, admission=admission)
         for query in (b"\xff", b"fail", b"slow", b""):
             request = asyncio.ensure_future(front({**SCOPE, "headers": [], "query_string": query}, receive, send))
             await asyncio.sleep(0.05)

@@ -10,6 +10,7 @@ from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import RateLimit, Scope
 from chat_service.repository.database import Database
+from chat_service.repository.monitor import CommandCounter, _tally
 from chat_service.repository.tenants import Tenants
 from config import Config
 from tests.client import CHATS, Client, TenantAccess
@@ -38,7 +39,7 @@ def recorded(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Clien
 
 def record(mongod: EmbeddedMongod, database: Database, **settings: Any) -> Iterator[tuple[Client, Recorder]]:
     recorder = Recorder()
-    listening = Database(mongod.uri, listeners=(recorder,))
+    listening = Database(mongod.uri, listeners=(recorder, CommandCounter()))
     tenants = Tenants(database)
     tenant = tenants.create("t")
     key, made = tenants.create_key(tenant.id, "test", ["read", "write", "delete"])
@@ -52,6 +53,9 @@ def cost(recorded: tuple[Client, Recorder], method: str, path: str, **kwargs: ob
     client, recorder = recorded
     recorder.commands.clear()
     client.send(method, path, **kwargs).get_data()  # read it: an export is streamed
+    tally = _tally.get()
+    assert tally is not None
+    assert tally.commands == len(recorder.commands), "the log would tell another number"
     for name, sent in recorder.commands:
         # What follows from a read that named it is bound to it: the cursor of that read, the transaction.
         assert client.access.tenant_id in sent or name in {"getMore", "commitTransaction"}, name
