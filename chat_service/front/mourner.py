@@ -1,4 +1,4 @@
-"""What gunicorn's master does when a worker has died: it has the server forget the worker's open transactions.
+"""What gunicorn's master does when a worker has died: it has the server forget the worker's transactions and leases.
 
 The master knows at once, and for sure, that a worker is dead, so nothing has to be guessed from the outside. It does
 not wait for the database itself: it forks a child for that, which ends when nothing of the dead is left.
@@ -14,6 +14,7 @@ from typing import Any
 from chat_service.errors import ChatServiceError
 from chat_service.repository.database import Database
 from chat_service.repository.orphans import Orphans
+from chat_service.repository.presence import Presence
 from chat_service.repository.processes import name_of
 
 GIVE_UP_SECONDS = 90.0
@@ -63,12 +64,16 @@ def _become_a_child(server: Any) -> None:
 
 
 def _bury(mongodb_uri: str, process: str, master: int) -> None:
-    """Kill until the server holds nothing of `process`: a command that it is still busy with may open one more."""
+    """Kill until the server holds nothing of `process`: a command that it is still busy with may open one more.
+
+    Its WebSockets were closed by the kernel as it died, so that their leases hold chats for nobody.
+    """
     began = time.monotonic()
     database = Database(mongodb_uri, max_pool_size=2)
-    orphans = Orphans(database)
+    orphans, presence = Orphans(database), Presence(database)
     while time.monotonic() - began < (GIVE_UP_SECONDS if os.getppid() == master else ORPHANED_SECONDS):
         try:
+            presence.close_worker(process)
             if not orphans.reap([process]) and orphans.is_gone(process):
                 return
         except ChatServiceError as error:

@@ -34,6 +34,7 @@ from chat_service.realtime.hub import Hub
 from chat_service.realtime.leases import Leases
 from chat_service.realtime.socket import Outboxes, Socket
 from chat_service.repository.changes import Changes
+from chat_service.repository.processes import own_name
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -60,7 +61,7 @@ class Sockets:
         self._repositories = repositories
         self._origins = origins
         self._most = most
-        self._worker_id = uuid.uuid4().hex
+        self._worker_id = own_name()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="realtime")
         self._hub = Hub()
         self._outboxes = Outboxes()

@@ -23,6 +23,7 @@ from chat_service.repository.database import APP_NAME, Database
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned, process_of
 from tests.client import CHATS, TenantAccess
+from tests.realtime.sockets import Peer
 
 FREE_SECONDS = 3.0
 BLOCK_MS = 6_000
@@ -207,3 +208,17 @@ def test_a_living_workers_transaction_is_left_alone(database) -> None:
             assert Orphans(database).reap() == 0
             time.sleep(0.1)
     assert database.tenants.find_one({"_id": "living"})
+
+
+def test_the_connections_of_a_killed_worker_hold_no_chat(service, access, database) -> None:
+    """409 while its socket is open; 200 within the promise after the kernel has closed it with the worker."""
+    chat_id = new_chat(database, access)
+    with Peer(service, chat_id, access) as peer:
+        assert delete(service, access, chat_id) == 409
+        held_by = database.presence.find_one({"chat_id": chat_id})["worker_id"]
+        os.kill(int(held_by.split(".")[1]), signal.SIGKILL)
+        began = time.monotonic()
+        while (status := delete_within_the_promise(service, access, chat_id)) == 409:
+            assert time.monotonic() - began < FREE_SECONDS
+        assert status == 200
+        assert peer.socket.sock.recv(1) == b"", "it was closed before the chat could be deleted"

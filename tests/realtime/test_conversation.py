@@ -1,6 +1,5 @@
 """Sockets on the running service with its two workers: who is let in, what is heard, and how it ends."""
 
-import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -349,10 +348,10 @@ class TestHowItEnds:
         service.connect(chat_id, sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)])  # and never listens
         good = service.connect(chat_id)
         batch = [NewMessage(Role.USER, "x" * 30_000, None, {})] * 30
-        closed = itertools.count()
-        for _ in closed:
+
+        def is_let_go() -> bool:
             Messages(service.database).append(service.access.tenant_id, chat_id, batch)
             assert len(good.contents(30)) == 30
-            if service.send("GET", chat_id).json()["active_connections"] == 1:
-                break
-            assert next(closed) < 60
+            return bool(service.send("GET", chat_id).json()["active_connections"] == 1)
+
+        wait_until(is_let_go, 60)
