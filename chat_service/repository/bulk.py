@@ -7,6 +7,7 @@ new. A group is small, so that it holds few documents for a short time, and othe
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -73,6 +74,7 @@ class BulkDeletions:
 
         Raises:
             IdempotencyKeyReusedError: `key` came with another request before; nothing was deleted.
+            OutcomeUnknownError: what became of the chats could not be kept for a repetition, which will find out.
         """
         if key is None:
             return report(self._delete_all(tenant_id, chat_ids, requested_by, uuid.uuid4().hex))
@@ -85,7 +87,11 @@ class BulkDeletions:
             return report(outcomes)
         # Of two runs at once the first report is the one that both give.
         final = once(self._database, key, lambda _: report(outcomes), lambda facts: facts, lambda facts: facts)
-        return self._database.transaction(final)
+        try:
+            return self._database.transaction(final)
+        except DatabaseUnavailableError as error:
+            # Only the report was not kept; chats may well be gone.
+            raise OutcomeUnknownError from error
 
     def _told(self, key: IdempotencyKey) -> Report | None:
         with self._database.operation():
@@ -131,8 +137,10 @@ class BulkDeletions:
         except DatabaseUnavailableError as error:
             return dict.fromkeys(group, error)
         except OutcomeUnknownError as error:
-            with self._database.operation(), pymongo.timeout(SETTLE_SECONDS):
+            # Not to be able to look is not to know, and must not be told as "nothing was changed".
+            with suppress(DatabaseUnavailableError), self._database.operation(), pymongo.timeout(SETTLE_SECONDS):
                 return self._earlier(tenant_id, group, operation, error)
+            return dict.fromkeys(group, error)
 
     def _remove(self, tenant_id: str, chat_ids: list[str], session: ClientSession | None) -> list[dict[str, Any]]:
         """Remove the chat documents that are there, and return what the rest needs of them."""

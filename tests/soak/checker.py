@@ -1,7 +1,7 @@
 """What was answered, against what is stored: every promise, chat by chat.
 
-`look` reads what is stored, and `check` compares; it is a pure function, so that test_checker.py can show it each kind of
-lie.
+`look` reads what is stored, and `check` compares; it is a pure function, so that test_checker.py can show it each kind
+of lie.
 """
 
 import json

@@ -36,8 +36,9 @@ def summarize(
         "requests_begun_in_faults_s": _spread(felt),
         "violations": dict(Counter(violation.kind for violation in violations)),
     }
+    details = {"details": [" ".join(violation) for violation in violations]}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps({**summary, **details}, indent=2) + "\n")
     return summary
 
 

@@ -1,5 +1,6 @@
 """What a caller does that does not know what became of its request: it asks again."""
 
+import json
 import time
 from collections.abc import Sequence
 
@@ -46,10 +47,11 @@ def _repeat(first: Record, wire: Wire) -> list[Record]:
         answer = wire.send("POST", CHATS, {"title": first.operation}, first.key)
     else:
         answer = wire.send("DELETE", f"{CHATS}/{first.chat_id}", key=first.key)
-    return [_record(first.kind, first.chat_id, first.operation, answer, first.key, first.parts)]
+    chat_id = first.chat_id or (json.loads(answer.body)["id"] if answer.status == 201 else "")
+    return [_record(first.kind, chat_id, first.operation, answer, first.key, first.parts)]
 
 
-def _record(  # noqa: D417
+def _record(
     kind: str, chat_id: str, operation: str, answer: Answer, key: str | None, parts: tuple[str, ...] = ()
 ) -> Record:
     body = answer.body if answer.status in {200, 201} else b""
