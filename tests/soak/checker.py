@@ -18,7 +18,7 @@ UNAVAILABLE, UNKNOWN = (503, "database_unavailable"), (503, "outcome_unknown")
 GONE = (404, "chat_not_found")
 
 EXPECTED = {
-    "create": {(201, ""), UNAVAILABLE, UNKNOWN},
+    "create": {(201, ""), (409, "chat_exists"), (409, "chat_id_retired"), UNAVAILABLE, UNKNOWN},
     "post": {(201, ""), GONE, UNAVAILABLE, UNKNOWN},
     "read": {(200, ""), GONE, UNAVAILABLE},
     "receipt": {(200, ""), (404, "not_found")},
@@ -30,6 +30,8 @@ EXPECTED = {
 """What may be answered at all, by kind of request."""
 
 DELETES = {"delete", "bulk"}
+
+NEVER = float("inf")
 
 LEASE_SECONDS = LEASE.total_seconds()
 LEEWAY_SECONDS = 1.0
@@ -102,8 +104,7 @@ def _creations(records: Sequence[Record], stored: Stored) -> Found:
     for operation, told in by_operation(record for record in records if record.kind == "create").items():
         if titles[operation] > 1:
             yield "created twice", operation
-        refused = not any(record.succeeded or record.is_unknown for record in told)
-        if refused and (titles[operation] or told[0].chat_id in stored.receipts):
+        if titles[operation] and not any(record.succeeded or record.is_unknown for record in told):
             yield "dishonest", f"{operation} was refused and is there"
 
 
@@ -115,8 +116,8 @@ def _life(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
         yield "partial delete", "the chat lives and has a receipt"
     if any(record.succeeded for record in makers) and not (lives or deleted):
         yield "lost create", "the chat is neither there nor deleted"
-    if not makers:
-        yield "from nowhere", "nobody has made this chat"
+    if (lives or deleted) and not any(record.succeeded or record.is_unknown for record in makers):
+        yield "from nowhere", "nobody has made this chat, or all were refused"
     if not lives and chat_id in stored.messages:
         yield "partial delete", f"{len(stored.messages[chat_id])} messages of a chat that is gone"
 
@@ -186,10 +187,12 @@ def _order(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
     """Once anybody was told that the chat is gone, nobody is told otherwise; and it is gone."""
     first = [of[0] for of in by_operation(record for record in told if record.kind != "disconnect").values()]
     deleted = [record.ended for record in first if record.kind in DELETES and record.succeeded]
-    missed = [record.ended for record in first if (record.status, record.code) == GONE]
+    # Who was told before there was a chat was told the truth.
+    there = min((record.ended for record in first if record.kind == "create" and record.succeeded), default=NEVER)
+    missed = [record.ended for record in first if (record.status, record.code) == GONE and record.began > there]
     if missed and chat_id in stored.titles:
         yield "false 404", "the chat lives"
-    gone = min([*deleted, *missed], default=float("inf"))
+    gone = min([*deleted, *missed], default=NEVER)
     for record in first:
         if record.succeeded and record.kind not in {*DELETES, "receipt"} and record.began > gone:
             yield "resurrection", f"{record.operation} succeeded {record.began - gone:.2f} s after the chat was gone"

@@ -30,7 +30,14 @@ class Load:
     """Some threads that call the service until they are told to stop; what they were told is in `records`."""
 
     def __init__(
-        self, port: int, access: TenantAccess, connections: Connections, seed: int, *, keep_alive: bool = True
+        self,
+        port: int,
+        access: TenantAccess,
+        connections: Connections,
+        seed: int,
+        *,
+        name: str = "load",
+        keep_alive: bool = True,
     ) -> None:
         self.records: list[Record] = []
         self.failures: list[BaseException] = []
@@ -39,6 +46,7 @@ class Load:
         self._connections = connections
         self._keep_alive = keep_alive
         self._seed = seed
+        self._of = name
         self._lock = threading.Lock()
         self._living: list[str] = []
         self._names = itertools.count(1)
@@ -155,7 +163,7 @@ class Load:
         self._keep("read", chat_id, self._name("read"), wire.send("GET", path), None)
 
     def _name(self, kind: str) -> str:
-        return f"{kind}-{next(self._names)}"
+        return f"{self._of}-{kind}-{next(self._names)}"
 
     def _choose(self, dice: random.Random, among: int | None = None) -> str | None:
         with self._lock:
