@@ -134,7 +134,9 @@ def _deletes(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
     if deleted and not winners and not any(of[-1].is_unknown for of in operations.values()):
         yield "dishonest", "the chat was deleted, and every delete was refused"
     for name, of in winners.items():
-        if len({record.answer for record in of if record.succeeded}) > 1:
+        first = next(record for record in of if record.succeeded)
+        later = [record for record in of[of.index(first) :] if record.status != 503]
+        if any((record.status, record.answer) != (first.status, first.answer) for record in later):
             yield "another answer", f"{name} was answered differently when it was repeated"
     for record in told:
         if record.kind == "receipt" and record.succeeded != deleted:

@@ -81,6 +81,10 @@ LIES = {
         [CREATE, POST, replace(DELETE, key="k", answer=b"1"), replace(DELETE, key="k", answer=b"2")],
         DELETED,
     ),
+    "another answer, 404": (
+        [CREATE, POST, replace(DELETE, key="k"), told("delete", 12, key="k", **GONE)],
+        DELETED,
+    ),
     "lost post": ([CREATE, POST], ALIVE._replace(messages={})),
     "lost post, elsewhere": ([CREATE, told("post", 1, seq=2)], ALIVE),
     "posted twice": ([CREATE, POST], ALIVE._replace(messages={CHAT: {1: "p", 2: "p"}})),
