@@ -207,7 +207,7 @@ def _connections(_: str, told: Sequence[Record], stored: Stored) -> Found:  # no
     for delete in (of[0] for of in by_operation(one for one in told if one.kind in DELETES).values()):
         if delete.status == 409 and not any(_may_live(one, closed.get(one.operation), delete) for one in opened):
             yield "dishonest", f"{delete.operation}: 409 without a connection"
-        if delete.succeeded and any(_lives(one, closed.get(one.operation), delete) for one in opened):
+        if delete.succeeded and any(_outlives(one, closed.get(one.operation), delete) for one in opened):
             yield "deleted under a connection", delete.operation
 
 
@@ -217,8 +217,9 @@ def _may_live(opened: Record, closed: Record | None, delete: Record) -> bool:
     return opened.began < delete.ended and end > delete.began
 
 
-def _lives(opened: Record, closed: Record | None, delete: Record) -> bool:
+def _outlives(opened: Record, closed: Record | None, delete: Record) -> bool:
+    """Whichever of the two came first: the connection was still there when the delete had succeeded."""
     end = opened.began + LEASE_SECONDS - LEEWAY_SECONDS
     if closed is not None:
         end = min(end, closed.began)
-    return opened.succeeded and opened.ended < delete.began and end > delete.ended
+    return opened.succeeded and end > delete.ended

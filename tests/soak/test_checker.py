@@ -102,6 +102,7 @@ LIES = {
     ),
     "false 404": ([CREATE, POST, told("read", 2, **GONE)], ALIVE),
     "deleted under a connection": ([CREATE, POST, told("connect", 9), DELETE], DELETED),
+    "deleted under a connection, at once": ([CREATE, POST, told("connect", 10.1), DELETE], DELETED),
     "no answer": ([CREATE, POST, told("read", 2, **CUT)], ALIVE),
     "unexpected answer": ([CREATE, POST, told("read", 2, status=500, code="internal_error")], ALIVE),
     "too slow": ([CREATE, POST, replace(told("read", 2), ended=11)], ALIVE),
