@@ -11,6 +11,9 @@ from tests.soak.checker import Violation
 from tests.soak.record import Record
 from tests.soak.schedule import Window
 
+SLOWEST = 20
+"""Requests that the file names, so that one can look for what they waited for."""
+
 RESULTS = Path(os.environ.get("SOAK_RESULTS", "build/soak"))
 
 
@@ -36,7 +39,11 @@ def summarize(
         "requests_begun_in_faults_s": _spread(felt),
         "violations": dict(Counter(violation.kind for violation in violations)),
     }
-    details = {"details": [" ".join(violation) for violation in violations]}
+    slowest = sorted(records, key=lambda record: -record.took)[:SLOWEST]
+    details = {
+        "details": [" ".join(violation) for violation in violations],
+        "slowest": [_describe(record, windows) for record in slowest],
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**summary, **details}, indent=2) + "\n")
     return summary
@@ -47,6 +54,12 @@ def table(summary: dict[str, Any], violations: Sequence[Violation]) -> str:
     lines = [f"  {name:28} {_short(value)}" for name, value in summary.items()]
     lines += [f"  ! {violation.kind}: {violation.chat_id} {violation.detail}" for violation in violations[:20]]
     return "\n".join(lines)
+
+
+def _describe(record: Record, windows: Sequence[Window]) -> str:
+    before = [window for window in windows if window.began <= record.ended]
+    after = f", begun {record.began - before[-1].began:.2f} s after a {before[-1].fault.kind}" if before else ""
+    return f"{record.took:.2f} s: {record.operation}, {record.status} {record.code}{after}"
 
 
 def _short(value: Any) -> str:

@@ -1,13 +1,13 @@
 """The primary is killed and paused again and again, under load: every promise holds, and every answer comes in time."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chat_service.embedded.replica_set import DEFAULT_ELECTIONS, QUICK_ELECTIONS, EmbeddedReplicaSet
+from chat_service.embedded.replica_set import DEFAULT_ELECTIONS, QUICK_ELECTIONS, Elections, EmbeddedReplicaSet
 from chat_service.repository.database import Database
 from tests.soak.campaign import WARM_SECONDS, ask_again, judge, service
 from tests.soak.conftest import number
@@ -19,7 +19,7 @@ from tests.soak.schedule import carry_out, plan
 def campaign(
     name: str,
     folder: Path,
-    elections: Mapping[str, int],
+    elections: Elections,
     faults: dict[str, int],
     seed: int,
     bound_seconds: float,
