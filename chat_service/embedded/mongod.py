@@ -67,6 +67,7 @@ def launch(data: Path, port: int, parameters: tuple[str, ...] = ()) -> "subproce
         *(mongod, "--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", str(port)),
         *("--dbpath", str(data / "db"), "--logpath", str(data / "mongod.log")),
         *("--wiredTigerCacheSizeGB", str(CACHE_GIGABYTES), "--nounixsocket"),
+        *("--slowOpSampleRate", "0"),  # its log would quote slow updates: the text of edited messages
         *(word for parameter in parameters for word in ("--setParameter", parameter)),
     ]
     return subprocess.Popen(  # noqa: S603 - an argument list, and the program is the developer's own
