@@ -10,9 +10,12 @@ import atheris
 
 MOST_BYTES = 4_096
 
+FOUND = Path("build/fuzz")
+"""Where the bytes go that broke something."""
+
 # Coverage is seen in what is imported here.
 with atheris.instrument_imports(include=["chat_service.api", "json", "marshmallow", "uuid"]):
-    from tests.fuzz.targets import SEEDS, TARGETS
+    from tests.fuzz.targets import SEEDS, TARGETS, TOKENS
 
 
 def run_one(name: str, seconds: int) -> None:
@@ -20,9 +23,17 @@ def run_one(name: str, seconds: int) -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(SEEDS[name]):
             (Path(corpus) / str(number)).write_bytes(seed)
-        options = [f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", "-print_final_stats=1", "-verbosity=0"]
-        atheris.Setup([sys.argv[0], *options, corpus], TARGETS[name])
+        words = Path(corpus, "tokens.dict")
+        words.write_text(
+            "".join('"' + "".join(f"\\x{byte:02x}" for byte in token.encode()) + '"\n' for token in TOKENS)
+        )
+        options = [f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", f"-dict={words}", "-print_final_stats=1"]
+        atheris.Setup([sys.argv[0], *options, "-verbosity=0", corpus], TARGETS[name])
         atheris.Fuzz()
+
+
+def _escaped(token: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in token.encode())
 
 
 def run_all(seconds: int) -> int:

@@ -190,3 +190,13 @@ SEEDS: dict[str, list[bytes]] = {
     ],
 }
 """What a fuzzer starts from: it finds its way from something right much sooner than from nothing."""
+
+TOKENS = (
+    *(r"\u0000", r"\ud800", r"\udc00", r"\u00e9", "\x00", "\u0660", "\uff11", "\ufeff"),
+    *('"$ne"', '"$', ".", '"a.b"', '{"', '":', "[[[[[[[[", "{}", "[]", "null", "true", '""', ","),
+    *("NaN", "Infinity", "-0", "1e999", "1e-999", "9223372036854775807", "9223372036854775808", "0.1", "1_0"),
+    *('"role"', '"content"', '"sender_id"', '"metadata"', '"messages"', '"title"', '"id"', '"chat_ids"', '"since"'),
+    *('"seq"', '"created_at"', '"edited_at"', '"message_count"', '"type"', '"sha256"', '"last_message_at"'),
+    *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "-23:59", "+23:59", "T24:00:00", "02-30", "W/", "*"),
+)
+"""Words that a fuzzer may put in: the language of the requests, and what has broken others."""
