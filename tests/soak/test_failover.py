@@ -41,6 +41,11 @@ def campaign(
     return summary
 
 
+def test_one_kill(tmp_path, seed, tell) -> None:
+    """A short one for every day; the bound is that of a machine that does much else."""
+    campaign("failover-quick", tmp_path, QUICK_ELECTIONS, {"kill": 1}, seed, 15.0, tell)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(7_200)
 def test_kills_and_pauses(tmp_path, seed, tell) -> None:
