@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import select
 import time
 from typing import Any, NamedTuple
 
@@ -39,11 +40,12 @@ class Wire:
         self._keep_alive = keep_alive
         self._connection: http.client.HTTPConnection | None = None
         self.resent = 0
-        """Requests that met the end of a connection that was kept alive, and were sent again."""
+        """Requests that crossed with the end of a connection that was kept alive, and were sent again."""
 
     def send(self, method: str, path: str, body: Any = None, key: str | None = None) -> Answer:
         """Send a request, and return its answer. Times are those of `time.monotonic`."""
         began = time.monotonic()
+        self._drop_if_ended()
         reused = self._connection is not None
         try:
             status, answer = self._exchange(method, path, body, key)
@@ -76,6 +78,12 @@ class Wire:
         if answer.status == 503 and not answer.headers["Retry-After"]:
             return answer.status, b'{"code": "no_retry_after"}'
         return answer.status, content
+
+    def _drop_if_ended(self) -> None:
+        """Forget a connection that the server has closed since the last answer, as clients do before they use it."""
+        if self._connection is not None and select.select([self._connection.sock], [], [], 0)[0]:
+            self.close()
+            self._connection = None
 
     def close(self) -> None:
         if self._connection is not None:
