@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint format bench lock clean-data
+.PHONY: help run test soak fuzz lint format bench lock clean-data
 
 help: ## list what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,8 +23,18 @@ run: $(INSTALLED) ## serve on 127.0.0.1:8000 with a MongoDB of its own, a demo t
 test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they start themselves
 	@$(BIN)/python -m pytest
 
-soak: $(INSTALLED) ## run the long tests: every fault at every step, many kills, large chats
+soak: $(INSTALLED) ## run the long tests: every fault at every step, failovers under load, races, restarts, fuzzing
 	@$(BIN)/python -m pytest -m soak -v
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=40
+
+fuzz: $(VENV)/.installed-fuzz ## fuzz what reads callers' bytes, for FUZZ_SECONDS (600) in all
+	@$(BIN)/python -m tests.fuzz
+
+export FUZZ_SECONDS ?= 600
+
+$(VENV)/.installed-fuzz: requirements-fuzz.txt $(INSTALLED)
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-fuzz.txt
+	@touch $@
 
 lint: $(INSTALLED) ## check style (ruff), types (mypy) and the import rule (import-linter)
 	@$(BIN)/ruff check .
@@ -42,6 +52,7 @@ bench: $(INSTALLED) ## measure DELETE over HTTP against raw pymongo, in one run
 lock: $(INSTALLED) ## renew requirements*.txt from setup.cfg
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade setup.cfg -o requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra dev setup.cfg -c requirements.txt -o requirements-dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra fuzz setup.cfg -c requirements-dev.txt -o requirements-fuzz.txt
 
 clean-data: ## remove the data of `make run`
 	@rm -rf .data

@@ -50,6 +50,35 @@ def find_mongod() -> str:
     )
 
 
+def launch(data: Path, port: int, parameters: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
+    """Start a mongod of the set `rs0` on the folder `data`, which is made if need be; its log is `mongod.log` there.
+
+    It ends with the thread that calls this (die_with_parent), so that should be one that stays.
+
+    Raises:
+        EmbeddedError: there is no mongod, or the folder cannot be made.
+    """
+    mongod = find_mongod()
+    try:
+        (data / "db").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmbeddedError(f"The data directory {data} cannot be made: {error.strerror}.") from None
+    command = [
+        *(mongod, "--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", str(port)),
+        *("--dbpath", str(data / "db"), "--logpath", str(data / "mongod.log")),
+        *("--wiredTigerCacheSizeGB", str(CACHE_GIGABYTES), "--nounixsocket"),
+        *("--slowOpSampleRate", "0"),  # its log would quote slow updates: the text of edited messages
+        *(word for parameter in parameters for word in ("--setParameter", parameter)),
+    ]
+    return subprocess.Popen(  # noqa: S603 - an argument list, and the program is the developer's own
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the service, which stops mongod when it has finished
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+    )
+
+
 class EmbeddedMongod:
     """A running mongod; a context manager that stops it at the end."""
 
@@ -89,24 +118,7 @@ class EmbeddedMongod:
         Raises:
             EmbeddedError: it did not come up.
         """
-        mongod = find_mongod()
-        try:
-            (self._data / "db").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EmbeddedError(f"The data directory {self._data} cannot be made: {error.strerror}.") from None
-        command = [
-            *(mongod, "--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", str(self.port)),
-            *("--dbpath", str(self._data / "db"), "--logpath", str(self.log)),
-            *("--wiredTigerCacheSizeGB", str(CACHE_GIGABYTES), "--nounixsocket"),
-            *(word for parameter in self._parameters for word in ("--setParameter", parameter)),
-        ]
-        self.process = subprocess.Popen(  # noqa: S603 - an argument list, and the program is the developer's own
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the service, which stops mongod when it has finished
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads yet
-        )
+        self.process = launch(self._data, self.port, self._parameters)
         try:
             self._wait_for_primary()
         except BaseException:

@@ -7,6 +7,7 @@ new. A group is small, so that it holds few documents for a short time, and othe
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -134,8 +135,10 @@ class BulkDeletions:
         except DatabaseUnavailableError as error:
             return dict.fromkeys(group, error)
         except OutcomeUnknownError as error:
-            with self._database.operation(seconds=SETTLE_SECONDS):
+            # Not to be able to look is not to know, and must not be told as "nothing was changed".
+            with suppress(DatabaseUnavailableError), self._database.operation(seconds=SETTLE_SECONDS):
                 return self._earlier(tenant_id, group, operation, error)
+            return dict.fromkeys(group, error)
 
     def _remove(self, tenant_id: str, chat_ids: list[str], session: ClientSession | None) -> list[dict[str, Any]]:
         """Remove the chat documents that are there, and return what the rest needs of them."""

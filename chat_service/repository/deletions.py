@@ -15,6 +15,7 @@ What this module keeps, in every interleaving with posts, connections, creates a
 
 import uuid
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from chat_service.errors import (
     ActiveConnectionsError,
     ChatNotFoundError,
     ChatServiceError,
+    DatabaseUnavailableError,
     DeletionNotFoundError,
     OutcomeUnknownError,
     PreconditionFailedError,
@@ -130,7 +132,9 @@ class Deletions:
 
     def _settle(self, tenant_id: str, chat_id: str, operation: str) -> Deletion:
         """Return the receipt of a delete whose answer was lost, if it is there."""
-        with self._database.operation(seconds=SETTLE_SECONDS):
+        receipt = None
+        # Not to be able to look is not to know, and must not be told as "nothing was changed".
+        with suppress(DatabaseUnavailableError), self._database.operation(seconds=SETTLE_SECONDS):
             receipt = self._database.deletions.find_one({"_id": chat_key(tenant_id, chat_id), "operation": operation})
         if receipt is None:
             # Not proof that it will not happen: the commit may still be on its way.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from chat_service.api import problems
+from chat_service.api.cursors import next_cursor
 from chat_service.embedded.gunicorn import EmbeddedGunicorn
-from chat_service.models import NewMessage, Role
+from chat_service.models import NewMessage, Role, Span
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import COLLECTIONS, Database
 from chat_service.repository.messages import Messages
@@ -47,6 +48,10 @@ def scene(gunicorn: EmbeddedGunicorn, real_database: Database) -> Scene:
         b"@OTHER@": tenants.create_key(theirs, "other", ["read", "write", "delete"])[0],
         b"@REVOKED@": revoked,
     }
+    keys[b"@SWAPPED@"] = keys[b"@GOOD@"].swapcase()
+    keys[b"@CURSOR@"] = next_cursor(Span(), 1, ours, CHAT)
+    keys[b"@ALTERED_CURSOR@"] = keys[b"@CURSOR@"][:-3] + "AAA"
+    keys[b"@FOREIGN_CURSOR@"] = next_cursor(Span(), 1, theirs, FOREIGN)
     for tenant, chat_id in ((ours, CHAT), (theirs, FOREIGN)):
         Chats(real_database).create(tenant, "a chat", {}, chat_id)
         Messages(real_database).append(tenant, chat_id, [NewMessage(Role.USER, "hello", None, {})] * 3)

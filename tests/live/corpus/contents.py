@@ -103,6 +103,8 @@ FIELDS: dict[str, Case] = {
     "title with NUL": (json(rb'{"title": "\u0000"}', "/api/v1/chats"), 422, "validation_error"),
     "id no UUID": (json(b'{"id": "x"}', "/api/v1/chats"), 422, "validation_error"),
     "id an operator": (json(b'{"id": {"$ne": null}}', "/api/v1/chats"), 422, "validation_error"),
+    "id a number": (json(b'{"id": 1}', "/api/v1/chats"), 422, "validation_error"),
+    "id a list": (json(f'{{"id": ["{UNKNOWN}"]}}', "/api/v1/chats"), 422, "validation_error"),
     "id in use": (json(f'{{"id": "{CHAT}"}}', "/api/v1/chats"), 409, "chat_exists"),
     "an unknown field of a chat": (json(b'{"titel": "x"}', "/api/v1/chats"), 422, "validation_error"),
     "an id to change": (
@@ -125,6 +127,7 @@ QUERIES: dict[str, Case] = {
         ("limit=-1", 422, "validation_error"),
         ("limit=201", 422, "validation_error"),
         ("limit=1000000000", 422, "validation_error"),
+        ("limit=1e9", 422, "validation_error"),
         ("limit=abc", 422, "validation_error"),
         ("limit=1.5", 422, "validation_error"),
         ("limit=1_0", 422, "validation_error"),
@@ -145,6 +148,39 @@ QUERIES: dict[str, Case] = {
     ]
 } | {
     "a cursor of no list": (http("/api/v1/chats?cursor=AAAA"), 400, "invalid_cursor"),
+    "a cursor of another chat": (
+        http(f"/api/v1/chats/{CHAT}/messages?cursor=@FOREIGN_CURSOR@"),
+        400,
+        "invalid_cursor",
+    ),
+    "a cursor of another list": (http("/api/v1/chats?cursor=@CURSOR@"), 400, "invalid_cursor"),
+    "a cursor of another tenant": (
+        http(f"/api/v1/chats/{CHAT}/messages?cursor=@CURSOR@", key="@OTHER@"),
+        400,
+        "invalid_cursor",
+    ),
+    "a cursor with another end": (
+        http(f"/api/v1/chats/{CHAT}/messages?cursor=@ALTERED_CURSOR@"),
+        400,
+        "invalid_cursor",
+    ),
+    "a cursor with one character more": (
+        http(f"/api/v1/chats/{CHAT}/messages?cursor=@CURSOR@A"),
+        400,
+        "invalid_cursor",
+    ),
+    "since the year 0": (http("/api/v1/deletions?since=0000-01-01T00:00:00Z"), 422, "validation_error"),
+    "since the year 10000": (http("/api/v1/deletions?since=10000-01-01T00:00:00Z"), 422, "validation_error"),
+    "since before the year 1, in UTC": (
+        http("/api/v1/deletions?since=0001-01-01T00:00:00%2B23:59"),
+        422,
+        "validation_error",
+    ),
+    "since after the year 9999, in UTC": (
+        http("/api/v1/deletions?since=9999-12-31T23:59:59-23:59"),
+        422,
+        "validation_error",
+    ),
     "an unknown format": (http(f"/api/v1/chats/{CHAT}/export?format=xml"), 422, "validation_error"),
     "since no time": (http("/api/v1/deletions?since=yesterday"), 422, "validation_error"),
     "a query where there is none": (http(f"/api/v1/chats/{CHAT}?force=true", method="DELETE"), 422, "validation_error"),
@@ -176,6 +212,8 @@ CONDITIONS: dict[str, Case] = {
     "an ETag of 1,000 digits": (delete(f'If-Match: "{"9" * 1_000}"'), 412, "precondition_failed"),
     "an empty Idempotency-Key": (delete("Idempotency-Key: "), 400, "invalid_idempotency_key"),
     "an Idempotency-Key with a space": (delete("Idempotency-Key: a b"), 400, "invalid_idempotency_key"),
+    "an Idempotency-Key with a tab": (delete("Idempotency-Key: a\tb"), 400, "invalid_idempotency_key"),
+    "an Idempotency-Key with a control character": (delete(b"Idempotency-Key: a\x01b"), 400, "bad_request"),
     "an Idempotency-Key of 256 characters": (delete("Idempotency-Key: " + "k" * 256), 400, "invalid_idempotency_key"),
     "an Idempotency-Key over 127": (delete(b"Idempotency-Key: \xff"), 400, "invalid_idempotency_key"),
     "two Idempotency-Keys": (delete("Idempotency-Key: a", "Idempotency-Key: b"), 400, "invalid_idempotency_key"),

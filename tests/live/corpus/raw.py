@@ -14,8 +14,14 @@ FOREIGN = "f0e1f000-1111-4222-8333-444444444444"
 
 UNKNOWN = "00000000-0000-4000-8000-00000000dead"
 
-TOKENS = ("@GOOD@", "@READ@", "@REVOKED@", "@OTHER@")
-"""The caller's key, its read-only and its revoked one, and the other tenant's key."""
+TOKENS = (
+    *("@GOOD@", "@SWAPPED@", "@READ@", "@REVOKED@", "@OTHER@"),
+    *("@CURSOR@", "@ALTERED_CURSOR@", "@FOREIGN_CURSOR@"),
+)
+"""The caller's key, the same in the other case, its read-only and its revoked one, and the other tenant's key.
+
+A cursor of the messages of the caller's chat, the same altered in its last part, and one of the other tenant's chat.
+"""
 
 CANARY = "canary-of-the-caller"
 """Stands where callers' words stand, and may come back in no answer."""

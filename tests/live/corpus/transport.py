@@ -23,6 +23,7 @@ KEYS: dict[str, Case] = {
     "the header with underscores": (delete("X_API_Key: @GOOD@", key=None), 401, "invalid_api_key"),
     "a key of 3,000 characters": (delete(key="k" * 3_000), 401, "invalid_api_key"),
     "a key of 8,000 characters": (delete(key="k" * 8_000), 431, "headers_too_large"),
+    "the key in the other case": (delete(key="@SWAPPED@"), 401, "invalid_api_key"),
     "bytes over 127 in the key": (delete(key=b"chat_\xff\xfe"), 401, "invalid_api_key"),
     "an operator for a key": (delete(key='{"$ne":null}'), 401, "invalid_api_key"),
     "a regular expression for a key": (delete(key="chat_.*"), 401, "invalid_api_key"),
@@ -79,6 +80,11 @@ IDS: dict[str, Case] = {
     "encoded twice": (chat_id(CHAT.replace("-", "%252D")), 400, "invalid_chat_id"),
     "a star": (chat_id("*"), 400, "invalid_chat_id"),
     "an operator for an id": (chat_id("%7B%22$ne%22:null%7D"), 400, "invalid_chat_id"),
+    "an operator beside the id": (
+        http(f"/api/v1/chats/{CHAT}?chat_id[$ne]=1", method="DELETE"),
+        422,
+        "validation_error",
+    ),
     "a session after a semicolon": (chat_id(CHAT + ";jsessionid=1"), 400, "invalid_chat_id"),
     "two ids with a comma": (chat_id(f"{CHAT},{UNKNOWN}"), 400, "invalid_chat_id"),
     "3,000 characters": (chat_id("a" * 3_000), 400, "invalid_chat_id"),
@@ -208,6 +214,11 @@ FRAMING: dict[str, Case] = {
     ),
     "a chunk longer than it says": (
         framed("Transfer-Encoding: chunked", body=b"1\r\nxyz\r\n0\r\n\r\n"),
+        400,
+        "bad_request",
+    ),
+    "a chunk with an extension of 400,000 bytes": (
+        framed("Transfer-Encoding: chunked", body=b"10;" + b"x" * 400_000 + b'\r\n{"content": "x"}\r\n0\r\n\r\n'),
         400,
         "bad_request",
     ),

@@ -1,0 +1,93 @@
+"""A commit whose answer is lost, on a database that then cannot be asked: unknown is told, and never "unchanged"."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pymongo
+import pytest
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError
+from chat_service.models import Deletion, IdempotencyKey
+from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.transaction import T, TransactionRunner, Work
+
+TENANT = "t"
+CHAT = "c0ffee00-1111-4222-8333-444444444444"
+
+
+class LosingRunner(TransactionRunner):
+    """Commits, lets something happen, and loses the answer, once; later transactions find no database at all."""
+
+    then: Callable[[], object]
+    is_lost = False
+
+    def run(self, work: Work[T]) -> T:
+        if self.is_lost:
+            raise DatabaseUnavailableError
+        super().run(work)
+        self.is_lost = True
+        self.then()
+        raise OutcomeUnknownError
+
+
+class KeepingRunner(LosingRunner):
+    """Loses nothing of its first transaction."""
+
+    def run(self, work: Work[T]) -> T:
+        if self.is_lost:
+            raise DatabaseUnavailableError
+        self.is_lost = True
+        return TransactionRunner.run(self, work)
+
+
+@pytest.fixture
+def cut_off(mongod: EmbeddedMongod) -> Iterator[Callable[[], object]]:
+    """Call it, and no `find` of the service is answered any more."""
+    with pymongo.MongoClient(mongod.uri) as client:
+        data = {"failCommands": ["find"], "appName": APP_NAME, "closeConnection": True}
+        command = {"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data}
+        yield partial(client.admin.command, command)
+        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+@pytest.fixture
+def losing(mongod: EmbeddedMongod, database: Database, cut_off) -> Iterator[Callable[[type], Database]]:
+    """A database with a runner of the given class, and one chat in it."""
+    Chats(database).create(TENANT, None, {}, CHAT)
+    made = []
+
+    def make(runner: type[LosingRunner]) -> Database:
+        runner.then = staticmethod(cut_off)
+        made.append(Database(mongod.uri, runner=runner))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_a_delete(losing) -> None:
+    """The chat is gone, and nobody says that nothing was changed."""
+    with pytest.raises(OutcomeUnknownError):
+        Deletions(losing(LosingRunner)).delete(TENANT, CHAT, "key")
+
+
+def test_each_of_a_bulk_delete(losing) -> None:
+    """The same, for each chat."""
+    told = BulkDeletions(losing(LosingRunner)).delete(TENANT, [CHAT], "key", None, dict)
+    assert [type(outcome) for outcome in told.values()] == [OutcomeUnknownError]
+
+
+def test_a_bulk_delete_whose_report_cannot_be_kept(losing, database) -> None:
+    """The chats are gone, so that is what is told, and to a repetition too."""
+    key = IdempotencyKey(TENANT, "a", "b")
+
+    def report(found) -> dict[str, object]:
+        return {"deleted": [chat_id for chat_id, outcome in found.items() if isinstance(outcome, Deletion)]}
+
+    assert BulkDeletions(losing(KeepingRunner)).delete(TENANT, [CHAT], "key", key, report) == {"deleted": [CHAT]}
+    assert BulkDeletions(database).delete(TENANT, [CHAT], "key", key, report) == {"deleted": [CHAT]}

@@ -1,0 +1,202 @@
+"""What is fuzzed. Each target takes any bytes: a refusal of ours is right, any other exception is a bug.
+
+What is accepted has to hold as well: it can be stored (BSON) and told (JSON), or the caller would get a 500 after all.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import bson
+import orjson
+from flask import Flask
+from marshmallow import RAISE, Schema, ValidationError
+from werkzeug.exceptions import BadRequest
+
+from chat_service.api import cursors, imports, message_schemas, requests, schemas
+from chat_service.api.fields import milliseconds
+from chat_service.errors import InvalidCursorError, InvalidImportError, InvalidJsonError, ValidationFailedError
+from chat_service.models import Chat, ListPosition, Message, NewMessage
+from chat_service.repository import chats, messages
+
+TENANT, CHAT = "tenant", "c0ffee00-1111-4222-8333-444444444444"
+
+_APP = Flask("fuzz")
+
+
+def json(data: bytes) -> None:
+    """A body. Two parsers agree on what is accepted, and it can be written again."""
+    with suppress(InvalidJsonError):
+        value = requests.parse_json(data)
+        assert orjson.loads(orjson.dumps(value)) == orjson.loads(data)
+
+
+def cursor(data: bytes) -> None:
+    """A cursor of messages and of a list. One that is accepted is written the same way again."""
+    text = data.decode("utf-8", "replace")
+    page = {"cursor": text, "after": None, "before": None, "order": None}
+    with suppress(InvalidCursorError, ValidationFailedError):
+        span = cursors.requested_span(page, TENANT, CHAT)
+        last = span.before if span.newest_first else span.after
+        assert (
+            cursors.requested_span({**page, "cursor": cursors.next_cursor(span, last, TENANT, CHAT)}, TENANT, CHAT)
+            == span
+        )
+    with suppress(InvalidCursorError):
+        position = cursors.read_position(text, TENANT)
+        assert position is not None
+        assert cursors.read_position(cursors.write_position(position, TENANT), TENANT) == position
+        assert bson.encode({"at": position.at})
+
+
+def cursor_of_ours(data: bytes) -> None:
+    """The same behind the mark that ties a cursor to its list, which no fuzzer would guess."""
+    spans = cursors._SPAN.pack(False, 0, 0, cursors._list_mark(TENANT, CHAT))[-8:]
+    lists = cursors._list_mark(TENANT)
+    cursor(cursors._write(data[:17].ljust(17, b"\0") + spans).encode())
+    cursor(cursors._write(data[:24].ljust(24, b"\0") + lists).encode())
+
+
+def if_match(data: bytes) -> None:
+    """An If-Match: revisions that fit a BSON integer, any, or a 400."""
+    text = data.decode("latin-1").replace("\r", "").replace("\n", "")
+    with _APP.test_request_context(headers={"If-Match": text}), suppress(BadRequest):
+        revisions = requests.expected_revisions()
+        assert bson.encode({"revisions": list(revisions or ())})
+
+
+def chat_id(data: bytes) -> None:
+    """A UUID: what is accepted is one, in its canonical form."""
+    text = data.decode("utf-8", "replace")
+    canonical = requests.parse_uuid(text)
+    if canonical is not None:
+        assert canonical == str(uuid.UUID(text))
+        assert canonical.isascii()
+
+
+def exported(data: bytes) -> None:
+    """An import of lines as they come."""
+    with (
+        _APP.test_request_context(data=data, content_type="application/x-ndjson", method="POST"),
+        suppress(InvalidImportError),
+    ):
+        _store(*imports.read_export())
+
+
+def exported_whole(data: bytes) -> None:
+    """An import whose last line counts and vouches for those before it."""
+    body = data.removesuffix(b"\n") + b"\n"
+    count = len(body.splitlines()) - 1
+    end = {"type": "end", "message_count": count, "sha256": hashlib.sha256(body).hexdigest()}
+    exported(body + orjson.dumps(end) + b"\n")
+
+
+SCHEMAS: list[Schema] = [
+    message_schemas.MessagesIn(),
+    message_schemas.MessagePatch(),
+    message_schemas.PageIn(),
+    message_schemas.ExportIn(),
+    schemas.ChatIn(),
+    schemas.ChatPatch(),
+    schemas.BulkIn(),
+    schemas.ReceiptPageIn(),
+    message_schemas.ExportedChatIn(),
+    message_schemas.ExportedMessageIn(),
+    message_schemas.ExportedEndIn(),
+]
+
+
+def fields(data: bytes) -> None:
+    """JSON against each schema of a body or a query; the first byte chooses. What is accepted can be stored."""
+    schema = SCHEMAS[data[0] % len(SCHEMAS)] if data else SCHEMAS[0]
+    with suppress(InvalidJsonError, ValidationError):
+        loaded = schema.load(requests.parse_json(data[1:]), unknown=RAISE)
+        _store_loaded(loaded)
+
+
+def _store_loaded(loaded: Any) -> None:
+    if isinstance(loaded, list):
+        for new in loaded:
+            _store_loaded(new)
+    elif isinstance(loaded, NewMessage):
+        _store_message(Message(1, loaded.role.value, loaded.sender_id, loaded.content, loaded.metadata, _AT, None))
+    elif isinstance(loaded, Message):
+        _store_message(loaded)
+    elif isinstance(loaded, Chat):
+        _store(loaded, [])
+    else:
+        assert bson.encode(loaded)
+
+
+_AT = cursors._EPOCH
+
+
+def _store(chat: Chat, found: list[Message]) -> None:
+    assert bson.encode(chats.to_document(TENANT, chat))
+    assert orjson.dumps([chat.title, chat.metadata, milliseconds(chat.created_at), milliseconds(chat.updated_at)])
+    assert cursors.write_position(ListPosition(chat.updated_at, chat.id), TENANT)
+    for message in found:
+        _store_message(message)
+
+
+def _store_message(message: Message) -> None:
+    assert bson.encode(messages.to_document(TENANT, CHAT, message))
+    assert orjson.dumps(message_schemas.message_json(message))
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "json": json,
+    "cursor": cursor,
+    "cursor_of_ours": cursor_of_ours,
+    "if_match": if_match,
+    "chat_id": chat_id,
+    "exported": exported,
+    "exported_whole": exported_whole,
+    "fields": fields,
+}
+
+_CHAT_LINE = (
+    b'{"type":"chat","chat":{"id":"%s","title":"t","metadata":{"a":[1,-2.5e3,null,true]},"message_count":1,'
+    b'"created_at":"2024-01-15T10:45:00.000Z","updated_at":"2024-01-15T10:45:00.000+01:00","last_message_at":null}}\n'
+    % CHAT.encode()
+)
+_MESSAGE_LINE = (
+    b'{"type":"message","message":{"seq":1,"role":"user","sender_id":null,"content":"\\u00e9\\ud83d\\ude00",'
+    b'"metadata":{},"created_at":"0001-01-01T00:00:00Z","edited_at":null}}\n'
+)
+
+SEEDS: dict[str, list[bytes]] = {
+    "json": [b'{"a": [1, -2.5e3, null, true, "\\u00e9\\ud83d\\ude00"]}', b'{"a": 1, "a": 2}', b"[9223372036854775807]"],
+    "cursor": [b"AAAA", b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"],
+    "cursor_of_ours": [b"\0" * 24],
+    "if_match": [b'"1"', b'W/"1", "2"', b"*", b'""'],
+    "chat_id": [CHAT.encode(), CHAT.upper().encode()],
+    "exported": [_CHAT_LINE + _MESSAGE_LINE],
+    "exported_whole": [_CHAT_LINE + _MESSAGE_LINE, _CHAT_LINE],
+    "fields": [
+        b'\x00{"content": "x", "role": "tool", "sender_id": "s", "metadata": {"k": {"l": []}}}',
+        b'\x00{"messages": [{"content": "x"}, {"content": "y", "metadata": {}}]}',
+        b'\x01{"content": "x", "metadata": {"a": 1.5}}',
+        b'\x02{"after": "1", "before": "2", "limit": "3", "order": "asc", "cursor": "A"}',
+        b'\x04{"title": "t", "metadata": {}, "id": "%s"}' % CHAT.encode(),
+        b'\x05{"title": null}',
+        b'\x06{"chat_ids": ["%s"]}' % CHAT.encode(),
+        b'\x07{"since": "2024-01-15T10:45:00Z", "limit": "3"}',
+        b"\x08" + _CHAT_LINE,
+        b"\x09" + _MESSAGE_LINE,
+        b'\x0a{"type": "end", "message_count": 1, "sha256": "%s"}' % (b"0" * 64),
+    ],
+}
+"""What a fuzzer starts from: it finds its way from something right much sooner than from nothing."""
+
+TOKENS = (
+    *(r"\u0000", r"\ud800", r"\udc00", r"\u00e9", "\x00", "\u0660", "\uff11", "\ufeff"),
+    *('"$ne"', '"$', ".", '"a.b"', '{"', '":', "[[[[[[[[", "{}", "[]", "null", "true", '""', ","),
+    *("NaN", "Infinity", "-0", "1e999", "1e-999", "9223372036854775807", "9223372036854775808", "0.1", "1_0"),
+    *('"role"', '"content"', '"sender_id"', '"metadata"', '"messages"', '"title"', '"id"', '"chat_ids"', '"since"'),
+    *('"seq"', '"created_at"', '"edited_at"', '"message_count"', '"type"', '"sha256"', '"last_message_at"'),
+    *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "-23:59", "+23:59", "T24:00:00", "02-30", "W/", "*"),
+)
+"""Words that a fuzzer may put in: the language of the requests, and what has broken others."""

@@ -1,0 +1,128 @@
+"""Words that must not be anywhere: what callers say and their keys, looked for in everything that is written down."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pymongo
+import pytest
+import requests
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port, start, stop
+from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.tenants import Tenants
+from tests.client import CHATS
+
+TEXT = "canary-words-of-a-caller"
+WRONG_KEY = "chat_canary-key-of-nobody"
+
+PURGED_SECONDS = 15
+
+
+class Place(NamedTuple):
+    """A whole service of its own, and where its processes write."""
+
+    url: str
+    key: str
+    client: pymongo.MongoClient[dict[str, Any]]
+    logs: dict[str, Path]
+
+    def send(self, method: str, path: str, **kwargs: Any) -> requests.Response:
+        headers = {"X-API-Key": self.key, **kwargs.pop("headers", {})}
+        return requests.request(method, self.url + path, headers=headers, timeout=30, **kwargs)
+
+    def call_everything_slow(self, **more: float) -> None:
+        """Have mongod take every operation for slow; which share of them it logs is left as it was."""
+        self.client.chat_service.command({"profile": 0, "slowms": -1, **more})
+
+    def break_inserts(self, mode: str) -> None:
+        data = {"failCommands": ["insert"], "appName": APP_NAME, "errorCode": 8000}
+        self.client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """gunicorn, a purge worker and mongod, each with its output in a file; every chat of any messages is purged."""
+    logs = {name: tmp_path / f"{name}.log" for name in ("gunicorn", "worker")}
+    with (
+        EmbeddedMongod(tmp_path / "mongod", parameters=("enableTestCommands=1",)) as mongod,
+        pymongo.MongoClient(mongod.uri) as client,
+        logs["gunicorn"].open("wb") as said,
+        logs["worker"].open("wb") as worked,
+    ):
+        database = Database(mongod.uri)
+        database.prepare()
+        tenants = Tenants(database)
+        key, _ = tenants.create_key(tenants.create("canary").id, "test", ["read", "write", "delete"])
+        database.close()
+        with EmbeddedGunicorn(mongod.uri, free_port(), output=said, DELETE_INLINE_LIMIT="0") as running:
+            worker = start("flask", "--app", "wsgi", "jobs", "run", output=worked, MONGODB_URI=mongod.uri)
+            try:
+                url = f"http://127.0.0.1:{running.port}"
+                yield Place(url, key, client, {**logs, "mongod": mongod.log})
+            finally:
+                stop(worker, 10)
+
+
+def say_it_everywhere(place: Place) -> list[requests.Response]:
+    """Put the canaries wherever a caller can; return the answers in which they may not come back."""
+    message = {"content": TEXT, "sender_id": TEXT, "metadata": {TEXT: TEXT}}
+    chat_id = place.send("POST", CHATS, json={"title": TEXT, "metadata": {TEXT: TEXT}}).json()["id"]
+    chat = f"{CHATS}/{chat_id}"
+    assert place.send("POST", f"{chat}/messages", json={"messages": [message] * 3}).status_code == 201
+    assert place.send("PATCH", f"{chat}/messages/1", json={"content": f"{TEXT}, edited"}).status_code == 200
+    assert place.send("PATCH", chat, json={"title": f"{TEXT}, edited"}).status_code == 200
+    export = place.send("GET", f"{chat}/export?format=ndjson").content
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    assert place.send("POST", f"{CHATS}/import", data=export, headers=ndjson).status_code == 201
+    place.break_inserts("alwaysOn")
+    broken = place.send("POST", f"{chat}/messages", json=message)
+    place.break_inserts("off")
+    assert broken.status_code == 500
+    refused = [
+        broken,
+        place.send("POST", f"{chat}/messages", json={**message, TEXT: 1, "role": TEXT}),
+        place.send("POST", f"{chat}/messages", data='{"' + TEXT, headers={"Content-Type": "application/json"}),
+        place.send("POST", f"{CHATS}/import", data=export[:-9], headers=ndjson),
+        place.send("GET", f"{chat}/messages?cursor={TEXT}"),
+        place.send("GET", f"{CHATS}/{TEXT}"),
+        place.send("GET", CHATS, headers={"X-API-Key": WRONG_KEY}),
+        place.send("DELETE", chat, headers={"If-Match": f'"{TEXT}"'}),
+        place.send("DELETE", chat, headers={"Idempotency-Key": f"{TEXT} {TEXT}"}),
+    ]
+    assert all(answer.status_code >= 400 for answer in refused)
+    assert place.send("DELETE", chat).status_code == 200
+    wait_for(lambda: place.send("GET", f"/api/v1/deletions/{chat_id}").json()["purge"]["state"] == "complete")
+    gone = place.send("GET", chat)
+    return [*refused, gone, *(place.send("GET", path) for path in ("/api/v1/deletions", "/metrics", "/healthz"))]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PURGED_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_no_canary_is_found(place: Place) -> None:
+    """Not in any log, also where mongod takes everything for slow, nor in errors, receipts and metrics."""
+    place.call_everything_slow()
+    answers = say_it_everywhere(place)
+    written = {name: path.read_text(errors="replace") for name, path in place.logs.items()}
+    written |= {f"{answer.request.method} {answer.url}": answer.text for answer in answers}
+    for secret in (TEXT, place.key, WRONG_KEY):
+        # The unknown field of a wrong request is named to whoever sent it: that is what they have to change.
+        hits = [name for name, text in written.items() if secret in text.replace(f'"{TEXT}": ["Unknown field."]', "")]
+        assert hits == []
+    assert len(written["gunicorn"]) > 1_000
+    assert len(written["mongod"]) > 1_000
+
+
+def test_the_search_would_find_them(place: Place) -> None:
+    """With mongod's slow log on, as it is by default, an edit is quoted there: docs/operations.md says what to set."""
+    place.call_everything_slow(sampleRate=1)
+    say_it_everywhere(place)
+    assert f"{TEXT}, edited" in place.logs["mongod"].read_text(errors="replace")

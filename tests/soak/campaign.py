@@ -1,0 +1,71 @@
+"""What every campaign needs around it: the service, a tenant, and the judgement at the end."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.process import free_port, start, stop
+from chat_service.jobs.purge import PurgeWorker
+from chat_service.repository.database import Database
+from chat_service.repository.purges import Purges
+from chat_service.repository.tenants import Tenants
+from tests.client import TenantAccess
+from tests.soak.checker import check, look
+from tests.soak.record import Record
+from tests.soak.report import summarize, table
+from tests.soak.schedule import Window
+from tests.soak.settle import settle
+from tests.soak.wire import Wire
+
+INLINE_LIMIT = 20
+"""Of messages, so that there are deletes with and without a purge."""
+
+WARM_SECONDS = 3.0
+"""Until all callers have their connections, and there are chats to delete."""
+
+
+@contextmanager
+def service(
+    database: Database, uri: str, folder: Path, *, inline_limit: int = INLINE_LIMIT
+) -> Iterator[tuple[EmbeddedGunicorn, TenantAccess]]:
+    """gunicorn, a purge worker, and a tenant; what they say goes to a file in the folder."""
+    database.prepare()
+    tenants = Tenants(database)
+    tenant = tenants.create("soak")
+    key, made = tenants.create_key(tenant.id, "soak", ["read", "write", "delete"])
+    with (
+        (folder / "service.log").open("wb") as said,
+        EmbeddedGunicorn(uri, free_port(), output=said, DELETE_INLINE_LIMIT=str(inline_limit)) as running,
+    ):
+        worker = start("flask", "--app", "wsgi", "jobs", "run", output=said, MONGODB_URI=uri)
+        try:
+            yield running, TenantAccess(tenant.id, key, made.id)
+        finally:
+            stop(worker, 10)
+
+
+def ask_again(records: Sequence[Record], running: EmbeddedGunicorn, access: TenantAccess) -> list[Record]:
+    """Settle what is unknown, and return all records."""
+    with closing(Wire(running.port, access)) as wire:
+        return [*records, *settle(records, wire)]
+
+
+def judge(
+    name: str,
+    records: Sequence[Record],
+    database: Database,
+    tenant_id: str,
+    bound_seconds: float,
+    tell: Callable[[str], None],
+    windows: Sequence[Window] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """Finish the purges, check everything, tell what came out, and return it; fail if any promise was broken."""
+    PurgeWorker(Purges(database)).run(until_idle=True)
+    violations = check(records, look(database, tenant_id), bound_seconds)
+    summary = summarize(name, records, violations, windows, **more)
+    tell(f"{name}\n{table(summary, violations)}\n")
+    assert violations == []
+    return summary

@@ -1,0 +1,58 @@
+"""What a caller does that does not know what became of its request: it asks again."""
+
+import json
+import time
+from collections.abc import Sequence
+
+from tests.client import CHATS
+from tests.soak.load import delete_all, post
+from tests.soak.record import Record, by_chat, by_operation
+from tests.soak.wire import Answer, Wire
+
+REPETITIONS = 20
+PAUSE_SECONDS = 0.5
+
+
+def settle(records: Sequence[Record], wire: Wire) -> list[Record]:
+    """Repeat what has a key until its outcome is told, and ask for the receipts of other deletes.
+
+    Returns the requests this took, as records.
+    """
+    asked: list[Record] = []
+    for told in by_operation(records).values():
+        if told[0].key is not None and _is_unknown(told):
+            for _ in range(REPETITIONS):
+                again = _repeat(told[0], wire)
+                asked.extend(again)
+                if not _is_unknown(again):
+                    break
+                time.sleep(PAUSE_SECONDS)
+        elif told[0].kind == "delete" and _is_unknown(told):
+            chat_id = told[0].chat_id
+            answer = wire.send("GET", f"/api/v1/deletions/{chat_id}")
+            asked.append(_record("receipt", chat_id, f"receipt of {told[0].operation}", answer, None))
+    return asked
+
+
+def _is_unknown(told: Sequence[Record]) -> bool:
+    return any(of_chat[-1].is_unknown for of_chat in by_chat(told).values())
+
+
+def _repeat(first: Record, wire: Wire) -> list[Record]:
+    if first.kind == "bulk":
+        return delete_all(wire, list(first.parts), first.operation)
+    if first.kind == "post":
+        answer = post(wire, first.chat_id, first.parts, first.key)
+    elif first.kind == "create":
+        answer = wire.send("POST", CHATS, {"title": first.operation}, first.key)
+    else:
+        answer = wire.send("DELETE", f"{CHATS}/{first.chat_id}", key=first.key)
+    chat_id = first.chat_id or (json.loads(answer.body)["id"] if answer.status == 201 else "")
+    return [_record(first.kind, chat_id, first.operation, answer, first.key, first.parts)]
+
+
+def _record(
+    kind: str, chat_id: str, operation: str, answer: Answer, key: str | None, parts: tuple[str, ...] = ()
+) -> Record:
+    body = answer.body if answer.status in {200, 201} else b""
+    return Record(kind, chat_id, operation, answer.began, answer.ended, answer.status, answer.code, key, parts, body)

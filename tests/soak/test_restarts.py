@@ -1,0 +1,60 @@
+"""The service is reloaded again and again under load: no request is dropped."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from tests.soak.campaign import WARM_SECONDS, ask_again, judge, service
+from tests.soak.conftest import number
+from tests.soak.connections import Sockets
+from tests.soak.load import Load
+
+RELOAD_SECONDS = 40
+"""Longer than graceful_timeout."""
+
+TELL_RESTARTS = 10
+
+
+def workers(running: EmbeddedGunicorn) -> set[int]:
+    found = subprocess.run(["pgrep", "-P", str(running.process.pid)], capture_output=True, text=True, check=False)
+    return set(map(int, found.stdout.split()))
+
+
+def reload(running: EmbeddedGunicorn) -> None:
+    """Have all workers replaced, and wait until the old ones are gone."""
+    before = workers(running)
+    os.kill(running.process.pid, signal.SIGHUP)
+    deadline = time.monotonic() + RELOAD_SECONDS
+    while any(Path(f"/proc/{pid}").exists() for pid in before):
+        assert time.monotonic() < deadline, "a worker did not end"
+        time.sleep(0.05)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7_200)
+def test_rolling_restarts(mongod, database, tmp_path, seed, tell) -> None:
+    """200 times SIGHUP: every request is answered, over connections that are kept alive and over new ones."""
+    restarts = number("SOAK_RESTARTS", 200)
+    with service(database, mongod.uri, tmp_path) as (running, access):
+        sockets = Sockets(running.port, access)
+        loads = [
+            Load(running.port, access, sockets, seed, name="kept", keep_alive=True),
+            Load(running.port, access, sockets, seed + 1, name="new", keep_alive=False),
+        ]
+        for load in loads:
+            load.start()
+        time.sleep(WARM_SECONDS)
+        for done in range(1, restarts + 1):
+            reload(running)
+            if done % TELL_RESTARTS == 0:
+                tell(f"{done}/{restarts} restarts")
+        for load in loads:
+            load.stop()
+        records = ask_again([record for load in loads for record in load.records], running, access)
+    resent = sum(load.resent for load in loads)
+    judge("restarts", records, database, access.tenant_id, 8.0, tell, seed=seed, restarts=restarts, resent=resent)
