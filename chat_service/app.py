@@ -24,6 +24,7 @@ from chat_service.api import (
     metrics,
     observation,
     openapi,
+    page,
     problems,
     requests,
     system,
@@ -69,6 +70,10 @@ class Settings(Protocol):
     @property
     def metrics(self) -> bool:
         """Whether to count, and to serve the numbers to everybody."""
+
+    @property
+    def chat_page(self) -> bool:
+        """Whether to serve the chat page at `/`."""
 
     @property
     def commit(self) -> str | None:
@@ -135,6 +140,8 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     for module in (chats, deletions, messages, exports, connections, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
+    if settings.chat_page:
+        app.register_blueprint(page.blueprint)
     with app.app_context():
         docs.publish(openapi.complete(app, api.spec.to_dict()))
     if settings.metrics:

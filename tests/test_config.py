@@ -8,7 +8,7 @@ URI = "mongodb://127.0.0.1/?replicaSet=rs0"
 
 
 def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Config:
-    for name in ("MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "CORS_ORIGINS", "METRICS"):
+    for name in ("MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "CORS_ORIGINS", "METRICS", "CHAT_PAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("MONGODB_URI", raising=False)
     for name, value in variables.items():
@@ -21,6 +21,7 @@ def test_only_the_database_has_to_be_told(monkeypatch) -> None:
     assert (config.mongodb_uri, config.max_body_bytes, config.threads) == (URI, 4 * 2**20, 8)
     assert (config.delete_inline_limit, config.log_format, config.metrics) == (1_000, "json", True)
     assert config.cors_origins == ()
+    assert config.chat_page is False
 
 
 def test_everything_can_be_told(monkeypatch) -> None:
@@ -32,10 +33,11 @@ def test_everything_can_be_told(monkeypatch) -> None:
         DELETE_INLINE_LIMIT="0",
         LOG_FORMAT="console",
         METRICS="off",
+        CHAT_PAGE="on",
         CORS_ORIGINS="https://a.example,http://localhost:3000",
     )
     assert (config.max_body_bytes, config.threads, config.delete_inline_limit) == (2048, 3, 0)
-    assert (config.log_format, config.metrics) == ("console", False)
+    assert (config.log_format, config.metrics, config.chat_page) == ("console", False, True)
     assert config.cors_origins == ("https://a.example", "http://localhost:3000")
 
 
@@ -48,9 +50,10 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
             DELETE_INLINE_LIMIT="-1",
             LOG_FORMAT="xml",
             METRICS="maybe",
+            CHAT_PAGE="yes",
             CORS_ORIGINS="https://*.example",
         )
-    for name in ("MONGODB_URI", "MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "METRICS", "CORS"):
+    for name in ("MONGODB_URI", "MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "METRICS", "CHAT", "CORS"):
         assert name in str(told.value)
     assert "make run" in str(told.value)
 
