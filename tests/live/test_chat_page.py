@@ -124,24 +124,46 @@ def tenant(service: EmbeddedGunicorn, live) -> Tenant:
     return Tenant(service, live[1]())
 
 
-@pytest.fixture
-def new_window(service: EmbeddedGunicorn, tmp_path: Path) -> Iterator[Callable[..., Window]]:
-    """Open browser windows; at the end none has asked another host, or said anything but what it was told to expect."""
-    windows: list[Window] = []
+@pytest.fixture(scope="module")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Chrome]]:
+    """Browsers by number, with an empty tab each time; starting one takes longer than most tests."""
+    started: list[Chrome] = []
     with ExitStack() as closing:
 
-        def make(*, size: tuple[int, int] = DESKTOP) -> Window:
-            driver = closing.enter_context(browser(tmp_path / f"profile{len(windows)}"))
-            # A window cannot be as narrow as a phone, what it shows can.
-            metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-            windows.append(Window(driver, f"http://127.0.0.1:{service.port}"))
-            return windows[-1]
+        def get(number: int) -> Chrome:
+            if number == len(started):
+                started.append(closing.enter_context(browser(tmp_path_factory.mktemp("profile"))))
+            driver = started[number]
+            used = driver.current_window_handle
+            driver.switch_to.new_window("tab")
+            fresh = driver.current_window_handle
+            driver.switch_to.window(used)
+            driver.close()
+            driver.switch_to.window(fresh)
+            for kind in ("browser", "performance"):
+                driver.get_log(kind)
+            return driver
 
-        yield make
-        for window in windows:
-            outside = [url for url in requested(window.driver) if not url.startswith((window.origin, "blob:", "chrome"))]
-            assert [url for url in outside if not url.startswith("data:")] == []
+        yield get
+
+
+@pytest.fixture
+def new_window(service: EmbeddedGunicorn, drivers: Callable[[int], Chrome]) -> Iterator[Callable[..., Window]]:
+    """Open browser windows; at the end none has asked another host for anything."""
+    windows: list[Window] = []
+
+    def make(*, size: tuple[int, int] = DESKTOP) -> Window:
+        driver = drivers(len(windows))
+        # A window cannot be as narrow as a phone, what it shows can.
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        windows.append(Window(driver, f"http://127.0.0.1:{service.port}"))
+        return windows[-1]
+
+    yield make
+    for window in windows:
+        outside = [url for url in requested(window.driver) if not url.startswith((window.origin, "blob:", "chrome"))]
+        assert [url for url in outside if not url.startswith("data:")] == []
 
 
 @pytest.fixture
@@ -255,7 +277,7 @@ class TestTalk:
         chat_id = tenant.chat("Short")
         window.open(f"#chat={chat_id}")
         window.is_live()
-        fill = "const text = document.getElementById('text'); text.value = '🎉'.repeat(16384);"
+        fill = "const text = document.getElementById('text'); text.value = '🎉'.repeat(16000);"
         window.driver.execute_script(f"{fill} document.getElementById('composer').requestSubmit()")
         window.is_live()
         window.driver.execute_script(f"{fill} text.value += text.value; document.getElementById('composer').requestSubmit()")

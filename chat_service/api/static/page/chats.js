@@ -5,7 +5,7 @@ import { count, titleOf, when } from "./words.js";
 
 const PAGE = 50;
 const LARGEST_PAGE = 200;
-const LOOK_AGAIN = 20_000; // ms; only the open chat is told of live
+const LOOK_AGAIN = 10_000; // ms; only the open chat is told of live
 
 export class Chats {
   /** `onDelete(chat)` is called for a chat that somebody wants to delete. */
@@ -46,8 +46,12 @@ export class Chats {
     this._draw();
   }
 
-  /** Shows what has become known of a chat. */
+  /** Shows what has become known of a chat; one that is new here is looked up. */
   update(changed) {
+    if (!this._chats.some((chat) => chat.id === changed.id)) {
+      this.refresh();
+      return;
+    }
     this._chats = this._chats.map((chat) => (chat.id === changed.id ? { ...chat, ...changed } : chat));
     this._chats.sort((one, other) => Date.parse(other.updated_at) - Date.parse(one.updated_at));
     this._draw();

@@ -21,7 +21,10 @@ export class Deletion {
     this._resume = resume;
     this._onDeleted = onDeleted;
     this._dialog = byId("deletion");
-    this._dialog.oncancel = (event) => this._isBusy && event.preventDefault();
+    this._isBusy = false;
+    this._dialog.oncancel = (event) => {
+      if (this._isBusy) event.preventDefault();
+    };
     this._dialog.onclose = () => this._closed();
     connectExports(byId("deletion-export"), api, () => this._chat.id, (problem) => this._note(problem && sentence(problem)));
   }
@@ -89,7 +92,9 @@ export class Deletion {
       try {
         return await this._api.delete(this._chat.id, request);
       } catch (problem) {
-        if (problem.status !== 409 || tries <= 1) throw problem;
+        // Fewer than there were when we were one of them: those are others.
+        const areOthers = problem.activeConnections < this._preview.active_connections;
+        if (problem.status !== 409 || areOthers || tries <= 1) throw problem;
       }
       await pause(OWN_CLOSE_WAIT);
     }

@@ -81,6 +81,7 @@ async function follow() {
   }
   if (wanted !== chatId) return;
   showOnly("conversation");
+  chats.update(chat);
   conversation = new Conversation(api, chat, {
     changed: (changed) => chats.update(changed),
     gone: (id, wasDeletedNow) => (wasDeletedNow ? wasDeleted(id, "This chat was deleted by somebody else") : notThere(id, null)),

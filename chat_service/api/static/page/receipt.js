@@ -1,7 +1,7 @@
 // The receipt of a deleted chat: what is left of it, and how far the removal of its messages is.
 
 import { element } from "./elements.js";
-import { count, when } from "./words.js";
+import { count, momentOf } from "./words.js";
 
 const LOOK_AGAIN = 1_000; // ms, while messages are still being removed
 
@@ -30,7 +30,7 @@ function draw({ chat_id, deleted_at, message_count, purge, requested_by }) {
       ? "all removed"
       : `${count(purge.deleted, "message")} removed, ${count(purge.remaining, "message")} to go; none can be read`;
   const rows = [
-    ["Deleted", when(deleted_at)],
+    ["Deleted", momentOf(deleted_at)],
     ["Messages", `${count(message_count, "message")}, ${state}`],
     ["By key", requested_by],
     ["Chat", chat_id],

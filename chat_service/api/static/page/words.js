@@ -21,6 +21,11 @@ export function size(bytes) {
   return `${amount.toFixed(amount < 9.95 ? 1 : 0)} ${units[0]}`;
 }
 
+/** Returns the date and the time of day. */
+export function momentOf(timestamp) {
+  return moment.format(new Date(timestamp));
+}
+
 /** Returns the time of day today, and the date with it on any other day. */
 export function when(timestamp) {
   const then = new Date(timestamp);
