@@ -21,7 +21,7 @@ function enter() {
     askForKey(null);
     return;
   }
-  api = new Api(session.key(), askForKey);
+  api = new Api(session.key(), ({ requestId }) => askForKey({ detail: "This API key is wrong, or was revoked.", requestId }));
   deletion = new Deletion(api, { suspend, resume, onDeleted });
   chats?.stop();
   chats = new Chats(api, (chat) => deletion.open(chat));
