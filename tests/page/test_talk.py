@@ -15,7 +15,9 @@ class TestKey:
         """It is in no request but as a header, and a reload still has it."""
         chat_id = tenant.chat("A chat")
         window.open(f"#key={tenant.access.key}")
-        window.wait_for("#chats a", "A chat").click()
+        link = window.wait_for("#chats a", "A chat")
+        assert window.driver.current_url == f"{window.origin}/"
+        link.click()
         window.is_live()
         assert window.driver.current_url == f"{window.origin}/#chat={chat_id}"
         window.driver.refresh()
