@@ -39,7 +39,10 @@ class TestReach:
         window = new_window(size=PHONE)
 
         def fits() -> bool:
-            return window.driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+            return window.driver.execute_script("""
+              const parts = ["html", "#side", "#scroller", "#deletion"].map((part) => document.querySelector(part));
+              return parts.every((part) => part.scrollWidth <= part.clientWidth);
+            """)
 
         window.open(f"#key={tenant.access.key}")
         link = window.wait_for("#chats a")

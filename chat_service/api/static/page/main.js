@@ -88,7 +88,8 @@ async function follow() {
     keyRejected: () => askForKey({ detail: "This API key was revoked." }),
   });
   conversation.start();
-  if (byId("app").contains(document.activeElement) || document.activeElement === document.body) byId("text").focus();
+  // On a phone the keyboard would cover what there is to read.
+  byId(matchMedia("(max-width: 700px)").matches ? "title" : "text").focus();
 }
 
 async function notThere(chatId, problem) {
@@ -135,7 +136,10 @@ byId("key-form").onsubmit = (event) => {
   session.setKey(byId("key").value.trim());
   enter();
 };
-byId("leave").onclick = () => askForKey(null);
+byId("leave").onclick = () => {
+  history.replaceState(null, "", location.pathname); // the next key may be another tenant's
+  askForKey(null);
+};
 byId("name").onchange = ({ target }) => {
   session.setName(target.value.trim());
   target.value = session.name();
