@@ -40,8 +40,8 @@ class TestReach:
 
         def fits() -> bool:
             return window.driver.execute_script("""
-              const parts = ["html", "#side", "#scroller", "#deletion"].map((part) => document.querySelector(part));
-              return parts.every((part) => part.scrollWidth <= part.clientWidth);
+              const parts = document.querySelectorAll("html, #side, #chats, #scroller, #deletion");
+              return [...parts].every((part) => part.scrollWidth <= part.clientWidth);
             """)
 
         window.open(f"#key={tenant.access.key}")
