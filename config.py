@@ -42,6 +42,7 @@ class Config:
     connections_per_tenant: int = 10_000
     connections_per_worker: int = 10_000
     metrics: bool = True
+    chat_page: bool = False
     commit: str | None = None
 
     @classmethod
@@ -64,6 +65,7 @@ class Config:
             connections_per_tenant=env.int("CONNECTIONS_PER_TENANT", 10_000, validate=_at_least_one),
             connections_per_worker=env.int("CONNECTIONS_PER_WORKER", 10_000, validate=_at_least_one),
             metrics=env.str("METRICS", "on", validate=validate.OneOf(["on", "off"])) == "on",
+            chat_page=env.str("CHAT_PAGE", "off", validate=validate.OneOf(["on", "off"])) == "on",
             commit=_commit(),
         )
         try:

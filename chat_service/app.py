@@ -25,6 +25,7 @@ from chat_service.api import (
     metrics,
     observation,
     openapi,
+    page,
     problems,
     refusals,
     requests,
@@ -77,6 +78,10 @@ class Settings(Protocol):
     @property
     def metrics(self) -> bool:
         """Whether to count, and to serve the numbers to everybody."""
+
+    @property
+    def chat_page(self) -> bool:
+        """Whether to serve the chat page at `/`."""
 
     @property
     def commit(self) -> str | None:
@@ -154,6 +159,8 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     for module in (chats, deletions, messages, exports, connections, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
+    if settings.chat_page:
+        app.register_blueprint(page.blueprint)
     with app.app_context():
         docs.publish(openapi.complete(app, api.spec.to_dict()))
     if settings.metrics:

@@ -6,6 +6,7 @@ import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
@@ -50,7 +51,7 @@ def _serve(cleanup: ExitStack) -> None:
     key = os.environ.get("DEMO_API_KEY", PUBLISHED_KEY)
     has_demo_chat = _prepare_demo(uri, key)
     _greet(port, key, uri, has_demo_chat=has_demo_chat)
-    gunicorn = EmbeddedGunicorn(uri, port, LOG_FORMAT="console")
+    gunicorn = EmbeddedGunicorn(uri, port, LOG_FORMAT="console", CHAT_PAGE="on")
     process = gunicorn.start()
     cleanup.callback(gunicorn.stop)
     worker = start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=uri)
@@ -117,6 +118,8 @@ def _greet(port: int, key: str, uri: str, *, has_demo_chat: bool) -> None:
     )
     print(  # noqa: T201 - speaks to a person
         f"""
+  Try it         http://127.0.0.1:{port}/#key={quote(key, safe="")}
+
   Chat service   http://127.0.0.1:{port}/api/v1
   API key        {key}
   MongoDB        {uri}{deleted}

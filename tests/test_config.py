@@ -13,6 +13,7 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Config:
         monkeypatch.delenv(name, raising=False)
     for scope in Scope:
         monkeypatch.delenv(f"RATE_LIMIT_{scope.name}", raising=False)
+    monkeypatch.delenv("CHAT_PAGE", raising=False)
     monkeypatch.delenv("MONGODB_URI", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -25,6 +26,7 @@ def test_only_the_database_has_to_be_told(monkeypatch) -> None:
     assert (config.delete_inline_limit, config.log_format, config.metrics) == (1_000, "json", True)
     assert config.cors_origins == ()
     assert not any(config.rate_limits.values())
+    assert config.chat_page is False
 
 
 def test_everything_can_be_told(monkeypatch) -> None:
@@ -36,13 +38,14 @@ def test_everything_can_be_told(monkeypatch) -> None:
         DELETE_INLINE_LIMIT="0",
         LOG_FORMAT="console",
         METRICS="off",
+        CHAT_PAGE="on",
         CORS_ORIGINS="https://a.example,http://localhost:3000",
         RATE_LIMIT_READ="off",
         RATE_LIMIT_WRITE="100:200",
         RATE_LIMIT_DELETE="0.5:10",
     )
     assert (config.max_body_bytes, config.threads, config.delete_inline_limit) == (2048, 3, 0)
-    assert (config.log_format, config.metrics) == ("console", False)
+    assert (config.log_format, config.metrics, config.chat_page) == ("console", False, True)
     assert config.cors_origins == ("https://a.example", "http://localhost:3000")
     limits = {Scope.READ: None, Scope.WRITE: RateLimit(100, 200), Scope.DELETE: RateLimit(0.5, 10)}
     assert config.rate_limits == limits
@@ -57,6 +60,7 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
             DELETE_INLINE_LIMIT="-1",
             LOG_FORMAT="xml",
             METRICS="maybe",
+            CHAT_PAGE="yes",
             CORS_ORIGINS="https://*.example",
             RATE_LIMIT_READ="lots",
             RATE_LIMIT_WRITE="0:5",
@@ -66,6 +70,7 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
         assert name in str(told.value)
     for scope in Scope:
         assert f"RATE_LIMIT_{scope.name}: Not a limit: `off`, or requests per second and burst" in str(told.value)
+    assert "CHAT_PAGE" in str(told.value)
     assert "make run" in str(told.value)
 
 

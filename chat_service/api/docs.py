@@ -39,16 +39,17 @@ def specification() -> Response:
 @blueprint.get("/docs")
 def page() -> Response:
     """Show the specification to people."""
-    return _file(_OURS, "docs.html")
+    return give_file(_OURS, "docs.html")
 
 
 @blueprint.get("/docs/<name>")
 def part(name: str) -> Response:
     """Give a file of the page."""
-    return _file(FILES.get(name, _OURS / "none"), name)
+    return give_file(FILES.get(name, _OURS / "none"), name)
 
 
-def _file(folder: Path, name: str) -> Response:
+def give_file(folder: Path, name: str, policy: str = POLICY) -> Response:
+    """Return a file of a page, which the browser may use as the policy allows."""
     answer = send_from_directory(folder, name)
-    answer.headers.update({**SECURITY, "Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
+    answer.headers.update({**SECURITY, "Content-Security-Policy": policy, "Cache-Control": "no-cache"})
     return answer

@@ -28,8 +28,8 @@ def path(rule: str, chat_id: str) -> str:
     return rule.replace("<chat_id>", chat_id).replace("<seq>", "1")
 
 
-def _operations() -> list[tuple[str, str]]:
-    app = create_app(Config("unused", 1024, threads=1, log_format="json"), MockDatabase())
+def _operations(*, chat_page: bool = False) -> list[tuple[str, str]]:
+    app = create_app(Config("unused", 1024, threads=1, log_format="json", chat_page=chat_page), MockDatabase())
     methods = [(rule.rule, (rule.methods or set()) - {"HEAD", "OPTIONS"}) for rule in app.url_map.iter_rules()]
     return sorted((method, rule) for rule, allowed in methods for method in allowed)
 
@@ -41,6 +41,8 @@ ON_A_CHAT = [operation for operation in OPERATIONS if "<chat_id>" in operation[1
 def test_only_the_open_routes_are_outside_the_api() -> None:
     """Whatever is not meant for everybody lives below /api/, where a key is needed."""
     assert {rule for _, rule in _operations() if not rule.startswith(API_PREFIX)} == OPEN
+    with_page = {rule for _, rule in _operations(chat_page=True) if not rule.startswith(API_PREFIX)}
+    assert with_page == {*OPEN, "/", "/page/<name>"}
 
 
 @pytest.mark.parametrize(("method", "rule"), OPERATIONS)

@@ -109,13 +109,16 @@ def run(folder: Path) -> Iterator[Callable[..., Run]]:
 
 
 def test_serves_and_keeps_its_data(run: Callable[..., Run]) -> None:
-    """It prints a curl line that works when pasted; Ctrl-C leaves no process; a second start has the data."""
+    """It prints a page and a curl line that work when pasted; Ctrl-C leaves no process; a second start has the data."""
     first = run()
     said = first.said()
     line = re.search(r"Look: +(curl .*)", said)[1]
     pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True).stdout
     assert f'"id": "{CHAT}"' in pasted
     assert '"message_count": 3' in pasted
+    page, _, fragment = re.search(r"Try it +(.*)", said)[1].partition("#")
+    assert fragment == "key=your-tenant-api-key"
+    assert "<title>Chat service</title>" in requests.get(page, timeout=30).text
     assert requests.post(f"{first.url}/messages", json={"content": "kept"}, headers=KEY, timeout=30).status_code == 201
     first.end(signal.SIGINT)
 

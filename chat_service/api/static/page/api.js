@@ -1,0 +1,109 @@
+// The HTTP API as this page uses it. Every failure is a Problem.
+
+/** What the service said was wrong (RFC 9457), or that it said nothing (`status` 0). */
+export class Problem extends Error {
+  constructor(status, members, retryAfter = null) {
+    super(members.detail);
+    this.status = status;
+    this.code = members.code;
+    this.detail = members.detail;
+    this.errors = members.errors;
+    this.activeConnections = members.active_connections;
+    this.requestId = members.request_id;
+    this.retryAfter = retryAfter;
+  }
+}
+
+const CHATS = "/api/v1/chats";
+
+export class Api {
+  constructor(key, onKeyRejected) {
+    this._key = key;
+    this._onKeyRejected = onKeyRejected;
+  }
+
+  chats(cursor, limit) {
+    return this._json("GET", CHATS + query({ limit, cursor }));
+  }
+
+  create(title) {
+    // The id is chosen here, so that a repetition cannot create two.
+    return this._json("POST", CHATS, { body: { id: crypto.randomUUID(), ...(title && { title }) } });
+  }
+
+  chat(id) {
+    return this._json("GET", `${CHATS}/${id}`);
+  }
+
+  /** Returns the messages before a seq, or the latest ones, newest first. */
+  messages(id, before, limit) {
+    return this._json("GET", `${CHATS}/${id}/messages` + query({ order: "desc", before, limit }));
+  }
+
+  connections(id) {
+    return this._json("GET", `${CHATS}/${id}/connections`);
+  }
+
+  async ticket(id) {
+    return (await this._json("POST", `${CHATS}/${id}/tickets`)).ticket;
+  }
+
+  /** Returns what deleting the chat would remove, with the `etag` that stands for just that. */
+  async preview(id) {
+    const answer = await this._send("GET", `${CHATS}/${id}/deletion-preview`);
+    return { ...(await answer.json()), etag: answer.headers.get("ETag") };
+  }
+
+  /** Deletes just what `etag` stands for; repeated with the same `idempotencyKey` it gets the first answer again. */
+  delete(id, { etag, idempotencyKey, evict }) {
+    const headers = { "If-Match": etag, "Idempotency-Key": idempotencyKey };
+    return this._json("DELETE", `${CHATS}/${id}` + query({ on_active: evict ? "evict" : null }), { headers });
+  }
+
+  /** Returns the receipt of a deleted chat. */
+  receipt(id) {
+    return this._json("GET", `/api/v1/deletions/${id}`);
+  }
+
+  /** Returns the whole chat as a file. */
+  async export(id, format) {
+    const answer = await this._send("GET", `${CHATS}/${id}/export` + query({ format }));
+    try {
+      return { blob: await answer.blob(), name: /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition"))[1] };
+    } catch {
+      throw new Problem(0, { detail: "The export was cut off, and is not whole. Try again." });
+    }
+  }
+
+  async _json(method, path, options) {
+    return (await this._send(method, path, options)).json();
+  }
+
+  async _send(method, path, { body, headers = {} } = {}) {
+    let answer;
+    try {
+      answer = await fetch(path, {
+        method,
+        headers: { "X-API-Key": this._key, ...(body && { "Content-Type": "application/json" }), ...headers },
+        body: body && JSON.stringify(body),
+      });
+    } catch {
+      throw new Problem(0, { detail: "The service did not answer. Is it running, and are you online?" });
+    }
+    if (answer.ok) return answer;
+    const problem = await readProblem(answer);
+    if (problem.status === 401) this._onKeyRejected(problem);
+    throw problem;
+  }
+}
+
+async function readProblem(answer) {
+  const members = await answer.json().catch(() => ({}));
+  const retryAfter = Number(answer.headers.get("Retry-After")) || null;
+  return new Problem(answer.status, { detail: `The answer was ${answer.status}.`, ...members }, retryAfter);
+}
+
+function query(fields) {
+  const given = Object.entries(fields).filter(([, value]) => value !== null && value !== undefined);
+  return given.length ? `?${new URLSearchParams(given)}` : "";
+}

@@ -1,0 +1,168 @@
+// Deleting a chat: say what will be lost, delete just that, and tell the truth about what became of it.
+
+import { byId, element, sentence } from "./elements.js";
+import { connectExports } from "./exporting.js";
+import { showReceipt } from "./receipt.js";
+import { count, size, titleOf } from "./words.js";
+
+const OWN_CLOSE_TRIES = 8;
+const OWN_CLOSE_WAIT = 250; // ms; the service forgets our own connection a moment after it was closed
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+export class Deletion {
+  /**
+   * `suspend(chatId)` closes this page's own connection to the chat, and returns whether there was one;
+   * `resume(chatId)` opens it again; `onDeleted(chatId)` hears that the chat is gone.
+   */
+  constructor(api, { suspend, resume, onDeleted }) {
+    this._api = api;
+    this._suspend = suspend;
+    this._resume = resume;
+    this._onDeleted = onDeleted;
+    this._dialog = byId("deletion");
+    this._isBusy = false;
+    this._dialog.oncancel = (event) => {
+      if (this._isBusy) event.preventDefault();
+    };
+    this._dialog.onclose = () => this._closed();
+    connectExports(byId("deletion-export"), api, () => this._chat.id, (problem) => this._note(problem && sentence(problem)));
+  }
+
+  /** Asks whether the chat may be deleted, and does it. */
+  async open(chat) {
+    this._chat = chat;
+    this._isDone = false;
+    this._wasOpen = false;
+    this._preview = null;
+    this._show("Delete this chat?", ["Looking at what would be lost…"], [this._cancel("Cancel")]);
+    await this._ask(null);
+  }
+
+  async _ask(note) {
+    const before = this._preview;
+    try {
+      this._preview = await this._api.preview(this._chat.id);
+    } catch (problem) {
+      this._failed(problem, () => this._ask(note));
+      return;
+    }
+    if (!this._dialog.open) return;
+    const { message_count: messages, bytes, bytes_estimated: estimated } = this._preview;
+    const what = messages ? `${count(messages, "message")} (${estimated ? "about " : ""}${size(bytes)})` : "No message";
+    const text = [
+      element("p", {}, "“", element("b", { textContent: titleOf(this._chat) }), "”"),
+      element("p", { textContent: `${what} will be deleted for everybody. This cannot be undone.` }),
+    ];
+    const label = messages ? `Delete ${count(messages, "message")}` : "Delete chat";
+    this._show("Delete this chat?", text, [
+      this._cancel("Cancel"),
+      this._button(label, "danger", () => this._delete({ evict: false })),
+    ]);
+    byId("deletion-export").hidden = messages === 0;
+    if (note && before) this._note(`${note} It had ${count(before.message_count, "message")} when you were asked.`);
+  }
+
+  async _delete({ evict }) {
+    this._busy(true);
+    this._note(null);
+    this._wasOpen = (await this._suspend(this._chat.id)) || this._wasOpen;
+    // One key for this very request: repeated after a lost answer, it gets that answer.
+    await this._send({ etag: this._preview.etag, idempotencyKey: crypto.randomUUID(), evict });
+  }
+
+  async _send(request) {
+    this._busy(true);
+    try {
+      await this._sendUntilOwnCloseIsKnown(request);
+    } catch (problem) {
+      if (problem.status === 409) this._showBusy(problem);
+      else if (problem.status === 412) await this._ask("The chat has changed in the meantime.");
+      else if (problem.status === 404) await this._done("This chat was already deleted");
+      else this._failed(problem, () => this._send(request));
+      return;
+    } finally {
+      this._busy(false);
+    }
+    await this._done("Deleted");
+  }
+
+  async _sendUntilOwnCloseIsKnown(request) {
+    for (let tries = this._wasOpen ? OWN_CLOSE_TRIES : 1; ; tries--) {
+      try {
+        return await this._api.delete(this._chat.id, request);
+      } catch (problem) {
+        // Fewer than there were when we were one of them: those are others.
+        const areOthers = problem.activeConnections < this._preview.active_connections;
+        if (problem.status !== 409 || areOthers || tries <= 1) throw problem;
+      }
+      await pause(OWN_CLOSE_WAIT);
+    }
+  }
+
+  _showBusy({ activeConnections, requestId }) {
+    const others = count(activeConnections, "other connection");
+    const text = [
+      element("p", { textContent: `${others} to this chat ${activeConnections === 1 ? "is" : "are"} live, so nothing was deleted.` }),
+      element("p", { textContent: "Wait until everybody has left, or disconnect them: they are told that the chat was deleted." }),
+      element("p", { className: "quiet", textContent: `409 active_connections, request ${requestId}` }),
+    ];
+    this._show("Others are connected", text, [
+      this._cancel("Cancel"),
+      this._button("Try again", "primary", () => this._delete({ evict: false })),
+      this._button("Disconnect them and delete", "danger", () => this._delete({ evict: true })),
+    ]);
+  }
+
+  _failed(problem, again) {
+    const text = [element("p", { textContent: sentence(problem) })];
+    this._show("The chat was not deleted, as far as is known", text, [
+      this._cancel("Cancel"),
+      this._button("Try again", "primary", again),
+    ]);
+  }
+
+  async _done(title) {
+    this._isDone = true;
+    const place = element("div");
+    this._show(title, [element("p", {}, "“", element("b", { textContent: titleOf(this._chat) }), "”"), place], [this._cancel("Close")]);
+    this._onDeleted(this._chat.id);
+    await showReceipt(this._api, this._chat.id, place);
+  }
+
+  _show(title, text, buttons) {
+    byId("deletion-title").textContent = title;
+    byId("deletion-text").replaceChildren(...text);
+    byId("deletion-export").hidden = true;
+    byId("deletion-buttons").replaceChildren(...buttons);
+    this._note(null);
+    if (!this._dialog.open) this._dialog.showModal();
+    buttons[0].focus(); // the one that does no harm
+  }
+
+  _note(text) {
+    byId("deletion-note").hidden = !text;
+    byId("deletion-note").textContent = text ?? "";
+  }
+
+  _busy(isBusy) {
+    this._isBusy = isBusy;
+    this._dialog.setAttribute("aria-busy", isBusy);
+    for (const button of byId("deletion-buttons").children) button.disabled = isBusy;
+    const last = byId("deletion-buttons").lastElementChild;
+    if (isBusy && last) last.textContent = "Deleting…";
+  }
+
+  _cancel(label) {
+    return this._button(label, "", () => this._dialog.close());
+  }
+
+  _button(label, className, onclick) {
+    return element("button", { type: "button", textContent: label, className, onclick });
+  }
+
+  _closed() {
+    if (!this._isDone && this._wasOpen) this._resume(this._chat.id);
+    this._wasOpen = false;
+  }
+}

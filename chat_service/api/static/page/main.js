@@ -1,0 +1,174 @@
+// The page: a key, the list of chats, and the one that is open. The address tells which (#chat=…).
+
+import { Api } from "./api.js";
+import { Chats } from "./chats.js";
+import { Conversation } from "./conversation.js";
+import { Deletion } from "./deletion.js";
+import { byId, showError } from "./elements.js";
+import { connectExports } from "./exporting.js";
+import { showReceipt } from "./receipt.js";
+import * as session from "./session.js";
+
+let api = null;
+let chats = null;
+let deletion = null;
+let conversation = null;
+let wanted = null; // the chat of the address, which may still be on its way
+
+function enter() {
+  session.takeKeyFromAddress();
+  if (session.key() === null) {
+    askForKey(null);
+    return;
+  }
+  api = new Api(session.key(), ({ requestId }) => askForKey({ detail: "This API key is wrong, or was revoked.", requestId }));
+  deletion = new Deletion(api, { suspend, resume, onDeleted });
+  chats?.stop();
+  chats = new Chats(api, (chat) => deletion.open(chat));
+  byId("entrance").hidden = true;
+  byId("app").hidden = false;
+  byId("name").value = session.name();
+  connectExports(byId("export"), api, () => conversation.chat.id, (problem) => showError(byId("chat-error"), problem));
+  chats.refresh();
+  follow();
+}
+
+/** Goes back to where a key is asked for; `problem` is what is wrong with the one there was. */
+async function askForKey(problem) {
+  session.forgetKey();
+  chats?.stop();
+  byId("deletion").close();
+  await close();
+  wanted = null;
+  byId("app").hidden = true;
+  byId("entrance").hidden = false;
+  document.title = "Chat service";
+  showError(byId("key-error"), problem);
+  byId("key").value = "";
+  byId("key").focus();
+}
+
+const showOnly = (id) => {
+  for (const part of ["nothing", "conversation", "gone"]) byId(part).hidden = part !== id;
+  byId("app").dataset.view = id === "nothing" ? "list" : "chat";
+};
+
+async function close() {
+  const ended = conversation;
+  conversation = null;
+  await ended?.end();
+}
+
+/** Opens the chat that the address names. */
+async function follow() {
+  const chatId = session.chatInAddress();
+  if (chatId === wanted && chatId !== null) return;
+  wanted = chatId;
+  chats.select(chatId);
+  await close();
+  if (wanted !== chatId) return;
+  if (chatId === null) {
+    document.title = "Chat service";
+    showOnly("nothing");
+    return;
+  }
+  let chat;
+  try {
+    chat = await api.chat(chatId);
+  } catch (problem) {
+    if (wanted === chatId && problem.status !== 401) await notThere(chatId, problem);
+    return;
+  }
+  if (wanted !== chatId) return;
+  showOnly("conversation");
+  chats.update(chat);
+  conversation = new Conversation(api, chat, {
+    changed: (changed) => chats.update(changed),
+    gone: (id, wasDeletedNow) => (wasDeletedNow ? wasDeleted(id, "This chat was deleted by somebody else") : notThere(id, null)),
+    keyRejected: () => askForKey({ detail: "This API key was revoked." }),
+  });
+  conversation.start();
+  // On a phone the keyboard would cover what there is to read.
+  byId(matchMedia("(max-width: 700px)").matches ? "title" : "text").focus();
+}
+
+async function notThere(chatId, problem) {
+  if (problem !== null && problem.status !== 404) {
+    showGone("The chat could not be opened", problem.detail);
+    return;
+  }
+  showGone("There is no such chat", "Your tenant has no chat with this id.");
+  const receipt = await showReceipt(api, chatId, byId("gone-receipt"));
+  if (receipt && wanted === chatId) showGone("This chat was deleted", "This is what remains of it.");
+  chats.remove(chatId);
+}
+
+function wasDeleted(chatId, title) {
+  showGone(title, "It is gone for good, with all its messages. This is what remains of it.");
+  chats.remove(chatId);
+  showReceipt(api, chatId, byId("gone-receipt"));
+  close();
+}
+
+function showGone(title, text) {
+  if (byId("gone-title").textContent !== title || byId("gone").hidden) byId("gone-receipt").replaceChildren();
+  byId("gone-title").textContent = title;
+  byId("gone-text").textContent = text;
+  showOnly("gone");
+  if (!byId("deletion").open) byId("gone-title").focus();
+}
+
+async function suspend(chatId) {
+  return conversation?.chat.id === chatId ? conversation.disconnect() : false;
+}
+
+function resume(chatId) {
+  if (conversation?.chat.id === chatId) conversation.connect();
+}
+
+function onDeleted(chatId) {
+  chats.remove(chatId);
+  if (conversation?.chat.id === chatId) wasDeleted(chatId, "This chat is deleted");
+}
+
+byId("key-form").onsubmit = (event) => {
+  event.preventDefault();
+  session.setKey(byId("key").value.trim());
+  enter();
+};
+byId("leave").onclick = () => {
+  history.replaceState(null, "", location.pathname); // the next key may be another tenant's
+  askForKey(null);
+};
+byId("name").onchange = ({ target }) => {
+  session.setName(target.value.trim());
+  target.value = session.name();
+};
+byId("delete").onclick = () => deletion.open(conversation.chat);
+byId("text").onkeydown = (event) => {
+  // While an input method composes a word, Enter is its own.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  byId("composer").requestSubmit();
+};
+byId("text").oninput = ({ target }) => {
+  target.style.height = "auto";
+  target.style.height = `${Math.min(target.scrollHeight + 2, window.innerHeight * 0.4)}px`;
+};
+// A menu closes when something else is used, or by Escape.
+document.addEventListener("click", ({ target }) => {
+  for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(target)) menu.open = false;
+});
+document.addEventListener("keydown", ({ key }) => {
+  const menu = key === "Escape" && document.querySelector("details.menu[open]");
+  if (menu) {
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  }
+});
+window.addEventListener("hashchange", () => {
+  if (new URLSearchParams(location.hash.slice(1)).has("key") || session.key() === null) enter();
+  else follow();
+});
+
+enter();

@@ -1,0 +1,76 @@
+// Own messages on their way: sending, failed, and tried again, each under a name of its own so that none is posted twice.
+
+import { element, sentence } from "./elements.js";
+
+const LARGEST_FRAME = 64 * 1024; // bytes; a larger one would end the connection
+const encoder = new TextEncoder();
+
+export class Outbox {
+  /** `place` is the list to show them in; `socket()` the connection, or null while there is none. */
+  constructor(place, socket) {
+    this._place = place;
+    this._socket = socket;
+    this._waiting = new Map();
+    place.replaceChildren();
+  }
+
+  get isEmpty() {
+    return this._waiting.size === 0;
+  }
+
+  add(content, sender) {
+    // Half of an emoji, which a cut can leave, is no text that could be sent.
+    const text = new TextDecoder().decode(encoder.encode(content));
+    const frame = { type: "message.create", content: text, sender_id: sender, client_id: crypto.randomUUID() };
+    const row = element("li", { className: "message own" });
+    this._waiting.set(frame.client_id, { frame, row });
+    this._place.append(row);
+    if (encoder.encode(JSON.stringify(frame)).length > LARGEST_FRAME) {
+      this.fail(frame.client_id, { detail: "This message is longer than a connection carries (64 KiB)." }, false);
+    } else {
+      this._send(frame.client_id);
+    }
+  }
+
+  /** Sends what has not been answered once more: under the same name it stays the same message. */
+  sendAgain() {
+    for (const [clientId, { failed }] of this._waiting) {
+      if (!failed) this._send(clientId);
+    }
+  }
+
+  /** Takes the message out, because it has arrived. */
+  arrived(clientId) {
+    this._waiting.get(clientId)?.row.remove();
+    this._waiting.delete(clientId);
+  }
+
+  /** Shows why the message was not posted; returns whether it is one of these. */
+  fail(clientId, problem, canRetry = true) {
+    const one = this._waiting.get(clientId);
+    if (!one) return false;
+    one.failed = true;
+    const again = element("button", { type: "button", className: "link", textContent: "Try again" });
+    again.onclick = () => this._send(clientId);
+    const discard = element("button", { type: "button", className: "link", textContent: "Discard" });
+    discard.onclick = () => this.arrived(clientId);
+    this._show(one, "failed", `Not sent. ${sentence(problem)} `, ...(canRetry ? [again, " "] : []), discard);
+    return true;
+  }
+
+  _send(clientId) {
+    const one = this._waiting.get(clientId);
+    one.failed = false;
+    const socket = this._socket();
+    this._show(one, "sending", socket?.isOpen ? "Sending…" : "Waiting for the connection…");
+    if (socket?.isOpen) socket.send(one.frame);
+  }
+
+  _show({ frame, row }, state, ...about) {
+    row.dataset.state = state;
+    row.replaceChildren(
+      element("p", { className: "content", textContent: frame.content }),
+      element("p", { className: "about", role: state === "failed" ? "alert" : null }, ...about),
+    );
+  }
+}

@@ -1,0 +1,34 @@
+// Who is connected to the open chat. Connections come and go without a word, so the service is asked now and then.
+
+import { byId, element } from "./elements.js";
+import { count, when } from "./words.js";
+
+const LOOK_AGAIN = 4_000; // ms
+
+/** Shows the live connections until `stop` is called; `look` asks at once. */
+export function watchPresence(api, chatId) {
+  let isStopped = false;
+  const look = async () => {
+    if (document.visibilityState !== "visible") return;
+    const page = await api.connections(chatId).catch(() => null); // the socket tells what is wrong
+    if (page && !isStopped) draw(page);
+  };
+  draw({ items: [], next_cursor: null });
+  const timer = setInterval(look, LOOK_AGAIN);
+  const stop = () => {
+    isStopped = true;
+    clearInterval(timer);
+  };
+  return { look, stop };
+}
+
+function draw({ items, next_cursor }) {
+  byId("present-count").textContent = `${items.length}${next_cursor ? "+" : ""} connected`;
+  const rows = items.map(({ id, connected_at }) =>
+    element("li", {}, element("code", { textContent: id.slice(0, 8) }), ` since ${when(connected_at)}`),
+  );
+  if (next_cursor) rows.push(element("li", { textContent: "and more" }));
+  if (!items.length) rows.push(element("li", { textContent: "Nobody" }));
+  byId("present-list").replaceChildren(...rows);
+  byId("present-count").ariaLabel = count(items.length, "live connection");
+}

@@ -1,0 +1,48 @@
+"""The chat page: where it is served, and what a browser may do with it. tests/page uses it."""
+
+import re
+
+import pytest
+from flask import Flask
+
+from chat_service.api import page
+from chat_service.app import create_app
+from config import Config
+from tests.mock_database import MockDatabase
+
+
+def served(*, chat_page: bool) -> Flask:
+    return create_app(Config("unused", 1024, threads=1, log_format="json", chat_page=chat_page), MockDatabase())
+
+
+def test_by_default_there_is_none() -> None:
+    answer = served(chat_page=False).test_client().get("/")
+    assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/", *(f"/page/{name}" for name in sorted(page.FILES))])
+def test_it_has_a_strict_policy(path: str) -> None:
+    """And is looked at anew after every deploy."""
+    answer = served(chat_page=True).test_client().get(path)
+    assert answer.status_code == 200
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "require-trusted-types-for 'script'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["Cache-Control"] == "no-cache"
+    answer.close()
+    text = (page.FOLDER / (path.rpartition("/")[2] or "index.html")).read_text()
+    assert not re.search(r"""https?://(?!www\.w3\.org/2000/svg)|\s(style|on[a-z]+)="|innerHTML""", text)
+
+
+@pytest.mark.parametrize("name", ["index.html", "../docs.html", "%2e%2e/docs.html", "none", "."])
+def test_nothing_else_of_the_folders_is_served(name: str) -> None:
+    assert served(chat_page=True).test_client().get(f"/page/{name}").status_code == 404
+
+
+def test_every_module_that_is_imported_is_there() -> None:
+    """By a relative path, so that no build step is needed."""
+    for name in page.FILES:
+        if name.endswith(".js"):
+            text = (page.FOLDER / name).read_text()
+            assert {found[2:] for found in re.findall(r'from "(.+)"', text)} <= page.FILES

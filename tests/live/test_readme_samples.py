@@ -1,0 +1,87 @@
+"""The README's programs for the socket, run as they stand there against the running service."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from tests.browser import browser
+from tests.client import TenantAccess
+
+
+@pytest.fixture
+def sample(project: Path, live) -> Callable[[str], str]:
+    """Return the indented block of the README that begins with a line; host and key are filled in."""
+    gunicorn, new_tenant = live
+    access = new_tenant()
+
+    def find(first: str) -> str:
+        _, found, rest = (project / "README.md").read_text().partition(f"\n    {first}\n")
+        assert found, first
+        lines = [first, *textwrap.dedent(_indented(rest)).splitlines()]
+        return _filled_in("\n".join(lines), gunicorn, access)
+
+    return find
+
+
+def _indented(text: str) -> str:
+    lines = text.splitlines()
+    end = next(at for at, line in enumerate(lines) if line and not line.startswith("    "))
+    return "\n".join(lines[:end])
+
+
+def _filled_in(text: str, gunicorn: EmbeddedGunicorn, access: TenantAccess) -> str:
+    for told, ours in (("127.0.0.1:8000", f"127.0.0.1:{gunicorn.port}"), ("your-tenant-api-key", access.key)):
+        assert told in text
+        text = text.replace(told, ours)
+    return text
+
+
+def test_python(sample) -> None:
+    """With websocket-client, as it says."""
+    done = subprocess.run(
+        [sys.executable, "-c", sample("import json")], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.stdout, done.stderr) == ("Hello from Python\n", "")
+
+
+JAVASCRIPT = 'const chats = "http://127.0.0.1:8000/api/v1/chats";'
+
+
+def test_javascript_in_node(sample, tmp_path: Path) -> None:
+    """As a module, where node has a WebSocket: by itself since 22."""
+    (tmp_path / "sample.mjs").write_text(sample(JAVASCRIPT))
+    node = shutil.which("node") or pytest.fail("node is needed to run the JavaScript sample, and is not on the PATH.")
+    command = next(
+        (
+            [node, *flags]
+            for flags in ([], ["--experimental-websocket"])
+            if subprocess.run([node, *flags, "-e", "WebSocket"], capture_output=True, check=False).returncode == 0
+        ),
+        None,
+    )
+    if command is None:
+        pytest.skip("This node has no WebSocket.")
+    done = subprocess.run(
+        [*command, "sample.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.stdout, done.returncode) == ("Hello from JavaScript\n", 0), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("chromedriver") is None, reason="there is no chromedriver on this machine")
+def test_javascript_in_a_browser(sample, gunicorn: EmbeddedGunicorn, tmp_path: Path) -> None:
+    """In the console of a page of the service."""
+    script = """
+      const done = arguments[0];
+      const console = { log: done };
+      (async () => { %s })().catch((error) => done(String(error)));
+    """
+    with browser(tmp_path) as driver:
+        driver.get(f"http://127.0.0.1:{gunicorn.port}/docs")
+        driver.set_script_timeout(20)
+        assert driver.execute_async_script(script % sample(JAVASCRIPT)) == "Hello from JavaScript"

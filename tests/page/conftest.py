@@ -1,0 +1,80 @@
+"""The service with its chat page, and browser windows on it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from selenium.webdriver import Chrome
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.process import free_port
+from tests.browser import browser, requested
+from tests.conftest import MAX_BODY_BYTES
+from tests.page.window import DESKTOP, PHONE, Tenant, Window
+
+
+@pytest.fixture(scope="package")
+def service(mongod, real_database) -> Iterator[EmbeddedGunicorn]:
+    """The service with its page, two workers."""
+    del real_database  # its collections are in place
+    limits = {"MAX_BODY_BYTES": str(MAX_BODY_BYTES), "DELETE_INLINE_LIMIT": "50"}
+    with EmbeddedGunicorn(mongod.uri, free_port(), CHAT_PAGE="on", **limits) as running:
+        yield running
+
+
+@pytest.fixture
+def tenant(service: EmbeddedGunicorn, live) -> Tenant:
+    return Tenant(service, live[1]())
+
+
+@pytest.fixture(scope="package")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Chrome]]:
+    """Browsers by number, with an empty tab each time; starting one takes longer than most tests."""
+    if shutil.which("chromedriver") is None:
+        pytest.skip("there is no chromedriver on this machine")
+    started: list[Chrome] = []
+    with ExitStack() as closing:
+
+        def get(number: int) -> Chrome:
+            if number == len(started):
+                started.append(closing.enter_context(browser(tmp_path_factory.mktemp("profile"))))
+            driver = started[number]
+            used = driver.current_window_handle
+            driver.switch_to.new_window("tab")
+            fresh = driver.current_window_handle
+            driver.switch_to.window(used)
+            driver.close()
+            driver.switch_to.window(fresh)
+            for kind in ("browser", "performance"):
+                driver.get_log(kind)
+            return driver
+
+        yield get
+
+
+@pytest.fixture
+def new_window(service: EmbeddedGunicorn, drivers: Callable[[int], Chrome]) -> Iterator[Callable[..., Window]]:
+    """Open browser windows; at the end none has asked another host for anything."""
+    windows: list[Window] = []
+
+    def make(*, size: tuple[int, int] = DESKTOP) -> Window:
+        driver = drivers(len(windows))
+        # A window cannot be as narrow as a phone, what it shows can.
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        windows.append(Window(driver, f"http://127.0.0.1:{service.port}"))
+        return windows[-1]
+
+    yield make
+    for window in windows:
+        ours = (window.origin, "data:", "blob:", "chrome")
+        assert [url for url in requested(window.driver) if not url.startswith(ours)] == []
+
+
+@pytest.fixture
+def window(new_window: Callable[..., Window], tenant: Tenant) -> Window:
+    """A window that was opened with the line that `make run` prints."""
+    found = new_window()
+    found.open(f"#key={tenant.access.key}")
+    return found

@@ -1,0 +1,166 @@
+"""Deleting a chat in the page: what is asked, what can go wrong, and what is left."""
+
+from pathlib import Path
+from typing import Any
+
+import requests
+from selenium.webdriver.common.keys import Keys
+
+from tests.page.window import Tenant, Window, complaints
+from tests.realtime.sockets import Peer
+
+
+class TestDelete:
+    def ask(self, window: Window, chat_id: str) -> None:
+        window.open(f"#chat={chat_id}")
+        window.is_live()
+        window.find("#delete").click()
+        window.wait_for("#deletion-buttons .danger", "Delete")
+
+    def confirm(self, window: Window) -> None:
+        window.find("#deletion-buttons .danger").click()
+
+    def receipt(self, tenant: Tenant, chat_id: str) -> Any:
+        url = f"http://127.0.0.1:{tenant.service.port}/api/v1/deletions/{chat_id}"
+        return requests.get(url, headers=tenant.access.headers, timeout=30).json()
+
+    def test_it_names_what_will_be_lost_and_shows_the_receipt(self, window: Window, tenant: Tenant) -> None:
+        """This page's own connection does not stand in the way."""
+        tenant.chat("Another chat")
+        chat_id = tenant.chat("Where is my parcel?", "one", "two", "three")
+        self.ask(window, chat_id)
+        window.shot("delete-dialog")
+        asked = window.wait_for("#deletion").text
+        assert "Where is my parcel?" in asked
+        assert "3 messages (" in asked
+        assert "cannot be undone" in asked
+        assert window.driver.switch_to.active_element.text == "Cancel"
+        self.confirm(window)
+        window.wait_for("#deletion-title", "Deleted")
+        window.wait_for("#deletion .receipt", "all removed")
+        window.shot("deleted-dialog")
+        window.press(Keys.ENTER)
+        window.wait_for("#gone-title", "This chat is deleted")
+        assert "3 messages, all removed" in window.wait_for("#gone .receipt", chat_id).text
+        window.shot("deleted")
+        assert window.texts("#chats a b") == ["Another chat"]
+        assert self.receipt(tenant, chat_id)["message_count"] == 3
+        assert complaints(window, 409) == []
+
+    def test_no_means_no(self, window: Window, tenant: Tenant) -> None:
+        """By Escape too; the conversation goes on."""
+        chat_id = tenant.chat("Kept", "one")
+        self.ask(window, chat_id)
+        window.press(Keys.ESCAPE)
+        window.wait(lambda: not window.find("#deletion").is_displayed())
+        window.say("still here")
+        window.wait_for("#messages li", "still here")
+        assert tenant.contents(chat_id) == ["one", "still here"]
+
+    def test_while_others_are_connected_409_then_wait(self, window: Window, tenant: Tenant) -> None:
+        """It names how many, and deletes when they have left."""
+        chat_id = tenant.chat("Busy", "one")
+        with Peer(tenant.service, chat_id, tenant.access), Peer(tenant.service, chat_id, tenant.access):
+            self.ask(window, chat_id)
+            self.confirm(window)
+            window.wait_for("#deletion", "2 other connections to this chat are live, so nothing was deleted")
+            window.shot("delete-409")
+            assert tenant.contents(chat_id) == ["one"]
+        window.wait(lambda: tenant.send("GET", f"/{chat_id}/connections").json()["items"] == [])
+        window.find("#deletion-buttons .primary").click()
+        window.wait_for("#deletion-title", "Deleted")
+        assert complaints(window, 409) == []
+
+    def test_while_others_are_connected_cancel_reconnects(self, window: Window, tenant: Tenant) -> None:
+        chat_id = tenant.chat("Busy", "one")
+        with Peer(tenant.service, chat_id, tenant.access) as peer:
+            self.ask(window, chat_id)
+            self.confirm(window)
+            window.wait_for("#deletion", "1 other connection to this chat is live")
+            window.press(Keys.ESCAPE)
+            window.is_live()
+            window.say("back")
+            assert peer.contents(1) == ["back"]
+
+    def test_while_others_are_connected_evict(self, window: Window, new_window, tenant: Tenant) -> None:
+        """They are told, in the other window with the receipt."""
+        chat_id = tenant.chat("Busy", "one")
+        other = new_window()
+        other.open(f"#key={tenant.access.key}")
+        other.wait_for("#chats a", "Busy").click()
+        other.is_live()
+        self.ask(window, chat_id)
+        self.confirm(window)
+        window.wait_for("#deletion", "1 other connection to this chat is live")
+        self.confirm(window)
+        window.wait_for("#deletion-title", "Deleted")
+        other.wait_for("#gone-title", "deleted by somebody else")
+        other.wait_for("#gone .receipt", "1 message, all removed")
+        assert other.texts("#chats li") == []
+        other.shot("deleted-by-others")
+        assert complaints(window, 409) + complaints(other) == []
+
+    def test_what_arrived_since_is_asked_about_again(self, window: Window, tenant: Tenant) -> None:
+        """412: nothing goes that was not named."""
+        chat_id = tenant.chat("Growing", "one")
+        self.ask(window, chat_id)
+        tenant.post(chat_id, "two", "three")
+        self.confirm(window)
+        window.wait_for("#deletion-note", "The chat has changed")
+        window.wait_for("#deletion-buttons .danger", "Delete 3 messages")
+        window.shot("delete-412")
+        assert tenant.contents(chat_id) == ["one", "two", "three"]
+        self.confirm(window)
+        window.wait_for("#deletion-title", "Deleted")
+        assert self.receipt(tenant, chat_id)["message_count"] == 3
+        assert complaints(window, 409, 412) == []
+
+    def test_a_lost_answer_is_asked_for_again(self, window: Window, tenant: Tenant) -> None:
+        """With the same Idempotency-Key: it says that it was deleted, not that there is nothing."""
+        chat_id = tenant.chat("Lost", "one")
+        self.ask(window, chat_id)
+        window.driver.execute_script("""
+          const ask = window.fetch;
+          window.fetch = async (path, options) => {
+            const answer = await ask(path, options);
+            if (options.method !== "DELETE" || !answer.ok) return answer;
+            window.fetch = ask;
+            throw new TypeError("lost");
+          };
+        """)
+        self.confirm(window)
+        window.wait_for("#deletion", "did not answer")
+        assert tenant.send("GET", f"/{chat_id}").status_code == 404
+        window.find("#deletion-buttons .primary").click()
+        window.wait_for("#deletion-title", "Deleted")
+
+    def test_a_large_chat_shows_how_far_the_removal_is(self, window: Window, tenant: Tenant) -> None:
+        chat_id = tenant.chat("Large", *map(str, range(60)))
+        self.ask(window, chat_id)
+        self.confirm(window)
+        assert "60 messages to go; none can be read" in window.wait_for("#deletion .receipt").text
+
+    def test_from_the_list_while_another_is_open(self, window: Window, tenant: Tenant) -> None:
+        """The conversation stays as it is."""
+        other = tenant.chat("Other", "one")
+        chat_id = tenant.chat("Open", "one")
+        window.open(f"#chat={chat_id}")
+        window.is_live()
+        window.find("#chats li:nth-child(2) button").send_keys(Keys.ENTER)
+        window.wait_for("#deletion-buttons .danger", "Delete 1 message").click()
+        window.wait_for("#deletion-title", "Deleted")
+        window.press(Keys.ENTER)
+        window.say("still here")
+        window.wait_for("#messages li", "still here")
+        assert tenant.send("GET", f"/{other}").status_code == 404
+
+    def test_the_export_is_offered_first(self, window: Window, tenant: Tenant, tmp_path: Path) -> None:
+        chat_id = tenant.chat("Kept", "one", "two")
+        window.driver.execute_cdp_cmd(
+            "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
+        )
+        self.ask(window, chat_id)
+        window.wait_for("#deletion-export button[data-format=ndjson]").click()
+        file = tmp_path / f"chat-{chat_id}.ndjson"
+        window.wait(file.exists)
+        assert file.read_bytes() == tenant.send("GET", f"/{chat_id}/export?format=ndjson").content

@@ -1,0 +1,111 @@
+"""What a person does in a browser window on the chat page, and what the same tenant does elsewhere."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from tests.browser import errors
+from tests.client import CHATS, TenantAccess
+
+WAIT_SECONDS = 20
+PHONE = (390, 844)
+DESKTOP = (1280, 800)
+
+
+class Window:
+    """A browser window on the page, and what a person does in it."""
+
+    def __init__(self, driver: Chrome, origin: str) -> None:
+        self.driver = driver
+        self.origin = origin
+
+    def open(self, fragment: str = "") -> None:
+        self.driver.get(f"{self.origin}/{fragment}")
+
+    def find(self, css: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, css)
+
+    def texts(self, css: str) -> list[str]:
+        return self.driver.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map((found) => found.textContent)", css
+        )
+
+    def wait(self, condition: Callable[[], Any]) -> Any:
+        return WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.05).until(lambda _: condition())
+
+    def wait_for(self, css: str, text: str = "") -> WebElement:
+        """Wait until an element is to be seen, with this in its text."""
+        return self.wait(
+            lambda: next(
+                (
+                    one
+                    for one in self.driver.find_elements(By.CSS_SELECTOR, css)
+                    if one.is_displayed() and text in one.text
+                ),
+                None,
+            )
+        )
+
+    def press(self, *keys: str) -> None:
+        self.driver.switch_to.active_element.send_keys(*keys)
+
+    def tab_to(self, wanted: Callable[[WebElement], bool]) -> None:
+        """Press Tab until the focus is on what is wanted."""
+        for _ in range(60):
+            if wanted(self.driver.switch_to.active_element):
+                return
+            self.press(Keys.TAB)
+        pytest.fail("It cannot be reached with Tab.")
+
+    def tab_to_button(self, text: str) -> None:
+        self.tab_to(lambda element: element.text.startswith(text))
+
+    def say(self, text: str) -> None:
+        self.find("#text").send_keys(text, Keys.ENTER)
+
+    def is_live(self) -> None:
+        self.wait_for("#state", "Live")
+
+    def shot(self, name: str) -> None:
+        if "SCREENSHOTS" in os.environ:
+            self.driver.save_screenshot(f"{os.environ['SCREENSHOTS']}/{name}.png")
+
+
+class Tenant:
+    """Somebody with a key, a browser, and other programs."""
+
+    def __init__(self, service: EmbeddedGunicorn, access: TenantAccess) -> None:
+        self.service = service
+        self.access = access
+
+    def send(self, method: str, path: str = "", **options: Any) -> requests.Response:
+        url = f"http://127.0.0.1:{self.service.port}{CHATS}{path}"
+        return requests.request(method, url, headers=self.access.headers, timeout=30, **options)
+
+    def chat(self, title: str, *contents: str) -> str:
+        chat_id: str = self.send("POST", json={"title": title}).json()["id"]
+        if contents:
+            self.post(chat_id, *contents)
+        return chat_id
+
+    def post(self, chat_id: str, *contents: str, sender: str = "ada") -> None:
+        batch = {"messages": [{"content": content, "sender_id": sender} for content in contents]}
+        assert self.send("POST", f"/{chat_id}/messages", json=batch).status_code == 201
+
+    def contents(self, chat_id: str) -> list[str]:
+        return [message["content"] for message in self.send("GET", f"/{chat_id}/messages").json()["items"]]
+
+
+def complaints(window: Window, *expected: int) -> list[str]:
+    """Return what the console says, but for answers with a status that was expected: Chromium reports each of them."""
+    told = [entry["message"] for entry in errors(window.driver)]
+    return [text for text in told if not any(f"responded with a status of {status} " in text for status in expected)]
