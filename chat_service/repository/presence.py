@@ -22,8 +22,8 @@ from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key
 
 LEASE = timedelta(seconds=25)
-"""How long the connections of a worker that died keep a chat from being deleted, at the most. The promise is 30 s; five
-renewals may fail before a living worker loses its own."""
+"""How long the connections of a worker that died keep a chat from being deleted, at the most. The promise is 30 s. Three
+renewals may fail before a living worker closes its own, in good time before the lease ends."""
 
 TENANT_COUNT_SECONDS = 1.0
 """How old the number of a tenant's connections may be when one more is opened: thousands are not counted for each."""

@@ -73,6 +73,17 @@ class Tenants:
                 self._callers[hashed] = caller
         return caller
 
+    def require_live(self, tenant_id: str, key_id: str) -> None:
+        """Ask the database itself whether the key is good: for what lasts longer than the cache may be wrong.
+
+        Raises:
+            InvalidApiKeyError: revoked.
+        """
+        wanted = {"_id": _with_id(key_id), "tenant_id": tenant_id, "revoked_at": None}
+        with self._database.operation():
+            if self._database.api_keys.find_one(wanted, {"_id": True}) is None:
+                raise InvalidApiKeyError
+
     def create(self, name: str, tenant_id: str | None = None) -> Tenant:
         """Create a tenant and return it; with a `tenant_id` that exists already, return that one."""
         tenant = Tenant(tenant_id or str(uuid.uuid4()), name, self._database.now())
@@ -124,14 +135,17 @@ class Tenants:
         """Revoke a key by its id; return whether there was one to revoke. It is dead everywhere within 5 s."""
         if not _KEY_ID.fullmatch(key_id):
             return False
-        # The id is the start of the digest, so this is a stretch of the primary key.
-        wanted: dict[str, Any] = {"$gte": key_id, "$lt": key_id + "g"}
         with self._database.operation(writes=True):
             revoked = self._database.api_keys.update_one(
-                {"_id": wanted, "tenant_id": tenant_id, "revoked_at": None},
+                {"_id": _with_id(key_id), "tenant_id": tenant_id, "revoked_at": None},
                 {"$set": {"revoked_at": self._database.now()}},
             )
         return bool(revoked.matched_count)
+
+
+def _with_id(key_id: str) -> dict[str, Any]:
+    """Return the stretch of the primary key that begins with the id, which is the start of the digest."""
+    return {"$gte": key_id, "$lt": key_id + "g"}
 
 
 def _to_key(document: dict[str, Any]) -> ApiKey:
