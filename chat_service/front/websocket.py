@@ -54,6 +54,18 @@ class WebSocket(websocket.WebSocketProtocol):  # type: ignore[misc]  # gunicorn 
         self._pings = 0
         self._pings_since = 0.0
 
+    async def run(self) -> None:
+        """Run to the end, and a little longer: bytes that nobody read would reset the connection under our close."""
+        await super().run()
+        if self.accepted and not self.transport.is_closing():
+            self._buffer.clear()
+            self._resume_reading()
+            self._data_event.clear()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._data_event.wait(), LINGER_SECONDS)
+
     def feed_data(self, data: bytes) -> None:
         """Take what has arrived; after the end it is of no interest, and would only lie in memory."""
         self._heard_at = time.monotonic()

@@ -52,7 +52,7 @@ ARRIVING_MOST = 200
 """Handshakes under way in a process; with four threads the last of them waits for about a second."""
 
 DRAIN_SECONDS = 8.0
-"""For closing every socket when the process ends: a client answers a close in its round trip, or is cut off after 5 s."""
+"""For closing every socket when the process ends: a client answers a close in its round trip, or is cut off in 5 s."""
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key
 
 LEASE = timedelta(seconds=25)
-"""How long the connections of a worker that died keep a chat from being deleted, at the most. The promise is 30 s. Three
+"""How long the connections of a worker that died keep a chat from being deleted, at most. The promise is 30 s. Three
 renewals may fail before a living worker closes its own, in good time before the lease ends."""
 
 TENANT_COUNT_SECONDS = 1.0
