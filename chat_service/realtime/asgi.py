@@ -112,6 +112,9 @@ class Sockets:
                 self._require_open_door(socket)
             except BaseException as error:
                 self._hub.remove(socket)
+                # If the server cancels this because the client has left, the thread goes on, and hears of it from here;
+                # or else it is done, and the next renewal finds the lease.
+                socket.close(closing.LEFT)
                 self._leases.doubt()
                 if isinstance(error, OutcomeUnknownError | ClosedError):
                     await self._leases.give_up({socket.connection_id})
@@ -125,6 +128,8 @@ class Sockets:
         # tell this socket. It will not be asked for again as long as the connection lives.
         self._repositories.tenants.require_live(socket.caller.tenant_id, socket.caller.key_id)
         lease, last = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id)
+        if socket.refusal is not None:
+            self._repositories.presence.close(self._worker_id, [socket.connection_id])
         return lease.expires_at, last
 
     def _require_open_door(self, socket: Socket) -> None:
