@@ -83,6 +83,7 @@ class Line:
                 code = int.from_bytes(payload[:2])
                 if code != 1006:
                     self.send(payload, CLOSE)
+                self.writer.close()
                 return Closed(code, payload[2:].decode())
 
     async def closed(self) -> Closed:

@@ -3,41 +3,18 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 import pymongo
 import pytest
 import websocket
 
-from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import NewMessage, Role
 from chat_service.repository.database import APP_NAME
 from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
+from tests.realtime.conftest import SLOW_SECONDS
 from tests.realtime.sockets import Peer, Service, wait_until
-
-OPEN_SECONDS = 1.5
-"""How long the commit of a handshake takes in these tests: what happens meanwhile happens on the way in."""
-
-
-Begun = Callable[[], object]
-
-
-@pytest.fixture
-def slow_handshake(mongod: EmbeddedMongod) -> Iterator[Callable[..., Begun]]:
-    """Have the next commit take its time; what is returned waits until it has begun."""
-    data = {"failCommands": ["commitTransaction"], "appName": APP_NAME, "blockConnection": True}
-    point = {"configureFailPoint": "failCommand", "mode": {"times": 1}}
-    with pymongo.MongoClient(mongod.uri) as client:
-
-        def arm(seconds: float = OPEN_SECONDS) -> Begun:
-            entered = client.admin.command({**point, "data": {**data, "blockTimeMS": int(seconds * 1000)}})
-            wait = {"waitForFailPoint": "failCommand", "timesEntered": entered["count"] + 1, "maxTimeMS": 10_000}
-            return lambda: client.admin.command(wait)
-
-        yield arm
-        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
 def connect_meanwhile(service: Service, path: str) -> tuple[threading.Thread, list[Peer]]:
@@ -95,10 +72,10 @@ def test_a_client_that_reads_nothing_of_what_it_missed_and_stays_1013(service) -
         time.sleep(1)
 
 
-def test_a_chat_that_is_evicted_while_a_client_comes_in(service, slow_handshake) -> None:
+def test_a_chat_that_is_evicted_while_a_client_comes_in(service, slow_commit) -> None:
     """Either order of the two is right; a half-opened connection is not."""
     chat_id = service.chat()
-    has_begun = slow_handshake()
+    has_begun = slow_commit()
     thread, found = connect_meanwhile(service, chat_id)
     has_begun()
     answer = service.send("DELETE", f"{chat_id}?on_active=evict")
@@ -108,10 +85,10 @@ def test_a_chat_that_is_evicted_while_a_client_comes_in(service, slow_handshake)
     assert service.database.presence.count_documents({}) == 0
 
 
-def test_a_key_that_is_revoked_while_its_client_comes_in(service, slow_handshake) -> None:
+def test_a_key_that_is_revoked_while_its_client_comes_in(service, slow_commit) -> None:
     """It was asked for before, and will not be again."""
     chat_id = service.chat()
-    has_begun = slow_handshake()
+    has_begun = slow_commit()
     thread, found = connect_meanwhile(service, chat_id)
     has_begun()
     Tenants(service.database).revoke_key(service.access.tenant_id, service.access.key_id)
@@ -134,12 +111,12 @@ def test_a_revoked_key_opens_nothing_by_the_cache_or_by_a_ticket(service) -> Non
             assert peer.closed() == (4401, "invalid_api_key")
 
 
-@pytest.mark.parametrize("seconds", [OPEN_SECONDS, 3.7])
-def test_a_client_that_leaves_while_it_comes_in(service, slow_handshake, seconds) -> None:
+@pytest.mark.parametrize("seconds", [SLOW_SECONDS, 3.7])
+def test_a_client_that_leaves_while_it_comes_in(service, slow_commit, seconds) -> None:
     """Also when the server cancels the handshake (after 3 s), and the lease is opened after that."""
     chat_id = service.chat()
     url = f"ws://127.0.0.1:{service.gunicorn.port}/api/v1/chats/{chat_id}/ws"
-    has_begun = slow_handshake(seconds)
+    has_begun = slow_commit(seconds)
     with pytest.raises(websocket.WebSocketTimeoutException):
         websocket.create_connection(url, 0.4, header=service.access.headers, suppress_origin=True)
     has_begun()
