@@ -14,6 +14,7 @@ from gunicorn.asgi import websocket
 from chat_service.api import problems
 from chat_service.api.context import new_request_id
 from chat_service.front.refusal import refusal
+from chat_service.front.waiting import Flag, Mailbox
 
 PING_SECONDS = 20.0
 """Between two pings: routers hang up on a connection that is silent for 55 s."""
@@ -48,6 +49,9 @@ class WebSocket(websocket.WebSocketProtocol):  # type: ignore[misc]  # gunicorn 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         """Begin, with ASGI's extension for a refusal that has a body."""
         super().__init__(*arguments, **named)
+        self._close_event, self._queue_space, self._data_event = Flag(), Flag(), Flag()
+        self._queue_space.set()
+        self._receive_queue = Mailbox()
         self.scope["extensions"] = {"websocket.http.response": {}}
         self._denied: bool
         self._heard_at = self._pinged_at = time.monotonic()
@@ -94,6 +98,9 @@ class WebSocket(websocket.WebSocketProtocol):  # type: ignore[misc]  # gunicorn 
                 self._deny(message["status"], "")
             case "websocket.http.response.body":
                 pass
+            case "websocket.accept":
+                await super()._send(message)
+                self.scope.clear()  # what was asked is answered, and would lie in memory for hours
             case "websocket.send" if self.accepted:
                 await self._drain()
                 if self.closed or self._close_sent or self._eof:

@@ -42,6 +42,13 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
             # gunicorn 27 leaves a send waiting whose reader has left.
             self._flow_control.resume_writing()
 
+    def _build_websocket_scope(self, request: Any, sockname: Any, peername: Any) -> Any:
+        """Return the scope, and keep nothing else of the request: the connection may live for hours."""
+        scope = super()._build_websocket_scope(request, sockname, peername)
+        self._current_request = self._request_ready = None
+        request.headers = []
+        return scope
+
     def ping(self, now: float) -> None:
         """Ping the client of a WebSocket if it is time to."""
         if self._websocket is not None:

@@ -10,6 +10,7 @@ the chat was deleted. From then on a delete passes the connection, so it must no
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,15 @@ RENEW_SECONDS = 5.0
 CLOSING = timedelta(seconds=6)
 """How long before its lease ends a connection is closed: from a look to the end of the transport it takes 5 s at most,
 with last words, a close that is not answered, and bytes that are not read."""
+
+RENEW_AT_ONCE = 500
+"""More leases are renewed in sixteen parts, spread over the time: 5,000 at once would hold up requests."""
+
+REST_SECONDS = 0.2
+
+EVERYTHING = ("", "g")
+SPANS = list(itertools.pairwise("0123456789abcdefg"))
+"""Of connection ids, by their first digit."""
 
 Run = Callable[..., Awaitable[Any]]
 """Runs a blocking function in a thread."""
@@ -53,9 +63,9 @@ class Leases:
         """Take note that there may be a lease which nobody here stands for."""
         self._is_in_doubt = True
 
-    def is_lost(self, socket: Socket) -> bool:
+    def is_lost(self, socket: Socket, now: datetime | None = None) -> bool:
         """Tell whether the connection's lease is about to end, or has ended."""
-        return socket.leased_until is not None and socket.leased_until - CLOSING <= self._now()
+        return socket.leased_until is not None and socket.leased_until <= (now or self._now()) + CLOSING
 
     async def keep(self) -> None:
         """Renew, and look after the connections, until cancelled."""
@@ -70,30 +80,38 @@ class Leases:
                 self._renewing = asyncio.create_task(self._renew())
 
     def _look(self) -> None:
-        now = time.monotonic()
+        now, clock = self._now(), time.monotonic()
         for socket in self._hub:
-            if self.is_lost(socket):
+            if self.is_lost(socket, now):
                 socket.close(RECONNECT)
-            elif socket.is_stalled(now):
+            elif socket.is_stalled(clock):
                 socket.close(TOO_SLOW)
 
     async def _renew(self) -> None:
-        expected = [socket for socket in self._hub if socket.leased_until is not None]
+        self._is_in_doubt = False
+        for span in SPANS if len(self._hub) > RENEW_AT_ONCE else [EVERYTHING]:
+            try:
+                await self._renew_span(*span)
+            except Exception as error:  # noqa: BLE001 - whatever it was: the leases are good for some more tries
+                self.doubt()
+                _log.warning("Leases of connections were not renewed: %s", type(error).__name__)
+                return
+            if span is not EVERYTHING:
+                await asyncio.sleep(REST_SECONDS)
+
+    async def _renew_span(self, first: str, end: str) -> None:
+        expected = [socket for socket in self._hub if socket.leased_until and first <= socket.connection_id < end]
         began = self._now()
-        try:
-            held = await self._run(self._presence.renew, self._worker_id)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next one may succeed; until then they are good
-            _log.warning("Leases of connections were not renewed: %s", type(error).__name__)
-            return
+        held = await self._run(self._presence.renew, self._worker_id, first, end)
         for socket in expected:
             if socket.connection_id in held:
                 socket.leased_until = began + LEASE
             else:
                 socket.close(RECONNECT)
         strays = held - {socket.connection_id for socket in self._hub}
-        self._is_in_doubt = bool(strays)
         if strays:
             # Their sockets have ended, and the database was away when their leases were to be given up.
+            self.doubt()
             await self.give_up(strays)
 
     async def give_up(self, connection_ids: set[str]) -> None:
