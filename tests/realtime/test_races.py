@@ -1,5 +1,6 @@
 """Connections that open and close while deletes run: a 200 and a socket never live at once."""
 
+import asyncio
 import json
 import random
 import subprocess
@@ -11,9 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
+from chat_service.models import NewMessage, Role
 from chat_service.repository.checks import Checks
+from chat_service.repository.messages import Messages
 from tests.client import CHATS
 from tests.realtime.connector import LINES, Stay
+from tests.realtime.line import Closed, Line
 from tests.realtime.sockets import Service, wait_until
 
 CHATS_OF_A_ROUND, ROUNDS = 100, 2
@@ -89,3 +93,40 @@ def test_a_200_and_a_socket_never_live_at_once(service, query) -> None:
         assert statuses[409] > 50, "sockets were there"
         assert codes[1000] > 200
         assert max(outstayed) < 0
+
+
+COMING_AND_GOING = 30
+POSTING_SECONDS = 6.0
+
+
+def test_whoever_comes_in_while_messages_come_misses_none(service) -> None:
+    """Between what is looked up and what the feed brings there is no gap, and nothing comes twice."""
+    chat_id = service.chat("first")
+    until = time.monotonic() + POSTING_SECONDS
+
+    def post() -> None:
+        while time.monotonic() < until:
+            Messages(service.database).append(service.access.tenant_id, chat_id, [NewMessage(Role.USER, "x", None, {})])
+
+    async def come_and_go() -> int:
+        last = visits = 0
+        while time.monotonic() < until - 0.5:
+            line = await Line.open(service.gunicorn.port, f"{chat_id}?after={last}", service.access)
+            for _ in range(5):
+                found = await line.frame()
+                assert not isinstance(found, Closed), found
+                assert found["message"]["seq"] == last + 1
+                last += 1
+            line.hang_up()
+            visits += 1
+        return visits
+
+    async def storm() -> list[int]:
+        posting = asyncio.create_task(asyncio.to_thread(post))
+        visits = await asyncio.gather(*(come_and_go() for _ in range(COMING_AND_GOING)))
+        await posting
+        return visits
+
+    visits = sum(asyncio.run(storm()))
+    print(f"{visits} visits, {service.send('GET', chat_id).json()['message_count']} messages")  # noqa: T201
+    assert visits > 100
