@@ -92,6 +92,8 @@ class WebSocket(websocket.WebSocketProtocol):  # type: ignore[misc]  # gunicorn 
             self.transport.write(b"\x89\x00")
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
+        if self._eof or self.transport.is_closing():
+            raise websocket.WebSocketDisconnected
         match message["type"]:
             case "websocket.http.response.start":
                 # ASGI's extension for a refusal with a status; the body is always the problem of that status.
