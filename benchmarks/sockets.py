@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import orjson
+import pymongo
 
 from benchmarks.measure import keep, medians, ratio, timed
 from benchmarks.service import HEADERS, KEY, Address, service
@@ -156,7 +157,7 @@ def look(connection: http.client.HTTPConnection, chat_id: str) -> None:
     assert call(connection, "GET", f"/chats/{chat_id}")["id"] == chat_id
 
 
-def measure_idle(address: Address, sockets: int, rounds: int) -> dict[str, Any]:
+def measure_idle(uri: str, address: Address, sockets: int, rounds: int) -> dict[str, Any]:
     """Measure memory and HTTP without and with idle sockets, in turns."""
     connections = [http.client.HTTPConnection(*address) for _ in range(CLIENTS)]
     chat_ids = [call(connections[0], "POST", "/chats", {})["id"] for _ in range(sockets // SOCKETS_OF_A_CHAT)]
@@ -177,7 +178,7 @@ def measure_idle(address: Address, sockets: int, rounds: int) -> dict[str, Any]:
         kibibytes.append((resident(pid) - before) / sockets / 1024)
         results["with"].append(timed(workers, items))
         crowd.ask("close")
-        wait_until_closed(connections[0], chat_ids[-1])
+        wait_until_closed(uri)
         p99 = [round(figures[-1]["p99_ms"], 1) for figures in results.values()]
         print(f"round {number}: {kibibytes[-1]:.1f} KiB, p99 without and with {p99} ms", flush=True)
     crowd.end()
@@ -191,10 +192,11 @@ def measure_idle(address: Address, sockets: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def wait_until_closed(connection: http.client.HTTPConnection, chat_id: str) -> None:
-    """Wait until the leases of a chat are given up, and those of the others have had the time."""
-    while call(connection, "GET", f"/chats/{chat_id}")["active_connections"]:
-        time.sleep(0.1)
+def wait_until_closed(uri: str) -> None:
+    """Wait until every lease is given up, and a little longer."""
+    with pymongo.MongoClient[dict[str, Any]](uri) as client:
+        while client.get_default_database().presence.count_documents({}):
+            time.sleep(0.5)
     time.sleep(3)
 
 
@@ -233,8 +235,8 @@ def main() -> None:
     with service(WEB_CONCURRENCY="1", CONNECTIONS_PER_CHAT="5000") as (_, address):
         fanout = measure_fanout(address, args.listeners, args.messages)
         print("fan-out", fanout, flush=True)
-    with service(WEB_CONCURRENCY="1") as (_, address):
-        idle = measure_idle(address, args.sockets, args.rounds)
+    with service(WEB_CONCURRENCY="1") as (uri, address):
+        idle = measure_idle(uri, address, args.sockets, args.rounds)
         print("idle", idle, flush=True)
     keep("sockets", {"load": os.getloadavg()[0], "idle": idle, "fanout": fanout})
 

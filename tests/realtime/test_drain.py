@@ -118,10 +118,10 @@ def test_handshakes_under_way_leave_nothing_behind(own) -> None:
         knocking = [asyncio.ensure_future(knock()) for _ in range(40)]
         await asyncio.to_thread(wait_until, lambda: own.database.presence.count_documents({}) >= 30)
         await asyncio.to_thread(terminate, own)
+        assert await asyncio.to_thread(own.gunicorn.process.wait, EXIT_SECONDS) == 0
         return [end for ends in await asyncio.gather(*knocking) for end in ends]
 
     found = asyncio.run(storm())
-    assert own.gunicorn.process.wait(EXIT_SECONDS) == 0
     assert set(found) <= {Closed(1001, "server_shutdown"), Closed(1006, "")}
     assert Counter(found)[Closed(1001, "server_shutdown")] >= 30
     assert own.database.presence.count_documents({}) == 0
