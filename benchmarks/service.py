@@ -20,8 +20,8 @@ Address = tuple[str, int]
 
 
 @contextmanager
-def service() -> Iterator[tuple[str, Address]]:
-    """Run mongod and gunicorn as they are deployed; give the database's URI and the service's host and port."""
+def service(**environment: str) -> Iterator[tuple[str, Address]]:
+    """Run mongod and gunicorn as they are deployed, but for `environment`; give the database's URI and the address."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedMongod(Path(folder)) as mongod:
         database = Database(mongod.uri)
         database.prepare()
@@ -31,6 +31,6 @@ def service() -> Iterator[tuple[str, Address]]:
         # Its log lines cost what they cost when deployed, but the table should stay readable.
         with (
             (Path(folder) / "service.log").open("wb") as log,
-            EmbeddedGunicorn(mongod.uri, free_port(), output=log) as gunicorn,
+            EmbeddedGunicorn(mongod.uri, free_port(), output=log, **environment) as gunicorn,
         ):
             yield mongod.uri, ("127.0.0.1", gunicorn.port)

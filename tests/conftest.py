@@ -87,10 +87,10 @@ def app(either_database: Database) -> Flask:
 @pytest.fixture
 def new_tenant(either_database: Database) -> Callable[..., TenantAccess]:
     """Make tenants, each with a key of the given scopes (default: all)."""
-    return _tenant_maker(either_database)
+    return tenant_maker(either_database)
 
 
-def _tenant_maker(database: Database) -> Callable[..., TenantAccess]:
+def tenant_maker(database: Database) -> Callable[..., TenantAccess]:
     numbers = itertools.count(1)
 
     def make(*scopes: str) -> TenantAccess:
@@ -125,7 +125,7 @@ def gunicorn(mongod: EmbeddedMongod, real_database: Database) -> Iterator[Embedd
 @pytest.fixture
 def live(gunicorn: EmbeddedGunicorn, database: Database) -> tuple[EmbeddedGunicorn, Callable[..., TenantAccess]]:
     """The running service on an empty database, and a maker of tenants with keys."""
-    return gunicorn, _tenant_maker(database)
+    return gunicorn, tenant_maker(database)
 
 
 @pytest.fixture(scope="session")

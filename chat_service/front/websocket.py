@@ -6,6 +6,7 @@ It is replaced by name in front/worker.py, like the protocol around it; tests ho
 import asyncio
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.asgi import websocket
@@ -13,6 +14,7 @@ from gunicorn.asgi import websocket
 from chat_service.api import problems
 from chat_service.api.context import new_request_id
 from chat_service.front.refusal import refusal
+from chat_service.front.waiting import Flag, Mailbox
 
 PING_SECONDS = 20.0
 """Between two pings: routers hang up on a connection that is silent for 55 s."""
@@ -26,8 +28,17 @@ PINGS_MOST, PINGS_SECONDS = 50, 10.0
 FRAGMENTS_MOST = 1_024
 """Of one message: empty ones cost memory, and no limit on its bytes counts them."""
 
+CLOSE_SECONDS = 2.0
+"""For the client's half of the closing handshake. A client that is there answers in its round trip."""
+
 LINGER_SECONDS = 1.0
 """After the closing handshake, or after it was waited for in vain, for what the client has not read yet."""
+
+UNREAD_BYTES = 2**20
+"""More than the largest frame: so much waits only for a client that reads nothing but makes us answer its pings."""
+
+QUEUE_MOST = 2
+"""Messages that wait for the application: each may have 64 KiB, and a post takes its time when the database does."""
 
 POLICY_VIOLATION = 1008
 
@@ -38,40 +49,80 @@ class WebSocket(websocket.WebSocketProtocol):  # type: ignore[misc]  # gunicorn 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         """Begin, with ASGI's extension for a refusal that has a body."""
         super().__init__(*arguments, **named)
+        self._close_event, self._queue_space, self._data_event = Flag(), Flag(), Flag()
+        self._queue_space.set()
+        self._receive_queue = Mailbox()
         self.scope["extensions"] = {"websocket.http.response": {}}
         self._denied: bool
         self._heard_at = self._pinged_at = time.monotonic()
         self._pings = 0
         self._pings_since = 0.0
 
+    async def run(self) -> None:
+        """Run to the end, and a little longer: bytes that nobody read would reset the connection under our close."""
+        await super().run()
+        if self.accepted and not self.transport.is_closing():
+            self._buffer.clear()
+            self._resume_reading()
+            self._data_event.clear()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._data_event.wait(), LINGER_SECONDS)
+
     def feed_data(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Take what has arrived; after the end it is of no interest, and would only lie in memory."""
         self._heard_at = time.monotonic()
-        super().feed_data(data)
+        if not self.closed:
+            super().feed_data(data)
+
+    def feed_eof(self) -> None:
+        """Take note that the connection is gone: nothing more comes, also no answer to a close."""
+        super().feed_eof()
+        self._close_event.set()
 
     def ping(self, now: float) -> None:
         """Ping the client if it is time to; hang up on one that has answered none. `now` is of the monotonic clock."""
         if not self.accepted or self.closed:
             return
-        if now - self._heard_at > SILENT_SECONDS:
+        if now - self._heard_at > SILENT_SECONDS or self.transport.get_write_buffer_size() > UNREAD_BYTES:
             self.transport.abort()
         elif now - self._pinged_at >= PING_SECONDS:
             self._pinged_at = now
             self.transport.write(b"\x89\x00")
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
+        if self._eof or self.transport.is_closing():
+            raise websocket.WebSocketDisconnected
         match message["type"]:
             case "websocket.http.response.start":
                 # ASGI's extension for a refusal with a status; the body is always the problem of that status.
                 self._deny(message["status"], "")
             case "websocket.http.response.body":
                 pass
-            case "websocket.close":
+            case "websocket.accept":
                 await super()._send(message)
-                # A reader that takes nothing would keep what waits for it, and its lease, for ever.
-                asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
+                self.scope.clear()  # what was asked is answered, and would lie in memory for hours
+            case "websocket.send" if self.accepted:
+                await self._drain()
+                if self.closed or self._close_sent or self._eof:
+                    raise websocket.WebSocketDisconnected
+                await self._send_frame(websocket.OPCODE_TEXT, message["text"])
+            case "websocket.close" if self.accepted:
+                await self._close(message["code"], message["reason"])
             case _:
                 await super()._send(message)
+
+    async def _close(self, code: int, reason: str) -> None:
+        """Close in both directions, in bounded time also if the client answers nothing or reads nothing."""
+        await self._send_close(code, reason)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._close_event.wait(), CLOSE_SECONDS)
+        self.closed = True
+        self._close_event.set()
+        self.transport.close()
+        # A reader that takes nothing would keep what waits for it, and its lease, for ever.
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
 
     def _deny(self, status: int, reason: str) -> None:
         """Answer the handshake with a problem instead of an empty body."""

@@ -17,7 +17,7 @@ from gunicorn.workers import gasgi
 from chat_service.api import problems
 from chat_service.api.context import new_request_id
 from chat_service.front.refusal import refusal
-from chat_service.front.websocket import WebSocket
+from chat_service.front.websocket import QUEUE_MOST, WebSocket
 
 LAST_REQUESTS_SECONDS = 1.0
 """For requests that are on their way when the worker is told to end; then idle connections are closed."""
@@ -60,6 +60,16 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
         self.worker.connections.discard(self)
         self._stop_hanging_up()
         super().connection_lost(exc)
+        if self._websocket is not None and self._flow_control is not None:
+            # gunicorn 27 leaves a send waiting whose reader has left.
+            self._flow_control.resume_writing()
+
+    def _build_websocket_scope(self, request: Any, sockname: Any, peername: Any) -> Any:
+        """Return the scope, and keep nothing else of the request: the connection may live for hours."""
+        scope = super()._build_websocket_scope(request, sockname, peername)
+        self._current_request = self._request_ready = None
+        request.headers = []
+        return scope
 
     def ping(self, now: float) -> None:
         """Ping the client of a WebSocket if it is time to."""
@@ -84,6 +94,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         self.connections: set[ProblemProtocol] = set()
         gasgi.ASGIProtocol = ProblemProtocol
         websocket.WebSocketProtocol = WebSocket
+        websocket.RECEIVE_QUEUE_HIGH_WATER = QUEUE_MOST
         super().init_process()
 
     def init_signals(self) -> None:

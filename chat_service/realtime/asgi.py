@@ -5,11 +5,13 @@ holds up the other, and requests over HTTP keep theirs.
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 from chat_service import models
@@ -43,14 +45,19 @@ Send = Callable[[Message], Awaitable[None]]
 THREADS = 4
 """For handshakes, posts and renewals of all sockets together; each may hold a database connection."""
 
-MISSED_MESSAGES = 200
-"""Read at once while a socket catches up."""
+FIRST_LOOK, MISSED_MESSAGES = 10, 200
+"""Read at once while a socket catches up: a few at first, and then as many as are small, up to so many."""
+
+LOOK_BYTES = 256 * 2**10
+"""What the next look should find: it lies in memory until its reader has taken it."""
 
 ARRIVING_MOST = 200
 """Handshakes under way in a process; with four threads the last of them waits for about a second."""
 
 DRAIN_SECONDS = 8.0
-"""For closing every socket when the process ends: a client answers a close in its round trip, or is cut off."""
+"""For closing every socket when the process ends: a client answers a close in its round trip, or is cut off in 5 s."""
+
+_log = logging.getLogger(__name__)
 
 
 class Sockets:
@@ -104,17 +111,42 @@ class Sockets:
             self._hub.add(socket)
             try:
                 await self._feed.is_followed()
-                _, last = await self._run(
-                    repositories.presence.open, caller.tenant_id, chat_id, socket.connection_id, self._worker_id
-                )
+                socket.leased_until, last = await self._run(self._open, socket)
+                self._require_open_door(socket)
             except BaseException as error:
                 self._hub.remove(socket)
-                if isinstance(error, OutcomeUnknownError):
+                # If the server cancels this because the client has left, the thread goes on, and hears of it from here;
+                # or else it is done, and the next renewal finds the lease.
+                socket.close(closing.LEFT)
+                self._leases.doubt()
+                if isinstance(error, OutcomeUnknownError | ClosedError):
                     await self._leases.give_up({socket.connection_id})
                 raise
-            socket.is_leased = True
             socket.catch_up(last if after is None else min(after, last), last)
             return socket
+
+    def _open(self, socket: Socket) -> tuple[datetime, int]:
+        """Open the lease, in a thread; return until when it is good, and the seq of the chat's last message."""
+        # The key may have been revoked since it was cached, or since its ticket was made, and before the feed could
+        # tell this socket. It will not be asked for again as long as the connection lives.
+        self._repositories.tenants.require_live(socket.caller.tenant_id, socket.caller.key_id)
+        lease, last = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id)
+        if socket.refusal is not None:
+            self._repositories.presence.close(self._worker_id, [socket.connection_id])
+        return lease.expires_at, last
+
+    def _require_open_door(self, socket: Socket) -> None:
+        """See that nothing has happened to the connection while it was on its way in.
+
+        Raises:
+            ClosedError: something has.
+        """
+        if self._is_ending:
+            raise ClosedError(closing.GOING_AWAY)
+        if socket.refusal is not None:
+            raise ClosedError(socket.refusal)
+        if self._leases.is_lost(socket):  # this process was stopped meanwhile
+            raise ClosedError(closing.RECONNECT)
 
     @contextmanager
     def _as_arrival(self) -> Iterator[None]:
@@ -130,6 +162,8 @@ class Sockets:
             yield
         except ChatNotFoundError:
             raise ClosedError(closing.NO_CHAT) from None
+        except InvalidApiKeyError:
+            raise ClosedError(closing.NO_KEY) from None
         except TooManyConnectionsError:
             raise ClosedError(closing.TOO_MANY) from None
         except ChatServiceError:
@@ -142,6 +176,7 @@ class Sockets:
         code = None
         try:
             # Only now: a client that is connected counts, and misses nothing.
+            socket.is_open = True
             await send({"type": "websocket.accept"})
             await self._catch_up(socket)
             while (message := await receive())["type"] == "websocket.receive":
@@ -153,22 +188,24 @@ class Sockets:
             socket.close(closing.UNAVAILABLE)
         except OSError:
             pass  # the client has left
+        except Exception as error:  # noqa: BLE001 - whatever it was: the lease outlives the connection, not the reverse
+            _log.error("A connection failed: %s", type(error).__name__)
+            socket.close(closing.INTERNAL)
         finally:
             await self._end(socket, code)
 
     async def _catch_up(self, socket: Socket) -> None:
+        limit = FIRST_LOOK
         while not socket.is_caught_up():
             sent, known = socket.missed
             try:
-                found = await self._run(
-                    self._repositories.messages.page, *socket.owner, Span(after=sent), MISSED_MESSAGES
-                )
+                found = await self._run(self._repositories.messages.page, *socket.owner, Span(after=sent), limit)
             except ChatNotFoundError:
                 raise ClosedError(closing.DELETED) from None
-            for message in found:
-                await socket.send_missed(message.seq, frames.message_created(message))
-            if len(found) < MISSED_MESSAGES:
+            size = await socket.send_missed([(message.seq, frames.message_created(message)) for message in found])
+            if len(found) < limit:
                 socket.skip_to(known)
+            limit = max(1, min(limit * LOOK_BYTES // max(size, 1), MISSED_MESSAGES))
 
     async def _hear(self, socket: Socket, text: str | None) -> None:
         """Do what a client's frame asks for, and tell it what was not done."""
@@ -207,13 +244,15 @@ class Sockets:
         return self._repositories.messages.append(caller.tenant_id, chat_id, [new], key)[0]
 
     async def _end(self, socket: Socket, code: int | None) -> None:
-        await socket.end()
-        self._hub.remove(socket)
-        if not self._is_ending:
-            await self._leases.give_up({socket.connection_id})
-        metrics.count_connection(opened=False)
-        close = socket.sent_close or Close(code or closing.ABNORMAL, "client")
-        logs.write_connection(socket.caller, time.monotonic() - socket.opened_at, *close)
+        try:
+            await socket.end()
+        finally:  # also when the server loses its patience with a client that is gone, and cancels this
+            self._hub.remove(socket)
+            metrics.count_connection(opened=False)
+            close = socket.sent_close or Close(code or closing.ABNORMAL, "client")
+            logs.write_connection(socket.caller, time.monotonic() - socket.opened_at, *close)
+            if not self._is_ending:
+                await self._leases.give_up({socket.connection_id})
 
     async def drain(self) -> None:
         """Close every socket with 1001 and give its presence up, because the process ends."""
@@ -221,13 +260,18 @@ class Sockets:
         for socket in self._hub:
             socket.close(closing.GOING_AWAY)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hub.is_empty.wait(), DRAIN_SECONDS)
+            await asyncio.wait_for(self._is_empty(), DRAIN_SECONDS)
         if self._keeping is not None:
             self._keeping.cancel()
             await self._leases.give_up_all()
 
+    async def _is_empty(self) -> None:
+        while len(self._hub) or self._arriving:  # noqa: ASYNC110 - once in the life of a process
+            await asyncio.sleep(0.05)
+
     async def _run(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        """Run something in a thread. It is done to its end, also when nobody waits for it any more."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments))
 
 
 async def _turn_away(send: Send, close: Close) -> None:

@@ -21,6 +21,9 @@ class ClosedError(Exception):
 ABNORMAL = 1006
 """Never sent: it stands for a connection that ended without a close."""
 
+INTERNAL = Close(1011, "internal_error")
+LEFT = Close(ABNORMAL, "client")
+
 GOING_AWAY = Close(1001, "server_shutdown")
 RECONNECT = Close(1012, "reconnect")
 """This process lost its lease or its place in the feed. With `?after=` nothing is missed."""

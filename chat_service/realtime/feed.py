@@ -19,8 +19,8 @@ from chat_service.realtime.hub import Hub
 from chat_service.repository.changes import Changes
 from chat_service.repository.chats import Chats
 
-UNTOLD_CHANGES = 1_000
-"""What may wait for the event loop. Beyond it the thread waits, and the server keeps the rest."""
+UNTOLD_CHANGES = 200
+"""What may wait for the event loop, at up to 0.2 MB each. Beyond it the thread waits, and the server keeps the rest."""
 
 LINGER_QUESTIONS = 60
 """After so many questions without a change and without a socket, half a minute, the thread ends."""

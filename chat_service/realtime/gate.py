@@ -16,6 +16,9 @@ from chat_service.realtime.closing import INVALID_CHAT_ID, INVALID_QUERY, NO_KEY
 _PATH = re.compile(r"/api/v1/chats/([^/]+)/ws")
 _SEQ = re.compile("[0-9]{1,18}", re.ASCII)
 
+FIELDS_MOST = 10
+"""Of a query; two have a meaning."""
+
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
@@ -46,7 +49,10 @@ def read(scope: MutableMapping[str, Any]) -> Handshake | None:
     found = _PATH.fullmatch(scope["path"])
     if found is None:
         return None
-    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=10)
+    try:
+        pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=FIELDS_MOST)
+    except ValueError:
+        pairs = [("", "")]  # as wrong as any other field that we do not know
     keys = [value for name, value in scope["headers"] if name == b"x-api-key"]
     return Handshake(
         chat_id=found[1],

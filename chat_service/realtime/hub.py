@@ -1,6 +1,5 @@
 """The open sockets of this process, by chat. Changed from the event loop alone."""
 
-import asyncio
 from collections.abc import Iterator
 
 from chat_service.realtime.socket import Socket
@@ -15,14 +14,11 @@ class Hub:
     def __init__(self) -> None:
         self._rooms: dict[Owner, set[Socket]] = {}
         self._size = 0
-        self.is_empty = asyncio.Event()
-        self.is_empty.set()
 
     def add(self, socket: Socket) -> None:
         """Let the socket hear of its chat from now on."""
         self._rooms.setdefault(socket.owner, set()).add(socket)
         self._size += 1
-        self.is_empty.clear()
 
     def remove(self, socket: Socket) -> None:
         """Forget a socket that has ended."""
@@ -31,8 +27,6 @@ class Hub:
         self._size -= 1
         if not room:
             del self._rooms[socket.owner]
-        if not self._size:
-            self.is_empty.set()
 
     def room(self, owner: Owner) -> list[Socket]:
         """Return the sockets of a chat."""

@@ -8,8 +8,9 @@ look has found nothing more and the feed has had nothing newer.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from chat_service.models import Caller
@@ -65,9 +66,11 @@ class Socket:
         "caller",
         "chat_id",
         "connection_id",
-        "is_leased",
+        "is_open",
+        "leased_until",
         "opened_at",
         "owner",
+        "refusal",
         "sent_close",
     )
 
@@ -76,7 +79,11 @@ class Socket:
         self.chat_id = chat_id
         self.owner = (caller.tenant_id, chat_id)
         self.connection_id = connection_id
-        self.is_leased = False
+        self.leased_until: datetime | None = None
+        self.is_open = False
+        """Whether the handshake was answered."""
+        self.refusal: Close | None = None
+        """Why it is not to be answered, if there is a reason."""
         self.opened_at = time.monotonic()
         self.sent_close: Close | None = None
         self._send = send
@@ -112,11 +119,21 @@ class Socket:
             self._catching_up = False
         return not self._catching_up
 
-    async def send_missed(self, seq: int, frame: str) -> None:
-        """Send a message that was missed, at the pace of the reader."""
-        if seq > self._last_seq:
-            self._last_seq = seq
+    async def send_missed(self, messages: Sequence[tuple[int, str]]) -> int:
+        """Send messages that were missed, at the pace of the reader; return how large they are."""
+        size = sum(len(frame) for _, frame in messages)
+        self._count(size)
+        if self._is_crowded():
+            self.close(TOO_SLOW)
+        for seq, frame in messages:
+            self._moved_at = time.monotonic()
             await self._send({"type": "websocket.send", "text": frame})
+            self._last_seq = seq
+            self._count(-len(frame))
+        return size
+
+    def _is_crowded(self) -> bool:
+        return self._outboxes.size > ALL_OUTBOXES_BYTES and self._size > SHARE_BYTES
 
     def tell_message(self, seq: int, frame: str) -> None:
         """Take a message from the feed."""
@@ -129,19 +146,18 @@ class Socket:
         """Have the frame sent after those that wait. A reader that is too slow for it is let go."""
         if self._closing is not None:
             return
-        if not self._outbox:
+        if not self._size:
             self._moved_at = time.monotonic()
         self._outbox.append(Waiting(frame, seq))
         self._count(len(frame))
-        crowded = self._outboxes.size > ALL_OUTBOXES_BYTES and self._size > SHARE_BYTES
-        if self._size > OUTBOX_BYTES or crowded:
+        if self._size > OUTBOX_BYTES or self._is_crowded():
             self.close(TOO_SLOW)
         elif self._sender is None and not self._posting:
             self._sender = asyncio.create_task(self._empty_outbox())
 
     def is_stalled(self, now: float) -> bool:
         """Tell whether something has waited for too long; `now` is of the monotonic clock."""
-        return bool(self._outbox) and not self._posting and now - self._moved_at > STALLED_SECONDS
+        return self._size > 0 and not self._posting and now - self._moved_at > STALLED_SECONDS
 
     def hold(self) -> None:
         """Keep what comes until `name` or `release`: a message of this client is on its way."""
@@ -184,7 +200,13 @@ class Socket:
         self._count(-self._size)
 
     def close(self, close: Close, last: str | None = None) -> None:
-        """Close the connection, once; `last` is sent before, with what waits, if the reader takes it soon."""
+        """Close the connection, once; `last` is sent before, with what waits, if the reader takes it soon.
+
+        One whose handshake was not answered yet is refused by whoever is about to answer it.
+        """
+        if not self.is_open:
+            self.refusal = self.refusal or close
+            return
         if last is not None:
             self.tell(last)
         if self._closing is None:

@@ -47,7 +47,7 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
     "messages": [],
     "presence": [
         IndexModel([("tenant_id", ASCENDING), ("chat_id", ASCENDING), ("expires_at", ASCENDING)]),
-        IndexModel([("worker_id", ASCENDING)]),
+        IndexModel([("worker_id", ASCENDING), ("_id", ASCENDING)]),
         # Readers ignore expired leases by themselves; this only sweeps them up.
         IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
     ],

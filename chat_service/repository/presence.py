@@ -22,8 +22,8 @@ from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key
 
 LEASE = timedelta(seconds=25)
-"""How long the connections of a worker that died keep a chat from being deleted, at the most. The promise is 30 s; five
-renewals may fail before a living worker loses its own."""
+"""How long the connections of a worker that died keep a chat from being deleted, at most. The promise is 30 s. Three
+renewals may fail before a living worker closes its own, in good time before the lease ends."""
 
 TENANT_COUNT_SECONDS = 1.0
 """How old the number of a tenant's connections may be when one more is opened: thousands are not counted for each."""
@@ -94,15 +94,15 @@ class Presence:
                 self._of_tenants[tenant_id] = numbers
         return next(numbers)
 
-    def renew(self, worker_id: str) -> set[str]:
-        """Renew the leases of a worker with one write; return the connections that are still held.
+    def renew(self, worker_id: str, first: str = "", end: str = "g") -> set[str]:
+        """Renew the leases of a worker, of ids from `first` to before `end`, with one write; return what is still held.
 
         An expired lease is never renewed: a delete may have passed it already. The worker closes every socket that is
         not in the answer. It has no tenant, like all that concerns a worker: that holds connections of many.
         """
         now = self._database.now()
         with self._database.operation(writes=True):
-            held = {"worker_id": worker_id, "expires_at": {"$gt": now}}
+            held = {"worker_id": worker_id, "_id": {"$gte": first, "$lt": end}, "expires_at": {"$gt": now}}
             self._database.presence.update_many(held, {"$set": {"expires_at": now + LEASE}})
             return {lease["_id"] for lease in self._database.presence.find(held, {"_id": True})}
 

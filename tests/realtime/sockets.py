@@ -1,11 +1,17 @@
 """A client's side of a WebSocket, for tests."""
 
 import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Self
 
+import requests
 import websocket
 
 from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
 from tests.client import CHATS, TenantAccess
 
 WAIT_SECONDS = 15.0
@@ -75,3 +81,36 @@ class Peer:
             opcode, data = self.socket.recv_data(control_frame=True)
             if opcode == websocket.ABNF.OPCODE_CLOSE:
                 return int.from_bytes(data[:2]), data[2:].decode()
+
+
+class Service:
+    """The running service, as one tenant sees it."""
+
+    def __init__(self, gunicorn: EmbeddedGunicorn, access: TenantAccess, database: Database) -> None:
+        self.gunicorn, self.access, self.database = gunicorn, access, database
+        self.peers = ExitStack()
+
+    def chat(self, *contents: str) -> str:
+        chat_id = Chats(self.database).create(self.access.tenant_id, "title", {}).id
+        if contents:
+            self.post(chat_id, *contents)
+        return chat_id
+
+    def post(self, chat_id: str, *contents: str) -> None:
+        """Post over HTTP."""
+        batch = {"messages": [{"content": content} for content in contents]}
+        assert self.send("POST", f"{chat_id}/messages", json=batch).status_code == 201
+
+    def send(self, method: str, path: str, **options: object) -> requests.Response:
+        url = f"http://127.0.0.1:{self.gunicorn.port}{CHATS}/{path}"
+        return requests.request(method, url, headers=self.access.headers, timeout=30, **options)
+
+    def connect(self, path: str, **options: object) -> Peer:
+        return self.peers.enter_context(Peer(self.gunicorn, path, self.access, **options))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

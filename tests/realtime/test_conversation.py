@@ -1,69 +1,18 @@
 """Sockets on the running service with its two workers: who is let in, what is heard, and how it ends."""
 
 import socket
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import pytest
-import requests
 import websocket
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.models import NewMessage, RateLimit, Role, Scope
-from chat_service.repository.chats import Chats
-from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
-from tests.realtime.sockets import Peer
+from tests.realtime.sockets import Peer, wait_until
 
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
-
-
-class Service:
-    """The running service, as one tenant sees it."""
-
-    def __init__(self, gunicorn: EmbeddedGunicorn, access: TenantAccess, database: Database) -> None:
-        self.gunicorn, self.access, self.database = gunicorn, access, database
-        self.peers = ExitStack()
-
-    def chat(self, *contents: str) -> str:
-        chat_id = Chats(self.database).create(self.access.tenant_id, "title", {}).id
-        if contents:
-            self.post(chat_id, *contents)
-        return chat_id
-
-    def post(self, chat_id: str, *contents: str) -> None:
-        """Post over HTTP."""
-        batch = {"messages": [{"content": content} for content in contents]}
-        assert self.send("POST", f"{chat_id}/messages", json=batch).status_code == 201
-
-    def send(self, method: str, path: str, **options: object) -> requests.Response:
-        url = f"http://127.0.0.1:{self.gunicorn.port}{CHATS}/{path}"
-        return requests.request(method, url, headers=self.access.headers, timeout=30, **options)
-
-    def connect(self, path: str, **options: object) -> Peer:
-        return self.peers.enter_context(Peer(self.gunicorn, path, self.access, **options))
-
-
-@pytest.fixture
-def new_tenant(live) -> Callable[..., TenantAccess]:
-    return live[1]
-
-
-@pytest.fixture
-def service(live, database) -> Iterator[Service]:
-    found = Service(live[0], live[1](), database)
-    with found.peers:
-        yield found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class TestWhoIsLetIn:

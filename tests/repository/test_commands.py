@@ -148,3 +148,41 @@ def test_a_key_is_looked_up_with_its_tenants_limits_in_one_command(recorded) -> 
     recorder.commands.clear()
     client.app.extensions["chat_service"].tenants.authenticate(client.access.key)
     assert [name for name, _ in recorder.commands] == ["aggregate"]
+
+
+def test_what_connections_cost(recorded) -> None:
+    """As in the table of docs/data-model.md; a connection is opened without HTTP."""
+    client, recorder = recorded
+    tenant_id, chat_id = client.access.tenant_id, client.new_chat("a")
+    sockets = client.app.extensions["chat_service"]
+
+    def open_one(connection_id: str) -> list[str]:
+        recorder.commands.clear()
+        sockets.tenants.authenticate(client.access.key)
+        sockets.tenants.require_live(tenant_id, client.access.key_id)
+        sockets.presence.open(tenant_id, chat_id, connection_id, "worker")
+        return [name for name, _ in recorder.commands]
+
+    opened = ["find", "find", "findAndModify", "insert", "commitTransaction"]
+    assert open_one("a") == [opened[0], "aggregate", *opened[1:]], "the tenant's connections are counted once a second"
+    assert open_one("b") == opened
+    recorder.commands.clear()
+    assert sockets.presence.renew("worker") == {"a", "b"}
+    sockets.presence.close("worker", ["a"])
+    assert [name for name, _ in recorder.commands] == ["update", "find", "delete"]
+    assert cost(recorded, "POST", f"{CHATS}/{chat_id}/tickets") == ["find", "insert"]
+    assert cost(recorded, "GET", f"{CHATS}/{chat_id}/connections") == ["find", "find"]
+    evicted = ["find", "findAndModify", "delete", "delete", "insert", "commitTransaction"]
+    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}?on_active=evict") == evicted
+
+
+def test_a_ticket_is_redeemed_with_two_commands(recorded) -> None:
+    client, recorder = recorded
+    chat_id = client.new_chat()
+    tickets = client.app.extensions["chat_service"].tickets
+    ticket = client.send("POST", f"{CHATS}/{chat_id}/tickets").get_json()["ticket"]
+    recorder.commands.clear()
+    assert tickets.redeem(ticket, chat_id).tenant_id == client.access.tenant_id
+    assert [name for name, _ in recorder.commands] == ["findAndModify", "aggregate"], (
+        "the key is looked up as it is now"
+    )

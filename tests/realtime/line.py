@@ -1,0 +1,121 @@
+"""A client's side of many WebSockets at once, in asyncio: frames as they are, and when what was seen."""
+
+import asyncio
+import itertools
+import json
+import os
+import time
+from collections.abc import Awaitable, Iterable
+from typing import Any, NamedTuple, Self, TypeVar
+
+from tests.client import CHATS, TenantAccess
+
+TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+
+T = TypeVar("T")
+
+
+class RefusedError(Exception):
+    """The handshake was answered by a status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Closed(NamedTuple):
+    """How a connection ended: code and reason of the close, or 1006 if it was cut."""
+
+    code: int
+    reason: str
+
+
+class Line:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.opened_at = time.monotonic()
+
+    @classmethod
+    async def open(cls, port: int, path: str, access: TenantAccess, limit: int = 2**16) -> Self:
+        """Connect to `{chat_id}` with or without a query, and shake hands."""
+        chat_id, _, query = path.partition("?")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
+        target = f"{CHATS}/{chat_id}/ws{'?' * bool(query)}{query}"
+        writer.write(
+            f"GET {target} HTTP/1.1\r\nHost: x\r\nX-API-Key: {access.key}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+            raise RefusedError(0) from None
+        status = int(head.split()[1])
+        if status != 101:
+            writer.close()
+            raise RefusedError(status)
+        return cls(reader, writer)
+
+    async def read(self) -> tuple[int, bytes]:
+        """The next frame: opcode and payload; the end of the stream is a close with 1006."""
+        try:
+            head = await self.reader.readexactly(2)
+            size = head[1] & 0x7F
+            if size > 125:
+                size = int.from_bytes(await self.reader.readexactly(2 if size == 126 else 8))
+            return head[0] & 0x0F, await self.reader.readexactly(size)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return CLOSE, (1006).to_bytes(2)
+
+    async def frame(self) -> dict[str, Any] | Closed:
+        """The next frame that says something, or the close; pings are answered, the close too."""
+        while True:
+            opcode, payload = await self.read()
+            if opcode == TEXT:
+                found: dict[str, Any] = json.loads(payload)
+                return found
+            if opcode == PING:
+                self.send(payload, PONG)
+            if opcode == CLOSE:
+                code = int.from_bytes(payload[:2])
+                if code != 1006:
+                    self.send(payload, CLOSE)
+                self.writer.close()
+                return Closed(code, payload[2:].decode())
+
+    async def closed(self) -> Closed:
+        """Wait for the close, passing over frames."""
+        while True:
+            found = await self.frame()
+            if isinstance(found, Closed):
+                return found
+
+    def send(self, payload: bytes, opcode: int = TEXT) -> None:
+        """Send one frame of up to 64 KiB, masked."""
+        size = len(payload)
+        head = bytes([0x80 | opcode, 0x80 | size]) if size < 126 else bytes([0x80 | opcode, 0xFE]) + size.to_bytes(2)
+        mask = os.urandom(4)
+        body = bytes(byte ^ key for byte, key in zip(payload, itertools.cycle(mask), strict=False))
+        self.writer.write(head + mask + body)
+
+    def post(self, content: str) -> None:
+        """Post a message."""
+        self.send(json.dumps({"type": "message.create", "content": content}).encode())
+
+    def hang_up(self) -> None:
+        """Leave without a word."""
+        self.writer.transport.abort()
+
+
+async def together(work: Iterable[Awaitable[T]], at_once: int = 50) -> list[T]:
+    """Await all of it, so many at a time; in the order given."""
+    places = asyncio.Semaphore(at_once)
+
+    async def one(item: Awaitable[T]) -> T:
+        async with places:
+            return await item
+
+    return await asyncio.gather(*(one(item) for item in work))

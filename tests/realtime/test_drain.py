@@ -1,0 +1,152 @@
+"""The end of a process with many sockets open: each is told, and none is left behind."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port
+from chat_service.repository.database import Database
+from tests.client import CHATS, TenantAccess
+from tests.live.test_shutdown import processes, request
+from tests.realtime.line import CLOSE, Closed, Line, RefusedError, together
+from tests.realtime.sockets import Service, wait_until
+
+SOCKETS, CHATS_OF_THEM = 500, 25
+EXIT_SECONDS = 10.0
+
+
+@pytest.fixture
+def own(mongod: EmbeddedMongod, database: Database, new_tenant: Callable[..., TenantAccess]) -> Iterator[Service]:
+    """A service of two workers, to be ended."""
+    with EmbeddedGunicorn(mongod.uri, free_port()) as gunicorn:
+        yield Service(gunicorn, new_tenant(), database)
+
+
+async def open_all(service: Service, sockets: int = SOCKETS) -> list[Line]:
+    chat_ids = [service.chat() for _ in range(CHATS_OF_THEM)]
+    port, access = service.gunicorn.port, service.access
+    lines = await together(Line.open(port, chat_ids[number % CHATS_OF_THEM], access) for number in range(sockets))
+    assert await asyncio.to_thread(service.database.presence.count_documents, {}) == sockets
+    return lines
+
+
+def terminate(service: Service) -> None:
+    """To all processes, as a platform sends it."""
+    for pid in processes(service.gunicorn):
+        os.kill(pid, signal.SIGTERM)
+
+
+async def end(service: Service, ends: Callable[[Line], object]) -> tuple[list[object], float]:
+    """Send SIGTERM and see how each socket ends; return that, and how long the processes took."""
+    lines = await open_all(service)
+    listening = [asyncio.ensure_future(ends(line)) for line in lines]
+    began = time.monotonic()
+    await asyncio.to_thread(terminate, service)
+    exited = asyncio.to_thread(service.gunicorn.process.wait, EXIT_SECONDS)
+    assert await exited == 0
+    took = time.monotonic() - began
+    return await asyncio.gather(*listening), took
+
+
+def test_500_sockets_get_1001_and_a_request_in_flight_its_answer(own, slow_commit) -> None:
+    """In under 10 s, and no presence is left."""
+    chat_id = own.chat()
+    answers: list[tuple[int, bytes]] = []
+    arguments = (own.gunicorn.port, own.access, "DELETE", f"{CHATS}/{chat_id}")
+    deleting = threading.Thread(target=lambda: answers.append(request(*arguments)))
+
+    async def ends(line: Line) -> Closed:
+        if not deleting.ident:
+            has_begun = slow_commit()
+            deleting.start()
+            has_begun()
+        return await line.closed()
+
+    found, took = asyncio.run(end(own, ends))
+    print(f"{took:.1f} s")  # noqa: T201 - what it took
+    deleting.join()
+    assert Counter(found) == {Closed(1001, "server_shutdown"): SOCKETS}
+    assert own.database.presence.count_documents({}) == 0
+    assert [status for status, _ in answers] == [200]
+
+
+def test_clients_that_never_answer_the_close_do_not_hold_it(own) -> None:
+    """Nor do those that read nothing at all."""
+
+    async def ends(line: Line) -> bytes | None:
+        if id(line) % 2:
+            line.writer.transport.pause_reading()
+            await asyncio.sleep(EXIT_SECONDS / 2)
+            line.hang_up()
+            return None
+        while True:
+            opcode, payload = await line.read()
+            if opcode == CLOSE:
+                line.writer.close()
+                return payload
+
+    found, took = asyncio.run(end(own, ends))
+    print(f"{took:.1f} s")  # noqa: T201 - what it took
+    assert {payload for payload in found if payload is not None} == {(1001).to_bytes(2) + b"server_shutdown"}
+    assert own.database.presence.count_documents({}) == 0
+
+
+def test_handshakes_under_way_leave_nothing_behind(own) -> None:
+    """A process that ends lets nobody in any more; who was on the way is refused, or closed with 1001."""
+    chat_id = own.chat()
+
+    async def knock() -> list[object]:
+        found: list[object] = []
+        while True:
+            try:
+                line = await Line.open(own.gunicorn.port, chat_id, own.access)
+            except OSError:
+                return found
+            except RefusedError:  # cut off before the answer
+                return found
+            found.append(await line.closed())
+
+    async def storm() -> list[object]:
+        knocking = [asyncio.ensure_future(knock()) for _ in range(40)]
+        await asyncio.to_thread(wait_until, lambda: own.database.presence.count_documents({}) >= 30)
+        await asyncio.to_thread(terminate, own)
+        assert await asyncio.to_thread(own.gunicorn.process.wait, EXIT_SECONDS) == 0
+        return [end for ends in await asyncio.gather(*knocking) for end in ends]
+
+    found = asyncio.run(storm())
+    assert set(found) <= {Closed(1001, "server_shutdown"), Closed(1006, "")}
+    assert Counter(found)[Closed(1001, "server_shutdown")] >= 30
+    assert own.database.presence.count_documents({}) == 0
+
+
+def test_a_reload_sends_sockets_to_the_new_workers(own) -> None:
+    """SIGHUP: each socket of the old workers gets 1001, comes back, and no lease of them is left."""
+
+    async def reload() -> Counter[object]:
+        lines = await open_all(own, 100)
+        before = set(processes(own.gunicorn)[1:])
+        own.gunicorn.process.send_signal(signal.SIGHUP)
+        ends = await asyncio.gather(*(line.closed() for line in lines))
+        again = await open_all_again()
+        await asyncio.to_thread(wait_until, lambda: not before & set(processes(own.gunicorn)[1:]), 20)
+        assert await asyncio.to_thread(own.database.presence.count_documents, {}) == 20
+        for line in again:
+            line.post("hello")
+            found = await line.frame()
+            assert not isinstance(found, Closed)
+            line.hang_up()
+        return Counter(ends)
+
+    async def open_all_again() -> list[Line]:
+        return [await Line.open(own.gunicorn.port, own.chat(), own.access) for _ in range(20)]
+
+    assert asyncio.run(reload()) == {Closed(1001, "server_shutdown"): 100}
+    wait_until(lambda: own.database.presence.count_documents({}) == 0)

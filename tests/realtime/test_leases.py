@@ -1,0 +1,170 @@
+"""Leases when workers die or are stopped, and when the database is away."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import pymongo
+import pytest
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port
+from chat_service.repository.database import APP_NAME, Database
+from tests.client import TenantAccess
+from tests.conftest import tenant_maker
+from tests.live.test_shutdown import processes
+from tests.realtime.sockets import Peer, Service, wait_until
+
+PROMISE_SECONDS = 30.0
+LOOK_SECONDS = 3.0
+"""A process that goes on looks after its leases within a second, and the machine is busy."""
+
+
+@pytest.fixture
+def own(mongod: EmbeddedMongod, database: Database, new_tenant: Callable[..., TenantAccess]) -> Iterator[Service]:
+    """A service of one worker, to be killed and stopped."""
+    with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as gunicorn:
+        service = Service(gunicorn, new_tenant(), database)
+        with service.peers:
+            yield service
+
+
+@pytest.fixture
+def failing(mongod: EmbeddedMongod) -> Iterator[Callable[..., None]]:
+    """Have commands of the service fail from now on."""
+    with pymongo.MongoClient(mongod.uri) as client, ExitStack() as after:
+
+        def fail(*commands: str, mode: object = "alwaysOn", **how: object) -> None:
+            data = {"failCommands": commands, "appName": APP_NAME, **how}
+            client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+
+        after.callback(client.admin.command, {"configureFailPoint": "failCommand", "mode": "off"})
+        yield fail
+
+
+def worker(service: Service) -> int:
+    return processes(service.gunicorn)[1]
+
+
+def expire_all(database: Database) -> None:
+    """What the clock does in 25 s."""
+    database.presence.update_many({}, {"$set": {"expires_at": database.now() - timedelta(milliseconds=1)}})
+
+
+def active(service: Service, chat_id: str) -> int:
+    found: int = service.send("GET", chat_id).json()["active_connections"]
+    return found
+
+
+def test_a_worker_that_was_stopped_past_its_lease_closes_its_sockets(own, service) -> None:
+    """A delete has passed them meanwhile: another worker's 200 was right, and nothing of them may go on."""
+    chat_id = own.chat("one")
+    peer = own.connect(chat_id)
+    stays = own.connect(own.chat())
+    os.kill(worker(own), signal.SIGSTOP)
+    try:
+        expire_all(own.database)
+        service.access = own.access
+        assert service.send("DELETE", chat_id).status_code == 200
+    finally:
+        os.kill(worker(own), signal.SIGCONT)
+    began = time.monotonic()
+    assert peer.closed() in {(4410, "chat_deleted"), (1012, "reconnect")}
+    assert stays.closed() == (1012, "reconnect"), "an expired lease is not renewed, whatever has become of the chat"
+    assert time.monotonic() - began < 5 + LOOK_SECONDS
+    wait_until(lambda: own.database.presence.count_documents({}) == 0)
+
+
+@pytest.mark.soak
+def test_a_worker_that_was_stopped_for_real(own, service) -> None:
+    """The same by the clock: 26 s."""
+    chat_id = own.chat()
+    peer = own.connect(chat_id)
+    service.access = own.access
+    os.kill(worker(own), signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        wait_until(lambda: service.send("DELETE", chat_id).status_code == 200, PROMISE_SECONDS)
+        assert time.monotonic() - began > 15, "it was renewed 5 s before at the latest, or a little more"
+    finally:
+        os.kill(worker(own), signal.SIGCONT)
+    resumed = time.monotonic()
+    assert peer.closed()[0] in {4410, 1012}
+    assert time.monotonic() - resumed < LOOK_SECONDS
+
+
+@pytest.mark.soak
+def test_the_409_of_a_killed_worker_ends_within_30_s(own, service) -> None:
+    chat_id = own.chat()
+    peer = own.connect(chat_id)
+    service.access = own.access
+    os.kill(worker(own), signal.SIGKILL)
+    began = time.monotonic()
+    assert service.send("DELETE", chat_id).status_code == 409, "nobody has given it up"
+    with pytest.raises(Exception, match=r"lost|reset"):
+        peer.closed()
+    wait_until(lambda: service.send("DELETE", chat_id).status_code == 200, PROMISE_SECONDS)
+    print(f"{time.monotonic() - began:.1f} s")  # noqa: T201 - what it took
+
+
+def test_renewals_that_are_refused_do_not_end_the_renewing(own, failing) -> None:
+    """Whatever the database says; afterwards it goes on, and no socket was closed."""
+    chat_id = own.chat()
+    peer = own.connect(chat_id)
+    failing("update", mode={"times": 1}, errorCode=8000)
+    expires_at = own.database.presence.find_one({})["expires_at"]
+    wait_until(lambda: own.database.presence.find_one({})["expires_at"] > expires_at, 20)
+    peer.create("still here")
+    assert peer.contents(1) == ["still here"]
+
+
+@pytest.mark.soak
+def test_without_renewals_a_socket_is_gone_before_its_lease(own, failing) -> None:
+    """1012 while the delete is still refused, though the database answers nobody's renewal."""
+    chat_id = own.chat()
+    peer = own.connect(chat_id)
+    failing("update", blockConnection=True, blockTimeMS=60_000)
+    peer.socket.settimeout(PROMISE_SECONDS)
+    assert peer.closed() == (1012, "reconnect")
+    assert own.database.presence.find_one({})["expires_at"] > own.database.now()
+
+
+@pytest.mark.soak
+def test_a_database_that_stands_still(tmp_path: Path) -> None:
+    """1013 at the handshake; sockets get 1012 before the end of their leases; afterwards all is well."""
+    with EmbeddedMongod(tmp_path) as mongod:
+        database = Database(mongod.uri)
+        database.prepare()
+        with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as gunicorn:
+            service = Service(gunicorn, tenant_maker(database)(), database)
+            chat_id = service.chat()
+            peer = service.connect(chat_id)
+            peer.socket.settimeout(PROMISE_SECONDS)
+            os.kill(mongod.process.pid, signal.SIGSTOP)
+            try:
+                began = time.monotonic()
+                with Peer(gunicorn, chat_id, service.access) as late:
+                    late.socket.settimeout(PROMISE_SECONDS)
+                    assert late.closed() == (1013, "database_unavailable")
+                assert peer.closed() == (1012, "reconnect")
+                assert time.monotonic() - began < 25
+            finally:
+                os.kill(mongod.process.pid, signal.SIGCONT)
+            wait_until(lambda: service.send("DELETE", chat_id).status_code == 200, PROMISE_SECONDS)
+        database.close()
+
+
+def test_what_could_not_be_given_up_is_found_by_the_next_renewal(own, failing) -> None:
+    """Also when no other socket is there to be renewed."""
+    chat_id = own.chat()
+    peer = own.connect(chat_id)
+    failing("delete", mode={"times": 2}, errorCode=8000)
+    peer.leave()
+    time.sleep(1)
+    assert active(own, chat_id) == 1
+    wait_until(lambda: active(own, chat_id) == 0, 12)
