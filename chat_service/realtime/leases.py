@@ -37,6 +37,9 @@ RENEW_AT_ONCE = 500
 
 REST_SECONDS = 0.2
 
+FEED_SECONDS = 1.0
+"""For the feed to tell why a lease is gone."""
+
 EVERYTHING = ("", "g")
 SPANS = list(itertools.pairwise("0123456789abcdefg"))
 """Of connection ids, by their first digit."""
@@ -107,7 +110,8 @@ class Leases:
             if socket.connection_id in held:
                 socket.leased_until = began + LEASE
             else:
-                socket.close(RECONNECT)
+                # Most likely its chat was deleted, and the feed is about to say so; the first close is the one.
+                asyncio.get_running_loop().call_later(FEED_SECONDS, socket.close, RECONNECT)
         strays = held - {socket.connection_id for socket in self._hub}
         if strays:
             # Their sockets have ended, and the database was away when their leases were to be given up.

@@ -14,7 +14,7 @@ from chat_service.repository.checks import Checks
 from chat_service.repository.database import COLLECTIONS, Database
 from config import Config
 from tests.client import CHATS, Client, TenantAccess
-from tests.conftest import _tenant_maker
+from tests.conftest import tenant_maker
 
 INLINE_LIMIT = 4
 """So low that deletes and emptyings of both kinds happen; no purge runs, so what waits for one is there to be found."""
@@ -67,7 +67,7 @@ class Service(RuleBasedStateMachine):
     def begin(self) -> None:
         for name in COLLECTIONS:
             self.database.database[name].delete_many({})
-        new_tenant = _tenant_maker(self.database)
+        new_tenant = tenant_maker(self.database)
         accesses: list[TenantAccess] = [new_tenant(), new_tenant()]
         self.tenants = [Tenant(Client(self.app, access)) for access in accesses]
 
