@@ -121,29 +121,8 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     Raises:
         UnsupportedServerError: the database's address cannot be used.
     """
-    app = _Flask("chat_service", static_folder=None)
-    app.json = _Json(app)
-    app.config.update(
-        MAX_CONTENT_LENGTH=settings.max_body_bytes,
-        API_TITLE="Chat service",
-        API_VERSION=__version__,
-        COMMIT=settings.commit,
-        OPENAPI_VERSION="3.1.0",
-    )
-    # Each address has one spelling: `//chats` and `/chats/` are not found rather than redirected.
-    app.url_map.merge_slashes = False
-    app.url_map.strict_slashes = True
-    app.url_map.converters["default"] = requests.PathPart
-    # More connections than threads: for the sockets and their feed, the session killer and a readiness probe.
-    database = database or Database(
-        settings.mongodb_uri,
-        max_pool_size=settings.threads + SOCKET_THREADS + 3,
-        listeners=[CommandCounter(), *([PoolListener(metrics.observe_pool)] if settings.metrics else [])],
-    )
-    caps = ConnectionCaps(settings.connections_per_chat, settings.connections_per_tenant)
-    buckets = RateLimits(database, settings.rate_limits, metrics.count_unlimited)
-    Repositories.on(database, settings.delete_inline_limit, buckets, caps).install(app.extensions)
-
+    app = _flask(settings)
+    _repositories(settings, database or _database(settings)).install(app.extensions)
     # The order counts: hooks run before a request as they stand here, and after it the other way round.
     observation.install(app, [logs.write, metrics.observe] if settings.metrics else [logs.write])
     headers.install(app)
@@ -167,3 +146,35 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
         metrics.install(app, __version__, settings.commit)
     cli.install(app)
     return app
+
+
+def _flask(settings: Settings) -> Flask:
+    app = _Flask("chat_service", static_folder=None)
+    app.json = _Json(app)
+    app.config.update(
+        MAX_CONTENT_LENGTH=settings.max_body_bytes,
+        API_TITLE="Chat service",
+        API_VERSION=__version__,
+        COMMIT=settings.commit,
+        OPENAPI_VERSION="3.1.0",
+    )
+    # Each address has one spelling: `//chats` and `/chats/` are not found rather than redirected.
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = True
+    app.url_map.converters["default"] = requests.PathPart
+    return app
+
+
+def _database(settings: Settings) -> Database:
+    # More connections than threads: for the sockets and their feed, the session killer and a readiness probe.
+    return Database(
+        settings.mongodb_uri,
+        max_pool_size=settings.threads + SOCKET_THREADS + 3,
+        listeners=[CommandCounter(), *([PoolListener(metrics.observe_pool)] if settings.metrics else [])],
+    )
+
+
+def _repositories(settings: Settings, database: Database) -> Repositories:
+    caps = ConnectionCaps(settings.connections_per_chat, settings.connections_per_tenant)
+    buckets = RateLimits(database, settings.rate_limits, metrics.count_unlimited)
+    return Repositories.on(database, settings.delete_inline_limit, buckets, caps)
