@@ -213,8 +213,9 @@ def _connections(_: str, told: Sequence[Record], stored: Stored) -> Found:  # no
 
 
 def _may_live(opened: Record, closed: Record | None, delete: Record) -> bool:
-    end = NEVER if closed is None else closed.ended
-    if closed is not None and (closed.status, closed.code) != (200, ""):
+    last = opened if opened.is_unknown else closed
+    end = NEVER if last is None else last.ended
+    if last is not None and (last.status, last.code) != (200, ""):
         end += LEASE_SECONDS + LEEWAY_SECONDS  # it may not have been given up
     return opened.began < delete.ended and end > delete.began
 

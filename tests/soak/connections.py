@@ -13,15 +13,11 @@ ANSWER_SECONDS = 40.0
 BY_SERVER = "by_server"
 """The code of a close that was not the client's: nobody knows since when."""
 
-REFUSALS = {
-    4404: (404, "chat_not_found"),
-    1001: (503, "database_unavailable"),
-    1013: (503, "database_unavailable"),
-    1012: (503, "outcome_unknown"),
-}
-"""Close code -> status and code of a request that met the same."""
-
 LOST = (503, "outcome_unknown")
+"""Of a connection that was not let in: its lease may be there all the same, until the next renewal or its end."""
+
+REFUSALS = {4404: (404, "chat_not_found"), 1001: LOST, 1012: LOST, 1013: LOST}
+"""Close code -> status and code of a request that met the same."""
 
 _FAILURES = (OSError, websocket.WebSocketException)
 
