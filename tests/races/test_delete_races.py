@@ -92,11 +92,18 @@ def test_a_chat_is_never_both_connected_and_deleted(chats: Chats, deletions: Del
     for number in range(200):
         chat = chats.create(TENANT, None, {})
 
-        def connect(chat: Chat = chat, name: str = f"connection-{number}", offset: float = offsets.random()) -> Lease:
-            time.sleep(offset / 100)  # sweeps over the commands of the delete, which takes about that long
+        # Sweeps over the commands of both, each of which takes some milliseconds.
+        offset = offsets.uniform(-0.01, 0.01)
+
+        def connect(chat: Chat = chat, name: str = f"connection-{number}", offset: float = offset) -> Lease:
+            time.sleep(max(offset, 0))
             return presence.open(TENANT, chat.id, name, "worker")[0]
 
-        deleted, opened = race(lambda chat=chat: deletions.delete(TENANT, chat.id, "key"), connect)
+        def delete(chat: Chat = chat, offset: float = offset) -> Deletion:
+            time.sleep(max(-offset, 0))
+            return deletions.delete(TENANT, chat.id, "key")
+
+        deleted, opened = race(delete, connect)
         assert isinstance(deleted, Deletion) == isinstance(opened, ChatNotFoundError)
         assert isinstance(deleted, ActiveConnectionsError) == isinstance(opened, Lease)
         won[type(deleted)] += 1
