@@ -105,7 +105,6 @@ def test_the_409_of_a_killed_worker_ends_within_30_s(own, service) -> None:
     service.access = own.access
     os.kill(worker(own), signal.SIGKILL)
     began = time.monotonic()
-    assert service.send("DELETE", chat_id).status_code == 409, "nobody has given it up"
     with pytest.raises(Exception, match=r"lost|reset"):
         peer.closed()
     wait_until(lambda: service.send("DELETE", chat_id).status_code == 200, PROMISE_SECONDS)
