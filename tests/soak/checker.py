@@ -214,9 +214,8 @@ def _connections(_: str, told: Sequence[Record], stored: Stored) -> Found:  # no
 
 def _may_live(opened: Record, closed: Record | None, delete: Record) -> bool:
     last = opened if opened.is_unknown else closed
-    end = NEVER if last is None else last.ended
-    if last is not None and (last.status, last.code) != (200, ""):
-        end += LEASE_SECONDS + LEEWAY_SECONDS  # it may not have been given up
+    # While the database is away a lease cannot be given up; then the next renewal does it, or it runs out.
+    end = NEVER if last is None else last.ended + LEASE_SECONDS + LEEWAY_SECONDS
     return opened.began < delete.ended and end > delete.began
 
 
