@@ -13,7 +13,7 @@ import mongomock
 
 from chat_service.errors import ChatServiceError
 from chat_service.repository.database import Database
-from chat_service.repository.transaction import T, Work
+from chat_service.repository.transaction import Again, T, Work
 
 
 class MockDatabase(Database):
@@ -24,7 +24,8 @@ class MockDatabase(Database):
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-    def transaction(self, work: Work[T]) -> T:
+    def transaction(self, work: Work[T], again: Again = lambda: None) -> T:
+        del again
         verdict = work(None)
         if isinstance(verdict, ChatServiceError):
             raise verdict

@@ -27,7 +27,7 @@ from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError, U
 from chat_service.repository import deadline, processes
 from chat_service.repository.clock import ServerClock
 from chat_service.repository.outage import Outage
-from chat_service.repository.transaction import T, TransactionRunner, Work
+from chat_service.repository.transaction import Again, T, TransactionRunner, Work
 
 Document = dict[str, Any]
 Listeners = Sequence[Any]
@@ -130,10 +130,10 @@ class Database:
         now = self._clock.now()
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-    def transaction(self, work: Work[T]) -> T:
+    def transaction(self, work: Work[T], again: Again = lambda: None) -> T:
         """Run `work(session)` in one transaction; see `TransactionRunner.run` for what it returns and raises."""
         try:
-            return self._transactions.run(work)
+            return self._transactions.run(work, again)
         except PyMongoError as error:
             if _is_outage(error):
                 raise DatabaseUnavailableError from error

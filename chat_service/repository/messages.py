@@ -4,7 +4,7 @@ Every way to a message asks for its chat too, and the chat says from which seq o
 an emptying left for a purge cannot be reached.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from chat_service.models import IdempotencyKey, Message, NewMessage, Span
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_key, message_range
-from chat_service.repository.posting import Lines
+from chat_service.repository.posting import Kept, Lines, New
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 
 COMMAND_MESSAGES = 32
@@ -38,7 +38,7 @@ class Messages:
     ) -> list[Message]:
         """Append the messages to the chat, all or none, and return them as they are kept.
 
-        Posts to one chat that meet in this process share a transaction: see posting.py.
+        Posts that meet in this process share a transaction: see posting.py.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
@@ -46,36 +46,46 @@ class Messages:
         """
         return self._lines.post(tenant_id, chat_id, new, key)
 
-    def _append(
-        self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None
-    ) -> list[Message]:
+    def _append(self, tenant_id: str, new: New, key: IdempotencyKey | None, again: Callable[[], None]) -> Kept:
+        """Append the messages to their chats in one transaction, each chat's all or none; with a key there is one."""
         now = self._database.now()
-        change = {
-            "$inc": {"next_seq": len(new), "message_count": len(new), "revision": 1},
-            "$set": {"updated_at": now, "last_message_at": now},
-        }
 
-        def build(facts: dict[str, Any]) -> list[Message]:
-            return [_keep(message, facts["seq"] + index, facts["at"]) for index, message in enumerate(new)]
-
-        def work(session: ClientSession | None) -> list[Message] | ChatNotFoundError:
-            touch = {"query": {"_id": chat_key(tenant_id, chat_id)}, "update": change, "fields": {"next_seq": True}}
-            chat = self._database.command({"findAndModify": "chats", **touch}, session)["value"]
-            if chat is None:
+        def work(session: ClientSession | None) -> Kept | ChatNotFoundError:
+            kept = {
+                chat_id: self._number(tenant_id, chat_id, messages, now, session) for chat_id, messages in new.items()
+            }
+            documents = [
+                to_document(tenant_id, chat_id, message) for chat_id, found in kept.items() for message in found or ()
+            ]
+            if not documents:
                 return ChatNotFoundError()
-            kept = build({"seq": chat["next_seq"], "at": now})
-            documents = [to_document(tenant_id, chat_id, message) for message in kept]
             if len(documents) <= COMMAND_MESSAGES:
                 self._database.command({"insert": "messages", "documents": documents}, session)
             else:
                 self._database.messages.insert_many(documents, session=session)
             return kept
 
-        def facts(kept: list[Message]) -> dict[str, Any]:
-            return {"seq": kept[0].seq, "at": kept[0].created_at}
+        def facts(kept: Kept) -> dict[str, Any]:
+            first = next(message for found in kept.values() for message in found or ())
+            return {"seq": first.seq, "at": first.created_at}
 
-        work_once = once(self._database, key, work, facts, build)
-        return self._database.transaction(work_once)
+        def recall(facts: dict[str, Any]) -> Kept:
+            return {chat_id: _keep(messages, facts["seq"], facts["at"]) for chat_id, messages in new.items()}
+
+        work_once = once(self._database, key, work, facts, recall)
+        return self._database.transaction(work_once, again)
+
+    def _number(
+        self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], now: datetime, session: ClientSession | None
+    ) -> list[Message] | None:
+        """Write the chat of new messages, and return them with the numbers that it gives them; None if it is gone."""
+        change = {
+            "$inc": {"next_seq": len(new), "message_count": len(new), "revision": 1},
+            "$set": {"updated_at": now, "last_message_at": now},
+        }
+        touch = {"query": {"_id": chat_key(tenant_id, chat_id)}, "update": change, "fields": {"next_seq": True}}
+        chat = self._database.command({"findAndModify": "chats", **touch}, session)["value"]
+        return None if chat is None else _keep(new, chat["next_seq"], now)
 
     def page(self, tenant_id: str, chat_id: str, span: Span, limit: int) -> list[Message]:
         """Return the first messages of the span, `limit` of them at most.
@@ -205,8 +215,11 @@ class Messages:
         return self._database.transaction(work)
 
 
-def _keep(new: NewMessage, seq: int, now: datetime) -> Message:
-    return Message(seq, new.role.value, new.sender_id, new.content, new.metadata, created_at=now, edited_at=None)
+def _keep(new: Sequence[NewMessage], first_seq: int, now: datetime) -> list[Message]:
+    return [
+        Message(seq, one.role.value, one.sender_id, one.content, one.metadata, created_at=now, edited_at=None)
+        for seq, one in enumerate(new, first_seq)
+    ]
 
 
 def to_document(tenant_id: str, chat_id: str, message: Message) -> dict[str, Any]:

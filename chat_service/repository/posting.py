@@ -1,23 +1,26 @@
-"""Posts to one chat that meet in one process share a transaction.
+"""Posts of one tenant that meet in one process share a transaction.
 
-Every post writes its chat's document, so two transactions at once would conflict, and one of them would have to start
-again. Instead the posts of a process to one chat stand in line: the first runs its transaction, and the next one takes
-along everybody who has come meanwhile. A lone post finds no line and waits for nobody.
+Two posts to one chat at once would conflict, and one of them would have to start again; and where each post has a
+transaction of its own, most of what it costs are the commands. Instead the posts of a tenant stand in line: while one
+transaction runs, others come, and the next carries all of them. A lone post finds no line and waits for nobody.
 
 What this module keeps:
 
-1. First come, first served: the line is never overtaken, so a poster's messages get their numbers in its order.
-2. Who waits, waits for posts to the same chat of the same tenant only, and never without a deadline.
-3. What a transaction comes to is told to each post that it carried: its own messages, or the error. Where the database
+1. First come, first served in each chat: no post is overtaken by another to its chat, so a poster's messages get their
+   numbers in its order.
+2. A chat that cannot be written to, because another process holds it, stalls no other: what does not get through at the
+   first try is tried again chat by chat, and meanwhile the line goes on without these chats.
+3. Who waits, waits for posts of the same tenant only, and never without a deadline.
+4. What a transaction comes to is told to each post that it carried: its own messages, or the error. Where the database
    refuses what a shared one brings, each is tried alone, so that nobody suffers for another's message.
-4. A post with an Idempotency-Key is carried alone, since its record belongs to one request.
+5. A post with an Idempotency-Key is carried alone, since its record belongs to one request.
 """
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from chat_service.errors import ChatServiceError, DatabaseUnavailableError, OutcomeUnknownError
+from chat_service.errors import ChatNotFoundError, ChatServiceError, DatabaseUnavailableError, OutcomeUnknownError
 from chat_service.models import IdempotencyKey, Message, NewMessage
 
 SHARED_MESSAGES = 1_000
@@ -26,26 +29,43 @@ SHARED_MESSAGES = 1_000
 SHARED_CHARACTERS = 2**20
 """Of content in one transaction, for the same reason: more than that a post only carries by itself."""
 
+FIRST_TRIES = 2
+"""Transactions of a tenant that run at once, without those that are tried again: one uses the time in which the other
+waits for the disk. The second begins when more posts wait than transactions run, so that it is worth its commands."""
+
 LINE_SECONDS = 10.0
 """In line: with the 12 s of a transaction it stays within the 25 s in which every request is answered."""
 
 CARRIED_SECONDS = 20.0
 """For the outcome once another thread carries the post: longer than any transaction, whose end always tells it."""
 
-Append = Callable[[str, str, Sequence[NewMessage], IdempotencyKey | None], list[Message]]
-"""Appends messages to a chat of a tenant in one transaction, all or none."""
+New = Mapping[str, Sequence[NewMessage]]
+"""What is posted, by chat."""
+
+Kept = Mapping[str, list[Message] | None]
+"""The messages as they are kept, by chat; None where there is no such chat (any more)."""
+
+Append = Callable[[str, New, IdempotencyKey | None, Callable[[], None]], Kept]
+"""Appends to chats of a tenant in one transaction, and calls the last argument before each repetition of it."""
+
+
+class _SplitError(Exception):
+    """What several chats share is not tried again."""
 
 
 class _Post:
     """One caller's messages, and what became of them."""
 
-    __slots__ = ("called", "error", "kept", "key", "new")
+    __slots__ = ("apart", "called", "chat_id", "error", "kept", "key", "new")
 
-    def __init__(self, new: Sequence[NewMessage], key: IdempotencyKey | None) -> None:
+    def __init__(self, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None) -> None:
+        self.chat_id = chat_id
         self.new = new
         self.key = key
         self.called = threading.Event()
         """Set when there is an outcome, and when there is none yet because it is this post's turn to lead."""
+        self.apart: list[_Post] = []
+        """Those that it has to lead, after they did not get through together with other chats'."""
         self.kept: list[Message] | None = None
         self.error: BaseException | None = None
 
@@ -59,14 +79,65 @@ class _Post:
         return self.kept or []
 
 
+class _Line:
+    """The posts of a tenant that nobody carries yet, in their order. Only to be touched under the lock."""
+
+    def __init__(self) -> None:
+        self.posts: list[_Post] = []
+        self.busy: set[str] = set()
+        """Chats that a transaction is carrying posts to."""
+        self.first_tries: set[_Post] = set()
+        """Who leads one."""
+
+    @property
+    def is_over(self) -> bool:
+        return not self.posts and not self.busy
+
+    def call(self) -> None:
+        """Call the first that can lead, if another transaction may run."""
+        running = len(self.first_tries)
+        if running >= FIRST_TRIES:
+            return
+        ready = [post for post in self.posts if post.chat_id not in self.busy]
+        if len(ready) > running:
+            first = ready[0]
+            self.posts.remove(first)
+            self.busy.add(first.chat_id)
+            self.first_tries.add(first)
+            first.called.set()
+
+    def take(self, first: _Post) -> list[_Post]:
+        """Take those out of the line that can share a transaction with `first`; return them all."""
+        taken, left = [first], []
+        passed = self.busy - {first.chat_id}
+        messages, characters = _size(first)
+        for post in self.posts:
+            more = _size(post)
+            fits = messages + more[0] <= SHARED_MESSAGES and characters + more[1] <= SHARED_CHARACTERS
+            if first.key is None and post.key is None and fits and post.chat_id not in passed:
+                messages, characters = messages + more[0], characters + more[1]
+                taken.append(post)
+            else:
+                passed.add(post.chat_id)  # whoever stands behind it must not overtake it
+                left.append(post)
+        self.posts = left
+        self.busy.update(post.chat_id for post in taken)
+        return taken
+
+    def end(self, posts: list[_Post]) -> None:
+        """Let the next ones go on after `posts` are carried."""
+        self.busy.difference_update(post.chat_id for post in posts)
+        self.first_tries.discard(posts[0])
+        self.call()
+
+
 class Lines:
-    """The posts of this process, in a line for each chat that has more than one."""
+    """The posts of this process, in a line for each tenant that has any."""
 
     def __init__(self, append: Append) -> None:
         self._append = append
         self._lock = threading.Lock()
-        # A line is there as long as a transaction runs for its chat; who leads stands in it no more.
-        self._lines: dict[tuple[str, str], deque[_Post]] = {}
+        self._lines: dict[str, _Line] = {}
 
     def post(
         self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None = None
@@ -74,79 +145,109 @@ class Lines:
         """Append the messages as `append` does, with others or alone, and return those of this post.
 
         Raises:
+            ChatNotFoundError: there is no such chat (any more).
             ChatServiceError: what `append` raised for the transaction that carried this post.
             DatabaseUnavailableError: the post was not carried in time, and is not going to be.
         """
-        chat = (tenant_id, chat_id)
-        post = _Post(new, key)
+        post = _Post(chat_id, new, key)
         with self._lock:
-            line = self._lines.get(chat)
-            if line is None:
-                self._lines[chat] = deque()
-            else:
-                line.append(post)
-        if line is not None:
-            self._wait(line, post)
+            line = self._lines.setdefault(tenant_id, _Line())
+            line.posts.append(post)
+            line.call()
+        self._wait(line, post)
         if not post.is_carried:
-            self._lead(chat, post)
+            self._lead(tenant_id, line, post)
         return post.outcome()
 
-    def _wait(self, line: deque[_Post], post: _Post) -> None:
+    def _wait(self, line: _Line, post: _Post) -> None:
         """Wait until `post` is carried, or it is its turn to lead."""
         if post.called.wait(LINE_SECONDS):
             return
         with self._lock:
-            if post in line:
-                line.remove(post)
+            if post in line.posts:
+                line.posts.remove(post)
                 raise DatabaseUnavailableError
         if not post.called.wait(CARRIED_SECONDS):
             raise OutcomeUnknownError
 
-    def _lead(self, chat: tuple[str, str], post: _Post) -> None:
-        """Carry `post` and those behind it that fit, and call the next one to lead."""
+    def _lead(self, tenant_id: str, line: _Line, post: _Post) -> None:
+        """Carry `post` and those that share its transaction, and let the line go on."""
         with self._lock:
-            posts = _take(post, self._lines[chat])
+            posts = post.apart or line.take(post)
         try:
-            self._carry(chat, posts)
+            try:
+                self._carry(tenant_id, posts, partial(self._give_way, line, posts))
+            except _SplitError:
+                posts = _split(posts)
+                self._carry(tenant_id, posts, lambda: None)
         finally:
             with self._lock:
-                line = self._lines[chat]
-                following = line.popleft() if line else None
-                if following is None:
-                    del self._lines[chat]
-            if following is not None:
-                following.called.set()
+                line.end(posts)
+                if line.is_over:
+                    del self._lines[tenant_id]
             for carried in posts:
                 carried.called.set()
 
-    def _carry(self, chat: tuple[str, str], posts: list[_Post]) -> None:
-        """Append what `posts` bring in one transaction, and note the outcome of each."""
-        new = [message for post in posts for message in post.new]
+    def _give_way(self, line: _Line, posts: list[_Post]) -> None:
+        """Let the line go on, because these take longer.
+
+        Raises:
+            _SplitError: they are of several chats.
+        """
+        with self._lock:
+            line.first_tries.discard(posts[0])
+            line.call()
+        if any(post.chat_id != posts[0].chat_id for post in posts):
+            raise _SplitError
+
+    def _carry(self, tenant_id: str, posts: list[_Post], again: Callable[[], None]) -> None:
+        """Append what `posts` bring in one transaction, and note the outcome of each.
+
+        Raises:
+            _SplitError: as `again` does, before the same is tried again.
+        """
+        new: dict[str, list[NewMessage]] = {}
+        for post in posts:
+            new.setdefault(post.chat_id, []).extend(post.new)
         try:
-            kept = self._append(*chat, new, posts[0].key)
+            kept = self._append(tenant_id, new, posts[0].key, again)
+        except _SplitError:
+            raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised in the thread of each post
             if len(posts) > 1 and isinstance(error, Exception) and not isinstance(error, ChatServiceError):
+                again()
                 for post in posts:
-                    self._carry(chat, [post])
+                    self._carry(tenant_id, [post], again)
                 return
             for post in posts:
                 post.error = error
             return
-        for post in posts:
-            post.kept, kept = kept[: len(post.new)], kept[len(post.new) :]
+        _tell(posts, kept)
 
 
-def _take(first: _Post, line: deque[_Post]) -> list[_Post]:
-    """Take those out of the front of the line that can share a transaction with `first`; return them all."""
-    posts = [first]
-    messages, characters = _size(first)
-    while first.key is None and line and line[0].key is None:
-        more = _size(line[0])
-        messages, characters = messages + more[0], characters + more[1]
-        if messages > SHARED_MESSAGES or characters > SHARED_CHARACTERS:
-            break
-        posts.append(line.popleft())
-    return posts
+def _split(posts: list[_Post]) -> list[_Post]:
+    """Have the first post of each other chat lead those of its chat; return those of the caller's own."""
+    by_chat: dict[str, list[_Post]] = {}
+    for post in posts:
+        by_chat.setdefault(post.chat_id, []).append(post)
+    own, *others = by_chat.values()
+    for those in others:
+        those[0].apart = those
+        those[0].called.set()
+    return own
+
+
+def _tell(posts: list[_Post], kept: Kept) -> None:
+    """Give each post its part of what was kept."""
+    given: dict[str, int] = {}
+    for post in posts:
+        found = kept[post.chat_id]
+        if found is None:
+            post.error = ChatNotFoundError()
+            continue
+        begin = given.get(post.chat_id, 0)
+        given[post.chat_id] = begin + len(post.new)
+        post.kept = found[begin : begin + len(post.new)]
 
 
 def _size(post: _Post) -> tuple[int, int]:

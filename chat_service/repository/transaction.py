@@ -51,6 +51,7 @@ _OPTIONS = TransactionOptions(read_concern=ReadConcern("snapshot"), write_concer
 
 T = TypeVar("T")
 Work = Callable[[ClientSession], T | ChatServiceError]
+Again = Callable[[], None]
 
 
 class _TryAgainError(Exception):
@@ -121,8 +122,10 @@ class TransactionRunner:
         self._attempt_seconds = attempt_seconds
         self._killer = SessionKiller(client)
 
-    def run(self, work: Work[T]) -> T:
+    def run(self, work: Work[T], again: Again = lambda: None) -> T:
         """Run `work(session)` in a transaction, commit it, and return what it returned.
+
+        `again()` is called before each repetition, when nothing is open; what it raises ends them.
 
         Raises:
             ChatServiceError: the error that `work` returned, after its transaction was committed.
@@ -141,6 +144,7 @@ class TransactionRunner:
                 pause = random.random() * min(0.005 * 1.5 ** min(repetition, 20), 0.5)  # noqa: S311 - jitter, not a secret
                 if time.monotonic() + pause >= deadline:
                     raise DatabaseUnavailableError from error.__cause__
+                again()
                 time.sleep(pause)
         raise AssertionError  # pragma: no cover - count() does not end
 

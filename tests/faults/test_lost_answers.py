@@ -13,7 +13,7 @@ from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import APP_NAME, Database
 from chat_service.repository.deletions import Deletions
-from chat_service.repository.transaction import T, TransactionRunner, Work
+from chat_service.repository.transaction import Again, T, TransactionRunner, Work
 
 TENANT = "t"
 CHAT = "c0ffee00-1111-4222-8333-444444444444"
@@ -25,10 +25,10 @@ class LosingRunner(TransactionRunner):
     then: Callable[[], object]
     is_lost = False
 
-    def run(self, work: Work[T]) -> T:
+    def run(self, work: Work[T], again: Again = lambda: None) -> T:
         if self.is_lost:
             raise DatabaseUnavailableError
-        super().run(work)
+        super().run(work, again)
         self.is_lost = True
         self.then()
         raise OutcomeUnknownError
@@ -37,11 +37,11 @@ class LosingRunner(TransactionRunner):
 class KeepingRunner(LosingRunner):
     """Loses nothing of its first transaction."""
 
-    def run(self, work: Work[T]) -> T:
+    def run(self, work: Work[T], again: Again = lambda: None) -> T:
         if self.is_lost:
             raise DatabaseUnavailableError
         self.is_lost = True
-        return TransactionRunner.run(self, work)
+        return TransactionRunner.run(self, work, again)
 
 
 @pytest.fixture

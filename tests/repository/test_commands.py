@@ -8,7 +8,7 @@ from pymongo import monitoring
 
 from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.models import RateLimit, Scope
+from chat_service.models import NewMessage, RateLimit, Role, Scope
 from chat_service.repository.database import Database
 from chat_service.repository.monitor import CommandCounter, _tally
 from chat_service.repository.tenants import Tenants
@@ -87,6 +87,17 @@ def test_a_bulk_delete_costs_six_for_each_8_chats(recorded) -> None:
     """Presence, chats, their removal, messages, receipts, commit."""
     chat_ids = [recorded[0].new_chat("a") for _ in range(16)]
     assert len(cost(recorded, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids})) == 12
+
+
+def test_posts_that_share_a_transaction_share_its_commands(recorded) -> None:
+    """One for each chat, one for all messages, and the commit."""
+    client, recorder = recorded
+    chat_ids = [client.new_chat() for _ in range(3)]
+    recorder.commands.clear()
+    new = {chat_id: [NewMessage(Role.USER, "x", None, {})] * 2 for chat_id in chat_ids}
+    messages = client.app.extensions["chat_service"].messages
+    messages._append(client.access.tenant_id, new, None, lambda: None)
+    assert [name for name, _ in recorder.commands] == [*["findAndModify"] * 3, "insert", "commitTransaction"]
 
 
 def test_a_staged_delete_costs_what_a_small_one_does(recorded, monkeypatch) -> None:

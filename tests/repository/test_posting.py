@@ -1,8 +1,8 @@
-"""The line in front of a chat: who is carried with whom, in which order, and what each is told."""
+"""The line of a tenant's posts: who is carried with whom, in which order, and what each is told."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -15,15 +15,15 @@ from chat_service.models import IdempotencyKey, Message, NewMessage, Role, Span
 from chat_service.repository import posting
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
-from chat_service.repository.keys import message_key
+from chat_service.repository.keys import chat_key, message_key
 from chat_service.repository.messages import COMMAND_MESSAGES, Messages
-from chat_service.repository.posting import Lines
+from chat_service.repository.posting import Kept, Lines, New
 
 DEADLINE_SECONDS = 10
 KEY = IdempotencyKey("tenant", "key", "fingerprint")
 
 
-def new(*contents: str) -> list[NewMessage]:
+def posted(*contents: str) -> list[NewMessage]:
     return [NewMessage(Role.USER, content, None, {}) for content in contents]
 
 
@@ -34,35 +34,48 @@ class Chat:
         self.transactions: list[list[str]] = []
         self.gate = threading.Semaphore(0)
         self.failure: Callable[[list[str]], Exception | None] = lambda _: None
+        self.blocked: set[str] = set()
+        """Chats that a transaction does not get through to."""
+        self.missing: set[str] = set()
+        self.begun: list[NewMessage] = []
         self.lines = Lines(self.append)
         self.pool = ThreadPoolExecutor(16)
 
-    def append(
-        self, tenant_id: str, chat_id: str, messages: Sequence[NewMessage], key: IdempotencyKey | None
-    ) -> list[Message]:
-        del tenant_id, chat_id, key
+    def append(self, tenant_id: str, new: New, key: IdempotencyKey | None, again: Callable[[], None]) -> Kept:
+        del tenant_id, key
+        messages = [message for messages in new.values() for message in messages]
         contents = [message.content for message in messages]
         self.transactions.append(contents)
+        self.begun += messages
         assert self.gate.acquire(timeout=DEADLINE_SECONDS)
+        if not self.blocked.isdisjoint(new):
+            again()
+            until(lambda: self.blocked.isdisjoint(new))
         error = self.failure(contents)
         if error is not None:
             raise error
         now = datetime.now(UTC)
-        return [Message(0, "user", None, content, {}, now, None) for content in contents]
+        return {
+            chat_id: None
+            if chat_id in self.missing
+            else [Message(0, "user", None, message.content, {}, now, None) for message in messages]
+            for chat_id, messages in new.items()
+        }
 
     def post(self, *contents: str, key: IdempotencyKey | None = None, chat_id: str = "chat") -> Future[list[str]]:
-        """Send a post, and return when it stands in its line or runs."""
+        """Send a post, and return when it stands in the line or runs."""
+        new = posted(*contents)
 
         def run() -> list[str]:
-            return [message.content for message in self.lines.post("tenant", chat_id, new(*contents), key)]
+            return [message.content for message in self.lines.post("tenant", chat_id, new, key)]
 
-        standing = self.standing()
         sent = self.pool.submit(run)
-        until(lambda: self.standing() > standing)
+        until(lambda: any(message is new[0] for message in [*self.begun, *self.standing()]))
         return sent
 
-    def standing(self) -> int:
-        return len(self.transactions) + sum(len(line) for line in self.lines._lines.values())
+    def standing(self) -> list[NewMessage]:
+        with self.lines._lock:
+            return [message for line in self.lines._lines.values() for post in line.posts for message in post.new]
 
     def let(self, transactions: int) -> None:
         for _ in range(transactions):
@@ -98,12 +111,53 @@ def test_who_comes_during_a_transaction_shares_the_next(chat: Chat) -> None:
     assert chat.transactions == [["a"], ["b", "c", "d", "e"]]
 
 
-def test_another_chat_waits_for_nobody(chat: Chat) -> None:
-    """Each chat has a line of its own."""
-    sent = [chat.post("a"), chat.post("b", chat_id="another")]
-    until(lambda: chat.transactions == [["a"], ["b"]])
-    chat.let(2)
-    assert [told(each) for each in sent] == [["a"], ["b"]]
+def test_chats_share_a_transaction(chat: Chat) -> None:
+    """Each gets its own messages, in their order; one that is gone spoils no other."""
+    chat.missing = {"gone"}
+    sent = [chat.post("a"), chat.post("b"), chat.post("c"), chat.post("d", chat_id="gone"), chat.post("e", chat_id="e")]
+    until(lambda: chat.transactions == [["a"], ["d", "e"]])
+    sent.append(chat.post("f", chat_id="f"))
+    chat.let(3)
+    assert [told(each) for each in sent if each is not sent[3]] == [["a"], ["b"], ["c"], ["e"], ["f"]]
+    assert isinstance(told(sent[3]), ChatNotFoundError)
+    assert chat.transactions[2:] == [["b", "c", "f"]]
+
+
+def test_a_second_transaction_begins_when_it_is_worth_it(chat: Chat) -> None:
+    """While one runs, two for other chats make the next; a third does not begin."""
+    sent = [chat.post("a"), chat.post("b", chat_id="b")]
+    assert chat.transactions == [["a"]]
+    sent.append(chat.post("c", chat_id="c"))
+    until(lambda: chat.transactions == [["a"], ["b", "c"]])
+    sent += [chat.post(name, chat_id=name) for name in "defg"]
+    assert chat.transactions == [["a"], ["b", "c"]]
+    chat.let(7)
+    assert [told(each) for each in sent] == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"], ["g"]]
+
+
+def test_a_blocked_chat_stalls_no_other(chat: Chat) -> None:
+    """Its posts are tried again for as long as it takes; those that shared with it, and the line, go on."""
+    chat.blocked = {"b"}
+    sent = [chat.post("a"), *[chat.post(name, chat_id=name) for name in "bc"], chat.post("B", chat_id="b")]
+    chat.let(20)
+    assert [told(each) for each in (sent[0], sent[2])] == [["a"], ["c"]]
+    for name in "defgh":
+        assert told(chat.post(name, chat_id=name)) == [name]
+    assert not sent[1].done()
+    assert not sent[3].done()
+    chat.blocked = set()
+    assert [told(each) for each in (sent[1], sent[3])] == [["b"], ["B"]]
+
+
+def test_a_lone_blocked_chat_lets_the_line_go_on(chat: Chat) -> None:
+    """It is not even in the way of what comes later."""
+    chat.blocked = {"b"}
+    chat.let(20)
+    sent = chat.post("b", chat_id="b")
+    for name in "cde":
+        assert told(chat.post(name, chat_id=name)) == [name]
+    chat.blocked = set()
+    assert told(sent) == ["b"]
 
 
 def test_a_post_with_a_key_goes_alone_and_in_its_turn(chat: Chat) -> None:
@@ -180,8 +234,28 @@ def test_a_number_that_is_taken_is_an_error_and_changes_nothing(
     chat = chats.create("tenant", None, {})
     database.messages.insert_one({"_id": message_key("tenant", chat.id, 1)})
     with pytest.raises(BulkWriteError):
-        messages.append("tenant", chat.id, new("a"))
+        messages.append("tenant", chat.id, posted("a"))
     assert chats.get("tenant", chat.id).message_count == 0
+
+
+def test_a_chat_that_another_process_holds_stalls_no_other(
+    database: Database, chats: Chats, messages: Messages
+) -> None:
+    """Its posts wait until it lets go; 200 of the tenant's other chats are there before. Nothing is lost or twice."""
+    held, *others = [chats.create("tenant", None, {}).id for _ in range(5)]
+    with ThreadPoolExecutor(16) as pool:
+        with database.client.start_session() as session, session.start_transaction():
+            database.chats.update_one({"_id": chat_key("tenant", held)}, {"$set": {"title": "x"}}, session=session)
+            waiting = [pool.submit(messages.append, "tenant", held, posted("a", "b")) for _ in range(4)]
+            sent = [pool.submit(messages.append, "tenant", others[number % 4], posted("a")) for number in range(200)]
+            for each in sent:
+                each.result(DEADLINE_SECONDS)
+            assert not any(each.done() for each in waiting)
+        for each in waiting:
+            each.result(DEADLINE_SECONDS)
+    for chat_id, count in [(held, 8), *[(chat_id, 50) for chat_id in others]]:
+        assert chats.get("tenant", chat_id).message_count == count
+        assert [message.seq for message in messages.page("tenant", chat_id, Span(), 200)] == list(range(1, count + 1))
 
 
 @pytest.mark.parametrize("count", [COMMAND_MESSAGES, COMMAND_MESSAGES + 1])
