@@ -188,13 +188,16 @@ class EmbeddedReplicaSet:
             EmbeddedError: that was not so in time.
         """
         deadline = time.monotonic() + seconds
-        since = time.monotonic()
-        while time.monotonic() - since < STEADY_SECONDS:
+        # From the first answer on: a member that has just started may keep the question for seconds before it answers.
+        well_since = None
+        while well_since is None or time.monotonic() - well_since < STEADY_SECONDS:
             if time.monotonic() > deadline:
                 raise EmbeddedError(f"The replica set was not well within {seconds} s: {self.states()}.")
             time.sleep(0.25)
-            if sorted(state or 0 for state in self.states()) != [PRIMARY, SECONDARY, SECONDARY]:
-                since = time.monotonic()
+            if sorted(state or 0 for state in self.states()) == [PRIMARY, SECONDARY, SECONDARY]:
+                well_since = well_since or time.monotonic()
+            else:
+                well_since = None
                 self.renewed += sum(member.renew_if_stuck() for member in self.members)
 
     def states(self) -> list[int | None]:

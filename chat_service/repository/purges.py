@@ -19,6 +19,7 @@ from chat_service.errors import ClaimLostError
 from chat_service.models import Purge
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key, message_range
+from chat_service.repository.traffic import chat_operations
 
 INLINE_LIMIT = 1_000
 """Messages up to which no purge is needed: one transaction removes them in about 10 ms, and could 100 times as many."""
@@ -145,9 +146,7 @@ class Purges:
 
     def operations_of_others(self) -> int:
         """Return how many operations the server has done on the chats, ever: no purge does any, every request does."""
-        with self._database.operation():
-            shards = self._database.chats.aggregate([{"$collStats": {"latencyStats": {}}}])
-            return sum(int(kind["ops"]) for shard in shards for kind in shard["latencyStats"].values())
+        return chat_operations(self._database)
 
     def progress(self) -> tuple[int, int]:
         """Return how many purges are open, and how many messages they have left to remove."""

@@ -64,7 +64,8 @@ def judge(
 ) -> dict[str, Any]:
     """Finish the purges, check everything, tell what came out, and return it; fail if any promise was broken."""
     PurgeWorker(Purges(database)).run(until_idle=True)
-    violations = check(records, look(database, tenant_id), bound_seconds)
+    faults = [(window.began, window.ended) for window in windows]
+    violations = check(records, look(database, tenant_id), bound_seconds, faults)
     summary = summarize(name, records, violations, windows, **more)
     tell(f"{name}\n{table(summary, violations)}\n")
     assert violations == []

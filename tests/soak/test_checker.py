@@ -34,6 +34,8 @@ def told(kind: str, at: float, operation: str = "", **fields) -> Record:
 CREATE, POST, DELETE = told("create", 0), told("post", 1), told("delete", 10)
 OTHER_DELETE = told("delete", 10.2, "delete-2")
 
+REFUSED_DELETE = told("delete", 10, status=409, code="active_connections")
+
 TRUE = {
     "a chat that lives": ([CREATE, POST], ALIVE),
     "a chat that was deleted": ([CREATE, POST, DELETE], DELETED),
@@ -76,6 +78,10 @@ LIES = {
     "dishonest, create": ([told("create", 0, **REFUSED)], ALIVE),
     "dishonest, post": ([CREATE, told("post", 1, **REFUSED)], ALIVE),
     "dishonest, 409": ([CREATE, POST, told("delete", 3, status=409, code="active_connections")], ALIVE),
+    "dishonest, 409 after the connection": (
+        [CREATE, POST, told("connect", 2), told("disconnect", 4, "connect"), replace(REFUSED_DELETE, began=6)],
+        ALIVE,
+    ),
     "dishonest, receipt": ([CREATE, POST, told("receipt", 3)], ALIVE),
     "another answer": (
         [CREATE, POST, replace(DELETE, key="k", answer=b"1"), replace(DELETE, key="k", answer=b"2")],
@@ -120,3 +126,12 @@ def test_a_lie_is_seen(name) -> None:
     """And called by its name, among whatever else is wrong with it."""
     records, stored = LIES[name]
     assert name.partition(",")[0] in {violation.kind for violation in check(records, stored, 8.0)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_true"), [((3, 5), True), ((5.2, 7), True), ((3, 4), False), ((-9, -8), False), ((7, 8), False)]
+)
+def test_a_lease_that_could_not_be_given_up_is_no_lie(fault, is_true) -> None:
+    """A 409 is right until soon after the fault in which the connection ended, and no longer."""
+    records = [CREATE, POST, told("connect", 2), told("disconnect", 4, "connect"), replace(REFUSED_DELETE, began=14.5)]
+    assert (check(records, ALIVE, 8.0, [fault]) == []) == is_true
