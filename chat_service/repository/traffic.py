@@ -1,13 +1,18 @@
 """Whether others use the chats: what those ask who work on many chats at once, to step aside."""
 
+import math
 import threading
 import time
+from contextlib import suppress
 
 from chat_service.errors import DatabaseUnavailableError
 from chat_service.repository.database import Database
 
 LOOK_SECONDS = 0.1
 """Between two looks."""
+
+RECENT_SECONDS = 1.0
+"""A look tells of the time since the last one; if that was longer ago, of nothing that is going on now."""
 
 OTHERS_PER_SECOND = 20.0
 """Operations on the chats up to which they are nobody: leases and single requests now and then."""
@@ -30,7 +35,7 @@ class Traffic:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._looked_at: float | None = None
+        self._looked_at = -math.inf
         self._seen = 0
         self._own = 0
         self._is_busy = False
@@ -41,19 +46,14 @@ class Traffic:
             self._own += operations
 
     def is_busy(self) -> bool:
-        """Tell whether others have used the chats since the last look; costs a command after `LOOK_SECONDS`."""
+        """Tell whether others used the chats between the last two looks; costs a command after `LOOK_SECONDS`."""
         with self._lock:
             now = time.monotonic()
-            if self._looked_at is None or now - self._looked_at > LOOK_SECONDS:
-                self._look(now)
+            since = now - self._looked_at
+            if since > LOOK_SECONDS:
+                with suppress(DatabaseUnavailableError):  # whoever asks is about to find that out
+                    seen = chat_operations(self._database)
+                    others = seen - self._seen - self._own - 1
+                    self._is_busy = since < RECENT_SECONDS and others > OTHERS_PER_SECOND * since
+                    self._looked_at, self._seen, self._own = now, seen, 0
             return self._is_busy
-
-    def _look(self, now: float) -> None:
-        try:
-            seen = chat_operations(self._database)
-        except DatabaseUnavailableError:
-            return  # which whoever asks is about to find out
-        if self._looked_at is not None:
-            others = seen - self._seen - self._own - 1
-            self._is_busy = others > OTHERS_PER_SECOND * (now - self._looked_at)
-        self._looked_at, self._seen, self._own = now, seen, 0

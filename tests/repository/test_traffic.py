@@ -1,10 +1,12 @@
 """Who works on many chats steps aside for others, and is not taken for others itself."""
 
+import time
+
 import pytest
 
 from chat_service.models import Deletion
 from chat_service.repository import bulk, traffic
-from chat_service.repository.bulk import GROUP_CHATS, POLITE_CHATS, BulkDeletions
+from chat_service.repository.bulk import GROUP_CHATS, BulkDeletions
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.traffic import OTHERS_PER_SECOND, Traffic
@@ -15,20 +17,6 @@ SECONDS = 0.1
 @pytest.fixture(autouse=True)
 def _look_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic, "LOOK_SECONDS", 0.0)
-
-
-@pytest.fixture
-def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the groups that bulk deletes have made."""
-    sizes: list[int] = []
-    delete_group = BulkDeletions._delete_group
-
-    def noting(self: BulkDeletions, tenant_id: str, group: list[str], *more: str) -> object:
-        sizes.append(len(group))
-        return delete_group(self, tenant_id, group, *more)
-
-    monkeypatch.setattr(BulkDeletions, "_delete_group", noting)
-    return sizes
 
 
 def read(chats: Chats, chat_id: str, seconds: float = SECONDS) -> None:
@@ -47,27 +35,55 @@ def test_others_are_seen_while_they_are_there(database: Database, chats: Chats) 
     assert not seen.is_busy()
 
 
-def test_a_bulk_delete_does_not_step_aside_for_itself(database: Database, chats: Chats, groups: list[int]) -> None:
-    """On a quiet database its groups are large from the first to the last, however often it looks."""
-    deletions = BulkDeletions(database)
-    for _ in range(2):
-        chat_ids = [chats.create("tenant", None, {}).id for _ in range(4 * GROUP_CHATS)]
-        deletions._traffic = Traffic(database)  # one that has not seen them being made
-        told = deletions.delete("tenant", chat_ids, "key", None, dict)
-        assert all(isinstance(outcome, Deletion) for outcome in told.values())
-    assert groups == [GROUP_CHATS] * 8
+def test_what_happened_long_ago_is_no_traffic(
+    database: Database, chats: Chats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crowd that has left is not stepped aside for."""
+    monkeypatch.setattr(traffic, "RECENT_SECONDS", 0.0)
+    chat_id = chats.create("tenant", None, {}).id
+    seen = Traffic(database)
+    seen.is_busy()
+    read(chats, chat_id)
+    assert not seen.is_busy()
+
+
+class Clock:
+    """The time as it is; it notes rests, and takes none."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self.rests: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.rests.append(seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(bulk, "time", made)
+    return made
+
+
+def test_a_bulk_delete_does_not_step_aside_for_itself(database: Database, chats: Chats, clock: Clock) -> None:
+    """On a quiet database it takes no rest, however often it looks."""
+    chat_ids = [chats.create("tenant", None, {}).id for _ in range(8 * GROUP_CHATS)]
+    told = BulkDeletions(database).delete("tenant", chat_ids, "key", None, dict)
+    assert all(isinstance(outcome, Deletion) for outcome in told.values())
+    assert clock.rests == []
 
 
 def test_a_bulk_delete_steps_aside_for_others(
-    database: Database, chats: Chats, groups: list[int], monkeypatch: pytest.MonkeyPatch
+    database: Database, chats: Chats, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small groups while they are there; but not for longer than it can afford."""
+    """It rests after each group but the last while they are there; but not for longer than it can afford."""
     deletions = BulkDeletions(database)
-    chat_ids = [chats.create("tenant", None, {}).id for _ in range(10 * POLITE_CHATS)]
+    chat_ids = [chats.create("tenant", None, {}).id for _ in range(4 * GROUP_CHATS)]
     monkeypatch.setattr(deletions._traffic, "is_busy", lambda: True)
     deletions.delete("tenant", chat_ids, "key", None, dict)
-    assert groups == [POLITE_CHATS] * 10
+    assert len(clock.rests) == 3
+    assert all(rest > 0 for rest in clock.rests)
     monkeypatch.setattr(bulk, "POLITE_SECONDS", 0.0)
-    groups.clear()
     deletions.delete("tenant", chat_ids, "key", None, dict)
-    assert groups[:-1] == [GROUP_CHATS] * (len(chat_ids) // GROUP_CHATS)
+    assert len(clock.rests) == 3
