@@ -13,7 +13,8 @@ What this module keeps:
 3. Who waits, waits for posts of the same tenant only, and never without a deadline.
 4. What a transaction comes to is told to each post that it carried: its own messages, or the error. Where the database
    refuses what a shared one brings, each is tried alone, so that nobody suffers for another's message.
-5. A post with an Idempotency-Key is carried alone, since its record belongs to one request.
+5. A post with an Idempotency-Key is carried alone, since its record belongs to one request, and as soon as its chat is
+   free.
 """
 
 import threading
@@ -30,8 +31,8 @@ SHARED_CHARACTERS = 2**20
 """Of content in one transaction, for the same reason: more than that a post only carries by itself."""
 
 FIRST_TRIES = 2
-"""Transactions of a tenant that run at once, without those that are tried again: one uses the time in which the other
-waits for the disk. The second begins when more posts wait than transactions run, so that it is worth its commands."""
+"""Shared transactions of a tenant that run at once, without those that are tried again: one uses the time in which the
+other waits for the disk. The second begins when more posts wait than transactions run, so it is worth its commands."""
 
 LINE_SECONDS = 10.0
 """In line: with the 12 s of a transaction it stays within the 25 s in which every request is answered."""
@@ -94,17 +95,26 @@ class _Line:
         return not self.posts and not self.busy
 
     def call(self) -> None:
-        """Call the first that can lead, if another transaction may run."""
-        running = len(self.first_tries)
-        if running >= FIRST_TRIES:
-            return
-        ready = [post for post in self.posts if post.chat_id not in self.busy]
-        if len(ready) > running:
-            first = ready[0]
-            self.posts.remove(first)
-            self.busy.add(first.chat_id)
-            self.first_tries.add(first)
-            first.called.set()
+        """Call everybody with a key whose chat is free, and the first of the others if another transaction may run."""
+        ready: list[_Post] = []
+        passed = set(self.busy)
+        for post in list(self.posts):
+            if post.chat_id in passed:
+                continue
+            if post.key is None:
+                ready.append(post)
+                continue
+            passed.add(post.chat_id)  # whoever stands behind it must not overtake it
+            if all(other.chat_id != post.chat_id for other in ready):
+                self._let_lead(post)
+        if len(self.first_tries) < min(len(ready), FIRST_TRIES):
+            self.first_tries.add(ready[0])
+            self._let_lead(ready[0])
+
+    def _let_lead(self, post: _Post) -> None:
+        self.posts.remove(post)
+        self.busy.add(post.chat_id)
+        post.called.set()
 
     def take(self, first: _Post) -> list[_Post]:
         """Take those out of the line that can share a transaction with `first`; return them all."""
@@ -118,7 +128,7 @@ class _Line:
                 messages, characters = messages + more[0], characters + more[1]
                 taken.append(post)
             else:
-                passed.add(post.chat_id)  # whoever stands behind it must not overtake it
+                passed.add(post.chat_id)  # as above
                 left.append(post)
         self.posts = left
         self.busy.update(post.chat_id for post in taken)

@@ -14,6 +14,9 @@ LOOK_SECONDS = 0.1
 RECENT_SECONDS = 1.0
 """A look tells of the time since the last one; if that was longer ago, of nothing that is going on now."""
 
+LOOK_WITHIN_SECONDS = 2.0
+"""For a look: no healthy one needs it."""
+
 OTHERS_PER_SECOND = 20.0
 """Operations on the chats up to which they are nobody: leases and single requests now and then."""
 
@@ -24,7 +27,7 @@ def chat_operations(database: Database) -> int:
     Raises:
         DatabaseUnavailableError: it did not answer in time.
     """
-    with database.operation():
+    with database.operation(seconds=LOOK_WITHIN_SECONDS):
         shards = database.chats.aggregate([{"$collStats": {"latencyStats": {}}}])
         return sum(int(kind["ops"]) for shard in shards for kind in shard["latencyStats"].values())
 

@@ -168,6 +168,14 @@ def test_a_post_with_a_key_goes_alone_and_in_its_turn(chat: Chat) -> None:
     assert chat.transactions == [["a"], ["b"], ["c"], ["d", "e"]]
 
 
+def test_posts_with_keys_to_several_chats_wait_for_nobody(chat: Chat) -> None:
+    """However many there are: they could not share."""
+    sent = [chat.post(name, key=KEY, chat_id=name) for name in "abcdef"]
+    until(lambda: sorted(chat.transactions) == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]])
+    chat.let(6)
+    assert [told(each) for each in sent] == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]]
+
+
 @pytest.mark.parametrize(
     ("posts", "expected"),
     [
