@@ -6,7 +6,6 @@
     python -m benchmarks.bulk
 """
 
-import argparse
 import http.client
 import threading
 import time
@@ -18,7 +17,7 @@ import pymongo
 
 from benchmarks.delete import http_delete, prepare
 from benchmarks.large import prepare_small
-from benchmarks.measure import interleave, keep, medians, ratio, timed
+from benchmarks.measure import interleave, keep, medians, options, ratio, timed
 from benchmarks.reads import make_small_tenant
 from benchmarks.service import HEADERS, Address, service
 
@@ -89,9 +88,7 @@ def reads(db: Any, address: Address, key: str) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Run all, print the figures, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = options(__doc__, rounds=5).parse_args()
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority") as client:
         db = client.get_default_database()
         results = interleave({"single": partial(single, db, address), "bulk": partial(bulk, db, address)}, args.rounds)

@@ -20,7 +20,7 @@ from pymongo.client_session import ClientSession
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from benchmarks.measure import Work, interleave, keep, medians, ratio, timed
+from benchmarks.measure import Work, interleave, keep, medians, options, ratio, timed
 from benchmarks.service import KEY, TENANT, service
 from chat_service.repository.keys import chat_key, message_key, message_range
 
@@ -120,10 +120,7 @@ def _round(db: Collections, workers: list[Work], chats: int, messages: int) -> d
 
 def main() -> None:
     """Run all cases, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--chats", type=int, default=400)
-    args = parser.parse_args()
+    args = options(__doc__, rounds=9, chats=400).parse_args()
     results = []
     print("messages clients |  raw: chats/s   p50   p99 | http: chats/s   p50   p99 | ratio")
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=10) as client:

@@ -6,7 +6,6 @@ so the raw side conflicts and starts again, as the driver's `with_transaction` d
     python -m benchmarks.hot
 """
 
-import argparse
 import http.client
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pymongo
 
 from benchmarks.delete import chat_document
-from benchmarks.measure import interleave, keep, medians, ratio, timed
+from benchmarks.measure import interleave, keep, medians, options, ratio, timed
 from benchmarks.posting import http_post, raw_post
 from benchmarks.service import TENANT, service
 from chat_service.repository.keys import chat_key, message_range
@@ -25,10 +24,7 @@ RAW_CHAT, HTTP_CHAT = (f"55555555-0000-4000-8000-{number:012x}" for number in ra
 
 def main() -> None:
     """Run, print the figures, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--posts", type=int, default=1_600)
-    args = parser.parse_args()
+    args = options(__doc__, rounds=7, posts=1_600).parse_args()
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=20) as client:
         db = client.get_default_database()
         db.chats.insert_many([chat_document(chat_id, 0) for chat_id in (RAW_CHAT, HTTP_CHAT)])

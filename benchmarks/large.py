@@ -7,7 +7,6 @@
     python -m benchmarks.large
 """
 
-import argparse
 import http.client
 import os
 import statistics
@@ -20,7 +19,7 @@ import orjson
 import pymongo
 
 from benchmarks.delete import chat_document, http_delete, message_document
-from benchmarks.measure import interleave, keep, medians, ratio
+from benchmarks.measure import interleave, keep, medians, options, ratio
 from benchmarks.reads import make_small_tenant
 from benchmarks.service import TENANT, Address, service
 from chat_service.embedded.process import start
@@ -164,9 +163,7 @@ def disturbance(db: Any, uri: str, address: Address, messages: int, rounds: int)
 
 def main() -> None:
     """Run all, print the figures, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--messages", type=int, default=1_000_000)
+    parser = options(__doc__, rounds=8, messages=1_000_000)
     parser.add_argument("--only", choices=["latency", "speed", "disturbance"])
     args = parser.parse_args()
     found: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 The machine's mood is in both halves of a ratio, so it falls out; a time alone would measure the mood.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -16,6 +17,14 @@ RESULTS = Path(__file__).parent / "results"
 
 Work = Callable[[Any], object]
 Side = Callable[[], dict[str, float]]
+
+
+def options(description: str | None, **numbers: int) -> argparse.ArgumentParser:
+    """Return a parser of a benchmark's command line, with an option for each of the numbers and its default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser
 
 
 def timed(workers: Sequence[Work], items: Sequence[Any]) -> dict[str, float]:

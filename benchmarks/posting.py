@@ -6,7 +6,6 @@ with eight.
     python -m benchmarks.posting
 """
 
-import argparse
 import http.client
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +18,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from benchmarks.delete import chat_document, message_document
-from benchmarks.measure import interleave, keep, medians, ratio, timed
+from benchmarks.measure import interleave, keep, medians, options, ratio, timed
 from benchmarks.service import HEADERS, TENANT, Address, service
 from chat_service.repository.keys import chat_key
 
@@ -58,10 +57,7 @@ def http_post(connection: http.client.HTTPConnection, chat_id: str) -> None:
 
 def main() -> None:
     """Run, print the figures, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--posts", type=int, default=640)
-    args = parser.parse_args()
+    args = options(__doc__, rounds=9, posts=640).parse_args()
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=10) as client:
         db = client.get_default_database()
         db.chats.insert_many([chat_document(chat_id, 0) for chat_id in CHATS])

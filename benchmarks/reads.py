@@ -8,7 +8,6 @@
     python -m benchmarks.reads
 """
 
-import argparse
 import http.client
 import subprocess
 import time
@@ -20,7 +19,7 @@ import orjson
 import pymongo
 
 from benchmarks.delete import chat_document, message_document
-from benchmarks.measure import interleave, keep, medians, ratio, timed
+from benchmarks.measure import interleave, keep, medians, options, ratio, timed
 from benchmarks.service import HEADERS, TENANT, Address, service
 from chat_service.models import Scope
 from chat_service.repository.database import Database
@@ -99,10 +98,7 @@ def resident_megabytes(field: str) -> dict[int, float]:
 
 def main() -> None:
     """Run all, print the figures, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--messages", type=int, default=1_000_000)
-    args = parser.parse_args()
+    args = options(__doc__, rounds=7, messages=1_000_000).parse_args()
     found: dict[str, Any] = {}
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri) as client:
         db = client.get_default_database()

@@ -6,7 +6,6 @@ with and without them, in turns. And 1,000 sockets of one chat: the time from th
     python -m benchmarks.sockets
 """
 
-import argparse
 import asyncio
 import http.client
 import multiprocessing
@@ -21,7 +20,7 @@ from typing import Any
 import orjson
 import pymongo
 
-from benchmarks.measure import keep, medians, ratio, timed
+from benchmarks.measure import keep, medians, options, ratio, timed
 from benchmarks.service import HEADERS, KEY, Address, service
 
 SOCKETS_OF_A_CHAT = 10
@@ -226,12 +225,7 @@ def measure_fanout(address: Address, sockets: int, messages: int) -> dict[str, A
 
 def main() -> None:
     """Run, print the figures, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sockets", type=int, default=5_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--listeners", type=int, default=1_000)
-    parser.add_argument("--messages", type=int, default=20)
-    args = parser.parse_args()
+    args = options(__doc__, sockets=5_000, rounds=5, listeners=1_000, messages=20).parse_args()
     with service(WEB_CONCURRENCY="1", CONNECTIONS_PER_CHAT="5000") as (_, address):
         fanout = measure_fanout(address, args.listeners, args.messages)
         print("fan-out", fanout, flush=True)

@@ -3,7 +3,9 @@
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pymongo
 import pytest
 from flask import Flask
 
@@ -19,6 +21,7 @@ from chat_service.repository.presence import Presence
 from chat_service.repository.tenants import Tenants
 from config import Config
 from tests.client import Client, TenantAccess
+from tests.failpoint import FailPoint
 from tests.mock_database import MockDatabase
 
 MAX_BODY_BYTES = 2**20
@@ -38,6 +41,21 @@ def real_database(mongod: EmbeddedMongod) -> Iterator[Database]:
     database.prepare()
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session")
+def control(mongod: EmbeddedMongod) -> Iterator[pymongo.MongoClient[dict[str, Any]]]:
+    """A client that no failpoint is meant for."""
+    with pymongo.MongoClient(mongod.uri) as client:
+        yield client
+
+
+@pytest.fixture
+def failpoint(control: pymongo.MongoClient[dict[str, Any]]) -> Iterator[FailPoint]:
+    """The failpoint for commands of the service; everything passes again after the test."""
+    found = FailPoint(control)
+    yield found
+    found.disarm()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from chat_service.models import Deletion, NewMessage, Role, Span
 from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
-from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
@@ -173,24 +173,6 @@ def hasty(mongod: EmbeddedMongod) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture(scope="module")
-def control(mongod: EmbeddedMongod) -> Iterator[pymongo.MongoClient[dict[str, Any]]]:
-    """A client that no failpoint is meant for."""
-    with pymongo.MongoClient(mongod.uri) as client:
-        yield client
-        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-
-
-def arm(control: pymongo.MongoClient[dict[str, Any]], command: str, fault: str, times: int | None) -> None:
-    data = {"failCommands": [command], "appName": APP_NAME, **{**FAULTS, **COMMIT_FAULTS}[fault]}
-    mode = "alwaysOn" if times is None else {"times": times}
-    control.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
-
-
-def disarm(control: pymongo.MongoClient[dict[str, Any]]) -> None:
-    control.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-
-
 def prepare(database: Database, messages: int) -> None:
     if messages < 0:
         return
@@ -220,19 +202,19 @@ def look(database: Database) -> State:
 
 
 @pytest.mark.parametrize(("name", "command", "fault", "times"), PARAMETERS)
-def test_every_outcome_is_honest(control, database, hasty, name, command, fault, times) -> None:
+def test_every_outcome_is_honest(failpoint, database, hasty, name, command, fault, times) -> None:
     """Done, or unchanged, or unknown and one of the two; never anything else."""
     operation = OPERATIONS[name]
     prepare(database, operation.messages)
     before = look(database)
-    arm(control, command, fault, times)
+    failpoint.arm(command, times=times, **{**FAULTS, **COMMIT_FAULTS}[fault])
     began = time.monotonic()
     try:
         outcome: object = operation.run(hasty)
     except (DatabaseUnavailableError, OutcomeUnknownError, pymongo.errors.PyMongoError) as error:
         outcome = error
     took = time.monotonic() - began
-    disarm(control)
+    failpoint.disarm()
 
     assert took < BOUND_SECONDS
     after = look(database)

@@ -6,10 +6,9 @@ import signal
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-import pymongo
 import pytest
 import requests
 
@@ -19,17 +18,15 @@ from chat_service.embedded.process import free_port, start
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
-from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned, process_of
 from tests.client import CHATS, TenantAccess
 from tests.realtime.sockets import Peer
 
 FREE_SECONDS = 3.0
-BLOCK_MS = 6_000
+BLOCK_SECONDS = 6.0
 """Longer than the promise: the server is still busy with a command of the dead when the chat has to be free."""
-
-Client = pymongo.MongoClient[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +38,6 @@ def service(mongod: EmbeddedMongod) -> Iterator[EmbeddedGunicorn]:
 @pytest.fixture
 def access(live) -> TenantAccess:
     return live[1]()
-
-
-@pytest.fixture
-def control(mongod: EmbeddedMongod) -> Iterator[Client]:
-    with Client(mongod.uri) as client:
-        yield client
-        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-
-
-@contextmanager
-def blocked(control: Client, command: str, milliseconds: int = BLOCK_MS) -> Iterator[dict[str, Any]]:
-    """Block the next such command of the service; yields what waits until one is."""
-    data = {"failCommands": [command], "appName": APP_NAME, "blockConnection": True, "blockTimeMS": milliseconds}
-    armed = control.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
-    yield {"waitForFailPoint": "failCommand", "timesEntered": armed["count"] + 1, "maxTimeMS": 10_000}
-    control.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
 def holder(database: Database, dead: Collection[int] = ()) -> int:
@@ -105,20 +86,20 @@ def delete_within_the_promise(service: EmbeddedGunicorn, access: TenantAccess, c
 
 
 @pytest.mark.parametrize("command", ["findAndModify", "delete", "insert", "commitTransaction"])
-def test_a_chat_is_free_soon_after_its_holder_is_killed(service, access, database, control, command) -> None:
+def test_a_chat_is_free_soon_after_its_holder_is_killed(service, access, database, failpoint, command) -> None:
     """Whatever the worker was doing, and although the server is busy with its last command for longer."""
     chat_id = new_chat(database, access)
-    with blocked(control, command) as until_blocked:
-        victim = begin_delete(service, access, chat_id)
-        control.admin.command(until_blocked)
-        os.kill(holder(database), signal.SIGKILL)
-        assert delete_within_the_promise(service, access, chat_id) == 200
-        victim.join(10)
+    is_blocked = failpoint.block(command, seconds=BLOCK_SECONDS, times=1)
+    victim = begin_delete(service, access, chat_id)
+    is_blocked()
+    os.kill(holder(database), signal.SIGKILL)
+    assert delete_within_the_promise(service, access, chat_id) == 200
+    victim.join(10)
     assert list(Checks(database).run()) == []
 
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(40, marks=pytest.mark.soak)])
-def test_random_moments(service, access, database, control, rounds) -> None:
+def test_random_moments(service, access, database, failpoint, rounds) -> None:
     """Commands take 30 ms each, the kill comes somewhere: the second delete gets 200, or 404 if the first was done."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails
@@ -127,22 +108,21 @@ def test_random_moments(service, access, database, control, rounds) -> None:
     dead: set[int] = set()
     for _ in range(rounds):
         chat_id = new_chat(database, access)
-        data = {"failCommands": commands, "appName": APP_NAME, "blockConnection": True, "blockTimeMS": 30}
-        control.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
+        failpoint.block(*commands, seconds=0.03)
         victim = begin_delete(service, access, chat_id)
         with suppress(AssertionError):  # it was done before anybody saw it
             pid = holder(database, dead)
             time.sleep(moments.random() * 0.12)
             os.kill(pid, signal.SIGKILL)
             dead.add(pid)
-        control.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        failpoint.disarm()
         assert delete_within_the_promise(service, access, chat_id) in {200, 404}
         victim.join(10)
     assert len(dead) >= rounds * 0.8
     assert list(Checks(database).run()) == []
 
 
-def test_a_service_that_died_as_a_whole_is_cleaned_up_by_the_jobs(mongod, access, database, control) -> None:
+def test_a_service_that_died_as_a_whole_is_cleaned_up_by_the_jobs(mongod, access, database, failpoint) -> None:
     """Master and workers at once: nobody there knows of it, but the server has lost all their connections."""
     chat_id = new_chat(database, access)
     jobs = start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=mongod.uri)
@@ -150,9 +130,10 @@ def test_a_service_that_died_as_a_whole_is_cleaned_up_by_the_jobs(mongod, access
     service = EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
     try:
         # When the server is done with the command, the transaction is open, and nobody is there to end it.
-        with service, blocked(control, "insert", 1_000) as until_blocked:
+        with service:
+            is_blocked = failpoint.block("insert", seconds=1.0, times=1)
             victim = begin_delete(service, access, chat_id)
-            control.admin.command(until_blocked)
+            is_blocked()
             worker = holder(database)
             service.process.kill()
             os.kill(worker, signal.SIGKILL)

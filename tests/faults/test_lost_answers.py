@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import pymongo
 import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
@@ -11,7 +10,7 @@ from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError
 from chat_service.models import Deletion, IdempotencyKey
 from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.chats import Chats
-from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.transaction import Again, T, TransactionRunner, Work
 
@@ -45,13 +44,9 @@ class KeepingRunner(LosingRunner):
 
 
 @pytest.fixture
-def cut_off(mongod: EmbeddedMongod) -> Iterator[Callable[[], object]]:
+def cut_off(failpoint) -> Callable[[], object]:
     """Call it, and no `find` of the service is answered any more."""
-    with pymongo.MongoClient(mongod.uri) as client:
-        data = {"failCommands": ["find"], "appName": APP_NAME, "closeConnection": True}
-        command = {"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data}
-        yield partial(client.admin.command, command)
-        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    return partial(failpoint.arm, "find", closeConnection=True)
 
 
 @pytest.fixture

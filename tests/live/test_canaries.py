@@ -12,9 +12,10 @@ import requests
 from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port, start, stop
-from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS
+from tests.failpoint import FailPoint
 
 TEXT = "canary-words-of-a-caller"
 WRONG_KEY = "chat_canary-key-of-nobody"
@@ -37,10 +38,6 @@ class Place(NamedTuple):
     def call_everything_slow(self, **more: float) -> None:
         """Have mongod take every operation for slow; which share of them it logs is left as it was."""
         self.client.chat_service.command({"profile": 0, "slowms": -1, **more})
-
-    def break_inserts(self, mode: str) -> None:
-        data = {"failCommands": ["insert"], "appName": APP_NAME, "errorCode": 8000}
-        self.client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
 
 
 @pytest.fixture
@@ -78,9 +75,10 @@ def say_it_everywhere(place: Place) -> list[requests.Response]:
     export = place.send("GET", f"{chat}/export?format=ndjson").content
     ndjson = {"Content-Type": "application/x-ndjson"}
     assert place.send("POST", f"{CHATS}/import", data=export, headers=ndjson).status_code == 201
-    place.break_inserts("alwaysOn")
+    failpoint = FailPoint(place.client)
+    failpoint.arm("insert", errorCode=8000)
     broken = place.send("POST", f"{chat}/messages", json=message)
-    place.break_inserts("off")
+    failpoint.disarm()
     assert broken.status_code == 500
     refused = [
         broken,

@@ -73,16 +73,12 @@ def test_a_chat_deleted_meanwhile_is_exported_whole(gunicorn, database, alice, b
     assert end["sha256"] == hashlib.sha256(b"".join(lines[:-1])).hexdigest()
 
 
-def test_a_database_that_fails_meanwhile_cuts_the_stream(gunicorn, database, alice, big_chat) -> None:
+def test_a_database_that_fails_meanwhile_cuts_the_stream(gunicorn, failpoint, alice, big_chat) -> None:
     """No clean end over HTTP, and no last line."""
-    fail = {"failCommands": ["getMore"], "errorCode": 1, "appName": "chat-service"}
     with export(gunicorn, alice, big_chat) as stream:
-        database.client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": fail})
-        try:
-            with pytest.raises(http.client.IncompleteRead) as cut:
-                stream.read()
-        finally:
-            database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        failpoint.arm("getMore", times=1, errorCode=1)
+        with pytest.raises(http.client.IncompleteRead) as cut:
+            stream.read()
     assert b'"end"' not in cut.value.partial[-200:]
 
 

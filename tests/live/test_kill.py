@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pymongo
 import pytest
 import requests
 
@@ -20,7 +19,7 @@ from chat_service.embedded.process import free_port
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
-from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
 from tests.client import CHATS, TenantAccess
 
@@ -29,7 +28,7 @@ ROUNDS = 9
 """54 kills."""
 
 MESSAGES = 200
-STEP_MS = 12
+STEP_SECONDS = 0.012
 """Each command of a delete takes this much longer, so that kills fall between all of them."""
 
 ROUND_SECONDS = 0.2
@@ -37,19 +36,12 @@ ROUND_SECONDS = 0.2
 
 
 @pytest.fixture
-def slow_steps(mongod: EmbeddedMongod) -> Iterator[None]:
-    failpoint = {
-        "failCommands": ["find", "findAndModify", "delete", "insert", "commitTransaction"],
-        "appName": APP_NAME,
-        "blockConnection": True,
-        "blockTimeMS": STEP_MS,
-    }
-    with pymongo.MongoClient(mongod.uri) as client:
-        client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": failpoint})
-        yield
-        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-        # The transactions of the dead would keep their locks for a minute and a half, and the next test waiting.
-        client.admin.command({"killAllSessions": []})
+def slow_steps(failpoint, control) -> Iterator[None]:
+    failpoint.block("find", "findAndModify", "delete", "insert", "commitTransaction", seconds=STEP_SECONDS)
+    yield
+    failpoint.disarm()
+    # The transactions of the dead would keep their locks for a minute and a half, and the next test waiting.
+    control.admin.command({"killAllSessions": []})
 
 
 @pytest.fixture

@@ -10,13 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-import pymongo
 import pytest
 
 from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.repository.database import APP_NAME
 from tests.client import CHATS, TenantAccess
 
 BLOCK_SECONDS = 2.0
@@ -36,21 +34,9 @@ def access(live) -> TenantAccess:
 
 
 @pytest.fixture
-def slow_commit(mongod: EmbeddedMongod) -> Iterator[Callable[[], object]]:
+def slow_commit(failpoint) -> Callable[[], object]:
     """The next commit of the service takes two seconds; call it to wait until that commit has begun."""
-    failpoint = {
-        "failCommands": ["commitTransaction"],
-        "appName": APP_NAME,
-        "blockConnection": True,
-        "blockTimeMS": int(BLOCK_SECONDS * 1000),
-    }
-    with pymongo.MongoClient(mongod.uri) as client:
-        before = client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": failpoint})[
-            "count"
-        ]
-        wait = {"waitForFailPoint": "failCommand", "timesEntered": before + 1, "maxTimeMS": 10_000}
-        yield lambda: client.admin.command(wait)
-        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    return failpoint.block("commitTransaction", seconds=BLOCK_SECONDS, times=1)
 
 
 def request(port: int, access: TenantAccess, method: str, path: str) -> tuple[int, bytes]:

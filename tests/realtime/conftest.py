@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
-import pymongo
 import pytest
 
-from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.repository.database import APP_NAME
 from tests.client import TenantAccess
+from tests.failpoint import FailPoint
 from tests.realtime.sockets import Service
 
 
@@ -30,16 +28,10 @@ Begun = Callable[[], object]
 
 
 @pytest.fixture
-def slow_commit(mongod: EmbeddedMongod) -> Iterator[Callable[..., Begun]]:
+def slow_commit(failpoint: FailPoint) -> Callable[..., Begun]:
     """Have the next commit take its time; what is returned waits until it has begun."""
-    data = {"failCommands": ["commitTransaction"], "appName": APP_NAME, "blockConnection": True}
-    point = {"configureFailPoint": "failCommand", "mode": {"times": 1}}
-    with pymongo.MongoClient(mongod.uri) as client:
 
-        def arm(seconds: float = SLOW_SECONDS) -> Begun:
-            entered = client.admin.command({**point, "data": {**data, "blockTimeMS": int(seconds * 1000)}})
-            wait = {"waitForFailPoint": "failCommand", "timesEntered": entered["count"] + 1, "maxTimeMS": 10_000}
-            return lambda: client.admin.command(wait)
+    def arm(seconds: float = SLOW_SECONDS) -> Begun:
+        return failpoint.block("commitTransaction", seconds=seconds, times=1)
 
-        yield arm
-        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    return arm

@@ -4,12 +4,10 @@ import socket
 import threading
 import time
 
-import pymongo
 import pytest
 import websocket
 
 from chat_service.models import NewMessage, Role
-from chat_service.repository.database import APP_NAME
 from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
@@ -124,12 +122,11 @@ def test_a_client_that_leaves_while_it_comes_in(service, slow_commit, seconds) -
     wait_until(lambda: active(service, chat_id) == 0)
 
 
-def test_an_unexpected_error_1011(service, mongod) -> None:
+def test_an_unexpected_error_1011(service, failpoint) -> None:
     """The lease is given up after the close; nothing of the error is told."""
     chat_id = service.chat()
-    with service.connect(chat_id) as peer, pymongo.MongoClient(mongod.uri) as client:
-        data = {"failCommands": ["findAndModify"], "appName": APP_NAME, "errorCode": 8000}
-        client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
+    with service.connect(chat_id) as peer:
+        failpoint.arm("findAndModify", times=1, errorCode=8000)
         peer.create("hello")
         assert peer.closed() == (1011, "internal_error")
     wait_until(lambda: active(service, chat_id) == 0)

@@ -4,14 +4,11 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pymongo
 import pytest
 
-from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import NewMessage, Role
-from chat_service.repository.database import APP_NAME
 from chat_service.repository.messages import Messages
 from tests.realtime.line import Closed, Line
 from tests.realtime.sockets import Service
@@ -30,16 +27,9 @@ LOST = {"errorCode": 286}
 
 
 @pytest.fixture
-def cut(mongod: EmbeddedMongod) -> Iterator[Callable[..., None]]:
+def cut(failpoint) -> Callable[..., object]:
     """Have the next questions of a feed fail; each feed asks twice a second, or as often as there is something."""
-    with pymongo.MongoClient(mongod.uri) as client:
-
-        def arm(times: int, how: dict[str, object]) -> None:
-            data = {"failCommands": ["getMore"], "appName": APP_NAME, **how}
-            client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data})
-
-        yield arm
-        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    return lambda times, how: failpoint.arm("getMore", times=times, **how)
 
 
 class Speaker:

@@ -4,17 +4,15 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
-import pymongo
 import pytest
 
 from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.database import Database
 from tests.client import TenantAccess
 from tests.conftest import tenant_maker
 from tests.live.test_shutdown import processes
@@ -32,19 +30,6 @@ def own(mongod: EmbeddedMongod, database: Database, new_tenant: Callable[..., Te
         service = Service(gunicorn, new_tenant(), database)
         with service.peers:
             yield service
-
-
-@pytest.fixture
-def failing(mongod: EmbeddedMongod) -> Iterator[Callable[..., None]]:
-    """Have commands of the service fail from now on."""
-    with pymongo.MongoClient(mongod.uri) as client, ExitStack() as after:
-
-        def fail(*commands: str, mode: object = "alwaysOn", **how: object) -> None:
-            data = {"failCommands": commands, "appName": APP_NAME, **how}
-            client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
-
-        after.callback(client.admin.command, {"configureFailPoint": "failCommand", "mode": "off"})
-        yield fail
 
 
 def worker(service: Service) -> int:
@@ -111,11 +96,11 @@ def test_the_409_of_a_killed_worker_ends_within_30_s(own, service) -> None:
     print(f"{time.monotonic() - began:.1f} s")  # noqa: T201 - what it took
 
 
-def test_renewals_that_are_refused_do_not_end_the_renewing(own, failing) -> None:
+def test_renewals_that_are_refused_do_not_end_the_renewing(own, failpoint) -> None:
     """Whatever the database says; afterwards it goes on, and no socket was closed."""
     chat_id = own.chat()
     peer = own.connect(chat_id)
-    failing("update", mode={"times": 1}, errorCode=8000)
+    failpoint.arm("update", times=1, errorCode=8000)
     expires_at = own.database.presence.find_one({})["expires_at"]
     wait_until(lambda: own.database.presence.find_one({})["expires_at"] > expires_at, 20)
     peer.create("still here")
@@ -123,11 +108,11 @@ def test_renewals_that_are_refused_do_not_end_the_renewing(own, failing) -> None
 
 
 @pytest.mark.soak
-def test_without_renewals_a_socket_is_gone_before_its_lease(own, failing) -> None:
+def test_without_renewals_a_socket_is_gone_before_its_lease(own, failpoint) -> None:
     """1012 while the delete is still refused, though the database answers nobody's renewal."""
     chat_id = own.chat()
     peer = own.connect(chat_id)
-    failing("update", blockConnection=True, blockTimeMS=60_000)
+    failpoint.block("update", seconds=60.0)
     peer.socket.settimeout(PROMISE_SECONDS)
     assert peer.closed() == (1012, "reconnect")
     assert own.database.presence.find_one({})["expires_at"] > own.database.now()
@@ -158,11 +143,11 @@ def test_a_database_that_stands_still(tmp_path: Path) -> None:
         database.close()
 
 
-def test_what_could_not_be_given_up_is_found_by_the_next_renewal(own, failing) -> None:
+def test_what_could_not_be_given_up_is_found_by_the_next_renewal(own, failpoint) -> None:
     """Also when no other socket is there to be renewed."""
     chat_id = own.chat()
     peer = own.connect(chat_id)
-    failing("delete", mode={"times": 2}, errorCode=8000)
+    failpoint.arm("delete", times=2, errorCode=8000)
     peer.leave()
     time.sleep(1)
     assert active(own, chat_id) == 1

@@ -4,7 +4,6 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import pymongo
 import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
@@ -12,7 +11,7 @@ from chat_service.errors import ChangesLostError
 from chat_service.models import Change, ChatDeleted, ChatUpdated, KeyRevoked, MessageCreated, NewMessage, Role, Scope
 from chat_service.repository.changes import Changes
 from chat_service.repository.chats import Chats
-from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
@@ -61,23 +60,21 @@ def test_what_is_told_and_what_is_not(database: Database) -> None:
 
 
 @pytest.mark.parametrize("fault", [{"closeConnection": True}, {"errorCode": 91}, {"errorCode": 43}])
-def test_an_interrupted_stream_goes_on_without_a_gap(database: Database, mongod: EmbeddedMongod, fault) -> None:
+def test_an_interrupted_stream_goes_on_without_a_gap(database: Database, failpoint, fault) -> None:
     """A cut connection, a server that shuts down, a cursor that is gone."""
     chat_id = Chats(database).create(TENANT, None, {}).id
-    with Changes(database).follow() as coming, pymongo.MongoClient(mongod.uri) as control:
+    with Changes(database).follow() as coming:
         post(database, chat_id, "one")
         assert following(coming, 1)[0].message.content == "one"
-        data = {"failCommands": ["getMore"], "appName": APP_NAME, **fault}
-        control.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 2}, "data": data})
+        failpoint.arm("getMore", times=2, **fault)
         post(database, chat_id, "two", "three")
         assert [change.message.content for change in following(coming, 2)] == ["two", "three"]
 
 
-def test_a_stream_that_cannot_go_on_says_so(database: Database, mongod: EmbeddedMongod) -> None:
+def test_a_stream_that_cannot_go_on_says_so(database: Database, failpoint) -> None:
     """The server no longer has what came after the last change (ChangeStreamHistoryLost)."""
-    with Changes(database).follow() as coming, pymongo.MongoClient(mongod.uri) as control:
-        data = {"failCommands": ["getMore"], "appName": APP_NAME, "errorCode": 286}
-        control.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
+    with Changes(database).follow() as coming:
+        failpoint.arm("getMore", times=1, errorCode=286)
         with pytest.raises(ChangesLostError):
             following(coming, 1)
 

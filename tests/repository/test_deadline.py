@@ -2,8 +2,7 @@
 
 import contextvars
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
@@ -12,7 +11,7 @@ from chat_service.embedded.process import free_port
 from chat_service.errors import DatabaseUnavailableError
 from chat_service.models import IdempotencyKey
 from chat_service.repository.bulk import BulkDeletions
-from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.database import Database
 from chat_service.repository.deadline import at_most, set_deadline
 
 TENANT = "t"
@@ -47,24 +46,13 @@ def test_nothing_is_begun_when_it_is_too_late(chats, deletions) -> None:
     assert chats.get(TENANT, chat_id).id == chat_id
 
 
-@contextmanager
-def unconfirmed_commits(database: Database) -> Iterator[None]:
-    """Commits are done, and the server says that it does not know whether they will last."""
-    doubt = {"code": 64, "errmsg": "waiting for replication timed out"}
-    data = {"failCommands": ["commitTransaction"], "appName": APP_NAME, "writeConcernError": doubt}
-    database.client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
-    try:
-        yield
-    finally:
-        database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-
-
-def test_a_lost_outcome_is_still_looked_for(database, chats, deletions) -> None:
+def test_a_lost_outcome_is_still_looked_for(failpoint, chats, deletions) -> None:
     """The transaction ends with the request's time; the look that settles it has a little of its own."""
     chat_id = chats.create(TENANT, None, {}).id
     began = time.monotonic()
-    with unconfirmed_commits(database):
-        assert within(1.0, lambda: deletions.delete(TENANT, chat_id, "key")).chat_id == chat_id
+    # Commits are done, and the server says that it does not know whether they will last.
+    failpoint.arm("commitTransaction", writeConcernError={"code": 64, "errmsg": "waiting for replication timed out"})
+    assert within(1.0, lambda: deletions.delete(TENANT, chat_id, "key")).chat_id == chat_id
     assert 0.5 < time.monotonic() - began < 3.5
 
 

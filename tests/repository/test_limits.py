@@ -3,17 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pymongo
 import pytest
 from pymongo.read_concern import ReadConcern
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import Caller, RateLimit, Scope, Verdict, parse_limit
-from chat_service.repository.database import APP_NAME, Database
+from chat_service.repository.database import Database
 from chat_service.repository.limits import DEADLINE_SECONDS, RateLimits
 
 CALLER = Caller("t", "0123456789ab", frozenset(Scope))
@@ -187,28 +185,13 @@ FAULTS = {
 }
 
 
-@pytest.fixture
-def fault(mongod: EmbeddedMongod) -> Iterator[Callable[[dict], None]]:
-    """Set a fault for every findAndModify; it is over with the test."""
-    client = pymongo.MongoClient(mongod.uri)
-    point = {"configureFailPoint": "failCommand"}
-
-    def set_fault(data: dict) -> None:
-        wanted = {"failCommands": ["findAndModify"], "appName": APP_NAME, **data}
-        client.admin.command({**point, "mode": "alwaysOn", "data": wanted})
-
-    yield set_fault
-    client.admin.command({**point, "mode": "off"})
-    client.close()
-
-
 @pytest.mark.parametrize("kind", FAULTS)
-def test_it_fails_open(database: Database, fault, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_fails_open(database: Database, failpoint, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """The request goes on, soon, counted, with one line for many; and the limit holds again when the fault is over."""
     failures: list[None] = []
     limits = RateLimits(database, {Scope.READ: RateLimit(0.001, 1)}, lambda: failures.append(None))
     assert limits.take(CALLER, Scope.READ).granted
-    fault(FAULTS[kind])
+    failpoint.arm("findAndModify", **FAULTS[kind])
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             began = time.monotonic()
@@ -224,12 +207,9 @@ def test_it_fails_open(database: Database, fault, kind: str, caplog: pytest.LogC
     assert len([record for record in caplog.records if record.name.endswith("repository.limits")]) == 2
 
 
-def test_it_limits_again_when_the_fault_is_over(database: Database, mongod: EmbeddedMongod) -> None:
+def test_it_limits_again_when_the_fault_is_over(database: Database, failpoint) -> None:
     limits = RateLimits(database, {Scope.READ: RateLimit(0.001, 1)})
-    client = pymongo.MongoClient(mongod.uri)
-    data = {"failCommands": ["findAndModify"], "appName": APP_NAME, "closeConnection": True}
-    client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
-    client.close()
+    failpoint.arm("findAndModify", times=1, closeConnection=True)
     assert limits.take(CALLER, Scope.READ) is None
     deadline = time.monotonic() + 5  # the driver first has to see that the server is there
     while (verdict := limits.take(CALLER, Scope.READ)) is None:
