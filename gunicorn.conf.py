@@ -13,6 +13,7 @@ from typing import Any
 from chat_service.errors import ChatServiceError, DatabaseUnavailableError
 from chat_service.front import mourner
 from chat_service.front.logger import gunicorn_logger
+from chat_service.front.worker import counts
 from chat_service.repository.database import Database
 from chat_service.repository.orphans import Orphans
 from config import Config, ConfigError
@@ -23,8 +24,6 @@ bind = os.environ.get("BIND", bind)
 
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "chat_service.front.worker.Worker"
-# Measured over asyncio's own loop: docs/decisions/0005-front.md.
-asgi_loop = "uvloop"
 # gunicorn's own parser, also where a faster one happens to be installed: gunicorn_h1c 0.6.10 is not as strict.
 http_parser = "python"
 worker_connections = 1000
@@ -77,8 +76,9 @@ _share_metrics()
 
 
 def pre_fork(_server: Any, worker: Any) -> None:
-    """Let the worker say later that it ended in good order."""
+    """Let the worker say later that it ended in good order, and meanwhile how many connections it holds."""
     mourner.expect(worker)
+    worker.slot = counts.take()
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
@@ -88,6 +88,7 @@ def worker_exit(_server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Free the chats that a killed worker holds, and forget its gauges; what it counted stays."""
+    counts.give_back(worker.slot)
     mourner.mourn(server, worker, Config.from_env().mongodb_uri)
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the variable is set
 

@@ -16,6 +16,7 @@ from gunicorn.workers import gasgi
 
 from chat_service.api import problems
 from chat_service.api.context import new_request_id
+from chat_service.front.balance import Counts, Loop
 from chat_service.front.refusal import refusal
 from chat_service.front.websocket import QUEUE_MOST, WebSocket
 
@@ -27,6 +28,10 @@ PING_ROUND_SECONDS = 1.0
 
 READER_SECONDS = 60.0
 """For a reader to take most of the 64 KiB that wait for it; then it is hung up on, and what it holds is freed."""
+
+
+counts = Counts()
+"""Of the workers of this master, which imports this before it forks."""
 
 
 class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no types
@@ -52,12 +57,14 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
     def connection_made(self, transport: Any) -> None:
         """Begin; who sends no request in the time of a keep-alive is hung up on."""
         self.worker.connections.add(self)
+        self.worker.tell_connections()
         super().connection_made(transport)
         self._arm_keepalive_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self.worker.connections.discard(self)
+        self.worker.tell_connections()
         self._stop_hanging_up()
         super().connection_lost(exc)
         if self._websocket is not None and self._flow_control is not None:
@@ -89,6 +96,9 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
     """The worker class to name in gunicorn.conf.py."""
 
+    slot: int | None = None
+    """Where it tells how many connections it holds; given by the master before the fork."""
+
     def init_process(self) -> None:
         """Start the worker with our protocols: it has no setting for them, and looks them up by their names."""
         self.connections: set[ProblemProtocol] = set()
@@ -96,6 +106,16 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         websocket.WebSocketProtocol = WebSocket
         websocket.RECEIVE_QUEUE_HIGH_WATER = QUEUE_MOST
         super().init_process()
+
+    def _setup_event_loop(self) -> None:
+        self.loop = Loop()
+        self.loop.is_my_turn = lambda: counts.is_fewest(self.slot)
+        asyncio.set_event_loop(self.loop)
+
+    def tell_connections(self) -> None:
+        """Let the other workers know how many connections this one holds."""
+        if self.alive:
+            counts.tell(self.slot, len(self.connections))
 
     def init_signals(self) -> None:
         """Hear SIGTERM from the start: the event loop does so only once it runs.
@@ -107,6 +127,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
 
     async def _serve(self) -> None:
         self._ping_round()
+        self.tell_connections()
         await super()._serve()
 
     def _ping_round(self) -> None:
@@ -116,6 +137,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         self.loop.call_later(PING_ROUND_SECONDS, self._ping_round)
 
     async def _shutdown(self) -> None:
+        counts.leave(self.slot)
         draining = self.loop.create_task(self.asgi.drain())
         # Connections that are kept alive for a next request would be waited for as if they were requests.
         self.loop.call_later(LAST_REQUESTS_SECONDS, self._close_idle)

@@ -1,0 +1,143 @@
+"""Connections are spread over the workers: one that holds more than another lets that one take the next.
+
+All workers wait at one listening socket, and the kernel wakes them in a fixed order. Left alone, the first of them
+takes every connection until it is too busy to, also the WebSockets that stay for hours (measured: 40 of 40).
+
+Each worker writes how many connections it holds where all can see it. Whoever holds more than another looks away for a
+moment. A connection that is still there afterwards is taken all the same, so a worker that hangs costs that moment and
+nothing else.
+"""
+
+import asyncio
+import errno
+import mmap
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvloop
+
+SLOTS = 64
+"""For workers at once: in a reload the old ones are there beside the new ones."""
+
+MOMENT_SECONDS = 0.002
+"""Long enough for another worker to wake up, and less than a request takes."""
+
+EXHAUSTED_SECONDS = 1.0
+"""Until accepting is tried again after the process has run out of files."""
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+_NOBODY = -1
+
+
+class Counts:
+    """How many connections each worker holds, shared with the master by memory."""
+
+    def __init__(self) -> None:
+        """Make the memory; in the master, before it forks."""
+        self._counts = memoryview(mmap.mmap(-1, SLOTS * 4)).cast("i")
+        for slot in range(SLOTS):
+            self._counts[slot] = _NOBODY
+        self._taken: set[int] = set()
+
+    def take(self) -> int | None:
+        """Return a slot for a worker that is about to be forked; None if there is none left."""
+        slot = next((slot for slot in range(SLOTS) if slot not in self._taken), None)
+        if slot is not None:
+            self._taken.add(slot)
+        return slot
+
+    def give_back(self, slot: int | None) -> None:
+        """Take note that the worker has ended, however it did."""
+        if slot is not None:
+            self._taken.discard(slot)
+            self._counts[slot] = _NOBODY
+
+    def tell(self, slot: int | None, connections: int) -> None:
+        """Write how many connections the worker holds."""
+        if slot is not None:
+            self._counts[slot] = connections
+
+    def leave(self, slot: int | None) -> None:
+        """Take note that the worker takes no more connections."""
+        self.tell(slot, _NOBODY)
+
+    def is_fewest(self, slot: int | None) -> bool:
+        """Tell whether no worker holds fewer."""
+        mine = None if slot is None else self._counts[slot]
+        return mine is None or all(count == _NOBODY or count >= mine for count in self._counts)
+
+
+class Acceptor:
+    """Takes connections from a listening socket, as a server of the loop does, but only when it is its turn."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, listener: socket.socket, connect: Any, is_my_turn: Callable[[], bool]
+    ) -> None:
+        """Prepare to take from `listener`; `connect` is called with each connection."""
+        self._loop = loop
+        self._listener = listener
+        self._connect = connect
+        self._is_my_turn = is_my_turn
+        self._later: asyncio.TimerHandle | None = None
+        self._connecting: set[asyncio.Task[Any]] = set()
+        listener.setblocking(False)
+        loop.add_reader(listener, self._look)
+
+    def _look(self) -> None:
+        if self._is_my_turn():
+            self._accept()
+        else:
+            self._pause(MOMENT_SECONDS)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._later = self._loop.call_later(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._later = None
+        self._loop.add_reader(self._listener, self._look)
+        self._accept()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another worker was quicker, or the client has left
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            self._pause(EXHAUSTED_SECONDS)
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._connect(connection))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def close(self) -> None:
+        """Take no more."""
+        if self._later is not None:
+            self._later.cancel()
+        else:
+            self._loop.remove_reader(self._listener)
+
+    async def wait_closed(self) -> None:
+        """Return at once: nothing is left to wait for."""
+
+
+class Loop(uvloop.Loop):
+    """uvloop's event loop, whose servers are acceptors."""
+
+    is_my_turn: Callable[[], bool]
+    """To be set before a server is made."""
+
+    async def create_server(  # type: ignore[override]  # the one way in which gunicorn calls it
+        self, protocol: Any, *, sock: socket.socket, ssl: Any = None, **_: Any
+    ) -> Acceptor:
+        """Return what takes connections from `sock`, which listens already."""
+
+        async def connect(connection: socket.socket) -> None:
+            await self.connect_accepted_socket(protocol, connection, ssl=ssl)
+
+        return Acceptor(self, sock, connect, self.is_my_turn)

@@ -1,0 +1,157 @@
+"""Connections are spread over the workers, and none is lost to one that ends, hangs, or has no files left."""
+
+import errno
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.process import free_port
+from chat_service.front import balance
+from chat_service.front.balance import SLOTS, Acceptor, Counts, Loop
+
+WORKERS, CONNECTIONS = 2, 40
+
+
+@pytest.fixture
+def service(mongod) -> Iterator[EmbeddedGunicorn]:
+    with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY=str(WORKERS)) as running:
+        yield running
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def workers(service: EmbeddedGunicorn) -> list[int]:
+    told = subprocess.run(["pgrep", "-P", str(service.process.pid)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in told.stdout.split()]
+
+
+def holders(service: EmbeddedGunicorn) -> Counter[int]:
+    """How many of the established connections to the service each worker holds."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows if int(row[1].split(":")[1], 16) == service.port and row[3] == "01"}
+    found: Counter[int] = Counter()
+    for pid in workers(service):
+        for file in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(FileNotFoundError):  # closed meanwhile
+                found[pid] += str(file.readlink()).removeprefix("socket:[").removesuffix("]") in inodes
+    return +found
+
+
+def connect(service: EmbeddedGunicorn, stack: ExitStack) -> http.client.HTTPConnection:
+    connection = stack.enter_context(closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)))
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().read()
+    return connection
+
+
+def connect_until_all_serve(service: EmbeddedGunicorn, stack: ExitStack) -> None:
+    until(lambda: connect(service, stack) and len(holders(service)) == WORKERS)
+
+
+def test_workers_hold_the_same_number(service) -> None:
+    """Of connections that come one after the other, while nobody is busy."""
+    with ExitStack() as stack:
+        connect_until_all_serve(service, stack)
+        for _ in range(CONNECTIONS):
+            connect(service, stack)
+        held = holders(service)
+        assert max(held.values()) - min(held.values()) <= 2, held
+
+
+def test_a_worker_that_hangs_costs_a_moment(service) -> None:
+    """It holds the fewest and takes none; the other one serves everybody."""
+    with ExitStack() as stack:
+        connect_until_all_serve(service, stack)
+        first, *_ = workers(service)
+        os.kill(first, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            for _ in range(CONNECTIONS):
+                connect(service, stack)
+            assert time.monotonic() - began < CONNECTIONS * 0.1
+        finally:
+            os.kill(first, signal.SIGCONT)
+
+
+def test_a_worker_that_died_is_not_waited_for(service) -> None:
+    """Its successor takes its share."""
+    with ExitStack() as stack:
+        dead, *_ = workers(service)
+        os.kill(dead, signal.SIGKILL)
+        until(lambda: dead not in workers(service))
+        connect_until_all_serve(service, stack)
+        for _ in range(CONNECTIONS):
+            connect(service, stack)
+        held = holders(service)
+        assert max(held.values()) - min(held.values()) <= 2, held
+
+
+def test_counts() -> None:
+    """Whoever takes no more, has ended or was never there is nobody to wait for."""
+    counts = Counts()
+    one, two = counts.take(), counts.take()
+    assert one != two
+    assert counts.is_fewest(one)
+    counts.tell(one, 3)
+    assert counts.is_fewest(one)
+    counts.tell(two, 2)
+    assert (counts.is_fewest(one), counts.is_fewest(two)) == (False, True)
+    counts.leave(two)
+    assert counts.is_fewest(one)
+    counts.tell(two, 0)
+    counts.give_back(two)
+    assert counts.is_fewest(one)
+    assert counts.take() == two
+    assert [counts.take() for _ in range(SLOTS - 2)][-1] is not None
+    assert counts.take() is None
+    assert counts.is_fewest(None)
+
+
+class Listener(socket.socket):
+    """It has no files left, for the first time."""
+
+    tries = 0
+
+    def accept(self) -> Any:
+        self.tries += 1
+        if self.tries == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+def test_a_process_without_files_tries_again(monkeypatch) -> None:
+    """And does not spin meanwhile."""
+    monkeypatch.setattr(balance, "EXHAUSTED_SECONDS", 0.2)
+    loop = Loop()
+    with closing(loop), Listener() as listener, socket.socket() as client:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client.connect(listener.getsockname())
+        taken = loop.create_future()
+
+        async def connect(connection: socket.socket) -> None:
+            taken.set_result(connection)
+
+        acceptor = Acceptor(loop, listener, connect, lambda: True)
+        began = time.monotonic()
+        loop.run_until_complete(taken)
+        taken.result().close()
+        acceptor.close()
+    assert time.monotonic() - began >= 0.2
+    assert listener.tries == 2
