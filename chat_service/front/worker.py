@@ -4,10 +4,14 @@ What is not HTTP never reaches the application, so gunicorn answers it: in plain
 method that writes such an answer is replaced here; a test holds it against the pinned gunicorn.
 """
 
+import array
 import asyncio
+import fcntl
 import signal
+import termios
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.asgi import websocket
@@ -22,6 +26,9 @@ from chat_service.front.websocket import QUEUE_MOST, WebSocket
 
 LAST_REQUESTS_SECONDS = 1.0
 """For requests that are on their way when the worker is told to end; then idle connections are closed."""
+
+UNREAD_SECONDS = 0.1
+"""For the event loop to read what has arrived."""
 
 PING_ROUND_SECONDS = 1.0
 """Between two looks for sockets that are to be pinged: each has its own time, so that few are pinged at once."""
@@ -71,6 +78,13 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
             # gunicorn 27 leaves a send waiting whose reader has left.
             self._flow_control.resume_writing()
 
+    def _keepalive_timeout(self) -> None:
+        """Hang up; but what has come just now, and is not read yet, may be a request that must not be dropped."""
+        if _has_unread(self.transport):
+            self._keepalive_handle = self.worker.loop.call_later(UNREAD_SECONDS, super()._keepalive_timeout)
+        else:
+            super()._keepalive_timeout()
+
     def _build_websocket_scope(self, request: Any, sockname: Any, peername: Any) -> Any:
         """Return the scope, and keep nothing else of the request: the connection may live for hours."""
         scope = super()._build_websocket_scope(request, sockname, peername)
@@ -91,6 +105,14 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
     def _send_error_response(self, status: int, message: str, extra_headers: Iterable[tuple[str, str]] = ()) -> None:
         del message  # it quotes the request
         self._safe_write(refusal(problems.HTTP.get(status, problems.INTERNAL), new_request_id(), extra_headers))
+
+
+def _has_unread(transport: Any) -> bool:
+    """Tell whether bytes have arrived that the event loop has not come to."""
+    found = array.array("i", [0])
+    with suppress(AttributeError, OSError):  # it is closed
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, found)
+    return found[0] > 0
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types

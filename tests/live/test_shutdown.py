@@ -102,6 +102,28 @@ def test_it_can_end_while_it_starts(mongod: EmbeddedMongod) -> None:
         process.wait(EXIT_SECONDS)
 
 
+def test_a_request_that_crosses_with_the_end_of_a_kept_alive_connection_is_answered(mongod, access) -> None:
+    """It has arrived when the time is up, and the worker has not read it yet: it was stopped."""
+    seconds = 2
+    settings = {"WEB_CONCURRENCY": "1", "GUNICORN_CMD_ARGS": f"--keep-alive={seconds}"}
+    with (
+        EmbeddedGunicorn(mongod.uri, free_port(), **settings) as service,
+        closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection,
+    ):
+        connection.request("GET", CHATS, headers=access.headers)
+        assert connection.getresponse().read()
+        (worker,) = processes(service)[1:]
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            connection.request("GET", CHATS, headers=access.headers)
+            time.sleep(seconds + 0.5)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert connection.getresponse().status == 200
+        connection.sock.settimeout(seconds + 2)
+        assert connection.sock.recv(1) == b"", "without a next request it is hung up on as before"
+
+
 def test_a_reload_drops_no_request(service, access) -> None:
     """SIGHUP, three times under load: new workers take over, and every request is answered."""
     stop = threading.Event()
