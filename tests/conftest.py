@@ -27,6 +27,16 @@ from tests.mock_database import MockDatabase
 MAX_BODY_BYTES = 2**20
 
 
+LONG_ONES = ["soak", "faults", "live", "realtime", "jobs", "races", "page", "api"]
+"""Folders with long tests, to begin with: else some process would be busy with one when the others have finished."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long tests first."""
+    order = {folder: number for number, folder in enumerate(LONG_ONES)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(LONG_ONES)))
+
+
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMongod]:
     """A real mongod, a one-node replica set with failpoints allowed."""
