@@ -61,13 +61,15 @@ def latencies(db: Any, uri: str, address: Address, rounds: int) -> dict[int, lis
     found: dict[int, list[float]] = {size: [] for size in SIZES}
     for number in range(rounds + 1):
         for size in SIZES:
-            # The large ones take long to store, so they come in every third round.
-            if size > 10_000 and number % 3:  # noqa: PLR2004
+            # The large ones take long to store, so they come in every other round.
+            if size > 10_000 and number % 2:  # noqa: PLR2004
                 continue
             chat_ids = [new_id() for _ in range(5 if size <= 1_000 else 1)]  # noqa: PLR2004
             for chat_id in chat_ids:
                 store(db, chat_id, size)
+            store(db, first := new_id(), SIZES[0])
             connection.connect()  # the one before has been idle for too long
+            http_delete(connection, first)  # the worker that it came to may have none to the database, or no key
             for chat_id in chat_ids:
                 began = time.perf_counter()
                 http_delete(connection, chat_id)
