@@ -28,7 +28,7 @@ LAST_REQUESTS_SECONDS = 1.0
 """For requests that are on their way when the worker is told to end; then idle connections are closed."""
 
 UNREAD_SECONDS = 0.1
-"""For the event loop to read what has arrived."""
+"""For the event loop to read what has arrived; and again, as long as it has not."""
 
 PING_ROUND_SECONDS = 1.0
 """Between two looks for sockets that are to be pinged: each has its own time, so that few are pinged at once."""
@@ -45,6 +45,7 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
     """One connection."""
 
     _hang_up: asyncio.TimerHandle | None = None
+    _request_ready: Any  # gunicorn's event; None once the connection is a WebSocket
 
     def pause_writing(self) -> None:
         """Give the reader some time to take what waits."""
@@ -80,8 +81,10 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
 
     def _keepalive_timeout(self) -> None:
         """Hang up; but what has come just now, and is not read yet, may be a request that must not be dropped."""
+        if self._request_ready.is_set():
+            return  # it is read, and about to be answered
         if _has_unread(self.transport):
-            self._keepalive_handle = self.worker.loop.call_later(UNREAD_SECONDS, super()._keepalive_timeout)
+            self._keepalive_handle = self.worker.loop.call_later(UNREAD_SECONDS, self._keepalive_timeout)
         else:
             super()._keepalive_timeout()
 
