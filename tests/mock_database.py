@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import mongomock
+from pymongo.errors import OperationFailure
 
 from chat_service.errors import ChatServiceError
 from chat_service.repository.database import Database
@@ -33,6 +34,8 @@ class MockDatabase(Database):
 
     def command(self, command: dict[str, Any], session: object) -> dict[str, Any]:
         del session
+        if "aggregate" in command:
+            raise OperationFailure("mongomock keeps no statistics")
         if "insert" in command:
             self.database[command["insert"]].insert_many(command["documents"])
             return {"ok": 1}

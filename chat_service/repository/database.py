@@ -140,7 +140,7 @@ class Database:
             raise
 
     def command(self, command: Document, session: ClientSession | None) -> Document:
-        """Run one command in a transaction as it is, and return the server's reply.
+        """Run one command as it is, in the transaction of `session` if there is one, and return the server's reply.
 
         The driver's methods for collections take a third longer to say the same, which matters for what is done most.
         """

@@ -5,6 +5,8 @@ import threading
 import time
 from contextlib import suppress
 
+from pymongo.errors import OperationFailure
+
 from chat_service.errors import DatabaseUnavailableError
 from chat_service.repository.database import Database
 
@@ -26,10 +28,12 @@ def chat_operations(database: Database) -> int:
 
     Raises:
         DatabaseUnavailableError: it did not answer in time.
+        OperationFailure: it does not tell.
     """
+    look = {"aggregate": "chats", "pipeline": [{"$collStats": {"latencyStats": {}}}], "cursor": {}}
     with database.operation(seconds=LOOK_WITHIN_SECONDS):
-        shards = database.chats.aggregate([{"$collStats": {"latencyStats": {}}}])
-        return sum(int(kind["ops"]) for shard in shards for kind in shard["latencyStats"].values())
+        shards = database.command(look, None)["cursor"]["firstBatch"]
+    return sum(int(kind["ops"]) for shard in shards for kind in shard["latencyStats"].values())
 
 
 class Traffic:
@@ -54,7 +58,8 @@ class Traffic:
             now = time.monotonic()
             since = now - self._looked_at
             if since > LOOK_SECONDS:
-                with suppress(DatabaseUnavailableError):  # whoever asks is about to find that out
+                # Whoever asks is about to find out that it is away; and nobody steps aside for what cannot be seen.
+                with suppress(DatabaseUnavailableError, OperationFailure):
                     seen = chat_operations(self._database)
                     others = seen - self._seen - self._own - 1
                     self._is_busy = since < RECENT_SECONDS and others > OTHERS_PER_SECOND * since
