@@ -103,7 +103,7 @@ def test_a_slow_reader_gets_it_all(gunicorn: EmbeddedGunicorn, access, big_chat)
     with slow_clients(gunicorn.port, access, big_chat, 3) as readers:
         time.sleep(1)
         for reader in readers:
-            received = b""
+            received = bytearray()
             while b'"type":"end"' not in received[-300:]:
                 part = reader.recv(2**16)
                 assert part
