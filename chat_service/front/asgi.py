@@ -62,6 +62,7 @@ class BodyFirst:
         self._sockets = sockets
         self._max_body_bytes = max_body_bytes
         self._admission = admission
+        self._arriving = timing.Limit(BODY_SECONDS)
         self._threads = Threads(threads, "wsgi")
         # For what follows the first part of a streamed response: many exports at once leave the other threads free.
         self._streams = Threads(max(threads // 2, 1), "stream")
@@ -78,8 +79,7 @@ class BodyFirst:
         if not scope["path"].startswith("/"):
             scope["path"] = urlsplit(scope["path"]).path  # the absolute form (RFC 9112, section 3.2.2)
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await self._read(scope, receive)
+            body = await self._arriving.keep(self._read(scope, receive))
         except TimeoutError:
             await self._refuse(RequestTimeout(), scope, receive, send)
             return

@@ -1,7 +1,13 @@
-"""By when an answer must come: counted from the moment at which the router took the request, where it says so."""
+"""By when a request must have come, and by when its answer.
 
+An answer's time is counted from the moment at which the router took the request, where it says so.
+"""
+
+import asyncio
 import re
 import time
+from collections.abc import Awaitable
+from typing import TypeVar
 
 ANSWER_SECONDS = 25.0
 """After this nobody may see the answer any more: routers give up after 30."""
@@ -14,6 +20,11 @@ AHEAD_SECONDS = 5.0
 
 BEHIND_SECONDS = 300.0
 """No request was ever that long on its way: a clock is wrong here too."""
+
+LOOK_SECONDS = 0.5
+"""Between two looks at those who have a limit of time."""
+
+T = TypeVar("T")
 
 # Heroku: milliseconds since 1970. nginx: `t=` and seconds.
 _MILLISECONDS = re.compile(rb"[0-9]{13}")
@@ -36,3 +47,44 @@ def deadline(told: bytes | None) -> float:
     """Return until when the database may be worked with for a request, on the clock of `time.monotonic()`."""
     now = time.time()
     return time.monotonic() + started_at(told, now) - now + ANSWER_SECONDS - AFTERWARDS_SECONDS
+
+
+class Limit:
+    """`asyncio.timeout` for what nearly always ends at once: one timer looks after all, not one for each.
+
+    A timer that is stopped is one more turn of the event loop, in which it takes the interpreter from the thread that
+    has just begun to answer.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends: dict[asyncio.Timeout, float] = {}
+        self._is_looking = False
+
+    async def keep(self, work: Awaitable[T]) -> T:
+        """Return what `work` returns.
+
+        Raises:
+            TimeoutError: it did not in `seconds`, or half of one later, and was cancelled.
+        """
+        async with asyncio.timeout(None) as timeout:
+            self._ends[timeout] = time.monotonic() + self._seconds
+            if not self._is_looking:
+                self._look_later()
+            try:
+                return await work
+            finally:
+                self._ends.pop(timeout, None)
+
+    def _look_later(self) -> None:
+        self._is_looking = True
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for timeout in [timeout for timeout, end in self._ends.items() if end <= now]:
+            del self._ends[timeout]
+            timeout.reschedule(asyncio.get_running_loop().time())
+        self._is_looking = False
+        if self._ends:
+            self._look_later()

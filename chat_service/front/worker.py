@@ -7,6 +7,7 @@ method that writes such an answer is replaced here; a test holds it against the 
 import array
 import asyncio
 import fcntl
+import math
 import signal
 import termios
 import time
@@ -27,11 +28,12 @@ from chat_service.front.websocket import QUEUE_MOST, WebSocket
 LAST_REQUESTS_SECONDS = 1.0
 """For requests that are on their way when the worker is told to end; then idle connections are closed."""
 
-UNREAD_SECONDS = 0.1
-"""For the event loop to read what has arrived; and again, as long as it has not."""
+ROUND_SECONDS = 1.0
+"""Between two looks at all connections: which of them are to be pinged, and which have been idle for too long.
 
-PING_ROUND_SECONDS = 1.0
-"""Between two looks for sockets that are to be pinged: each has its own time, so that few are pinged at once."""
+A timer for each of them would be set and stopped with every request, and each of that is a turn of the event loop more,
+in which it takes the interpreter from the thread that has just begun to work.
+"""
 
 READER_SECONDS = 60.0
 """For a reader to take most of the 64 KiB that wait for it; then it is hung up on, and what it holds is freed."""
@@ -45,6 +47,12 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
     """One connection."""
 
     _hang_up: asyncio.TimerHandle | None = None
+    _idle_since: float | None = None
+    """On the monotonic clock; None while a request is being answered."""
+
+    _patience = math.inf
+    """Seconds that it may be idle for."""
+
     _request_ready: Any  # gunicorn's event; None once the connection is a WebSocket
 
     def pause_writing(self) -> None:
@@ -67,6 +75,7 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
         self.worker.connections.add(self)
         self.worker.tell_connections()
         super().connection_made(transport)
+        self._patience = self._keepalive or math.inf
         self._arm_keepalive_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -79,14 +88,23 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
             # gunicorn 27 leaves a send waiting whose reader has left.
             self._flow_control.resume_writing()
 
-    def _keepalive_timeout(self) -> None:
-        """Hang up; but what has come just now, and is not read yet, may be a request that must not be dropped."""
-        if self._request_ready.is_set():
-            return  # it is read, and about to be answered
-        if _has_unread(self.transport):
-            self._keepalive_handle = self.worker.loop.call_later(UNREAD_SECONDS, self._keepalive_timeout)
-        else:
-            super()._keepalive_timeout()
+    def _arm_keepalive_timer(self) -> None:
+        self._idle_since = time.monotonic()
+
+    def _cancel_keepalive_timer(self) -> None:
+        self._idle_since = None
+
+    def look(self, now: float) -> None:
+        """Hang up if it is idle for longer than the time of a keep-alive; ping the client of a WebSocket."""
+        if self._websocket is not None:
+            self._websocket.ping(now)
+        elif self._idle_since is not None and now - self._idle_since >= self._patience and not self._has_news():
+            self._keepalive_timeout()
+
+    def _has_news(self) -> bool:
+        """Tell whether something has come that may be a request, which must not be dropped."""
+        is_read = self._request_ready is not None and self._request_ready.is_set()
+        return is_read or _has_unread(self.transport)
 
     def _build_websocket_scope(self, request: Any, sockname: Any, peername: Any) -> Any:
         """Return the scope, and keep nothing else of the request: the connection may live for hours."""
@@ -95,15 +113,10 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
         request.headers = []
         return scope
 
-    def ping(self, now: float) -> None:
-        """Ping the client of a WebSocket if it is time to."""
-        if self._websocket is not None:
-            self._websocket.ping(now)
-
-    def close_if_idle(self) -> None:
-        """Hang up if no request is being answered."""
-        if self._awaiting_request:
-            self._keepalive_timeout()
+    def end_soon(self) -> None:
+        """Hang up as soon as no request is being answered."""
+        self._patience = 0.0
+        self.look(time.monotonic())
 
     def _send_error_response(self, status: int, message: str, extra_headers: Iterable[tuple[str, str]] = ()) -> None:
         del message  # it quotes the request
@@ -151,15 +164,15 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
         signal.signal(signal.SIGTERM, lambda *_: self.handle_exit_signal())
 
     async def _serve(self) -> None:
-        self._ping_round()
+        self._round()
         self.tell_connections()
         await super()._serve()
 
-    def _ping_round(self) -> None:
+    def _round(self) -> None:
         now = time.monotonic()
         for connection in list(self.connections):
-            connection.ping(now)
-        self.loop.call_later(PING_ROUND_SECONDS, self._ping_round)
+            connection.look(now)
+        self.loop.call_later(ROUND_SECONDS, self._round)
 
     async def _shutdown(self) -> None:
         counts.leave(self.slot)
@@ -171,4 +184,4 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # gunicorn ships no types
 
     def _close_idle(self) -> None:
         for connection in list(self.connections):
-            connection.close_if_idle()
+            connection.end_soon()
