@@ -6,7 +6,6 @@
     python -m benchmarks.bulk
 """
 
-import http.client
 import threading
 import time
 from functools import partial
@@ -15,11 +14,12 @@ from typing import Any
 import orjson
 import pymongo
 
+from benchmarks.client import Client
 from benchmarks.delete import http_delete, prepare
 from benchmarks.large import prepare_small
 from benchmarks.measure import interleave, keep, medians, options, ratio, timed
 from benchmarks.reads import make_small_tenant
-from benchmarks.service import HEADERS, Address, service
+from benchmarks.service import Address, service
 
 CHATS = 1_000
 MESSAGES = 10
@@ -29,10 +29,10 @@ QUIET_READS = 1_000
 
 def single(db: Any, address: Address) -> dict[str, float]:
     """Delete the chats one by one."""
-    connections = [http.client.HTTPConnection(*address) for _ in range(CLIENTS)]
-    result = timed([partial(http_delete, connection) for connection in connections], prepare(db, CHATS, MESSAGES))
-    for connection in connections:
-        connection.close()
+    callers = [Client(address) for _ in range(CLIENTS)]
+    result = timed([partial(http_delete, caller) for caller in callers], prepare(db, CHATS, MESSAGES))
+    for caller in callers:
+        caller.close()
     return result
 
 
@@ -46,24 +46,19 @@ def bulk(db: Any, address: Address) -> dict[str, float]:
 
 def delete_all(address: Address, chat_ids: list[str]) -> None:
     """Send the request, and see that all are gone."""
-    connection = http.client.HTTPConnection(*address)
-    headers = {**HEADERS, "Content-Type": "application/json"}
-    connection.request("POST", "/api/v1/chats/delete", orjson.dumps({"chat_ids": chat_ids}), headers)
-    told = orjson.loads(connection.getresponse().read())
-    connection.close()
+    client = Client(address)
+    told = orjson.loads(client.send("POST", "/chats/delete", {"chat_ids": chat_ids}))
+    client.close()
     assert len(told["successful"]) == len(chat_ids), told["failed"][:3]
 
 
 def reads(db: Any, address: Address, key: str) -> dict[str, dict[str, float]]:
     """Return the latencies in ms of another tenant's reads, quiet and during bulk deletes."""
     chat_ids = prepare_small(db, str(db.tenants.find_one({"name": "small"})["_id"]))
-    connection = http.client.HTTPConnection(*address)
+    client = Client(address, key)
 
     def read(chat_id: str) -> None:
-        connection.request("GET", f"/api/v1/chats/{chat_id}", headers={"X-API-Key": key})
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status == http.HTTPStatus.OK, answer.status
+        client.send("GET", f"/chats/{chat_id}")
 
     quiet = timed([read], chat_ids * (QUIET_READS // len(chat_ids)))
     batches = [prepare(db, CHATS, MESSAGES) for _ in range(4)]
@@ -80,7 +75,7 @@ def reads(db: Any, address: Address, key: str) -> dict[str, dict[str, float]]:
         read(chat_ids[len(took) % len(chat_ids)])
         took.append((time.perf_counter() - began) * 1000)
     worker.join()
-    connection.close()
+    client.close()
     took.sort()
     busy = {"p50_ms": took[len(took) // 2], "p99_ms": took[int(len(took) * 0.99)], "reads": len(took)}
     return {"quiet": quiet, "busy": busy}

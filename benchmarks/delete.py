@@ -9,7 +9,6 @@ each round, and the median of the ratios is reported: the machine's mood is in b
 """
 
 import argparse
-import http.client
 import time
 from datetime import UTC, datetime
 from functools import partial
@@ -20,8 +19,9 @@ from pymongo.client_session import ClientSession
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from benchmarks.client import Client
 from benchmarks.measure import Work, interleave, keep, medians, options, ratio, timed
-from benchmarks.service import KEY, TENANT, service
+from benchmarks.service import TENANT, service
 from chat_service.repository.keys import chat_key, message_key, message_range
 
 CASES = [(10, 1), (10, 8), (1_000, 1), (1_000, 8)]
@@ -88,12 +88,9 @@ def raw_delete(client: pymongo.MongoClient[dict[str, Any]], db: Collections, cha
         )
 
 
-def http_delete(connection: http.client.HTTPConnection, chat_id: str) -> None:
+def http_delete(client: Client, chat_id: str) -> None:
     """Delete one chat over a kept-alive connection."""
-    connection.request("DELETE", f"/api/v1/chats/{chat_id}", headers={"X-API-Key": KEY})
-    answer = connection.getresponse()
-    answer.read()
-    assert answer.status == http.HTTPStatus.OK, answer.status
+    client.send("DELETE", f"/chats/{chat_id}")
 
 
 def run_case(
@@ -101,15 +98,15 @@ def run_case(
 ) -> dict[str, Any]:
     """Run one case for all rounds and return its medians."""
     chats = args.chats if messages <= 100 else max(args.chats // 8, clients * 4)  # noqa: PLR2004
-    connections = [http.client.HTTPConnection(*address) for _ in range(clients)]
+    callers = [Client(address) for _ in range(clients)]
     raw: list[Work] = [partial(raw_delete, db.client, db)] * clients
-    over_http: list[Work] = [partial(http_delete, connection) for connection in connections]
+    over_http: list[Work] = [partial(http_delete, caller) for caller in callers]
     sides = {"raw": raw, "http": over_http}
     results = interleave(
         {side: partial(_round, db, workers, chats, messages) for side, workers in sides.items()}, args.rounds
     )
-    for connection in connections:
-        connection.close()
+    for caller in callers:
+        caller.close()
     found = {side: medians(rounds) for side, rounds in results.items()}
     return {"messages": messages, "clients": clients, "ratio": ratio(results, "http", "raw"), **found}
 

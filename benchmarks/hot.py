@@ -6,12 +6,12 @@ so the raw side conflicts and starts again, as the driver's `with_transaction` d
     python -m benchmarks.hot
 """
 
-import http.client
 from functools import partial
 from typing import Any
 
 import pymongo
 
+from benchmarks.client import Client
 from benchmarks.delete import chat_document
 from benchmarks.measure import interleave, keep, medians, options, ratio, timed
 from benchmarks.posting import http_post, raw_post
@@ -28,16 +28,16 @@ def main() -> None:
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=20) as client:
         db = client.get_default_database()
         db.chats.insert_many([chat_document(chat_id, 0) for chat_id in (RAW_CHAT, HTTP_CHAT)])
-        connections = [http.client.HTTPConnection(*address) for _ in range(POSTERS)]
-        posters = [partial(http_post, connection) for connection in connections]
+        callers = [Client(address) for _ in range(POSTERS)]
+        posters = [partial(http_post, caller) for caller in callers]
         sides = {
             # A quarter of the posts, because it is so much slower.
             "raw": partial(timed, [partial(raw_post, db)] * POSTERS, [RAW_CHAT] * (args.posts // 4)),
             "http": partial(timed, posters, [HTTP_CHAT] * args.posts),
         }
         results = interleave(sides, args.rounds)
-        for connection in connections:
-            connection.close()
+        for caller in callers:
+            caller.close()
         check(db, (args.rounds + 1) * args.posts)
     found = {side: medians(figures) for side, figures in results.items()}
     for side, figures in found.items():

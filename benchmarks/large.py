@@ -7,7 +7,6 @@
     python -m benchmarks.large
 """
 
-import http.client
 import os
 import statistics
 import time
@@ -15,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pymongo
 
+from benchmarks.client import Client
 from benchmarks.delete import chat_document, http_delete, message_document
 from benchmarks.measure import interleave, keep, medians, options, ratio
 from benchmarks.reads import make_small_tenant
@@ -57,7 +56,7 @@ def purge(uri: str) -> float:
 
 def latencies(db: Any, uri: str, address: Address, rounds: int) -> dict[int, list[float]]:
     """Return the milliseconds that DELETE took, by the size of the chat."""
-    connection = http.client.HTTPConnection(*address)
+    client = Client(address)
     found: dict[int, list[float]] = {size: [] for size in SIZES}
     for number in range(rounds + 1):
         for size in SIZES:
@@ -68,16 +67,16 @@ def latencies(db: Any, uri: str, address: Address, rounds: int) -> dict[int, lis
             for chat_id in chat_ids:
                 store(db, chat_id, size)
             store(db, first := new_id(), SIZES[0])
-            connection.connect()  # the one before has been idle for too long
-            http_delete(connection, first)  # the worker that it came to may have none to the database, or no key
+            client.close()  # the one before has been idle for too long
+            http_delete(client, first)  # the worker that it came to may have none to the database, or no key
             for chat_id in chat_ids:
                 began = time.perf_counter()
-                http_delete(connection, chat_id)
+                http_delete(client, chat_id)
                 found[size].append((time.perf_counter() - began) * 1000)
             if number == 0:
                 found[size].clear()  # it only warms up
         purge(uri)
-    connection.close()
+    client.close()
     return found
 
 
@@ -88,9 +87,9 @@ def purge_speed(db: Any, uri: str, address: Address, messages: int, rounds: int)
     def ours() -> dict[str, float]:
         chat_id = new_id()
         store(db, chat_id, messages)
-        connection = http.client.HTTPConnection(*address)
-        http_delete(connection, chat_id)
-        connection.close()
+        client = Client(address)
+        http_delete(client, chat_id)
+        client.close()
         return {"per_second": messages / (purge(uri) - started)}
 
     def raw() -> dict[str, float]:
@@ -111,22 +110,17 @@ def foreground(
     A request that is late is timed from when it was due, so that a stall is not counted once for many.
     """
     chat_ids = prepare_small(db, tenant_id)
-    connection = http.client.HTTPConnection(*address)
-    headers = {"X-API-Key": key, "Content-Type": "application/json"}
-    body = orjson.dumps({"content": "hello"})
+    client = Client(address, key)
     took: list[float] = []
     due = time.perf_counter()
     while goes_on(len(took)):
         due += 1 / RATE
         time.sleep(max(due - time.perf_counter(), 0))
         chat_id = chat_ids[len(took) % len(chat_ids)]
-        method, suffix, sent = [("GET", "", None), ("POST", "/messages", body)][len(took) % 2]
-        connection.request(method, f"/api/v1/chats/{chat_id}{suffix}", sent, headers)
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status in {http.HTTPStatus.OK, http.HTTPStatus.CREATED}, answer.status
+        method, suffix, sent = [("GET", "", None), ("POST", "/messages", {"content": "hello"})][len(took) % 2]
+        client.send(method, f"/chats/{chat_id}{suffix}", sent)
         took.append((time.perf_counter() - due) * 1000)
-    connection.close()
+    client.close()
     took.sort()
     return {"p50_ms": statistics.median(took), "p99_ms": took[int(len(took) * 0.99)], "requests": len(took)}
 
@@ -142,14 +136,14 @@ def disturbance(db: Any, uri: str, address: Address, messages: int, rounds: int)
     """Return the latencies of small requests before and during purges."""
     key = make_small_tenant(uri, db)
     tenant_id = str(db.tenants.find_one({"name": "small"})["_id"])
-    connection = http.client.HTTPConnection(*address)
+    client = Client(address)
     found = []
     for _ in range(rounds):
         quiet = foreground(db, address, tenant_id, key, lambda sent: sent < SAMPLES)
         chat_id = new_id()
         store(db, chat_id, messages)
-        connection.connect()
-        http_delete(connection, chat_id)
+        client.close()
+        http_delete(client, chat_id)
         worker = start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=uri)
         while not db.purges.count_documents({"purged": {"$gt": 0}}):
             time.sleep(0.1)  # its start is not what is measured
@@ -159,7 +153,7 @@ def disturbance(db: Any, uri: str, address: Address, messages: int, rounds: int)
         worker.terminate()
         worker.wait()
         found.append({"quiet": quiet, "busy": busy, "seconds": seconds, "ratio": busy["p99_ms"] / quiet["p99_ms"]})
-    connection.close()
+    client.close()
     return found
 
 

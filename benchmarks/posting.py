@@ -6,25 +6,24 @@ with eight.
     python -m benchmarks.posting
 """
 
-import http.client
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import orjson
 import pymongo
 from pymongo.client_session import ClientSession
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from benchmarks.client import Client
 from benchmarks.delete import chat_document, message_document
 from benchmarks.measure import interleave, keep, medians, options, ratio, timed
-from benchmarks.service import HEADERS, TENANT, Address, service
+from benchmarks.service import TENANT, Address, service
 from chat_service.repository.keys import chat_key
 
 CLIENTS = (1, 8)
 CHATS = [f"44444444-0000-4000-8000-{number:012x}" for number in range(64)]
-BODY = orjson.dumps({"content": "a message of ordinary length, as people write them " * 2})
+BODY = {"content": "a message of ordinary length, as people write them " * 2}
 
 
 def raw_post(db: Any, chat_id: str) -> None:
@@ -46,13 +45,9 @@ def raw_post(db: Any, chat_id: str) -> None:
         )
 
 
-def http_post(connection: http.client.HTTPConnection, chat_id: str) -> None:
+def http_post(client: Client, chat_id: str) -> None:
     """Post one message over a kept-alive connection."""
-    headers = {**HEADERS, "Content-Type": "application/json"}
-    connection.request("POST", f"/api/v1/chats/{chat_id}/messages", BODY, headers)
-    answer = connection.getresponse()
-    answer.read()
-    assert answer.status == http.HTTPStatus.CREATED, answer.status
+    client.send("POST", f"/chats/{chat_id}/messages", BODY)
 
 
 def main() -> None:
@@ -67,14 +62,14 @@ def main() -> None:
 
 def run_case(db: Any, address: Address, clients: int, items: list[str], rounds: int) -> dict[str, Any]:
     """Run both sides with so many clients, print the figures and return them."""
-    connections = [http.client.HTTPConnection(*address) for _ in range(clients)]
+    callers = [Client(address) for _ in range(clients)]
     sides = {
         "raw": partial(timed, [partial(raw_post, db)] * clients, items),
-        "http": partial(timed, [partial(http_post, connection) for connection in connections], items),
+        "http": partial(timed, [partial(http_post, caller) for caller in callers], items),
     }
     results = interleave(sides, rounds)
-    for connection in connections:
-        connection.close()
+    for caller in callers:
+        caller.close()
     found = {side: medians(figures) for side, figures in results.items()}
     print(f"{clients} clients")
     for side, figures in found.items():

@@ -18,9 +18,10 @@ from typing import Any
 import orjson
 import pymongo
 
+from benchmarks.client import Client
 from benchmarks.delete import chat_document, message_document
 from benchmarks.measure import interleave, keep, medians, options, ratio, timed
-from benchmarks.service import HEADERS, TENANT, Address, service
+from benchmarks.service import HEADERS, KEY, TENANT, Address, service
 from chat_service.models import Scope
 from chat_service.repository.database import Database
 from chat_service.repository.keys import message_range
@@ -42,23 +43,16 @@ def fill(db: Any, messages: int) -> None:
     db.chats.insert_many([chat_document(chat_id, 0) for chat_id in ids], ordered=False)
 
 
-def get(connection: http.client.HTTPConnection, headers: dict[str, str], path: str) -> None:
-    """Read one page over a kept-alive connection."""
-    connection.request("GET", path, headers=headers)
-    answer = connection.getresponse()
-    answer.read()
-    assert answer.status == http.HTTPStatus.OK, answer.status
-
-
-def pages(address: Address, paths: dict[str, tuple[dict[str, str], str]], rounds: int) -> Any:
-    """Time the requests in `paths` (name -> headers and path), in turns."""
-    connection = http.client.HTTPConnection(*address)
+def pages(address: Address, paths: dict[str, tuple[str, str]], rounds: int) -> Any:
+    """Time the requests in `paths` (name -> key and path), in turns."""
+    connections = {name: Client(address, key) for name, (key, _) in paths.items()}
     sides = {
-        name: partial(timed, [partial(get, connection, headers)], [path] * REQUESTS)
-        for name, (headers, path) in paths.items()
+        name: partial(timed, [partial(connections[name].send, "GET")], [path] * REQUESTS)
+        for name, (_, path) in paths.items()
     }
     results = interleave(sides, rounds)
-    connection.close()
+    for connection in connections.values():
+        connection.close()
     return results
 
 
@@ -102,14 +96,14 @@ def main() -> None:
     found: dict[str, Any] = {}
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri) as client:
         db = client.get_default_database()
-        small = {"X-API-Key": make_small_tenant(uri, db)}
+        small = make_small_tenant(uri, db)
         fill(db, args.messages)
-        path = f"/api/v1/chats/{CHAT}/messages?limit=50&after="
+        path = f"/chats/{CHAT}/messages?limit=50&after="
         places = {"start": 0, "middle": args.messages // 2, "end": args.messages - 50}
-        history = pages(address, {name: (HEADERS, f"{path}{seq}") for name, seq in places.items()}, args.rounds)
+        history = pages(address, {name: (KEY, f"{path}{seq}") for name, seq in places.items()}, args.rounds)
         listing = pages(
             address,
-            {"100 chats": (small, "/api/v1/chats"), f"{MANY_CHATS:,} chats": (HEADERS, "/api/v1/chats")},
+            {"100 chats": (small, "/chats"), f"{MANY_CHATS:,} chats": (KEY, "/chats")},
             args.rounds,
         )
         idle = resident_megabytes("VmRSS")

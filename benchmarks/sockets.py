@@ -7,7 +7,6 @@ with and without them, in turns. And 1,000 sockets of one chat: the time from th
 """
 
 import asyncio
-import http.client
 import multiprocessing
 import os
 import time
@@ -20,8 +19,9 @@ from typing import Any
 import orjson
 import pymongo
 
+from benchmarks.client import Client
 from benchmarks.measure import keep, medians, options, ratio, timed
-from benchmarks.service import HEADERS, KEY, Address, service
+from benchmarks.service import KEY, Address, service
 
 SOCKETS_OF_A_CHAT = 10
 OPENING = 50
@@ -121,16 +121,9 @@ async def _serve(pipe: Connection, address: Address) -> None:
         arrivals.clear()
 
 
-def call(connection: http.client.HTTPConnection, method: str, path: str, body: Any = None) -> Any:
+def call(caller: Client, method: str, path: str, body: Any = None) -> Any:
     """Send one request and return what it says."""
-    headers = {**HEADERS, "Content-Type": "application/json"}
-    sent = None if body is None else orjson.dumps(body)
-    try:
-        connection.request(method, f"/api/v1{path}", sent, headers)
-    except ConnectionError:  # it has rested for longer than a keep-alive, while sockets were opened
-        connection.close()
-        connection.request(method, f"/api/v1{path}", sent, headers)
-    return orjson.loads(connection.getresponse().read())
+    return orjson.loads(caller.send(method, path, body))
 
 
 def worker() -> int:
@@ -151,27 +144,29 @@ def resident(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def look(connection: http.client.HTTPConnection, chat_id: str) -> None:
+def look(caller: Client, chat_id: str) -> None:
     """Send a small request: two commands of the database."""
-    assert call(connection, "GET", f"/chats/{chat_id}")["id"] == chat_id
+    assert call(caller, "GET", f"/chats/{chat_id}")["id"] == chat_id
 
 
 def measure_idle(uri: str, address: Address, sockets: int, rounds: int) -> dict[str, Any]:
     """Measure memory and HTTP without and with idle sockets, in turns."""
-    connections = [http.client.HTTPConnection(*address) for _ in range(CLIENTS)]
-    chat_ids = [call(connections[0], "POST", "/chats", {})["id"] for _ in range(sockets // SOCKETS_OF_A_CHAT)]
-    workers = [partial(look, connection) for connection in connections]
+    callers = [Client(address) for _ in range(CLIENTS)]
+    chat_ids = [call(callers[0], "POST", "/chats", {})["id"] for _ in range(sockets // SOCKETS_OF_A_CHAT)]
+    workers = [partial(look, caller) for caller in callers]
     items = [chat_ids[number % 50] for number in range(REQUESTS)]
     crowd, pid = Crowd(address), worker()
     results: dict[str, list[dict[str, float]]] = {"without": [], "with": []}
     kibibytes, opened_per_second = [], []
     timed(workers, items)
     for number in range(rounds):
+        for caller in callers:
+            caller.close()
         results["without"].append(timed(workers, items))
         before, began = resident(pid), time.perf_counter()
         crowd.ask("open", chat_ids * SOCKETS_OF_A_CHAT)
-        for connection in connections:
-            connection.close()
+        for caller in callers:
+            caller.close()
         opened_per_second.append(sockets / (time.perf_counter() - began))
         time.sleep(1)
         kibibytes.append((resident(pid) - before) / sockets / 1024)
@@ -201,15 +196,15 @@ def wait_until_closed(uri: str) -> None:
 
 def measure_fanout(address: Address, sockets: int, messages: int) -> dict[str, Any]:
     """Measure the time from a POST to the arrival of its frame at every socket, and frames a second of a batch."""
-    connection = http.client.HTTPConnection(*address)
-    chat_id = call(connection, "POST", "/chats", {})["id"]
+    caller = Client(address)
+    chat_id = call(caller, "POST", "/chats", {})["id"]
     crowd = Crowd(address)
     crowd.ask("open", [chat_id] * sockets)
-    connection.close()
+    caller.close()
     latencies: list[float] = []
     for _ in range(messages):
         began = time.perf_counter()
-        call(connection, "POST", f"/chats/{chat_id}/messages", {"content": "a message of ordinary length " * 4})
+        call(caller, "POST", f"/chats/{chat_id}/messages", {"content": "a message of ordinary length " * 4})
         arrivals = crowd.ask("hear", sockets)
         latencies += [(arrival - began) * 1000 for arrival in arrivals]
         time.sleep(0.1)
