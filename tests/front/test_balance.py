@@ -92,6 +92,7 @@ def test_a_worker_that_hangs_costs_a_moment(service) -> None:
 def test_a_worker_that_died_is_not_waited_for(service) -> None:
     """Its successor takes its share."""
     with ExitStack() as stack:
+        until(lambda: len(workers(service)) == WORKERS)
         dead, *_ = workers(service)
         os.kill(dead, signal.SIGKILL)
         until(lambda: dead not in workers(service))
