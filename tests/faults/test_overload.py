@@ -4,9 +4,7 @@ Promised: no answer later than 25 s, refusals at once as soon as the outage is k
 while, and every chat free within 3 s after the database is back.
 """
 
-import os
 import random
-import signal
 import statistics
 import threading
 import time
@@ -27,6 +25,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
+from tests.pause import paused
 
 WORKERS, THREADS = 2, 8
 CLIENTS = 4 * WORKERS * THREADS
@@ -139,12 +138,9 @@ def test_a_paused_database(own_mongod, own_database, service, access) -> None:
     with Crowd(CLIENTS, work) as crowd, Crowd(2, look) as watchers:
         time.sleep(1)
         paused = time.monotonic()
-        os.kill(own_mongod.process.pid, signal.SIGSTOP)
-        try:
+        with paused(own_mongod.process.pid):
             time.sleep(PAUSE_SECONDS)
-        finally:
             resumed = time.monotonic()
-            os.kill(own_mongod.process.pid, signal.SIGCONT)
         time.sleep(FREE_SECONDS - 1)
         after = [answer for answer in crowd.answers if answer.began > resumed + 1.0]
     statuses = delete_all(url, access, ids)
@@ -202,11 +198,8 @@ def test_every_chat_is_free_soon_after_a_pause(own_mongod, own_database, service
 
     with Crowd(len(ids), post_for_ever):
         time.sleep(1)
-        os.kill(own_mongod.process.pid, signal.SIGSTOP)
-        try:
+        with paused(own_mongod.process.pid):
             time.sleep(6)
-        finally:
-            os.kill(own_mongod.process.pid, signal.SIGCONT)
         resumed = time.monotonic()
         left = set(ids)
         with requests.Session() as session:

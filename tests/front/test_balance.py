@@ -19,6 +19,7 @@ from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.process import free_port
 from chat_service.front import balance
 from chat_service.front.balance import SLOTS, Acceptor, Counts, Loop
+from tests.pause import paused
 
 WORKERS, CONNECTIONS = 2, 40
 
@@ -79,14 +80,11 @@ def test_a_worker_that_hangs_costs_a_moment(service) -> None:
     with ExitStack() as stack:
         connect_until_all_serve(service, stack)
         first, *_ = workers(service)
-        os.kill(first, signal.SIGSTOP)
-        try:
+        with paused(first):
             began = time.monotonic()
             for _ in range(CONNECTIONS):
                 connect(service, stack)
             assert time.monotonic() - began < CONNECTIONS * 0.1
-        finally:
-            os.kill(first, signal.SIGCONT)
 
 
 def test_a_worker_that_died_is_not_waited_for(service) -> None:

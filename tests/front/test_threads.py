@@ -68,3 +68,20 @@ def test_a_call_that_was_given_up_before_it_began_is_not_run() -> None:
 
     asyncio.run(main())
     assert ran == ["first", "last"]
+
+
+def test_no_call_is_lost_or_done_twice() -> None:
+    """However calls meet threads that are about to fall asleep."""
+    done: list[int] = []
+
+    async def caller(threads: Threads, numbers: range) -> None:
+        for number in numbers:
+            await threads.run(done.append, number)
+
+    async def main() -> None:
+        threads = Threads(4, "t")
+        callers = [caller(threads, range(first, 6_000, 6)) for first in range(6)]
+        await asyncio.wait_for(asyncio.gather(*callers), 6 * WAIT_SECONDS)
+
+    asyncio.run(main())
+    assert sorted(done) == list(range(6_000))

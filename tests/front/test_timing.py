@@ -1,8 +1,17 @@
-"""X-Request-Start, sane and not."""
+"""X-Request-Start, sane and not; and what is not waited for any longer."""
+
+import asyncio
 
 import pytest
 
-from chat_service.front.timing import AFTERWARDS_SECONDS, AHEAD_SECONDS, ANSWER_SECONDS, BEHIND_SECONDS, started_at
+from chat_service.front.timing import (
+    AFTERWARDS_SECONDS,
+    AHEAD_SECONDS,
+    ANSWER_SECONDS,
+    BEHIND_SECONDS,
+    Limit,
+    started_at,
+)
 
 NOW = 1_700_000_000.0
 
@@ -44,3 +53,35 @@ def test_it_is_not_believed(told) -> None:
 
 def test_a_router_is_answered_before_it_gives_up() -> None:
     assert ANSWER_SECONDS + AFTERWARDS_SECONDS < 30
+
+
+def test_what_takes_too_long_is_given_up_and_nothing_else() -> None:
+    """Each has its own time, counted from its own beginning, also after nobody was waited for."""
+
+    async def one(limit: Limit, seconds: float) -> str:
+        try:
+            return await limit.keep(asyncio.sleep(seconds, "done"))
+        except TimeoutError:
+            return "given up"
+
+    async def main() -> list[str]:
+        limit = Limit(1.0)
+        first = [asyncio.ensure_future(one(limit, seconds)) for seconds in (0.0, 0.1, 30.0)]
+        await asyncio.sleep(0.8)
+        second = one(limit, 0.8)
+        found = [await second, *await asyncio.gather(*first)]
+        await asyncio.sleep(0.6)
+        return [*found, await one(limit, 0.0), await one(limit, 30.0)]
+
+    assert asyncio.run(main()) == ["done", "done", "done", "given up", "done", "given up"]
+
+
+def test_who_is_cancelled_is_not_told_that_the_time_is_up() -> None:
+    async def main() -> None:
+        waiting = asyncio.ensure_future(Limit(10.0).keep(asyncio.sleep(30)))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(main())

@@ -16,6 +16,7 @@ from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from tests.client import CHATS, TenantAccess
+from tests.pause import paused
 
 BLOCK_SECONDS = 2.0
 EXIT_SECONDS = 8.0
@@ -113,12 +114,9 @@ def test_a_request_that_crosses_with_the_end_of_a_kept_alive_connection_is_answe
         connection.request("GET", CHATS, headers=access.headers)
         assert connection.getresponse().read()
         (worker,) = processes(service)[1:]
-        os.kill(worker, signal.SIGSTOP)
-        try:
+        with paused(worker):
             connection.request("GET", CHATS, headers=access.headers)
             time.sleep(seconds + 0.5)
-        finally:
-            os.kill(worker, signal.SIGCONT)
         assert connection.getresponse().status == 200
         connection.sock.settimeout(seconds + 2)
         assert connection.sock.recv(1) == b"", "without a next request it is hung up on as before"

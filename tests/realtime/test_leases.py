@@ -16,6 +16,7 @@ from chat_service.repository.database import Database
 from tests.client import TenantAccess
 from tests.conftest import tenant_maker
 from tests.live.test_shutdown import processes
+from tests.pause import paused
 from tests.realtime.sockets import Peer, Service, wait_until
 
 PROMISE_SECONDS = 30.0
@@ -51,13 +52,10 @@ def test_a_worker_that_was_stopped_past_its_lease_closes_its_sockets(own, servic
     chat_id = own.chat("one")
     peer = own.connect(chat_id)
     stays = own.connect(own.chat())
-    os.kill(worker(own), signal.SIGSTOP)
-    try:
+    with paused(worker(own)):
         expire_all(own.database)
         service.access = own.access
         assert service.send("DELETE", chat_id).status_code == 200
-    finally:
-        os.kill(worker(own), signal.SIGCONT)
     began = time.monotonic()
     assert peer.closed() in {(4410, "chat_deleted"), (1012, "reconnect")}
     assert stays.closed() == (1012, "reconnect"), "an expired lease is not renewed, whatever has become of the chat"
@@ -71,13 +69,10 @@ def test_a_worker_that_was_stopped_for_real(own, service) -> None:
     chat_id = own.chat()
     peer = own.connect(chat_id)
     service.access = own.access
-    os.kill(worker(own), signal.SIGSTOP)
     began = time.monotonic()
-    try:
+    with paused(worker(own)):
         wait_until(lambda: service.send("DELETE", chat_id).status_code == 200, PROMISE_SECONDS)
         assert time.monotonic() - began > 15, "it was renewed 5 s before at the latest, or a little more"
-    finally:
-        os.kill(worker(own), signal.SIGCONT)
     resumed = time.monotonic()
     assert peer.closed()[0] in {4410, 1012}
     assert time.monotonic() - resumed < LOOK_SECONDS
@@ -129,16 +124,13 @@ def test_a_database_that_stands_still(tmp_path: Path) -> None:
             chat_id = service.chat()
             peer = service.connect(chat_id)
             peer.socket.settimeout(PROMISE_SECONDS)
-            os.kill(mongod.process.pid, signal.SIGSTOP)
-            try:
+            with paused(mongod.process.pid):
                 began = time.monotonic()
                 with Peer(gunicorn, chat_id, service.access) as late:
                     late.socket.settimeout(PROMISE_SECONDS)
                     assert late.closed() == (1013, "database_unavailable")
                 assert peer.closed() == (1012, "reconnect")
                 assert time.monotonic() - began < 25
-            finally:
-                os.kill(mongod.process.pid, signal.SIGCONT)
             wait_until(lambda: service.send("DELETE", chat_id).status_code == 200, PROMISE_SECONDS)
         database.close()
 

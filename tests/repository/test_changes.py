@@ -1,6 +1,5 @@
 """The feed of what is committed: in order, without what nobody needs to be told, and never with a silent gap."""
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.tenants import Tenants
+from tests.pause import paused
 
 TENANT = "t"
 
@@ -87,9 +87,8 @@ def test_a_paused_server_is_waited_for(tmp_path: Path) -> None:
         chat_id = Chats(database).create(TENANT, None, {}).id
         with Changes(database).follow() as coming:
             post(database, chat_id, "one")
-            own.process.send_signal(signal.SIGSTOP)
-            assert next(coming) is None
-            own.process.send_signal(signal.SIGCONT)
+            with paused(own.process.pid):
+                assert next(coming) is None
             post(database, chat_id, "two")
             assert [change.message.content for change in following(coming, 2)] == ["one", "two"]
         database.close()
