@@ -137,7 +137,7 @@ def test_a_paused_database(own_mongod, own_database, service, access) -> None:
 
     with Crowd(CLIENTS, work) as crowd, Crowd(2, look) as watchers:
         time.sleep(1)
-        paused = time.monotonic()
+        stopped = time.monotonic()
         with paused(own_mongod.process.pid):
             time.sleep(PAUSE_SECONDS)
             resumed = time.monotonic()
@@ -146,9 +146,9 @@ def test_a_paused_database(own_mongod, own_database, service, access) -> None:
     statuses = delete_all(url, access, ids)
     free = time.monotonic()
 
-    known = [a for a in crowd.answers if paused + KNOWN_SECONDS < a.began < resumed]
+    known = [a for a in crowd.answers if stopped + KNOWN_SECONDS < a.began < resumed]
     waited = [a for a in crowd.answers if a.began < resumed - 1.0 and resumed < a.began + a.seconds]
-    told = [a for a in watchers.answers if paused < a.began < resumed]
+    told = [a for a in watchers.answers if stopped < a.began < resumed]
     print(  # noqa: T201 - shown when it fails
         len(crowd.answers), "answers, slowest", max(a.seconds for a in crowd.answers),
         "known:", len(known), Counter(a.status for a in known), "p95", quantile(known, 95),
@@ -160,7 +160,7 @@ def test_a_paused_database(own_mongod, own_database, service, access) -> None:
     assert max(answer.seconds for answer in crowd.answers) < LATEST_SECONDS
     assert len(known) > CLIENTS
     # On a machine that is short of CPU everything is slow, and a refusal is still no slower than an answer was before.
-    healthy = [answer for answer in crowd.answers if answer.began + answer.seconds < paused]
+    healthy = [answer for answer in crowd.answers if answer.began + answer.seconds < stopped]
     quick = max(QUICK_SECONDS, quantile(healthy, 95))
     assert sum(answer.seconds < quick for answer in known) >= 0.95 * len(known)
     assert sum(answer.status in {200, 201} for answer in waited) >= WORKERS, "some wait, and are served"
