@@ -2,10 +2,11 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.wait import wait_until
 
 
 @contextmanager
@@ -13,10 +14,7 @@ def paused(pid: int) -> Iterator[None]:
     """Stop the process, and let it go on afterwards. On a busy machine its threads run on for a while after SIGSTOP."""
     os.kill(pid, signal.SIGSTOP)
     try:
-        deadline = time.monotonic() + 10
-        while not _is_stopped(pid):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        wait_until(lambda: _is_stopped(pid))
         yield
     finally:
         os.kill(pid, signal.SIGCONT)

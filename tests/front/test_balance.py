@@ -20,6 +20,7 @@ from chat_service.embedded.process import free_port
 from chat_service.front import balance
 from chat_service.front.balance import SLOTS, Acceptor, Counts, Loop
 from tests.pause import paused
+from tests.wait import wait_until
 
 WORKERS, CONNECTIONS = 2, 40
 
@@ -28,13 +29,6 @@ WORKERS, CONNECTIONS = 2, 40
 def service(mongod) -> Iterator[EmbeddedGunicorn]:
     with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY=str(WORKERS)) as running:
         yield running
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def workers(service: EmbeddedGunicorn) -> list[int]:
@@ -62,7 +56,7 @@ def connect(service: EmbeddedGunicorn, stack: ExitStack) -> http.client.HTTPConn
 
 
 def connect_until_all_serve(service: EmbeddedGunicorn, stack: ExitStack) -> None:
-    until(lambda: connect(service, stack) and len(holders(service)) == WORKERS)
+    wait_until(lambda: connect(service, stack) and len(holders(service)) == WORKERS, 20)
 
 
 def test_workers_hold_the_same_number(service) -> None:
@@ -90,10 +84,10 @@ def test_a_worker_that_hangs_costs_a_moment(service) -> None:
 def test_a_worker_that_died_is_not_waited_for(service) -> None:
     """Its successor takes its share."""
     with ExitStack() as stack:
-        until(lambda: len(workers(service)) == WORKERS)
+        wait_until(lambda: len(workers(service)) == WORKERS, 20)
         dead, *_ = workers(service)
         os.kill(dead, signal.SIGKILL)
-        until(lambda: dead not in workers(service))
+        wait_until(lambda: dead not in workers(service), 20)
         connect_until_all_serve(service, stack)
         for _ in range(CONNECTIONS):
             connect(service, stack)

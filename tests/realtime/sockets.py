@@ -1,8 +1,6 @@
 """A client's side of a WebSocket, for tests."""
 
 import json
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Self
 
@@ -107,10 +105,3 @@ class Service:
 
     def connect(self, path: str, **options: object) -> Peer:
         return self.peers.enter_context(Peer(self.gunicorn, path, self.access, **options))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -9,7 +9,8 @@ from chat_service.models import NewMessage, Role
 from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
-from tests.realtime.sockets import Peer, wait_until
+from tests.realtime.sockets import Peer
+from tests.wait import wait_until
 
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 

@@ -17,7 +17,8 @@ from chat_service.repository.database import Database
 from tests.client import CHATS, TenantAccess
 from tests.live.test_shutdown import processes, request
 from tests.realtime.line import CLOSE, Closed, Line, RefusedError, together
-from tests.realtime.sockets import Service, wait_until
+from tests.realtime.sockets import Service
+from tests.wait import wait_until
 
 SOCKETS, CHATS_OF_THEM = 500, 25
 EXIT_SECONDS = 10.0

@@ -12,7 +12,8 @@ from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
 from tests.realtime.conftest import SLOW_SECONDS
-from tests.realtime.sockets import Peer, Service, wait_until
+from tests.realtime.sockets import Peer, Service
+from tests.wait import wait_until
 
 
 def connect_meanwhile(service: Service, path: str) -> tuple[threading.Thread, list[Peer]]:

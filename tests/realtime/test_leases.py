@@ -17,7 +17,8 @@ from tests.client import TenantAccess
 from tests.conftest import tenant_maker
 from tests.live.test_shutdown import processes
 from tests.pause import paused
-from tests.realtime.sockets import Peer, Service, wait_until
+from tests.realtime.sockets import Peer, Service
+from tests.wait import wait_until
 
 PROMISE_SECONDS = 30.0
 LOOK_SECONDS = 3.0

@@ -6,7 +6,7 @@ import websocket
 
 from chat_service.models import RateLimit, Scope
 from chat_service.repository.tenants import Tenants
-from tests.realtime.sockets import wait_until
+from tests.wait import wait_until
 
 
 def test_a_message_takes_a_token_of_the_same_bucket_as_a_post(service, database) -> None:

@@ -18,7 +18,8 @@ from chat_service.realtime.socket import Outboxes, Socket
 from chat_service.repository.messages import Messages
 from tests.live.test_shutdown import processes
 from tests.realtime.line import Line, together
-from tests.realtime.sockets import Service, wait_until
+from tests.realtime.sockets import Service
+from tests.wait import wait_until
 
 SLOW_READERS, SLOW_CHATS = 50, 10
 MEBIBYTE = 2**20

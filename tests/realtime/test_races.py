@@ -18,7 +18,8 @@ from chat_service.repository.messages import Messages
 from tests.client import CHATS
 from tests.realtime.connector import LINES, Stay
 from tests.realtime.line import Closed, Line
-from tests.realtime.sockets import Service, wait_until
+from tests.realtime.sockets import Service
+from tests.wait import wait_until
 
 CHATS_OF_A_ROUND, ROUNDS = 100, 2
 """200 chats, a hundred of them fought for at a time."""

@@ -13,6 +13,7 @@ from chat_service.models import IdempotencyKey
 from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.database import Database
 from chat_service.repository.deadline import at_most, set_deadline
+from tests.wait import wait_until
 
 TENANT = "t"
 T = TypeVar("T")
@@ -42,7 +43,7 @@ def test_nothing_is_begun_when_it_is_too_late(chats, deletions) -> None:
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailableError):
             within(0, call)
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 0.5
     assert chats.get(TENANT, chat_id).id == chat_id
 
 
@@ -84,10 +85,10 @@ def test_a_database_that_is_away_is_known_to_be(database) -> None:
     away = Database(f"mongodb://127.0.0.1:{free_port()}/?replicaSet=rs0")
     assert away.seconds_away() == 0
     assert not away.is_ready()
-    assert away.seconds_away() > 0
+    wait_until(lambda: away.seconds_away() > 0)
     began = time.monotonic()
     assert not away.is_ready()
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 0.5
     away.close()
     assert database.is_ready()
     assert database.seconds_away() == 0

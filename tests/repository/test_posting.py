@@ -18,6 +18,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key
 from chat_service.repository.messages import COMMAND_MESSAGES, Messages
 from chat_service.repository.posting import Kept, Lines, New
+from tests.wait import wait_until
 
 DEADLINE_SECONDS = 10
 KEY = IdempotencyKey("tenant", "key", "fingerprint")
@@ -50,7 +51,7 @@ class Chat:
         assert self.gate.acquire(timeout=DEADLINE_SECONDS)
         if not self.blocked.isdisjoint(new):
             again()
-            until(lambda: self.blocked.isdisjoint(new))
+            wait_until(lambda: self.blocked.isdisjoint(new))
         error = self.failure(contents)
         if error is not None:
             raise error
@@ -70,7 +71,7 @@ class Chat:
             return [message.content for message in self.lines.post("tenant", chat_id, new, key)]
 
         sent = self.pool.submit(run)
-        until(lambda: any(message is new[0] for message in [*self.begun, *self.standing()]))
+        wait_until(lambda: any(message is new[0] for message in [*self.begun, *self.standing()]))
         return sent
 
     def standing(self) -> list[NewMessage]:
@@ -80,13 +81,6 @@ class Chat:
     def let(self, transactions: int) -> None:
         for _ in range(transactions):
             self.gate.release()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -115,7 +109,7 @@ def test_chats_share_a_transaction(chat: Chat) -> None:
     """Each gets its own messages, in their order; one that is gone spoils no other."""
     chat.missing = {"gone"}
     sent = [chat.post("a"), chat.post("b"), chat.post("c"), chat.post("d", chat_id="gone"), chat.post("e", chat_id="e")]
-    until(lambda: chat.transactions == [["a"], ["d", "e"]])
+    wait_until(lambda: chat.transactions == [["a"], ["d", "e"]])
     sent.append(chat.post("f", chat_id="f"))
     chat.let(3)
     assert [told(each) for each in sent if each is not sent[3]] == [["a"], ["b"], ["c"], ["e"], ["f"]]
@@ -128,7 +122,7 @@ def test_a_second_transaction_begins_when_it_is_worth_it(chat: Chat) -> None:
     sent = [chat.post("a"), chat.post("b", chat_id="b")]
     assert chat.transactions == [["a"]]
     sent.append(chat.post("c", chat_id="c"))
-    until(lambda: chat.transactions == [["a"], ["b", "c"]])
+    wait_until(lambda: chat.transactions == [["a"], ["b", "c"]])
     sent += [chat.post(name, chat_id=name) for name in "defg"]
     assert chat.transactions == [["a"], ["b", "c"]]
     chat.let(7)
@@ -171,7 +165,7 @@ def test_a_post_with_a_key_goes_alone_and_in_its_turn(chat: Chat) -> None:
 def test_posts_with_keys_to_several_chats_wait_for_nobody(chat: Chat) -> None:
     """However many there are: they could not share."""
     sent = [chat.post(name, key=KEY, chat_id=name) for name in "abcdef"]
-    until(lambda: sorted(chat.transactions) == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]])
+    wait_until(lambda: sorted(chat.transactions) == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]])
     chat.let(6)
     assert [told(each) for each in sent] == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]]
 
@@ -229,7 +223,7 @@ def test_who_is_being_carried_when_its_time_is_over_hears_the_outcome(
     monkeypatch.setattr(posting, "LINE_SECONDS", 1.0)
     sent = [chat.post("a"), chat.post("b"), chat.post("c")]
     chat.let(1)
-    until(lambda: chat.transactions == [["a"], ["b", "c"]])
+    wait_until(lambda: chat.transactions == [["a"], ["b", "c"]])
     time.sleep(1.2)  # longer than they may stand in line
     chat.let(1)
     assert [told(each) for each in sent] == [["a"], ["b"], ["c"]]
