@@ -45,14 +45,14 @@ def fill(db: Any, messages: int) -> None:
 
 def pages(address: Address, paths: dict[str, tuple[str, str]], rounds: int) -> Any:
     """Time the requests in `paths` (name -> key and path), in turns."""
-    connections = {name: Client(address, key) for name, (key, _) in paths.items()}
+    callers = {name: Client(address, key) for name, (key, _) in paths.items()}
     sides = {
-        name: partial(timed, [partial(connections[name].send, "GET")], [path] * REQUESTS)
+        name: partial(timed, [partial(callers[name].send, "GET")], [path] * REQUESTS)
         for name, (_, path) in paths.items()
     }
     results = interleave(sides, rounds)
-    for connection in connections.values():
-        connection.close()
+    for caller in callers.values():
+        caller.close()
     return results
 
 

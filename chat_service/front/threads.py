@@ -77,18 +77,16 @@ class Threads:
 
     def _work(self, bed: _Bed) -> None:
         while True:
-            call: _Call | None = bed.sleep()
-            while call is not None:
-                _run(call)
-                call = self._next(bed)
+            _run(bed.sleep())
+            self._lie_down(bed)
 
-    def _next(self, bed: _Bed) -> _Call | None:
-        """Return a call that waits; None, if there is none, and then the next one wakes whoever sleeps in `bed`."""
+    def _lie_down(self, bed: _Bed) -> None:
+        """Have whoever is about to sleep in `bed` woken by the next call: one that waits already, or one to come."""
         with self._lock:
             if self._calls:
-                return self._calls.popleft()
-            self._idle.append(bed)
-            return None
+                bed.wake(self._calls.popleft())
+            else:
+                self._idle.append(bed)
 
 
 def _run(call: _Call) -> None:

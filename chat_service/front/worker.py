@@ -53,7 +53,7 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
     _patience = math.inf
     """Seconds that it may be idle for."""
 
-    _request_ready: Any  # gunicorn's event; None once the connection is a WebSocket
+    _request_ready: Any  # gunicorn's event; None once the connection is a WebSocket, which is never idle
 
     def pause_writing(self) -> None:
         """Give the reader some time to take what waits."""
@@ -103,8 +103,7 @@ class ProblemProtocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn ships no 
 
     def _has_news(self) -> bool:
         """Tell whether something has come that may be a request, which must not be dropped."""
-        is_read = self._request_ready is not None and self._request_ready.is_set()
-        return is_read or _has_unread(self.transport)
+        return self._request_ready.is_set() or _has_unread(self.transport)
 
     def _build_websocket_scope(self, request: Any, sockname: Any, peername: Any) -> Any:
         """Return the scope, and keep nothing else of the request: the connection may live for hours."""
