@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Look until it holds; fail if it does not within the seconds."""
+def wait_until(condition: Callable[[], object], seconds: float = 10.0, every: float = 0.02) -> None:
+    """Look until it holds, `every` so many seconds; fail if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(every)

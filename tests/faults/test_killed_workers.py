@@ -23,6 +23,7 @@ from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned, process_of
 from tests.client import CHATS, TenantAccess
 from tests.realtime.sockets import Peer
+from tests.wait import wait_until
 
 FREE_SECONDS = 3.0
 BLOCK_SECONDS = 6.0
@@ -147,17 +148,17 @@ def test_a_service_that_died_as_a_whole_is_cleaned_up_by_the_jobs(mongod, access
 
 
 def wait_until_looking(database: Database, pid: int) -> None:
-    deadline = time.monotonic() + 20
-    while not any(str(process_of(operation)).endswith(f".{pid}") for operation in Orphans(database)._look()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    def is_looking() -> bool:
+        return any(str(process_of(operation)).endswith(f".{pid}") for operation in Orphans(database)._look())
+
+    wait_until(is_looking, 20, every=0.05)
 
 
 def wait_until_nothing_is_open(database: Database, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while any("transaction" in operation for operation in Orphans(database)._look()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    def nothing_is_open() -> bool:
+        return not any("transaction" in operation for operation in Orphans(database)._look())
+
+    wait_until(nothing_is_open, seconds, every=0.05)
 
 
 def seen(kind: str, process: str, rest: float | None = None) -> dict[str, Any]:

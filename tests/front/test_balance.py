@@ -56,7 +56,7 @@ def connect(service: EmbeddedGunicorn, stack: ExitStack) -> http.client.HTTPConn
 
 
 def connect_until_all_serve(service: EmbeddedGunicorn, stack: ExitStack) -> None:
-    wait_until(lambda: connect(service, stack) and len(holders(service)) == WORKERS, 20)
+    wait_until(lambda: connect(service, stack) and len(holders(service)) == WORKERS, 20, every=0.05)
 
 
 def test_workers_hold_the_same_number(service) -> None:

@@ -1,7 +1,6 @@
 """Words that must not be anywhere: what callers say and their keys, looked for in everything that is written down."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS
 from tests.failpoint import FailPoint
+from tests.wait import wait_until
 
 TEXT = "canary-words-of-a-caller"
 WRONG_KEY = "chat_canary-key-of-nobody"
@@ -93,16 +93,10 @@ def say_it_everywhere(place: Place) -> list[requests.Response]:
     ]
     assert all(answer.status_code >= 400 for answer in refused)
     assert place.send("DELETE", chat).status_code == 200
-    wait_for(lambda: place.send("GET", f"/api/v1/deletions/{chat_id}").json()["purge"]["state"] == "complete")
+    receipt = f"/api/v1/deletions/{chat_id}"
+    wait_until(lambda: place.send("GET", receipt).json()["purge"]["state"] == "complete", PURGED_SECONDS, every=0.1)
     gone = place.send("GET", chat)
     return [*refused, gone, *(place.send("GET", path) for path in ("/api/v1/deletions", "/metrics", "/healthz"))]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PURGED_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_no_canary_is_found(place: Place) -> None:

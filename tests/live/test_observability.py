@@ -17,6 +17,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.repository.database import Database
 from tests.client import CHATS, TenantAccess
+from tests.wait import wait_until
 
 CANARY_KEY = "chat_canary-key-that-is-nowhere"
 CANARY = "canary-text-that-is-nowhere"
@@ -122,10 +123,7 @@ def test_the_numbers_of_all_workers_add_up(service, access) -> None:
     victim, *others = [int(pid) for pid in found.stdout.split()]
     assert others
     os.kill(victim, signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{victim}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not Path(f"/proc/{victim}").exists(), 20)
     after = scrape(service)
     assert after['chat_service_deletes_total{outcome="deleted"}'] == 20
 

@@ -17,6 +17,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from tests.client import CHATS, TenantAccess
 from tests.pause import paused
+from tests.wait import wait_until
 
 BLOCK_SECONDS = 2.0
 EXIT_SECONDS = 8.0
@@ -137,10 +138,7 @@ def test_a_reload_drops_no_request(service, access) -> None:
     for _ in range(3):
         before = set(processes(service)[1:])
         service.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 20
-        while before & set(processes(service)[1:]):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda before=before: before.isdisjoint(processes(service)[1:]), 20, every=0.05)
     stop.set()
     for thread in threads:
         thread.join(30)

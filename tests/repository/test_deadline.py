@@ -43,7 +43,7 @@ def test_nothing_is_begun_when_it_is_too_late(chats, deletions) -> None:
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailableError):
             within(0, call)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 0.1
     assert chats.get(TENANT, chat_id).id == chat_id
 
 
@@ -88,7 +88,7 @@ def test_a_database_that_is_away_is_known_to_be(database) -> None:
     wait_until(lambda: away.seconds_away() > 0)
     began = time.monotonic()
     assert not away.is_ready()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 0.1
     away.close()
     assert database.is_ready()
     assert database.seconds_away() == 0
