@@ -1,7 +1,7 @@
 """The whole HTTP API as a WSGI application, for any WSGI server and for `flask --app wsgi`."""
 
-from chat_service.api import logs
 from chat_service.app import create_app
+from chat_service.telemetry import logs
 from config import Config
 
 _config = Config.from_env()

@@ -15,17 +15,12 @@ from chat_service.api import (
     connections,
     cors,
     deletions,
-    docs,
     exports,
     fields,
     headers,
     limits,
-    logs,
     messages,
-    metrics,
-    observation,
     openapi,
-    page,
     problems,
     refusals,
     requests,
@@ -33,11 +28,14 @@ from chat_service.api import (
 )
 from chat_service.api.context import Repositories
 from chat_service.models import Limits
+from chat_service.page import chat as chat_page
+from chat_service.page import docs
 from chat_service.realtime.asgi import THREADS as SOCKET_THREADS
 from chat_service.repository.database import Database
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.monitor import CommandCounter, PoolListener
 from chat_service.repository.presence import ConnectionCaps
+from chat_service.telemetry import logs, metrics, observation
 
 
 class Settings(Protocol):
@@ -139,7 +137,7 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
     if settings.chat_page:
-        app.register_blueprint(page.blueprint)
+        app.register_blueprint(chat_page.blueprint)
     with app.app_context():
         docs.publish(openapi.complete(app, api.spec.to_dict()))
     if settings.metrics:

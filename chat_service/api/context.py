@@ -1,11 +1,9 @@
-"""What a request carries with it: the repositories, the caller, the request id."""
+"""What a request carries with it: the repositories and the caller."""
 
-import random
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from flask import current_app, g, request
+from flask import current_app, g
 
 from chat_service.models import Caller
 from chat_service.repository.bulk import BulkDeletions
@@ -22,7 +20,6 @@ from chat_service.repository.purges import Purges
 from chat_service.repository.tenants import Tenants
 from chat_service.repository.tickets import Tickets
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
 _EXTENSION = "chat_service"
 
 
@@ -83,19 +80,4 @@ def repositories() -> Repositories:
 def caller() -> Caller:
     """Return who sends the current request; only inside `/api/`, after the key was checked."""
     found: Caller = g.caller
-    return found
-
-
-def new_request_id() -> str:
-    """Return a fresh request id."""
-    # Nobody has to be unable to guess it, and asking the kernel for randomness gives another thread the turn.
-    return f"{random.getrandbits(128):032x}"
-
-
-def request_id() -> str:
-    """Return the caller's X-Request-ID when it is a sane one, or one made for this request."""
-    if "request_id" not in g:
-        told = request.headers.get("X-Request-ID", "")
-        g.request_id = told if _SANE_REQUEST_ID.fullmatch(told) else new_request_id()
-    found: str = g.request_id
     return found

@@ -2,7 +2,7 @@
 
 from flask import Flask, Response, request
 
-from chat_service.api.context import request_id
+from chat_service.telemetry.request_ids import request_id
 
 SECURITY = {
     "X-Content-Type-Options": "nosniff",

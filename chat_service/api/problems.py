@@ -12,8 +12,8 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from chat_service import errors
-from chat_service.api.context import request_id
-from chat_service.api.observation import note
+from chat_service.telemetry.observation import note
+from chat_service.telemetry.request_ids import request_id
 
 MEDIA_TYPE = "application/problem+json"
 

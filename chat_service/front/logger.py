@@ -4,7 +4,7 @@ from typing import Any
 
 from gunicorn import glogging
 
-from chat_service.api import logs
+from chat_service.telemetry import logs
 
 
 def gunicorn_logger(log_format: str) -> type:

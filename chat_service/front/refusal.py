@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from chat_service.api import headers, logs, problems
-from chat_service.api.observation import Answered
+from chat_service.api import headers, problems
 from chat_service.api.problems import Problem
+from chat_service.telemetry import logs
+from chat_service.telemetry.observation import Answered
 
 
 def refusal(problem: Problem, request_id: str, more: Iterable[tuple[str, str]] = ()) -> bytes:

@@ -12,9 +12,9 @@ from typing import Any
 from gunicorn.asgi import websocket
 
 from chat_service.api import problems
-from chat_service.api.context import new_request_id
 from chat_service.front.refusal import refusal
 from chat_service.front.waiting import Flag, Mailbox
+from chat_service.telemetry.request_ids import new_request_id
 
 PING_SECONDS = 20.0
 """Between two pings: routers hang up on a connection that is silent for 55 s."""

@@ -20,10 +20,10 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
 from chat_service.api import problems
-from chat_service.api.context import new_request_id
 from chat_service.front.balance import Counts, Loop
 from chat_service.front.refusal import refusal
 from chat_service.front.websocket import QUEUE_MOST, WebSocket
+from chat_service.telemetry.request_ids import new_request_id
 
 LAST_REQUESTS_SECONDS = 1.0
 """For requests that are on their way when the worker is told to end; then idle connections are closed."""

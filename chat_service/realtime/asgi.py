@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import Any
 
 from chat_service import models
-from chat_service.api import logs, metrics
 from chat_service.api.context import Repositories
 from chat_service.errors import (
     ChatNotFoundError,
@@ -37,6 +36,7 @@ from chat_service.realtime.leases import Leases
 from chat_service.realtime.socket import Outboxes, Socket
 from chat_service.repository.changes import Changes
 from chat_service.repository.processes import own_name
+from chat_service.telemetry import logs, metrics
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

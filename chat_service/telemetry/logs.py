@@ -10,8 +10,8 @@ import orjson
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
-from chat_service.api.observation import Answered, place
 from chat_service.models import Caller
+from chat_service.telemetry.observation import Answered, place
 
 Event = MutableMapping[str, Any]
 

@@ -12,7 +12,7 @@ from chat_service.api.headers import SECURITY
 blueprint = Blueprint("docs", __name__)
 
 _EXTENSION = "chat_service.openapi"
-_OURS = Path(__file__).parent / "static"
+_OURS = Path(__file__).parent / "static" / "docs"
 _THEIRS = Path(flask_swagger_ui.__file__).parent / "dist"
 
 FILES = {"docs.js": _OURS, "swagger-ui.css": _THEIRS, "swagger-ui-bundle.js": _THEIRS, "favicon-32x32.png": _THEIRS}

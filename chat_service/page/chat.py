@@ -8,11 +8,11 @@ from pathlib import Path
 
 from flask import Blueprint, Response
 
-from chat_service.api import docs
+from chat_service.page import docs
 
 blueprint = Blueprint("page", __name__)
 
-FOLDER = Path(__file__).parent / "static" / "page"
+FOLDER = Path(__file__).parent / "static" / "chat"
 
 FILES = {found.name for found in FOLDER.iterdir()} - {"index.html"}
 """What the page consists of, beside itself."""

@@ -1,12 +1,12 @@
-"""The chat page: where it is served, and what a browser may do with it. tests/page uses it."""
+"""The chat page: where it is served, and what a browser may do with it. The other tests here use it."""
 
 import re
 
 import pytest
 from flask import Flask
 
-from chat_service.api import page
 from chat_service.app import create_app
+from chat_service.page import chat as page
 from config import Config
 from tests.mock_database import MockDatabase
 
@@ -35,7 +35,7 @@ def test_it_has_a_strict_policy(path: str) -> None:
     assert not re.search(r"""https?://(?!www\.w3\.org/2000/svg)|\s(style|on[a-z]+)="|innerHTML""", text)
 
 
-@pytest.mark.parametrize("name", ["index.html", "../docs.html", "%2e%2e/docs.html", "none", "."])
+@pytest.mark.parametrize("name", ["index.html", "../docs/docs.html", "%2e%2e/docs/docs.html", "none", "."])
 def test_nothing_else_of_the_folders_is_served(name: str) -> None:
     assert served(chat_page=True).test_client().get(f"/page/{name}").status_code == 404
 

@@ -10,8 +10,8 @@ from flask import Blueprint, Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from chat_service.api.observation import Answered
 from chat_service.repository.monitor import PoolEvent
+from chat_service.telemetry.observation import Answered
 
 blueprint = Blueprint("metrics", __name__)
 

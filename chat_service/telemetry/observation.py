@@ -14,8 +14,8 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from chat_service.api.context import request_id
 from chat_service.repository.monitor import Tally, begin_tally
+from chat_service.telemetry.request_ids import request_id
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER_METHOD = "OTHER"
