@@ -3,7 +3,7 @@
 from chat_service.api.context import Repositories
 from chat_service.front.admission import Admission
 from chat_service.front.asgi import BodyFirst
-from chat_service.realtime.asgi import Sockets
+from chat_service.realtime.endpoint import Sockets
 from config import Config
 from wsgi import app
 

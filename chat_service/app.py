@@ -21,16 +21,16 @@ from chat_service.api import (
     limits,
     messages,
     openapi,
+    parsing,
     problems,
     refusals,
-    requests,
     system,
 )
 from chat_service.api.context import Repositories
 from chat_service.models import Limits
 from chat_service.page import chat as chat_page
 from chat_service.page import docs
-from chat_service.realtime.asgi import THREADS as SOCKET_THREADS
+from chat_service.realtime.endpoint import THREADS as SOCKET_THREADS
 from chat_service.repository.database import Database
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.monitor import CommandCounter, PoolListener
@@ -128,7 +128,7 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     cors.install(app, settings.cors_origins)
     refusals.install(app)
     auth.install(app)
-    requests.install(app)
+    parsing.install(app)
     api = _Api(app)
     for field in (fields.Rfc3339, fields.Time, fields.Seconds):
         api.register_field(field, "string", "date-time")
@@ -159,7 +159,7 @@ def _flask(settings: Settings) -> Flask:
     # Each address has one spelling: `//chats` and `/chats/` are not found rather than redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    app.url_map.converters["default"] = requests.PathPart
+    app.url_map.converters["default"] = parsing.PathPart
     return app
 
 

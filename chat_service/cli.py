@@ -12,8 +12,8 @@ from flask.cli import AppGroup, with_appcontext
 
 from chat_service.api.context import repositories
 from chat_service.errors import ChatServiceError
-from chat_service.jobs.orphans import OrphanReaper
 from chat_service.jobs.purge import PurgeWorker
+from chat_service.jobs.reaper import OrphanReaper
 from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, parse_limit
 
 P = ParamSpec("P")

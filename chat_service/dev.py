@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import EmbeddedError, start, stop
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatServiceError
 from chat_service.models import NewMessage, Role, Scope
 from chat_service.repository.chats import Chats

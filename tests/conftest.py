@@ -10,9 +10,9 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import COLLECTIONS, Database
 from chat_service.repository.deletions import Deletions

@@ -9,7 +9,7 @@ from chat_service.api import cursors
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.openapi import raises
-from chat_service.api.requests import expected_revisions, idempotency_key
+from chat_service.api.parsing import expected_revisions, idempotency_key
 from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch
 from chat_service.errors import ChatExistsError, ChatIdRetiredError
 from chat_service.models import Chat, ListPosition, Scope

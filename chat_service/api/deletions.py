@@ -10,8 +10,8 @@ from chat_service.api.chats import etag
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import seconds
 from chat_service.api.openapi import raises
+from chat_service.api.parsing import expected_revisions, idempotency_key, parse_uuid
 from chat_service.api.problems import DOMAIN
-from chat_service.api.requests import expected_revisions, idempotency_key, parse_uuid
 from chat_service.api.schemas import (
     BulkIn,
     BulkOut,

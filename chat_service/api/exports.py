@@ -21,7 +21,7 @@ from chat_service.api.fields import milliseconds
 from chat_service.api.imports import read_export
 from chat_service.api.message_schemas import ExportIn
 from chat_service.api.openapi import raises
-from chat_service.api.requests import idempotency_key
+from chat_service.api.parsing import idempotency_key
 from chat_service.api.schemas import ChatOut
 from chat_service.errors import InvalidImportError
 from chat_service.models import Chat, Scope

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from marshmallow import ValidationError, fields, validate
 
-from chat_service.api.requests import parse_uuid
+from chat_service.api.parsing import parse_uuid
 
 METADATA_BYTES = 16 * 2**10
 METADATA_DEPTH = 32

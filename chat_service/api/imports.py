@@ -11,7 +11,7 @@ from flask import abort, request
 from marshmallow import ValidationError
 
 from chat_service.api.message_schemas import ExportedChatIn, ExportedEndIn, ExportedMessageIn
-from chat_service.api.requests import parse_json
+from chat_service.api.parsing import parse_json
 from chat_service.errors import InvalidImportError, InvalidJsonError
 from chat_service.models import Chat, Message
 

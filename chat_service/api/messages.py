@@ -20,7 +20,7 @@ from chat_service.api.message_schemas import (
     message_json,
 )
 from chat_service.api.openapi import raises
-from chat_service.api.requests import idempotency_key
+from chat_service.api.parsing import idempotency_key
 from chat_service.models import NewMessage, Scope
 
 blueprint = Blueprint("messages", __name__, url_prefix="/api/v1", description="Messages of a chat")

@@ -13,7 +13,7 @@ from werkzeug.routing import Rule
 from chat_service import errors
 from chat_service.api import problems
 from chat_service.api.auth import API_PREFIX
-from chat_service.api.requests import IF_MATCH
+from chat_service.api.parsing import IF_MATCH
 
 INFO = {
     "summary": "Chats of many tenants, deleted atomically, once, and for good.",

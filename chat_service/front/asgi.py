@@ -28,7 +28,7 @@ from chat_service.errors import DatabaseUnavailableError
 from chat_service.front import timing
 from chat_service.front.admission import Admission
 from chat_service.front.threads import Threads
-from chat_service.realtime.asgi import Sockets
+from chat_service.realtime.endpoint import Sockets
 from chat_service.repository.deadline import set_deadline
 
 Scope = MutableMapping[str, Any]

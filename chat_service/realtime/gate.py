@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from chat_service.api.auth import MAX_KEY_CHARACTERS
 from chat_service.api.context import Repositories
-from chat_service.api.requests import parse_uuid
+from chat_service.api.parsing import parse_uuid
 from chat_service.errors import InvalidApiKeyError
 from chat_service.models import Caller, Scope
 from chat_service.realtime.closing import INVALID_CHAT_ID, INVALID_QUERY, NO_KEY, NO_SCOPE, RATE_LIMITED, ClosedError

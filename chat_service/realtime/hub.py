@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from chat_service.realtime.socket import Socket
+from chat_service.realtime.outbox import Socket
 
 Owner = tuple[str, str]
 """A tenant's id and a chat's."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from chat_service.realtime.closing import RECONNECT, TOO_SLOW
 from chat_service.realtime.hub import Hub
-from chat_service.realtime.socket import Socket
+from chat_service.realtime.outbox import Socket
 from chat_service.repository.presence import LEASE, Presence
 
 LOOK_SECONDS = 1.0

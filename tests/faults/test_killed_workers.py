@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port, start
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.process import free_port
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.front import balance
 from chat_service.front.balance import SLOTS, Acceptor, Counts, Loop
 from tests.pause import paused

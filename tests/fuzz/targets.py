@@ -15,7 +15,7 @@ from flask import Flask
 from marshmallow import RAISE, Schema, ValidationError
 from werkzeug.exceptions import BadRequest
 
-from chat_service.api import cursors, imports, message_schemas, requests, schemas
+from chat_service.api import cursors, imports, message_schemas, parsing, schemas
 from chat_service.api.fields import milliseconds
 from chat_service.errors import InvalidCursorError, InvalidImportError, InvalidJsonError, ValidationFailedError
 from chat_service.models import Chat, ListPosition, Message, NewMessage
@@ -29,7 +29,7 @@ _APP = Flask("fuzz")
 def json(data: bytes) -> None:
     """A body. Two parsers agree on what is accepted, and it can be written again."""
     with suppress(InvalidJsonError):
-        value = requests.parse_json(data)
+        value = parsing.parse_json(data)
         assert orjson.loads(orjson.dumps(value)) == orjson.loads(data)
 
 
@@ -63,14 +63,14 @@ def if_match(data: bytes) -> None:
     """An If-Match: revisions that fit a BSON integer, any, or a 400."""
     text = data.decode("latin-1").replace("\r", "").replace("\n", "")
     with _APP.test_request_context(headers={"If-Match": text}), suppress(BadRequest):
-        revisions = requests.expected_revisions()
+        revisions = parsing.expected_revisions()
         assert bson.encode({"revisions": list(revisions or ())})
 
 
 def chat_id(data: bytes) -> None:
     """A UUID: what is accepted is one, in its canonical form."""
     text = data.decode("utf-8", "replace")
-    canonical = requests.parse_uuid(text)
+    canonical = parsing.parse_uuid(text)
     if canonical is not None:
         assert canonical == str(uuid.UUID(text))
         assert canonical.isascii()
@@ -112,7 +112,7 @@ def fields(data: bytes) -> None:
     """JSON against each schema of a body or a query; the first byte chooses. What is accepted can be stored."""
     schema = SCHEMAS[data[0] % len(SCHEMAS)] if data else SCHEMAS[0]
     with suppress(InvalidJsonError, ValidationError):
-        loaded = schema.load(requests.parse_json(data[1:]), unknown=RAISE)
+        loaded = schema.load(parsing.parse_json(data[1:]), unknown=RAISE)
         _store_loaded(loaded)
 
 

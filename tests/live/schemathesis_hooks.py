@@ -13,7 +13,7 @@ from schemathesis.openapi.checks import UseAfterFree
 from schemathesis.specs.openapi.checks import use_after_free
 
 from chat_service.api import cursors
-from chat_service.api.requests import parse_uuid
+from chat_service.api.parsing import parse_uuid
 from chat_service.models import ListPosition, Span
 
 TENANT_ID = os.environ["SCHEMATHESIS_TENANT_ID"]

@@ -8,9 +8,9 @@ import pymongo
 import pytest
 import requests
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port, start, stop
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import NewMessage, Role
 from chat_service.repository.database import Database

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.service import EmbeddedGunicorn
 from tests.browser import browser
 from tests.client import TenantAccess
 

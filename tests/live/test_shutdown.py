@@ -12,9 +12,9 @@ from contextlib import closing
 
 import pytest
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
+from chat_service.embedded.service import EmbeddedGunicorn
 from tests.client import CHATS, TenantAccess
 from tests.pause import paused
 from tests.wait import wait_until

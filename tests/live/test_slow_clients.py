@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 import requests
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.front.asgi import BODY_SECONDS
 from chat_service.front.worker import READER_SECONDS
 from chat_service.models import NewMessage, Role

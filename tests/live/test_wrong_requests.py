@@ -9,7 +9,7 @@ import pytest
 
 from chat_service.api import problems
 from chat_service.api.cursors import next_cursor
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role, Span
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import COLLECTIONS, Database

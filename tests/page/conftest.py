@@ -7,8 +7,8 @@ from contextlib import ExitStack
 import pytest
 from selenium.webdriver import Chrome
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.process import free_port
+from chat_service.embedded.service import EmbeddedGunicorn
 from tests.browser import browser, requested
 from tests.conftest import MAX_BODY_BYTES
 from tests.page.window import DESKTOP, PHONE, Tenant, Window

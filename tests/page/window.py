@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.service import EmbeddedGunicorn
 from tests.browser import errors
 from tests.client import CHATS, TenantAccess
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import requests
 import websocket
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from tests.client import CHATS, TenantAccess

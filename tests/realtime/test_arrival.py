@@ -8,7 +8,7 @@ from typing import Any
 
 from chat_service.api.context import Repositories
 from chat_service.models import Lease, NewMessage, Role
-from chat_service.realtime.asgi import Sockets
+from chat_service.realtime.endpoint import Sockets
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.limits import RateLimits

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from tests.client import TenantAccess
 from tests.conftest import tenant_maker

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import websocket
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.process import free_port
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.front.websocket import PING_SECONDS, SILENT_SECONDS, UNREAD_BYTES, WebSocket
 from chat_service.models import NewMessage, Role
-from chat_service.realtime import socket as outboxes
+from chat_service.realtime import outbox
 from chat_service.realtime.closing import TOO_SLOW
-from chat_service.realtime.socket import Outboxes, Socket
+from chat_service.realtime.outbox import Outboxes, Socket
 from chat_service.repository.messages import Messages
 from tests.live.test_shutdown import processes
 from tests.realtime.line import Line, together
@@ -180,8 +180,8 @@ class TestOutboxes:
         return found
 
     def test_one_reader_may_have_its_own_limit_and_all_together_theirs(self, monkeypatch) -> None:
-        monkeypatch.setattr(outboxes, "ALL_OUTBOXES_BYTES", 10_000)
-        monkeypatch.setattr(outboxes, "SHARE_BYTES", 1_000)
+        monkeypatch.setattr(outbox, "ALL_OUTBOXES_BYTES", 10_000)
+        monkeypatch.setattr(outbox, "SHARE_BYTES", 1_000)
 
         async def fill() -> None:
             together = Outboxes()

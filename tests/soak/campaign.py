@@ -5,8 +5,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
 from chat_service.embedded.process import free_port, start, stop
+from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.repository.database import Database
 from chat_service.repository.purges import Purges

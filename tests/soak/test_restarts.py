@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_service.embedded.gunicorn import EmbeddedGunicorn
+from chat_service.embedded.service import EmbeddedGunicorn
 from tests.soak.campaign import WARM_SECONDS, ask_again, judge, service
 from tests.soak.conftest import number
 from tests.soak.connections import Sockets

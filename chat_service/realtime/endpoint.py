@@ -33,7 +33,7 @@ from chat_service.realtime.feed import Feed
 from chat_service.realtime.frames import MessageCreate
 from chat_service.realtime.hub import Hub
 from chat_service.realtime.leases import Leases
-from chat_service.realtime.socket import Outboxes, Socket
+from chat_service.realtime.outbox import Outboxes, Socket
 from chat_service.repository.changes import Changes
 from chat_service.repository.processes import own_name
 from chat_service.telemetry import logs, metrics

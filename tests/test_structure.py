@@ -1,0 +1,43 @@
+"""What holds for the source code as a whole."""
+
+import ast
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "chat_service").rglob("*.py") if path.stem != "__init__")
+
+MIRRORED = {Path("chat_service/api"), Path("chat_service/repository")}
+"""A view and the repository it calls are named after the same noun: that is how one finds the other."""
+
+LEAVING = Path("chat_service/front")
+
+
+def _imported() -> set[str]:
+    """The top-level names that this project imports from elsewhere, its tests and benchmarks included."""
+    names = set(sys.stdlib_module_names)
+    for folder in ("chat_service", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_bytes())):
+                if isinstance(node, ast.Import):
+                    names.update(alias.name.partition(".")[0] for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_no_module_has_the_name_of_a_library() -> None:
+    """A name in a stack or an import says at once whose it is."""
+    libraries = _imported()
+    assert [str(path) for path in MODULES if path.stem in libraries and path.parent != LEAVING] == []
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    """But a view and its repository."""
+    folders = defaultdict(set)
+    for path in (*MODULES, *(file.relative_to(ROOT) for file in ROOT.glob("*.py"))):
+        if path.parent != LEAVING:
+            folders[path.stem].add(path.parent)
+    assert {name for name, where in folders.items() if len(where) > 1 and where != MIRRORED} == set()
