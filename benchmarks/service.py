@@ -31,6 +31,6 @@ def service(**environment: str) -> Iterator[tuple[str, Address]]:
         # Its log lines cost what they cost when deployed, but the table should stay readable.
         with (
             (Path(folder) / "service.log").open("wb") as log,
-            EmbeddedGunicorn(mongod.uri, free_port(), output=log, **environment) as gunicorn,
+            EmbeddedGunicorn(mongod.uri, free_port(), output=log, folder=None, **environment) as gunicorn,
         ):
             yield mongod.uri, ("127.0.0.1", gunicorn.port)

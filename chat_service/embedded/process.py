@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
@@ -30,15 +31,16 @@ def die_with_parent() -> None:
 
 
 def start(
-    module: str, *arguments: str, output: IO[bytes] | None = None, **environment: str
+    module: str, *arguments: str, output: IO[bytes] | None = None, folder: Path | None = None, **environment: str
 ) -> "subprocess.Popen[bytes]":
     """Run a Python module of this environment as a child that ends with us.
 
-    `environment` sets more variables, `output` takes what it says.
+    `environment` sets more variables, `output` takes what it says, `folder` is where it runs: another checkout, say.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in {"DYNO", "BIND"}}
     return subprocess.Popen(  # noqa: S603 - an argument list, and our own programs
         [sys.executable, "-m", module, *arguments],
+        cwd=folder,
         env={**inherited, **environment},
         stdout=output,
         stderr=output,

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -16,10 +17,22 @@ STOP_SECONDS = 35
 class EmbeddedGunicorn:
     """The service on 127.0.0.1:`port`; a context manager that stops it at the end."""
 
-    def __init__(self, mongodb_uri: str, port: int, *, output: IO[bytes] | None = None, **environment: str) -> None:
-        """Prepare to serve from the given database; `environment` sets more variables, `output` takes what it says."""
+    def __init__(
+        self,
+        mongodb_uri: str,
+        port: int,
+        *,
+        output: IO[bytes] | None = None,
+        folder: Path | None = None,
+        **environment: str,
+    ) -> None:
+        """Prepare to serve from the given database.
+
+        `environment` sets more variables, `output` takes what it says, `folder` is another checkout to serve.
+        """
         self.port = port
         self._output = output
+        self._folder = folder
         self._environment = {"MONGODB_URI": mongodb_uri, "PORT": str(port), **environment}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -45,7 +58,7 @@ class EmbeddedGunicorn:
     def start(self) -> "subprocess.Popen[bytes]":
         """Start, and return the process of gunicorn's master."""
         command = ("gunicorn", "-c", "gunicorn.conf.py", "asgi:application")
-        self.process = start(*command, output=self._output, **self._environment)
+        self.process = start(*command, output=self._output, folder=self._folder, **self._environment)
         return self.process
 
     def wait_until_serving(self) -> None:

@@ -1,5 +1,6 @@
 """What every campaign needs around it: the service, a tenant, and the judgement at the end."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -26,6 +27,12 @@ WARM_SECONDS = 3.0
 """Until all callers have their connections, and there are chats to delete."""
 
 
+def other_checkout() -> Path | None:
+    """Where the code lies that is served: SOAK_SERVICE, to compare with an earlier state, or this checkout."""
+    folder = os.environ.get("SOAK_SERVICE")
+    return Path(folder) if folder else None
+
+
 @contextmanager
 def service(
     database: Database, uri: str, folder: Path, *, inline_limit: int = INLINE_LIMIT
@@ -37,9 +44,11 @@ def service(
     key, made = tenants.create_key(tenant.id, "soak", ["read", "write", "delete"])
     with (
         (folder / "service.log").open("wb") as said,
-        EmbeddedGunicorn(uri, free_port(), output=said, DELETE_INLINE_LIMIT=str(inline_limit)) as running,
+        EmbeddedGunicorn(
+            uri, free_port(), output=said, folder=other_checkout(), DELETE_INLINE_LIMIT=str(inline_limit)
+        ) as running,
     ):
-        worker = start("flask", "--app", "wsgi", "jobs", "run", output=said, MONGODB_URI=uri)
+        worker = start("flask", "--app", "wsgi", "jobs", "run", output=said, folder=other_checkout(), MONGODB_URI=uri)
         try:
             yield running, TenantAccess(tenant.id, key, made.id)
         finally:
