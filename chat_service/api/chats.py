@@ -5,10 +5,10 @@ from typing import Any
 from flask import url_for
 from flask_smorest import Blueprint
 
-from chat_service.api import cursors
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.openapi import raises
+from chat_service.api.paging import paged
 from chat_service.api.parsing import expected_revisions, idempotency_key
 from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch
 from chat_service.errors import ChatExistsError, ChatIdRetiredError
@@ -32,17 +32,10 @@ def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
 @requires(Scope.READ)
 @blueprint.arguments(ChatPageIn(), location="query")
 @blueprint.response(200, ChatPageOut())
-def list_chats(page: dict[str, Any]) -> dict[str, Any]:
+@paged("chats", lambda chat: ListPosition(chat.updated_at, chat.id))
+def list_chats(limit: int, after: ListPosition | None) -> list[Chat]:
     """List the tenant's chats, latest activity first."""
-    tenant_id = caller().tenant_id
-    position = cursors.read_position(page["cursor"], "chats", tenant_id)
-    # One more than asked for tells whether there is a next page.
-    found = repositories().chats.page(tenant_id, page["limit"] + 1, position)
-    shown = found[: page["limit"]]
-    more = len(found) > len(shown)
-    last = ListPosition(shown[-1].updated_at, shown[-1].id) if more else None
-    following = cursors.write_position(last, "chats", tenant_id) if last else None
-    return {"items": shown, "next_cursor": following}
+    return repositories().chats.page(caller().tenant_id, limit, after)
 
 
 @blueprint.get("/chats/<chat_id>")

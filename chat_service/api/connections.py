@@ -5,11 +5,11 @@ from typing import Any, NoReturn
 from flask_smorest import Blueprint
 from werkzeug.exceptions import HTTPException
 
-from chat_service.api import cursors
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
+from chat_service.api.paging import paged
 from chat_service.api.schemas import ConnectionPageIn, ConnectionPageOut, TicketOut
-from chat_service.models import ListPosition, Scope, Ticket
+from chat_service.models import Lease, ListPosition, Scope, Ticket
 
 blueprint = Blueprint(
     "connections",
@@ -34,17 +34,10 @@ class UpgradeRequired(HTTPException):
 @requires(Scope.READ)
 @blueprint.arguments(ConnectionPageIn(), location="query")
 @blueprint.response(200, ConnectionPageOut())
-def list_connections(page: dict[str, Any], chat_id: str) -> dict[str, Any]:
+@paged("connections", lambda lease: ListPosition(lease.connected_at, lease.connection_id))
+def list_connections(limit: int, after: ListPosition | None, chat_id: str) -> list[Lease]:
     """List the live connections to the chat, latest first."""
-    tenant_id = caller().tenant_id
-    owners = ("connections", tenant_id, chat_id)
-    position = cursors.read_position(page["cursor"], *owners)
-    # One more than asked for tells whether there is a next page.
-    found = repositories().presence.page(tenant_id, chat_id, page["limit"] + 1, position)
-    shown = found[: page["limit"]]
-    more = len(found) > len(shown)
-    last = ListPosition(shown[-1].connected_at, shown[-1].connection_id) if more else None
-    return {"items": shown, "next_cursor": cursors.write_position(last, *owners) if last else None}
+    return repositories().presence.page(caller().tenant_id, chat_id, limit, after)
 
 
 @blueprint.post("/chats/<chat_id>/tickets")

@@ -1,15 +1,16 @@
 """Deleting chats, one or many, and the receipts that remain."""
 
+from datetime import datetime
 from typing import Any
 
 from flask_smorest import Blueprint
 
-from chat_service.api import cursors
 from chat_service.api.auth import requires
 from chat_service.api.chats import etag
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import seconds
 from chat_service.api.openapi import raises
+from chat_service.api.paging import paged
 from chat_service.api.parsing import expected_revisions, idempotency_key, parse_uuid
 from chat_service.api.problems import DOMAIN
 from chat_service.api.schemas import (
@@ -72,16 +73,10 @@ def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
 @requires(Scope.READ)
 @blueprint.arguments(ReceiptPageIn(), location="query")
 @blueprint.response(200, ReceiptPageOut())
-def list_deletions(page: dict[str, Any]) -> dict[str, Any]:
+@paged("deletions", lambda deletion: ListPosition(deletion.deleted_at, deletion.chat_id))
+def list_deletions(limit: int, after: ListPosition | None, since: datetime | None) -> list[Deletion]:
     """List the receipts of the tenant's deleted chats, latest first."""
-    tenant_id = caller().tenant_id
-    position = cursors.read_position(page["cursor"], "deletions", tenant_id)
-    # One more than asked for tells whether there is a next page.
-    found = repositories().deletions.page(tenant_id, page["limit"] + 1, page["since"], position)
-    shown = found[: page["limit"]]
-    more = len(found) > len(shown)
-    last = ListPosition(shown[-1].deleted_at, shown[-1].chat_id) if more else None
-    return {"items": shown, "next_cursor": cursors.write_position(last, "deletions", tenant_id) if last else None}
+    return repositories().deletions.page(caller().tenant_id, limit, since, after)
 
 
 @blueprint.get("/deletions/<chat_id>")

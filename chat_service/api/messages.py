@@ -1,5 +1,6 @@
 """Messages: post, page, look up, edit, delete; empty a chat."""
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ from chat_service.api.message_schemas import (
     message_json,
 )
 from chat_service.api.openapi import raises
+from chat_service.api.paging import page_of
 from chat_service.api.parsing import idempotency_key
 from chat_service.models import NewMessage, Scope
 
@@ -41,15 +43,13 @@ def post_messages(new: list[NewMessage], chat_id: str) -> Response:
 @requires(Scope.READ)
 @blueprint.arguments(PageIn(), location="query")
 @blueprint.response(200, MessagePageOut())
-def list_messages(page: dict[str, Any], chat_id: str) -> Response:
+def list_messages(query: dict[str, Any], chat_id: str) -> Response:
     """Read a page of messages; it takes the same time wherever it lies."""
-    tenant_id = caller().tenant_id
-    span = requested_span(page, tenant_id, chat_id)
-    # One more than asked for tells whether there is a next page.
-    found = repositories().messages.page(tenant_id, chat_id, span, page["limit"] + 1)
-    shown = found[: page["limit"]]
-    following = next_cursor(span, shown[-1].seq, tenant_id, chat_id) if len(found) > len(shown) else None
-    return _json({"items": [message_json(message) for message in shown], "next_cursor": following})
+    owners = caller().tenant_id, chat_id
+    span = requested_span(query, *owners)
+    fetch = partial(repositories().messages.page, *owners, span)
+    page = page_of(fetch, query["limit"], lambda last: next_cursor(span, last.seq, *owners))
+    return _json({**page, "items": [message_json(message) for message in page["items"]]})
 
 
 @blueprint.delete("/chats/<chat_id>/messages")
