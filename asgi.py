@@ -1,10 +1,10 @@
 """The same application behind an ASGI front: what the Procfile and `make run` serve."""
 
 from chat_service.api.context import Repositories
+from chat_service.config import Config
 from chat_service.front.admission import Admission
 from chat_service.front.asgi import BodyFirst
 from chat_service.realtime.endpoint import Sockets
-from config import Config
 from wsgi import app
 
 _config = Config.from_env()

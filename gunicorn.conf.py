@@ -10,13 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from chat_service.config import Config, ConfigError
 from chat_service.errors import ChatServiceError, DatabaseUnavailableError
 from chat_service.front import mourner
 from chat_service.front.logger import gunicorn_logger
 from chat_service.front.worker import counts
 from chat_service.repository.database import Database
 from chat_service.repository.orphans import Orphans
-from config import Config, ConfigError
 
 # A dyno sets PORT and is reached from outside; without it this is somebody's machine, and stays on it.
 bind = f"0.0.0.0:{os.environ['PORT']}" if "DYNO" in os.environ else f"127.0.0.1:{os.environ.get('PORT', '8000')}"

@@ -1,7 +1,7 @@
 """The composition root: the one file that knows all the others."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider
@@ -27,7 +27,7 @@ from chat_service.api import (
     system,
 )
 from chat_service.api.context import Repositories
-from chat_service.models import Limits
+from chat_service.config import Config
 from chat_service.page import chat as chat_page
 from chat_service.page import docs
 from chat_service.realtime.endpoint import THREADS as SOCKET_THREADS
@@ -36,54 +36,6 @@ from chat_service.repository.limits import RateLimits
 from chat_service.repository.monitor import CommandCounter, PoolListener
 from chat_service.repository.presence import ConnectionCaps
 from chat_service.telemetry import logs, metrics, observation
-
-
-class Settings(Protocol):
-    """What the application wants to be told; `config.Config` is one."""
-
-    @property
-    def mongodb_uri(self) -> str:
-        """Where the database is."""
-
-    @property
-    def max_body_bytes(self) -> int:
-        """The largest body that is read."""
-
-    @property
-    def threads(self) -> int:
-        """How many requests a process works on at once."""
-
-    @property
-    def delete_inline_limit(self) -> int:
-        """Up to how many messages are removed with their chat; those of larger ones are left to a purge."""
-
-    @property
-    def connections_per_chat(self) -> int:
-        """How many live connections a chat may have."""
-
-    @property
-    def connections_per_tenant(self) -> int:
-        """How many a tenant may have."""
-
-    @property
-    def rate_limits(self) -> Limits:
-        """How often a key may ask, where its tenant has no limits of its own."""
-
-    @property
-    def cors_origins(self) -> Sequence[str]:
-        """Origins whose pages may call the API."""
-
-    @property
-    def metrics(self) -> bool:
-        """Whether to count, and to serve the numbers to everybody."""
-
-    @property
-    def chat_page(self) -> bool:
-        """Whether to serve the chat page at `/`."""
-
-    @property
-    def commit(self) -> str | None:
-        """Which commit this is."""
 
 
 class _Api(Api):  # type: ignore[misc]  # flask-smorest ships no types
@@ -113,19 +65,19 @@ class _Json(DefaultJSONProvider):
         return Response(self.dumps(self._prepare_response_obj(args, kwargs)), mimetype=self.mimetype)
 
 
-def create_app(settings: Settings, database: Database | None = None) -> Flask:
+def create_app(config: Config, database: Database | None = None) -> Flask:
     """Return the application; it connects to the database with its first request.
 
     Raises:
         UnsupportedServerError: the database's address cannot be used.
     """
-    app = _flask(settings)
-    _repositories(settings, database or _database(settings)).install(app.extensions)
+    app = _flask(config)
+    _repositories(config, database or _database(config)).install(app.extensions)
     # The order counts: hooks run before a request as they stand here, and after it the other way round.
-    observation.install(app, [logs.write, metrics.observe] if settings.metrics else [logs.write])
+    observation.install(app, [logs.write, metrics.observe] if config.metrics else [logs.write])
     headers.install(app)
     limits.install(app)
-    cors.install(app, settings.cors_origins)
+    cors.install(app, config.cors_origins)
     refusals.install(app)
     auth.install(app)
     parsing.install(app)
@@ -136,24 +88,24 @@ def create_app(settings: Settings, database: Database | None = None) -> Flask:
     for module in (chats, deletions, messages, exports, connections, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
-    if settings.chat_page:
+    if config.chat_page:
         app.register_blueprint(chat_page.blueprint)
     with app.app_context():
         docs.publish(openapi.complete(app, api.spec.to_dict()))
-    if settings.metrics:
-        metrics.install(app, __version__, settings.commit)
+    if config.metrics:
+        metrics.install(app, __version__, config.commit)
     cli.install(app)
     return app
 
 
-def _flask(settings: Settings) -> Flask:
+def _flask(config: Config) -> Flask:
     app = _Flask("chat_service", static_folder=None)
     app.json = _Json(app)
     app.config.update(
-        MAX_CONTENT_LENGTH=settings.max_body_bytes,
+        MAX_CONTENT_LENGTH=config.max_body_bytes,
         API_TITLE="Chat service",
         API_VERSION=__version__,
-        COMMIT=settings.commit,
+        COMMIT=config.commit,
         OPENAPI_VERSION="3.1.0",
     )
     # Each address has one spelling: `//chats` and `/chats/` are not found rather than redirected.
@@ -163,16 +115,16 @@ def _flask(settings: Settings) -> Flask:
     return app
 
 
-def _database(settings: Settings) -> Database:
+def _database(config: Config) -> Database:
     # More connections than threads: for the sockets and their feed, the session killer and a readiness probe.
     return Database(
-        settings.mongodb_uri,
-        max_pool_size=settings.threads + SOCKET_THREADS + 3,
-        listeners=[CommandCounter(), *([PoolListener(metrics.observe_pool)] if settings.metrics else [])],
+        config.mongodb_uri,
+        max_pool_size=config.threads + SOCKET_THREADS + 3,
+        listeners=[CommandCounter(), *([PoolListener(metrics.observe_pool)] if config.metrics else [])],
     )
 
 
-def _repositories(settings: Settings, database: Database) -> Repositories:
-    caps = ConnectionCaps(settings.connections_per_chat, settings.connections_per_tenant)
-    buckets = RateLimits(database, settings.rate_limits, metrics.count_unlimited)
-    return Repositories.on(database, settings.delete_inline_limit, buckets, caps)
+def _repositories(config: Config, database: Database) -> Repositories:
+    caps = ConnectionCaps(config.connections_per_chat, config.connections_per_tenant)
+    buckets = RateLimits(database, config.rate_limits, metrics.count_unlimited)
+    return Repositories.on(database, config.delete_inline_limit, buckets, caps)

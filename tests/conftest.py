@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
+from chat_service.config import Config
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
@@ -19,7 +20,6 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.tenants import Tenants
-from config import Config
 from tests.client import Client, TenantAccess
 from tests.failpoint import FailPoint
 from tests.mock_database import MockDatabase

@@ -2,8 +2,8 @@
 
 import pytest
 
+from chat_service.config import Config, ConfigError
 from chat_service.models import RateLimit, Scope
-from config import Config, ConfigError
 
 URI = "mongodb://127.0.0.1/?replicaSet=rs0"
 

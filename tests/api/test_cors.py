@@ -4,7 +4,7 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
-from config import Config
+from chat_service.config import Config
 from tests.client import CHATS, Client, TenantAccess
 from tests.mock_database import MockDatabase
 

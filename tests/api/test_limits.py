@@ -9,11 +9,11 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from chat_service.app import create_app
+from chat_service.config import Config
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import RateLimit, Scope
 from chat_service.repository.database import Database
 from chat_service.repository.tenants import CACHE_SECONDS
-from config import Config
 from tests.api.test_routes import BODIES, OPERATIONS, UNKNOWN, path
 from tests.client import CHATS, Client, TenantAccess
 

@@ -10,7 +10,7 @@ from openapi_spec_validator import validate
 from chat_service.api import problems
 from chat_service.api.auth import API_PREFIX
 from chat_service.app import create_app
-from config import Config
+from chat_service.config import Config
 from tests.mock_database import MockDatabase
 
 

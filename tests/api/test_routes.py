@@ -7,7 +7,7 @@ from chat_service import errors
 from chat_service.api import problems
 from chat_service.api.auth import API_PREFIX
 from chat_service.app import create_app
-from config import Config
+from chat_service.config import Config
 from tests.client import Client
 from tests.mock_database import MockDatabase
 

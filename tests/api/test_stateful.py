@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from chat_service.app import create_app
+from chat_service.config import Config
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import COLLECTIONS, Database
-from config import Config
 from tests.client import CHATS, Client, TenantAccess
 from tests.conftest import tenant_maker
 

@@ -6,8 +6,8 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
+from chat_service.config import Config
 from chat_service.page import chat as page
-from config import Config
 from tests.mock_database import MockDatabase
 
 

@@ -8,9 +8,9 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
+from chat_service.config import Config
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
-from config import Config
 from tests.client import CHATS, Client, TenantAccess
 
 CALLERS = 6

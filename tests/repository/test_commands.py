@@ -7,12 +7,12 @@ import pytest
 from pymongo import monitoring
 
 from chat_service.app import create_app
+from chat_service.config import Config
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import NewMessage, RateLimit, Role, Scope
 from chat_service.repository.database import Database
 from chat_service.repository.monitor import CommandCounter, _tally
 from chat_service.repository.tenants import Tenants
-from config import Config
 from tests.client import CHATS, Client, TenantAccess
 
 

@@ -36,6 +36,7 @@ class Config:
     threads: int
     log_format: str
     delete_inline_limit: int = 1_000
+    """Up to how many messages are removed with their chat; those of larger ones are left to a purge."""
     rate_limits: Limits = field(default_factory=dict)
     cors_origins: tuple[str, ...] = ()
     connections_per_chat: int = 1_000
@@ -100,7 +101,7 @@ def _check_origins(origins: list[str]) -> None:
 def _commit() -> str | None:
     """Return the commit that runs: what the platform says, or git where this is a clone, or None."""
     told = next((os.environ[name] for name in _COMMIT_VARIABLES if os.environ.get(name)), None)
-    told = told or _commit_of_clone(Path(__file__).parent)
+    told = told or _commit_of_clone(Path(__file__).parents[1])
     return told if told and _COMMIT.fullmatch(told) else None
 
 
