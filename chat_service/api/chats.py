@@ -9,7 +9,7 @@ from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.openapi import raises
 from chat_service.api.paging import paged
-from chat_service.api.parsing import expected_revisions, idempotency_key
+from chat_service.api.parsing import expected_revisions, idempotency_key, unless_seen
 from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch
 from chat_service.errors import ChatExistsError, ChatIdRetiredError
 from chat_service.models import Chat, ListPosition, Scope
@@ -40,11 +40,13 @@ def list_chats(limit: int, after: ListPosition | None) -> list[Chat]:
 
 @blueprint.get("/chats/<chat_id>")
 @requires(Scope.READ)
+@raises(headers="If-None-Match")
+@unless_seen
 @blueprint.response(200, ChatOut())
 def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
     """Look a chat up, with its messages and live connections counted."""
     chat = repositories().chats.get(caller().tenant_id, chat_id)
-    return chat, etag(chat.revision)
+    return chat, etag(chat.revision, chat.active_connections)
 
 
 @blueprint.patch("/chats/<chat_id>")
@@ -55,7 +57,7 @@ def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
 def update_chat(changes: dict[str, Any], chat_id: str) -> tuple[Chat, dict[str, str]]:
     """Change the title or the metadata; with If-Match, only if nobody else has changed the chat."""
     chat = repositories().chats.update(caller().tenant_id, chat_id, changes, expected_revisions())
-    return chat, etag(chat.revision)
+    return chat, etag(chat.revision, chat.active_connections)
 
 
 def created(chat: Chat) -> tuple[Chat, dict[str, str]]:
@@ -63,6 +65,7 @@ def created(chat: Chat) -> tuple[Chat, dict[str, str]]:
     return chat, {"Location": url_for("chats.get_chat", chat_id=chat.id), **etag(chat.revision)}
 
 
-def etag(revision: int) -> dict[str, str]:
-    """Return the header that names what the caller has seen of a chat, for its `If-Match`."""
-    return {"ETag": f'"{revision}"'}
+def etag(revision: int, active_connections: int = 0) -> dict[str, str]:
+    """Return the header that names what the caller has seen of a chat; `If-Match` looks at the revision only."""
+    connections = f"-{active_connections}" if active_connections else ""
+    return {"ETag": f'"{revision}{connections}"'}

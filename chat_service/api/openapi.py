@@ -54,6 +54,12 @@ _IF_MATCH = {
     "description": "An `ETag` of the chat, or `*`: do it only if the chat is still as you saw it.",
     "schema": {"type": "string", "pattern": IF_MATCH},
 }
+_IF_NONE_MATCH = {
+    "in": "header",
+    "name": "If-None-Match",
+    "description": "An `ETag` of the chat: answer 304 if it is still as you saw it.",
+    "schema": {"type": "string"},
+}
 _IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
@@ -154,6 +160,8 @@ def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
                 response["headers"].update(_refer_to_limits())
         else:
             operation["security"] = []
+        if "If-None-Match" in getattr(view, "honours", ()):
+            operation["responses"]["304"] = {"description": "The chat is still as you saw it."}
         _add_errors(operation["responses"], components["responses"], _errors(rule, method, operation, view))
     for path, item in document["paths"].items():
         item.pop("parameters", None)
@@ -206,7 +214,7 @@ def _parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _headers(view: Any) -> list[dict[str, Any]]:
     honours = getattr(view, "honours", ())
-    return [header for header in (_IF_MATCH, _IDEMPOTENCY_KEY) if header["name"] in honours]
+    return [header for header in (_IF_MATCH, _IF_NONE_MATCH, _IDEMPOTENCY_KEY) if header["name"] in honours]
 
 
 def _errors(rule: Rule, method: str, operation: dict[str, Any], view: Any) -> list[problems.Problem]:

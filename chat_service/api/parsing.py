@@ -4,10 +4,12 @@ import hashlib
 import json
 import math
 import re
-from typing import Any, NoReturn
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn, ParamSpec
 
 import orjson
-from flask import Flask, Request, abort, current_app, request
+from flask import Flask, Request, Response, abort, current_app, request
 from flask_smorest import Blueprint
 from marshmallow import ValidationError
 from webargs.flaskparser import FlaskParser
@@ -30,12 +32,14 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 # RFC 9110, section 13.1.1: `*`, or a list of entity tags.
 IF_MATCH = r'^(\*|(W/)?"[!#-~]*"( ?, ?(W/)?"[!#-~]*")*)$'
 
-_TAG = re.compile(r'(W/)?"([!#-~]*)"')
-_REVISION = re.compile("[0-9]{1,18}", re.ASCII)
+# A tag of ours: the revision, and how many live connections were seen.
+_ETAG = re.compile("([0-9]{1,18})(?:-[0-9]+)?", re.ASCII)
 _SEQ = re.compile("[1-9][0-9]{0,17}", re.ASCII)
 
 # No comma: two headers of this name arrive as one, with a comma between.
 _IDEMPOTENCY_KEY = re.compile("[!-+\\--~]{1,255}", re.ASCII)
+
+P = ParamSpec("P")
 
 _JSON_TYPES = ("application/json", "application/problem+json")
 
@@ -133,13 +137,29 @@ def expected_revisions() -> set[int] | None:
     Raises:
         BadRequest: it is no list of entity tags.
     """
-    told = request.headers.get("If-Match")
-    if told is not None and not re.fullmatch(IF_MATCH, told):
+    header = request.headers.get("If-Match", "*")
+    if not re.fullmatch(IF_MATCH, header):  # werkzeug would skip what it cannot read
         abort(400)
-    if told is None or told == "*":
+    if header == "*":
         return None
-    # A weak tag never matches here (RFC 9110, section 13.1.1).
-    return {int(tag) for weak, tag in _TAG.findall(told) if not weak and _REVISION.fullmatch(tag)}
+    # The strong tags only: a weak one never matches here (RFC 9110, section 13.1.1).
+    tags = [_ETAG.fullmatch(tag or "") for tag in request.if_match]
+    return {int(tag[1]) for tag in tags if tag is not None}
+
+
+def unless_seen(view: Callable[P, Response]) -> Callable[P, Response]:
+    """Answer 304 to a caller whose `If-None-Match` names what the view returns."""
+
+    @wraps(view)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> Response:
+        response = view(*args, **kwargs)
+        tag, _ = response.get_etag()
+        # Not `make_conditional`, which would look at If-Match too, and answer 412 in a shape that is not ours.
+        if tag is not None and request.if_none_match.contains_weak(tag):
+            response.status_code = 304
+        return response
+
+    return answer
 
 
 def idempotency_key() -> IdempotencyKey | None:

@@ -149,7 +149,7 @@ class TestGet:
         assert chat["last_message_at"] == chat["updated_at"]
 
     def test_gives_an_etag_that_follows_changes(self, alice: Client) -> None:
-        """It changes with the chat and its messages, and stays as connections come and go."""
+        """It changes with the chat and its messages."""
         chat_id = alice.new_chat("a")
         tags = [alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"]]
         for method, path, body in (
@@ -162,6 +162,36 @@ class TestGet:
             alice.send(method, f"{CHATS}/{chat_id}{path}", json=body)
             tags.append(alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"])
         assert len(set(tags)) == len(tags)
+
+    def test_that_was_seen_already_is_304(self, alice: Client) -> None:
+        """No body, and the same ETag; whatever else the caller names, the chat comes whole."""
+        path = f"{CHATS}/{alice.new_chat()}"
+        seen = alice.send("GET", path).headers["ETag"]
+        for tags in (seen, f"W/{seen}", f'"x", {seen}', "*"):
+            answer = alice.send("GET", path, headers={"If-None-Match": tags})
+            assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", seen)
+            assert answer.headers["Cache-Control"] == "private, no-cache"
+        for tags in ('"0"', '"', "", '""', "x", f"{seen}x"):
+            answer = alice.send("GET", path, headers={"If-None-Match": tags})
+            assert (answer.status_code, answer.headers["ETag"]) == (200, seen)
+        alice.send("PATCH", path, json={"title": "t"})
+        assert alice.send("GET", path, headers={"If-None-Match": seen}).get_json()["title"] == "t"
+
+    def test_with_other_connections_is_not_what_was_seen(self, alice: Client, either_database: Database) -> None:
+        """They are in the body, so 304 would be wrong; but they are no change that If-Match looks for."""
+        chat_id = alice.new_chat()
+        path = f"{CHATS}/{chat_id}"
+        tags = [alice.send("GET", path).headers["ETag"]]
+        for number in range(2):
+            Presence(either_database).open(alice.access.tenant_id, chat_id, f"connection {number}", "worker")
+            answer = alice.send("GET", path, headers={"If-None-Match": ", ".join(tags)})
+            assert (answer.status_code, answer.get_json()["active_connections"]) == (200, number + 1)
+            tags.append(answer.headers["ETag"])
+        assert alice.send("GET", path, headers={"If-None-Match": tags[-1]}).status_code == 304
+        for seen, status in ((tags[0], 200), (tags[1], 412), (tags[2], 412)):
+            assert alice.send("PATCH", path, json={"title": "t"}, headers={"If-Match": seen}).status_code == status
+        changed = alice.send("GET", path).headers["ETag"]
+        assert alice.send("PATCH", path, json={"title": "u"}, headers={"If-Match": changed}).status_code == 200
 
 
 class TestUpdate:
