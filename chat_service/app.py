@@ -41,6 +41,8 @@ from chat_service.telemetry import logs, metrics, observation
 class _Api(Api):  # type: ignore[misc]  # flask-smorest ships no types
     """flask-smorest with our error shape."""
 
+    DEFAULT_ERROR_RESPONSE_NAME = None  # api/openapi.py says of each operation what its errors are
+
     def handle_http_exception(self, error: HTTPException) -> Response:
         """Answer an HTTP error in the one shape."""
         return problems.answer_http_error(error)

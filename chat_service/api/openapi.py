@@ -243,8 +243,7 @@ def _errors(rule: Rule, method: str, operation: dict[str, Any], view: Any) -> li
 
 def _add_errors(responses: dict[str, Any], shared: dict[str, Any], known: list[problems.Problem]) -> None:
     """Add the errors to an operation's responses; those that several operations have are described once."""
-    for generated in ("default", "422"):
-        responses.pop(generated, None)
+    responses.pop("422", None)  # flask-smorest's own
     for status in sorted({problem.status for problem in known}):
         alike = {problem.code: problem for problem in known if problem.status == status}
         name = ".".join([str(status), *sorted(alike)])
@@ -296,9 +295,8 @@ def _refer_to_limits() -> dict[str, Any]:
 
 
 def _describe_alternatives(document: dict[str, Any]) -> None:
-    """Describe the two bodies that are more than one schema can say."""
+    """Describe the body that is more than one schema can say."""
     posting = document["paths"][f"{API_PREFIX}v1/chats/{{chat_id}}/messages"]["post"]
-    document["components"]["schemas"]["MessagesIn"]["required"] = ["messages"]
     posting["requestBody"]["content"]["application/json"]["schema"] = {
         "oneOf": [{"$ref": "#/components/schemas/MessageIn"}, {"$ref": "#/components/schemas/MessagesIn"}]
     }
