@@ -1,18 +1,19 @@
-"""The same application behind an ASGI front: what the Procfile and `make run` serve."""
+"""The same application behind an ASGI server, plus WebSockets: what the Procfile and `make run` serve."""
 
 from chat_service.api.context import Repositories
-from chat_service.config import Config
-from chat_service.front.admission import Admission
-from chat_service.front.asgi import BodyFirst
 from chat_service.realtime.endpoint import Sockets
+from chat_service.server.admission import Admission
+from chat_service.server.application import Application
+from config import from_env
 from wsgi import app
 
-_config = Config.from_env()
+_config = from_env()
 _repositories = Repositories.of(app.extensions)
-application = BodyFirst(
+application = Application(
     app,
     Sockets(_repositories, _config.cors_origins, _config.connections_per_worker),
-    max_body_bytes=_config.max_body_bytes,
+    _repositories.tenants,
+    Admission(_config.threads, _repositories.database.seconds_away),
     threads=_config.threads,
-    admission=Admission(_config.threads, _repositories.database.seconds_away),
+    max_body_bytes=_config.max_body_bytes,
 )

@@ -10,23 +10,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from chat_service.config import Config, ConfigError
 from chat_service.errors import ChatServiceError, DatabaseUnavailableError
 from chat_service.front import mourner
-from chat_service.front.logger import gunicorn_logger
-from chat_service.front.worker import counts
 from chat_service.repository.database import Database
 from chat_service.repository.orphans import Orphans
+from chat_service.server.balance import counts
+from chat_service.server.logger import gunicorn_logger
+from config import ConfigError, from_env
 
 # A dyno sets PORT and is reached from outside; without it this is somebody's machine, and stays on it.
 bind = f"0.0.0.0:{os.environ['PORT']}" if "DYNO" in os.environ else f"127.0.0.1:{os.environ.get('PORT', '8000')}"
 bind = os.environ.get("BIND", bind)
 
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
-worker_class = "chat_service.front.worker.Worker"
-# gunicorn's own parser, also where a faster one happens to be installed: gunicorn_h1c 0.6.10 is not as strict.
-http_parser = "python"
-worker_connections = 1000
+worker_class = "chat_service.server.worker.Worker"
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112 - heartbeats, not on a slow disk
 
 # No answer takes longer than 25 s, so after this many every request in flight has ended; routers wait for 30.
@@ -35,14 +32,8 @@ timeout = 30
 # Longer than the pause between two requests of an active client, shorter than a load balancer's own limit.
 keepalive = 15
 
-# Whoever sends a longer frame is closed with 1009 before it is read.
-websocket_max_message_size = 64 * 2**10
 # Every worker names itself, and its leases, when it loads the application.
 preload_app = False
-
-limit_request_line = 4094
-limit_request_fields = 64
-limit_request_field_size = 4096
 
 # gunicorn 27 would open ~/.gunicorn/gunicorn.ctl, which nothing here uses.
 control_socket_disable = True
@@ -89,7 +80,7 @@ def worker_exit(_server: Any, worker: Any) -> None:
 def child_exit(server: Any, worker: Any) -> None:
     """Free the chats that a killed worker holds, and forget its gauges; what it counted stays."""
     counts.give_back(worker.slot)
-    mourner.mourn(server, worker, Config.from_env().mongodb_uri)
+    mourner.mourn(server, worker, from_env().mongodb_uri)
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the variable is set
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
@@ -109,7 +100,7 @@ def on_starting(server: Any) -> None:
         after_in_child=_default_sigterm,
     )
     try:
-        database = Database(Config.from_env().mongodb_uri)
+        database = Database(from_env().mongodb_uri)
         try:
             database.require_transactions()
             Orphans(database).reap()  # of a service that died as a whole just before

@@ -27,7 +27,6 @@ from chat_service.api import (
     system,
 )
 from chat_service.api.context import Repositories
-from chat_service.config import Config
 from chat_service.page import chat as chat_page
 from chat_service.page import docs
 from chat_service.realtime.endpoint import THREADS as SOCKET_THREADS
@@ -35,6 +34,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.monitor import CommandCounter, PoolListener
 from chat_service.repository.presence import ConnectionCaps
+from chat_service.settings import Settings
 from chat_service.telemetry import logs, metrics, observation
 
 
@@ -67,7 +67,7 @@ class _Json(DefaultJSONProvider):
         return Response(self.dumps(self._prepare_response_obj(args, kwargs)), mimetype=self.mimetype)
 
 
-def create_app(config: Config, database: Database | None = None) -> Flask:
+def create_app(config: Settings, database: Database | None = None) -> Flask:
     """Return the application; it connects to the database with its first request.
 
     Raises:
@@ -100,7 +100,7 @@ def create_app(config: Config, database: Database | None = None) -> Flask:
     return app
 
 
-def _flask(config: Config) -> Flask:
+def _flask(config: Settings) -> Flask:
     app = _Flask("chat_service", static_folder=None)
     app.json = _Json(app)
     app.config.update(
@@ -117,7 +117,7 @@ def _flask(config: Config) -> Flask:
     return app
 
 
-def _database(config: Config) -> Database:
+def _database(config: Settings) -> Database:
     # More connections than threads: for the sockets and their feed, the session killer and a readiness probe.
     return Database(
         config.mongodb_uri,
@@ -126,7 +126,7 @@ def _database(config: Config) -> Database:
     )
 
 
-def _repositories(config: Config, database: Database) -> Repositories:
+def _repositories(config: Settings, database: Database) -> Repositories:
     caps = ConnectionCaps(config.connections_per_chat, config.connections_per_tenant)
     buckets = RateLimits(database, config.rate_limits, metrics.count_unlimited)
     return Repositories.on(database, config.delete_inline_limit, buckets, caps)

@@ -93,6 +93,10 @@ class InvalidImportError(ChatServiceError):
         self.reason = reason
 
 
+class TooMuchUnreadError(ChatServiceError):
+    """The tenant's readers leave so much of their answers untaken that it gets no further one."""
+
+
 class ChatExistsError(ChatServiceError):
     """A chat is being created under an id that is in use."""
 

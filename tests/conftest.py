@@ -10,7 +10,6 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
-from chat_service.config import Config
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
@@ -20,6 +19,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.tenants import Tenants
+from chat_service.settings import Settings
 from tests.client import Client, TenantAccess
 from tests.failpoint import FailPoint
 from tests.mock_database import MockDatabase
@@ -109,7 +109,7 @@ def either_database(request: pytest.FixtureRequest) -> Database:
 @pytest.fixture
 def app(either_database: Database) -> Flask:
     """The application, once on mongomock and once on a real mongod."""
-    return create_app(Config("unused", MAX_BODY_BYTES, threads=8, log_format="json"), either_database)
+    return create_app(Settings("unused", MAX_BODY_BYTES, threads=8, log_format="json"), either_database)
 
 
 @pytest.fixture

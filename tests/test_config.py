@@ -2,13 +2,14 @@
 
 import pytest
 
-from chat_service.config import Config, ConfigError
 from chat_service.models import RateLimit, Scope
+from chat_service.settings import Settings
+from config import ConfigError, from_env
 
 URI = "mongodb://127.0.0.1/?replicaSet=rs0"
 
 
-def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Config:
+def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
     for name in ("MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "CORS_ORIGINS", "METRICS"):
         monkeypatch.delenv(name, raising=False)
     for scope in Scope:
@@ -17,7 +18,7 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Config:
     monkeypatch.delenv("MONGODB_URI", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return Config.from_env()
+    return from_env()
 
 
 def test_only_the_database_has_to_be_told(monkeypatch) -> None:

@@ -12,8 +12,6 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "chat_service").rglo
 MIRRORED = {Path("chat_service/api"), Path("chat_service/repository")}
 """A view and the repository it calls are named after the same noun: that is how one finds the other."""
 
-LEAVING = Path("chat_service/front")
-
 
 def _imported() -> set[str]:
     """The top-level names that this project imports from elsewhere, its tests and benchmarks included."""
@@ -31,13 +29,12 @@ def _imported() -> set[str]:
 def test_no_module_has_the_name_of_a_library() -> None:
     """A name in a stack or an import says at once whose it is."""
     libraries = _imported()
-    assert [str(path) for path in MODULES if path.stem in libraries and path.parent != LEAVING] == []
+    assert [str(path) for path in MODULES if path.stem in libraries] == []
 
 
 def test_no_two_modules_have_the_same_name() -> None:
     """But a view and its repository."""
     folders = defaultdict(set)
     for path in (*MODULES, *(file.relative_to(ROOT) for file in ROOT.glob("*.py"))):
-        if path.parent != LEAVING:
-            folders[path.stem].add(path.parent)
+        folders[path.stem].add(path.parent)
     assert {name for name, where in folders.items() if len(where) > 1 and where != MIRRORED} == set()

@@ -31,6 +31,7 @@ _OF_THE_API: list[_Error] = [
     errors.InvalidApiKeyError,
     errors.InsufficientScopeError,
     errors.RateLimitedError,
+    errors.TooMuchUnreadError,
     errors.ValidationFailedError,  # an unknown query parameter is refused everywhere
     errors.DatabaseUnavailableError,
     406,

@@ -82,6 +82,13 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         extras=lambda error: {"limited_scope": error.scope},
         headers=lambda error: {"Retry-After": str(error.retry_after)},
     ),
+    errors.TooMuchUnreadError: Problem(
+        429,
+        "too_much_unread",
+        "Too much unread",
+        "Your tenant's clients have not read the answers they asked for. Read them, or hang up, and try again.",
+        headers=_retry_after(2),
+    ),
     errors.ChatNotFoundError: Problem(
         404, "chat_not_found", "Chat not found", "Your tenant has no chat with this id. It may have been deleted."
     ),

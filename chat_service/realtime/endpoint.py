@@ -16,6 +16,7 @@ from typing import Any
 
 from chat_service import models
 from chat_service.api.context import Repositories
+from chat_service.api.refusals import refuse
 from chat_service.errors import (
     ChatNotFoundError,
     ChatServiceError,
@@ -282,6 +283,8 @@ async def _turn_away(send: Send, close: Close) -> None:
 
 
 async def _refuse(send: Send, status: int) -> None:
-    """Refuse the handshake with a status (ASGI's extension `websocket.http.response`); the front writes the problem."""
-    await send({"type": "websocket.http.response.start", "status": status, "headers": []})
-    await send({"type": "websocket.http.response.body", "body": b""})
+    """Refuse the handshake with a status and its problem (ASGI's extension `websocket.http.response`)."""
+    fields, body = refuse(status)
+    headers = [(name.encode(), value.encode()) for name, value in fields]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})

@@ -4,9 +4,8 @@ import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
-from chat_service.api.auth import MAX_KEY_CHARACTERS
 from chat_service.api.context import Repositories
 from chat_service.api.parsing import parse_uuid
 from chat_service.errors import InvalidApiKeyError
@@ -72,8 +71,8 @@ def is_welcome(scope: MutableMapping[str, Any], origins: Sequence[str]) -> bool:
     if told is None:
         return True
     origin = told.decode("latin-1")
-    ours = urlsplit(origin).netloc.lower() == headers.get(b"host", b"").decode("latin-1").lower()
-    return origin in origins or (ours and origin.startswith(("http://", "https://")))
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    return origin in origins or (bool(host) and origin.lower() in {f"http://{host}", f"https://{host}"})
 
 
 def admit(handshake: Handshake, repositories: Repositories) -> tuple[Caller, str]:
@@ -85,7 +84,7 @@ def admit(handshake: Handshake, repositories: Repositories) -> tuple[Caller, str
     chat_id = parse_uuid(handshake.chat_id)
     ticket = handshake.query.get("ticket")
     try:
-        if handshake.key is not None and len(handshake.key) <= MAX_KEY_CHARACTERS:
+        if handshake.key is not None:
             caller = repositories.tenants.authenticate(handshake.key)
         elif ticket is not None and handshake.key is None and chat_id is not None:
             caller = repositories.tickets.redeem(ticket, chat_id)

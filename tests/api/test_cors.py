@@ -4,7 +4,8 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
-from chat_service.config import Config
+from chat_service.settings import Settings
+from config import from_env
 from tests.client import CHATS, Client, TenantAccess
 from tests.mock_database import MockDatabase
 
@@ -20,7 +21,7 @@ def either_database() -> MockDatabase:
 
 @pytest.fixture
 def app(either_database: MockDatabase) -> Flask:
-    config = Config("unused", 2**20, threads=8, log_format="json", cors_origins=(GOOD,))
+    config = Settings("unused", 2**20, threads=8, log_format="json", cors_origins=(GOOD,))
     return create_app(config, either_database)
 
 
@@ -63,7 +64,7 @@ def test_no_other_origin_is_let_in(app: Flask, alice: Client, origin: str) -> No
 
 def test_by_default_no_origin_is_let_in(either_database: MockDatabase) -> None:
     """Without CORS_ORIGINS there is no such header, and a preflight is a request without a key."""
-    app = create_app(Config("unused", 2**20, threads=8, log_format="json"), either_database)
+    app = create_app(Settings("unused", 2**20, threads=8, log_format="json"), either_database)
     answer = app.test_client().options(CHATS, headers={"Origin": GOOD, **PREFLIGHT})
     assert answer.status_code == 401
     assert not [name for name in answer.headers.keys() if name.startswith("Access-Control")]  # noqa: SIM118 - not a dict
@@ -75,9 +76,9 @@ def test_settings_that_are_no_origin_are_refused(monkeypatch: pytest.MonkeyPatch
     for wrong in ("*", "null", "https://good.example/", "good.example", "https://*.good.example"):
         monkeypatch.setenv("CORS_ORIGINS", f"{GOOD},{wrong}")
         with pytest.raises(Exception, match="CORS_ORIGINS: Not an exact origin"):
-            Config.from_env()
+            from_env()
     monkeypatch.setenv("CORS_ORIGINS", f"{GOOD},http://localhost:3000")
-    assert Config.from_env().cors_origins == (GOOD, "http://localhost:3000")
+    assert from_env().cors_origins == (GOOD, "http://localhost:3000")
 
 
 def test_a_key_is_still_needed(app: Flask) -> None:

@@ -9,11 +9,11 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from chat_service.app import create_app
-from chat_service.config import Config
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import RateLimit, Scope
 from chat_service.repository.database import Database
 from chat_service.repository.tenants import CACHE_SECONDS
+from chat_service.settings import Settings
 from tests.api.test_routes import BODIES, OPERATIONS, UNKNOWN, path
 from tests.client import CHATS, Client, TenantAccess
 
@@ -35,7 +35,7 @@ def either_database(database: Database) -> Database:
 @pytest.fixture
 def app(database: Database) -> Flask:
     limits = dict.fromkeys(Scope, SLOW)
-    return create_app(Config("unused", 2**20, threads=8, log_format="json", rate_limits=limits), database)
+    return create_app(Settings("unused", 2**20, threads=8, log_format="json", rate_limits=limits), database)
 
 
 def left(answer: TestResponse) -> int:
@@ -69,7 +69,7 @@ def test_every_operation_is_limited(
 
 
 def test_without_a_limit_there_is_no_header(database: Database, new_tenant) -> None:
-    app = create_app(Config("unused", 2**20, threads=8, log_format="json"), database)
+    app = create_app(Settings("unused", 2**20, threads=8, log_format="json"), database)
     answer = Client(app, new_tenant()).send("GET", CHATS)
     assert not [name for name, _ in answer.headers if name.lower().startswith("ratelimit")]
 
@@ -137,7 +137,7 @@ def test_one_key_does_not_use_up_anothers(alice: Client, bob: Client, app: Flask
 def test_two_processes_share_a_bucket(mongod: EmbeddedMongod, alice: Client) -> None:
     elsewhere = Database(mongod.uri)
     limits = dict.fromkeys(Scope, SLOW)
-    config = Config("unused", 2**20, threads=8, log_format="json", rate_limits=limits)
+    config = Settings("unused", 2**20, threads=8, log_format="json", rate_limits=limits)
     other = Client(create_app(config, elsewhere), alice.access)
     told = [left(client.send("GET", CHATS)) for client in (alice, other, alice, other)]
     elsewhere.close()

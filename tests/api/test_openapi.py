@@ -10,13 +10,13 @@ from openapi_spec_validator import validate
 from chat_service.api import problems
 from chat_service.api.auth import API_PREFIX
 from chat_service.app import create_app
-from chat_service.config import Config
+from chat_service.settings import Settings
 from tests.mock_database import MockDatabase
 
 
 @pytest.fixture(scope="module")
 def app() -> Flask:
-    return create_app(Config("unused", 2**20, threads=1, log_format="json"), MockDatabase())
+    return create_app(Settings("unused", 2**20, threads=1, log_format="json"), MockDatabase())
 
 
 @pytest.fixture(scope="module")

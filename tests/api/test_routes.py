@@ -7,7 +7,7 @@ from chat_service import errors
 from chat_service.api import problems
 from chat_service.api.auth import API_PREFIX
 from chat_service.app import create_app
-from chat_service.config import Config
+from chat_service.settings import Settings
 from tests.client import Client
 from tests.mock_database import MockDatabase
 
@@ -29,7 +29,7 @@ def path(rule: str, chat_id: str) -> str:
 
 
 def _operations(*, chat_page: bool = False) -> list[tuple[str, str]]:
-    app = create_app(Config("unused", 1024, threads=1, log_format="json", chat_page=chat_page), MockDatabase())
+    app = create_app(Settings("unused", 1024, threads=1, log_format="json", chat_page=chat_page), MockDatabase())
     methods = [(rule.rule, (rule.methods or set()) - {"HEAD", "OPTIONS"}) for rule in app.url_map.iter_rules()]
     return sorted((method, rule) for rule, allowed in methods for method in allowed)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from chat_service.app import create_app
-from chat_service.config import Config
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import COLLECTIONS, Database
+from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
 from tests.conftest import tenant_maker
 
@@ -225,7 +225,7 @@ def _reversed(text: str) -> tuple[int, ...]:
     ("examples", "steps"), [(12, 25), pytest.param(300, 40, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])]
 )
 def test_two_tenants(database: Database, examples: int, steps: int) -> None:
-    config = Config("unused", 2**20, threads=1, log_format="json", delete_inline_limit=INLINE_LIMIT)
+    config = Settings("unused", 2**20, threads=1, log_format="json", delete_inline_limit=INLINE_LIMIT)
     Service.database, Service.app = database, create_app(config, database)
     Service.TestCase.settings = settings(
         max_examples=examples,

@@ -87,7 +87,7 @@ class Run:
 @pytest.fixture
 def folder(project: Path, tmp_path: Path) -> Path:
     """The files that `make run` needs, without any data."""
-    for name in ("wsgi.py", "asgi.py", "gunicorn.conf.py", "chat_service"):
+    for name in ("wsgi.py", "asgi.py", "config.py", "gunicorn.conf.py", "chat_service"):
         (tmp_path / name).symlink_to(project / name)
     return tmp_path
 

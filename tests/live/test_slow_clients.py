@@ -10,12 +10,12 @@ import pytest
 import requests
 
 from chat_service.embedded.service import EmbeddedGunicorn
-from chat_service.front.asgi import BODY_SECONDS
-from chat_service.front.worker import READER_SECONDS
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
+from chat_service.server.bodies import BODY_SECONDS
+from chat_service.server.http_protocol import READER_SECONDS
 from tests.client import CHATS, TenantAccess
 
 QUICK_SECONDS = 0.5

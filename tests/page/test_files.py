@@ -6,13 +6,13 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
-from chat_service.config import Config
 from chat_service.page import chat as page
+from chat_service.settings import Settings
 from tests.mock_database import MockDatabase
 
 
 def served(*, chat_page: bool) -> Flask:
-    return create_app(Config("unused", 1024, threads=1, log_format="json", chat_page=chat_page), MockDatabase())
+    return create_app(Settings("unused", 1024, threads=1, log_format="json", chat_page=chat_page), MockDatabase())
 
 
 def test_by_default_there_is_none() -> None:

@@ -8,9 +8,9 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
-from chat_service.config import Config
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
+from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
 
 CALLERS = 6
@@ -25,7 +25,7 @@ def either_database(database: Database) -> Database:
 
 @pytest.fixture
 def app(database: Database) -> Flask:
-    return create_app(Config("unused", 2**20, threads=8, log_format="json"), database)
+    return create_app(Settings("unused", 2**20, threads=8, log_format="json"), database)
 
 
 def at_once(

@@ -2,20 +2,23 @@
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import websocket
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
-from chat_service.front.websocket import PING_SECONDS, SILENT_SECONDS, UNREAD_BYTES, WebSocket
 from chat_service.models import NewMessage, Role
 from chat_service.realtime import outbox
 from chat_service.realtime.closing import TOO_SLOW
 from chat_service.realtime.outbox import Outboxes, Socket
 from chat_service.repository.messages import Messages
+from chat_service.server.websocket_protocol import PING_SECONDS, PINGS, PONG_SECONDS, WebSocket
 from tests.live.test_shutdown import processes
 from tests.realtime.line import Line, together
 from tests.realtime.sockets import Service
@@ -110,52 +113,125 @@ class Transport:
 
     def __init__(self) -> None:
         self.written = bytearray()
-        self.is_aborted = False
-        self.waiting = 0
+        self.is_ended = False
+
+    def get_extra_info(self, _: str) -> None:
+        return None
 
     def write(self, data: bytes) -> None:
         self.written += data
 
-    def abort(self) -> None:
-        self.is_aborted = True
+    def is_closing(self) -> bool:
+        return self.is_ended
 
-    def get_write_buffer_size(self) -> int:
-        return self.waiting
+    def close(self) -> None:
+        self.is_ended = True
+
+    def write_eof(self) -> None:
+        """Nothing is written after."""
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        """Nothing comes."""
+
+    resume_reading = pause_reading
+
+
+class Clock:
+    """The timers of an event loop, run by the test."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._loop = asyncio.new_event_loop()
+        self._loop.close()
+        self._timers: list[tuple[float, asyncio.TimerHandle, Any]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, seconds: float, function: Any, *arguments: Any) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(0, function, arguments, self._loop)
+        self._timers.append((self.now + seconds, handle, partial(function, *arguments)))
+        return handle
+
+    def create_task(self, work: Any) -> "asyncio.Future[None]":
+        """There is no application."""
+        work.close()
+        return asyncio.Future(loop=self._loop)
+
+    def advance_to(self, now: float) -> None:
+        while due := sorted((timer for timer in self._timers if timer[0] <= now), key=lambda timer: timer[0]):
+            self.now = due[0][0]
+            self._timers.remove(due[0])
+            if not due[0][1].cancelled():
+                due[0][2]()
+        self.now = now
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 @pytest.fixture
-def idle() -> tuple[WebSocket, Transport]:
-    """A WebSocket that was accepted."""
-    transport = Transport()
-    found = WebSocket(transport, {"headers": []}, None, None)
-    found.accepted = True
-    return found, transport
+def idle() -> tuple[WebSocket, Transport, Clock]:
+    """A WebSocket that was accepted at 0."""
+    transport, clock = Transport(), Clock()
+    config = Config(
+        None,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PONG_SECONDS,
+        ws_per_message_deflate=False,
+        interface="asgi3",
+        lifespan="off",
+    )
+    config.loaded, config.loaded_app = True, None
+    found = WebSocket(config=config, server_state=ServerState(), app_state={}, _loop=clock)
+    found.connection_made(transport)
+    found.data_received(HANDSHAKE)
+    asyncio.run(found.send({"type": "websocket.accept"}))
+    transport.written.clear()
+    return found, transport, clock
+
+
+SILENT_SECONDS = PING_SECONDS + PONG_SECONDS
+"""After this a client that has answered nothing is given up."""
 
 
 class TestPings:
     def test_a_silent_client_is_pinged_and_in_the_end_given_up(self, idle) -> None:
-        found, transport = idle
-        began = time.monotonic()
-        found.ping(began + PING_SECONDS - 1)
+        _, transport, clock = idle
+        clock.advance_to(PING_SECONDS - 1)
         assert transport.written == b""
-        found.ping(began + PING_SECONDS + 1)
-        assert transport.written == b"\x89\x00"
-        found.ping(began + SILENT_SECONDS - 1)
-        assert not transport.is_aborted
-        found.ping(began + SILENT_SECONDS + 1)
-        assert transport.is_aborted
+        clock.advance_to(PING_SECONDS + 1)
+        assert transport.written[:2] == b"\x89\x04"
+        clock.advance_to(SILENT_SECONDS - 1)
+        assert not transport.is_ended
+        clock.advance_to(SILENT_SECONDS + 1)
+        assert transport.is_ended
 
     def test_one_that_answers_lives_on(self, idle) -> None:
-        found, transport = idle
-        found.feed_data(b"\x8a\x80\0\0\0\0")
-        found.ping(time.monotonic() + SILENT_SECONDS - 1)
-        assert not transport.is_aborted
+        found, transport, clock = idle
+        clock.advance_to(PING_SECONDS + 1)
+        found.data_received(b"\x8a\x84\0\0\0\0" + transport.written[2:6])
+        clock.advance_to(SILENT_SECONDS + 1)
+        assert not transport.is_ended
 
     def test_one_that_talks_and_never_reads_is_given_up(self, idle) -> None:
-        found, transport = idle
-        transport.waiting = UNREAD_BYTES + 1
-        found.ping(time.monotonic())
-        assert transport.is_aborted
+        """What it says is no answer to a ping, which it never gets to see."""
+        found, transport, clock = idle
+        for second in range(0, int(SILENT_SECONDS) + 2, 5):
+            clock.advance_to(second)
+            found.data_received(b"\x8a\x80\0\0\0\0")
+        assert transport.is_ended
+
+    def test_one_that_pings_without_end_is_closed(self, idle) -> None:
+        """1008: each answer would wait in memory until it is read."""
+        found, transport, _ = idle
+        found.data_received(b"\x89\x80\0\0\0\0" * (PINGS + 1))
+        assert transport.written.endswith(b"\x88\x10" + (1008).to_bytes(2) + b"too_many_pings")
 
     @pytest.mark.soak
     def test_a_dead_peer_gives_its_lease_up(self, service) -> None:

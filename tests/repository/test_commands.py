@@ -7,12 +7,12 @@ import pytest
 from pymongo import monitoring
 
 from chat_service.app import create_app
-from chat_service.config import Config
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import NewMessage, RateLimit, Role, Scope
 from chat_service.repository.database import Database
 from chat_service.repository.monitor import CommandCounter, _tally
 from chat_service.repository.tenants import Tenants
+from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
 
 
@@ -43,7 +43,7 @@ def record(mongod: EmbeddedMongod, database: Database, **settings: Any) -> Itera
     tenants = Tenants(database)
     tenant = tenants.create("t")
     key, made = tenants.create_key(tenant.id, "test", ["read", "write", "delete"])
-    app = create_app(Config("unused", 2**20, threads=8, log_format="json", **settings), listening)
+    app = create_app(Settings("unused", 2**20, threads=8, log_format="json", **settings), listening)
     yield Client(app, TenantAccess(tenant.id, key, made.id)), recorder
     listening.close()
 

@@ -6,7 +6,7 @@ An answer's time is counted from the moment at which the router took the request
 import asyncio
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar
 
 ANSWER_SECONDS = 25.0
@@ -27,54 +27,63 @@ LOOK_SECONDS = 0.5
 T = TypeVar("T")
 
 # Heroku: milliseconds since 1970. nginx: `t=` and seconds.
-_MILLISECONDS = re.compile(rb"[0-9]{13}")
-_SECONDS = re.compile(rb"t=([0-9]{10}(\.[0-9]{1,6})?)")
+_MILLISECONDS = re.compile(r"[0-9]{13}", re.ASCII)
+_SECONDS = re.compile(r"t=([0-9]{10}(\.[0-9]{1,6})?)", re.ASCII)
 
 
-def started_at(told: bytes | None, now: float) -> float:
+def started_at(request_start: str | None, now: float) -> float:
     """Return when a request began, by its X-Request-Start; `now` (seconds since 1970) if that says nothing sane."""
-    told = told or b""
-    if _MILLISECONDS.fullmatch(told):
-        began = int(told) / 1000
-    elif found := _SECONDS.fullmatch(told):
-        began = float(found[1])
+    header = request_start or ""
+    if _MILLISECONDS.fullmatch(header):
+        began = int(header) / 1000
+    elif match := _SECONDS.fullmatch(header):
+        began = float(match[1])
     else:
         return now
     return min(began, now) if now - BEHIND_SECONDS < began < now + AHEAD_SECONDS else now
 
 
-def deadline(told: bytes | None) -> float:
+def deadline(request_start: str | None) -> float:
     """Return until when the database may be worked with for a request, on the clock of `time.monotonic()`."""
     now = time.time()
-    return time.monotonic() + started_at(told, now) - now + ANSWER_SECONDS - AFTERWARDS_SECONDS
+    return time.monotonic() + started_at(request_start, now) - now + ANSWER_SECONDS - AFTERWARDS_SECONDS
 
 
-class Limit:
-    """`asyncio.timeout` for what nearly always ends at once: one timer looks after all, not one for each.
+class TimeLimit:
+    """A time limit for what nearly always ends soon: one timer looks after all, not one for each.
 
     A timer that is stopped is one more turn of the event loop, in which it takes the interpreter from the thread that
-    has just begun to answer.
+    has just begun to answer. In return a limit is noticed up to `LOOK_SECONDS` late.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._ends: dict[asyncio.Timeout, float] = {}
+        self._ends: dict[Hashable, tuple[float, Callable[[], object]]] = {}
         self._is_looking = False
+
+    def start(self, key: Hashable, on_late: Callable[[], object]) -> None:
+        """Call `on_late()` once `seconds` have passed, unless `key` is stopped before; its first start counts."""
+        if key not in self._ends:
+            self._ends[key] = (time.monotonic() + self._seconds, on_late)
+            if not self._is_looking:
+                self._look_later()
+
+    def stop(self, key: Hashable) -> None:
+        """Forget `key`, if it was started."""
+        self._ends.pop(key, None)
 
     async def keep(self, work: Awaitable[T]) -> T:
         """Return what `work` returns.
 
         Raises:
-            TimeoutError: it did not in `seconds`, or half of one later, and was cancelled.
+            TimeoutError: it took longer, and was cancelled.
         """
         async with asyncio.timeout(None) as timeout:
-            self._ends[timeout] = time.monotonic() + self._seconds
-            if not self._is_looking:
-                self._look_later()
+            self.start(timeout, lambda: timeout.reschedule(asyncio.get_running_loop().time()))
             try:
                 return await work
             finally:
-                self._ends.pop(timeout, None)
+                self.stop(timeout)
 
     def _look_later(self) -> None:
         self._is_looking = True
@@ -82,9 +91,10 @@ class Limit:
 
     def _look(self) -> None:
         now = time.monotonic()
-        for timeout in [timeout for timeout, end in self._ends.items() if end <= now]:
-            del self._ends[timeout]
-            timeout.reschedule(asyncio.get_running_loop().time())
+        for key, (end, on_late) in list(self._ends.items()):
+            if end <= now:
+                del self._ends[key]
+                on_late()
         self._is_looking = False
         if self._ends:
             self._look_later()

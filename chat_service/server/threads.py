@@ -11,29 +11,29 @@ T = TypeVar("T")
 
 
 class _Call(NamedTuple):
-    """A function to run, and the future that the loop waits for."""
+    """A function to run, and the future that the event loop waits for."""
 
     function: Callable[..., object]
     arguments: tuple[Any, ...]
     future: "asyncio.Future[Any]"
 
 
-class _Bed:
-    """Where a thread sleeps while there is nothing to do."""
+class _Worker:
+    """What a thread waits at until there is a call for it."""
 
     __slots__ = ("_call", "_lock")
 
     def __init__(self, call: _Call) -> None:
-        """Make one for a thread that begins with `call`."""
+        """Begin with `call`."""
         self._lock = threading.Lock()
         self._call = call
 
-    def wake(self, call: _Call) -> None:
-        """Wake its thread, and nobody else's, to do `call`."""
+    def give(self, call: _Call) -> None:
+        """Wake the thread, and no other, to run `call`."""
         self._call = call
         self._lock.release()
 
-    def sleep(self) -> _Call:
+    def wait(self) -> _Call:
         """Return the next call once there is one. The first is there."""
         self._lock.acquire()
         return self._call
@@ -42,10 +42,10 @@ class _Bed:
 class Threads:
     """Does what `loop.run_in_executor` does for a quarter less of a small request's CPU.
 
-    There is one future for each call in place of two that tell each other. And a call wakes one thread, the last that
-    fell asleep: threads that wait at one queue wake each other to find it empty, and then stand in the way of the one
-    that has something to do. They are daemons: a worker that has waited its time for the requests in flight does not
-    wait for them once more.
+    There is one future for each call in place of two that tell each other. And a call wakes one thread, the one that
+    became idle last: threads that wait at one queue wake each other to find it empty, and then stand in the way of the
+    one that has something to do. They are daemons: a worker that has waited its time for the requests in flight does
+    not wait for them once more.
     """
 
     def __init__(self, limit: int, name: str) -> None:
@@ -54,7 +54,7 @@ class Threads:
         self._name = name
         self._started = 0
         self._lock = threading.Lock()
-        self._idle: list[_Bed] = []
+        self._idle: list[_Worker] = []
         self._calls: deque[_Call] = deque()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> "asyncio.Future[T]":
@@ -66,27 +66,27 @@ class Threads:
         call = _Call(function, arguments, future)
         with self._lock:
             if self._idle:
-                self._idle.pop().wake(call)
+                self._idle.pop().give(call)
             elif self._started < self._limit:
                 self._started += 1
                 name = f"{self._name}_{self._started}"
-                threading.Thread(target=self._work, args=(_Bed(call),), name=name, daemon=True).start()
+                threading.Thread(target=self._work, args=(_Worker(call),), name=name, daemon=True).start()
             else:
                 self._calls.append(call)
         return future
 
-    def _work(self, bed: _Bed) -> None:
+    def _work(self, worker: _Worker) -> None:
         while True:
-            _run(bed.sleep())
-            self._lie_down(bed)
+            _run(worker.wait())
+            self._park(worker)
 
-    def _lie_down(self, bed: _Bed) -> None:
-        """Have whoever is about to sleep in `bed` woken by the next call: one that waits already, or one to come."""
+    def _park(self, worker: _Worker) -> None:
+        """Give the idle worker the call that has waited longest, or keep it for the next one."""
         with self._lock:
             if self._calls:
-                bed.wake(self._calls.popleft())
+                worker.give(self._calls.popleft())
             else:
-                self._idle.append(bed)
+                self._idle.append(worker)
 
 
 def _run(call: _Call) -> None:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from chat_service.front.threads import Threads
+from chat_service.server.threads import Threads
 
 WAIT_SECONDS = 10
 

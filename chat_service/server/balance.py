@@ -40,6 +40,9 @@ class Counts:
         for slot in range(SLOTS):
             self._counts[slot] = _NOBODY
         self._taken: set[int] = set()
+        self.own: int | None = None
+        """The slot of this process, if it is a worker that has one."""
+        self.is_leaving = False
 
     def take(self) -> int | None:
         """Return a slot for a worker that is about to be forked; None if there is none left."""
@@ -54,19 +57,24 @@ class Counts:
             self._taken.discard(slot)
             self._counts[slot] = _NOBODY
 
-    def tell(self, slot: int | None, connections: int) -> None:
-        """Write how many connections the worker holds."""
-        if slot is not None:
-            self._counts[slot] = connections
+    def publish(self, connections: int) -> None:
+        """Let the other workers know how many connections this one holds, for as long as it takes new ones."""
+        if self.own is not None and not self.is_leaving:
+            self._counts[self.own] = connections
 
-    def leave(self, slot: int | None) -> None:
-        """Take note that the worker takes no more connections."""
-        self.tell(slot, _NOBODY)
+    def leave(self) -> None:
+        """Take note that this worker takes no more connections."""
+        self.publish(_NOBODY)
+        self.is_leaving = True
 
-    def is_fewest(self, slot: int | None) -> bool:
-        """Tell whether no worker holds fewer."""
-        mine = None if slot is None else self._counts[slot]
+    def is_fewest(self) -> bool:
+        """Tell whether no worker holds fewer than this one."""
+        mine = None if self.own is None else self._counts[self.own]
         return mine is None or all(count == _NOBODY or count >= mine for count in self._counts)
+
+
+counts = Counts()
+"""Of the workers of this master, which imports this before it forks."""
 
 
 class Acceptor:
@@ -117,6 +125,7 @@ class Acceptor:
 
     def close(self) -> None:
         """Take no more."""
+        counts.leave()
         if self._later is not None:
             self._later.cancel()
         else:
@@ -129,10 +138,7 @@ class Acceptor:
 class Loop(uvloop.Loop):
     """uvloop's event loop, whose servers are acceptors."""
 
-    is_my_turn: Callable[[], bool]
-    """To be set before a server is made."""
-
-    async def create_server(  # type: ignore[override]  # the one way in which gunicorn calls it
+    async def create_server(  # type: ignore[override]  # the one way in which uvicorn calls it
         self, protocol: Any, *, sock: socket.socket, ssl: Any = None, **_: Any
     ) -> Acceptor:
         """Return what takes connections from `sock`, which listens already."""
@@ -140,4 +146,4 @@ class Loop(uvloop.Loop):
         async def connect(connection: socket.socket) -> None:
             await self.connect_accepted_socket(protocol, connection, ssl=ssl)
 
-        return Acceptor(self, sock, connect, self.is_my_turn)
+        return Acceptor(self, sock, connect, counts.is_fewest)

@@ -17,8 +17,8 @@ import pytest
 
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
-from chat_service.front import balance
-from chat_service.front.balance import SLOTS, Acceptor, Counts, Loop
+from chat_service.server import balance
+from chat_service.server.balance import SLOTS, Acceptor, Counts, Loop
 from tests.pause import paused
 from tests.wait import wait_until
 
@@ -100,20 +100,31 @@ def test_counts() -> None:
     counts = Counts()
     one, two = counts.take(), counts.take()
     assert one != two
-    assert counts.is_fewest(one)
-    counts.tell(one, 3)
-    assert counts.is_fewest(one)
-    counts.tell(two, 2)
-    assert (counts.is_fewest(one), counts.is_fewest(two)) == (False, True)
-    counts.leave(two)
-    assert counts.is_fewest(one)
-    counts.tell(two, 0)
+
+    def publish(slot: int | None, connections: int) -> None:
+        counts.own = slot
+        counts.publish(connections)
+
+    def is_fewest(slot: int | None) -> bool:
+        counts.own = slot
+        return counts.is_fewest()
+
+    assert is_fewest(one)
+    publish(one, 3)
+    assert is_fewest(one)
+    publish(two, 2)
+    assert (is_fewest(one), is_fewest(two)) == (False, True)
     counts.give_back(two)
-    assert counts.is_fewest(one)
+    assert is_fewest(one)
     assert counts.take() == two
+    publish(two, 2)
+    counts.leave()
+    assert is_fewest(one)
+    publish(two, 0)
+    assert is_fewest(one), "who leaves takes none, whatever it still holds"
     assert [counts.take() for _ in range(SLOTS - 2)][-1] is not None
     assert counts.take() is None
-    assert counts.is_fewest(None)
+    assert is_fewest(None)
 
 
 class Listener(socket.socket):

@@ -1,0 +1,143 @@
+"""What uvicorn calls for each connection: WebSockets go to realtime/, requests to the WSGI application.
+
+The way of a request: its head tells the tenant; its body is read whole (bodies.py); it gets a place among those that
+are worked on (admission.py); a thread answers it (bridge.py). A body without a good key is never read.
+"""
+
+import asyncio
+import contextvars
+import time
+
+from werkzeug.exceptions import RequestTimeout
+
+from chat_service.api.auth import API_PREFIX, CALLER
+from chat_service.api.refusals import REFUSAL
+from chat_service.errors import DatabaseUnavailableError, TooMuchUnreadError
+from chat_service.models import Caller
+from chat_service.realtime.endpoint import Sockets
+from chat_service.repository.deadline import set_deadline
+from chat_service.repository.tenants import Tenants
+from chat_service.server.admission import Admission, Weight, weigh
+from chat_service.server.bodies import Bodies, attach, length_of
+from chat_service.server.bridge import Bridge, Environ, Receive, ResponseCutError, Scope, Send, WsgiApp, environ_of
+from chat_service.server.deadlines import deadline
+from chat_service.server.threads import Threads
+
+EXPRESS_THREADS = 4
+"""For what asks nobody: health and refusals, however busy the service is. A readiness probe may hold one for a second,
+until the outage it looks for is known."""
+
+FRESH_SECONDS = 0.5
+"""How old the answer to whose key this is may be when the request is worked on; beyond it, it is asked for again."""
+
+
+class Application:
+    """An ASGI application over the service's WSGI application and its sockets."""
+
+    def __init__(  # noqa: PLR0913 - what it is put together from, in asgi.py
+        self,
+        app: WsgiApp,
+        sockets: Sockets,
+        tenants: Tenants,
+        admission: Admission,
+        *,
+        threads: int,
+        max_body_bytes: int,
+    ) -> None:
+        """Work on up to `threads` requests at once, each with a body of up to `max_body_bytes` bytes."""
+        self._sockets = sockets
+        self._tenants = tenants
+        self._admission = admission
+        self._bodies = Bodies(max_body_bytes)
+        self._threads = Threads(threads, "request")
+        self._express = Threads(EXPRESS_THREADS, "express")
+        self._bridge = Bridge(app, Threads(max(threads // 2, 1), "stream"))
+        self._draining: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's request, one WebSocket, or the life of the process."""
+        match scope["type"]:
+            case "lifespan":
+                await self._live(scope, receive, send)
+            case "websocket":
+                await self._sockets(scope, receive, send)
+            case _:
+                await self._serve(environ_of(scope), receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        scope["state"]["drain"] = self.drain
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.drain()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def drain(self) -> "asyncio.Task[None]":
+        """Close every WebSocket, because the process ends; requests end by themselves."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._sockets.drain())
+        return self._draining
+
+    async def _serve(self, environ: Environ, receive: Receive, send: Send) -> None:
+        if not ("/" + environ["PATH_INFO"].lstrip("/")).startswith(API_PREFIX):
+            await self._bridge.answer(environ, receive, send, self._express)
+            return
+        try:
+            await self._serve_tenant(environ, receive, send)
+        except TimeoutError:
+            await self._refuse(RequestTimeout(), environ, receive, send)
+        except ResponseCutError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a refusal, or a bug, which is logged and answered like one of the views
+            await self._refuse(error, environ, receive, send)
+
+    async def _serve_tenant(self, environ: Environ, receive: Receive, send: Send) -> None:
+        """Answer a request that needs a key.
+
+        Raises:
+            TimeoutError: its body did not arrive in time.
+            ChatServiceError: it is refused, and nothing was done.
+        """
+        key = environ.get("HTTP_X_API_KEY", "")
+        end = deadline(environ.get("HTTP_X_REQUEST_START"))
+        caller, tenant_id = self._tenants.recall(key)
+        if caller is None and length_of(environ) != 0:
+            caller = await self._authenticate(key, tenant_id, end)
+            tenant_id = caller.tenant_id
+        asked_at = time.monotonic()
+        async with self._bodies.read(environ, receive, tenant_id or "") as body:
+            if body is None:  # the client left before it had sent everything: there is nobody to answer
+                return
+            attach(environ, body)
+            if environ["REQUEST_METHOD"] == "GET" and tenant_id and self._bridge.has_too_much_unread(tenant_id):
+                raise TooMuchUnreadError
+            weight = weigh(environ["PATH_INFO"], len(body))
+            place = await self._admission.enter(tenant_id, weight, end)
+            if place is None:
+                raise DatabaseUnavailableError
+            # From here to the thread nothing may fail: the place is given back when the thread is done.
+            if time.monotonic() - asked_at < FRESH_SECONDS:
+                environ[CALLER] = caller
+            set_deadline(end)
+            await self._bridge.answer(
+                environ, receive, send, self._threads, tenant_id=tenant_id or "", on_first_part=place.leave
+            )
+
+    async def _authenticate(self, key: str, tenant_id: str | None, end: float) -> Caller:
+        """Return whose key it is, in a thread that may ask the database.
+
+        Raises:
+            InvalidApiKeyError: it is not a good one.
+            DatabaseUnavailableError: nobody could be asked.
+        """
+        place = await self._admission.enter(tenant_id, Weight.LIGHT, end)
+        if place is None:
+            raise DatabaseUnavailableError
+        set_deadline(end)
+        asking = self._threads.run(contextvars.copy_context().run, self._tenants.authenticate, key)
+        asking.add_done_callback(lambda _: place.leave())
+        return await asyncio.shield(asking)
+
+    async def _refuse(self, error: Exception, environ: Environ, receive: Receive, send: Send) -> None:
+        environ[REFUSAL] = error
+        await self._bridge.answer(environ, receive, send, self._express)

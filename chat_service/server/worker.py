@@ -1,0 +1,49 @@
+"""gunicorn's worker: uvicorn's, with our protocols and an event loop that balances connections."""
+
+import signal
+import sys
+
+from uvicorn_worker import UvicornWorker
+
+from chat_service.server.balance import counts
+from chat_service.server.http_protocol import Http
+from chat_service.server.websocket_protocol import FRAME_BYTES, PING_SECONDS, PONG_SECONDS, WebSocket
+
+DRAIN_SECONDS = 22
+"""For requests in flight when the worker is told to end: each has ended before (gunicorn kills after 25 s)."""
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
+    """The worker class to name in gunicorn.conf.py."""
+
+    CONFIG_KWARGS = {  # noqa: RUF012 - declared so by uvicorn
+        "loop": "chat_service.server.balance:Loop",
+        "http": Http,
+        "ws": WebSocket,
+        "ws_max_size": FRAME_BYTES,
+        "ws_ping_interval": PING_SECONDS,
+        "ws_ping_timeout": PONG_SECONDS,
+        # A compressed frame is small on the wire and of any size in memory.
+        "ws_per_message_deflate": False,
+        "interface": "asgi3",
+        "lifespan": "on",
+        "timeout_graceful_shutdown": DRAIN_SECONDS,
+        "server_header": False,
+        # Each request has a line of the application's own; what uvicorn would say besides quotes requests.
+        "access_log": False,
+        "log_level": "error",
+    }
+
+    slot: int | None = None
+    """Where this worker says how many connections it holds; given by the master before the fork."""
+
+    def init_process(self) -> None:
+        """Serve until told to end."""
+        counts.own = self.slot
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """End in good order at SIGTERM also before uvicorn listens to it, and after: it raises the signal once more."""
+        super().init_signals()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: sys.exit(0))

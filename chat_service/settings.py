@@ -1,0 +1,25 @@
+"""What the application can be told, as one frozen value; `config.py` at the top reads it from the environment."""
+
+from dataclasses import dataclass, field
+
+from chat_service.models import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of the HTTP application. What gunicorn needs (PORT, WEB_CONCURRENCY) is in gunicorn.conf.py."""
+
+    mongodb_uri: str
+    max_body_bytes: int
+    threads: int
+    log_format: str
+    delete_inline_limit: int = 1_000
+    """Up to how many messages are removed with their chat; those of larger ones are left to a purge."""
+    rate_limits: Limits = field(default_factory=dict)
+    cors_origins: tuple[str, ...] = ()
+    connections_per_chat: int = 1_000
+    connections_per_tenant: int = 10_000
+    connections_per_worker: int = 10_000
+    metrics: bool = True
+    chat_page: bool = False
+    commit: str | None = None

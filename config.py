@@ -1,0 +1,95 @@
+"""Environment variables -> one frozen Settings. Every wrong variable is reported at once, with what to do."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from environs import Env, EnvValidationError, validate
+from marshmallow import ValidationError
+
+from chat_service.models import Limits, Scope, parse_limit
+from chat_service.settings import Settings
+
+# What a browser sends as Origin: no path, no trailing slash, lower case. A `*`, `null` or pattern is not one.
+_ORIGIN = re.compile(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
+
+_COMMIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_COMMIT_VARIABLES = ("SOURCE_VERSION", "HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT")
+
+_at_least_one = validate.Range(min=1, max=1_000_000)
+
+
+class ConfigError(Exception):
+    """The environment cannot be used; the text names each wrong variable."""
+
+
+def from_env() -> Settings:
+    """Return the settings that the environment gives.
+
+    Raises:
+        ConfigError: one or more variables are missing or wrong.
+    """
+    env = Env(eager=False)
+    settings = Settings(
+        mongodb_uri=env.str("MONGODB_URI", validate=validate.Length(min=1)),
+        max_body_bytes=env.int("MAX_BODY_BYTES", 4 * 2**20, validate=validate.Range(min=2**10, max=64 * 2**20)),
+        threads=env.int("THREADS", 8, validate=validate.Range(min=1, max=256)),
+        delete_inline_limit=env.int("DELETE_INLINE_LIMIT", 1_000, validate=validate.Range(min=0, max=10_000)),
+        rate_limits=_rate_limits(env),
+        log_format=env.str("LOG_FORMAT", "json", validate=validate.OneOf(["json", "console"])),
+        cors_origins=tuple(env.list("CORS_ORIGINS", [], validate=_check_origins) or ()),
+        connections_per_chat=env.int("CONNECTIONS_PER_CHAT", 1_000, validate=_at_least_one),
+        connections_per_tenant=env.int("CONNECTIONS_PER_TENANT", 10_000, validate=_at_least_one),
+        connections_per_worker=env.int("CONNECTIONS_PER_WORKER", 10_000, validate=_at_least_one),
+        metrics=env.str("METRICS", "on", validate=validate.OneOf(["on", "off"])) == "on",
+        chat_page=env.str("CHAT_PAGE", "off", validate=validate.OneOf(["on", "off"])) == "on",
+        commit=_commit(),
+    )
+    try:
+        env.seal()
+    except EnvValidationError as error:
+        reasons = dict(error.error_messages) if isinstance(error.error_messages, Mapping) else {}
+        lines = [f"{name}: {' '.join(texts)}" for name, texts in reasons.items()]
+        hint = "For a local try-out use `make run`; for a server see docs/operations.md."
+        raise ConfigError("\n".join(["The environment is not usable:", *lines, hint])) from None
+    return settings
+
+
+def _rate_limits(env: Env) -> Limits:
+    told = {scope: env.str(f"RATE_LIMIT_{scope.name}", "off", validate=_check_rate_limit) for scope in Scope}
+    return {scope: parse_limit(text) for scope, text in told.items() if text}  # a wrong one is None here
+
+
+def _check_rate_limit(text: str) -> None:
+    try:
+        parse_limit(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
+
+
+def _check_origins(origins: list[str]) -> None:
+    wrong = [origin for origin in origins if not _ORIGIN.fullmatch(origin)]
+    if wrong:
+        raise ValidationError(f"Not an exact origin, like https://app.example.com: {', '.join(wrong)}.")
+
+
+@cache
+def _commit() -> str | None:
+    """Return the commit that runs: what the platform says, or git where this is a clone, or None."""
+    told = next((os.environ[name] for name in _COMMIT_VARIABLES if os.environ.get(name)), None)
+    told = told or _commit_of_clone(Path(__file__).parent)
+    return told if told and _COMMIT.fullmatch(told) else None
+
+
+def _commit_of_clone(folder: Path) -> str | None:
+    if not (folder / ".git").exists():  # else git would find a repository that we only happen to lie in
+        return None
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=2, check=True)  # noqa: S603 - our own list
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,201 @@
+"""Who gets a thread: the rule, told what it needs to know; and the queues, on a loop of their own."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chat_service.server.admission import (
+    HEAVY_BODY_BYTES,
+    KNOWN_AWAY_SECONDS,
+    TURN_SECONDS,
+    WAITING_OF_TENANT,
+    Admission,
+    Place,
+    Verdict,
+    Weight,
+    decide,
+    heavy_places,
+    places_of_tenant,
+    weigh,
+)
+
+THREADS = 8
+LATER = 20.0
+
+
+@pytest.mark.parametrize(
+    ("running", "away", "waited", "left", "verdict"),
+    [
+        (0, 0, 0, LATER, Verdict.RUN),
+        (7, 0, 4, LATER, Verdict.RUN),
+        (8, 0, 4, LATER, Verdict.WAIT),
+        (8, 0, TURN_SECONDS + 0.1, LATER, Verdict.REFUSE),
+        (0, 0, 0, 0, Verdict.REFUSE),
+        (7, KNOWN_AWAY_SECONDS, 0, LATER, Verdict.RUN),
+        (8, KNOWN_AWAY_SECONDS, 0, LATER, Verdict.WAIT),
+        (3, KNOWN_AWAY_SECONDS + 0.1, 0, LATER, Verdict.RUN),
+        (4, KNOWN_AWAY_SECONDS + 0.1, 0, LATER, Verdict.REFUSE),
+    ],
+)
+def test_the_rule(running, away, waited, left, verdict) -> None:
+    """All threads while the database is there, half of them while it is away, and nobody for too long."""
+    assert decide(THREADS, running, away, waited, left) is verdict
+
+
+def test_one_thread_may_wait_too() -> None:
+    """Else nobody would notice that the database is back."""
+    assert decide(1, 0, 60, 0, LATER) is Verdict.RUN
+
+
+@pytest.mark.parametrize(
+    ("path", "body_bytes", "weight"),
+    [
+        ("/api/v1/chats", 0, Weight.LIGHT),
+        ("/api/v1/chats/x/messages", HEAVY_BODY_BYTES, Weight.LIGHT),
+        ("/api/v1/chats/x/messages", HEAVY_BODY_BYTES + 1, Weight.HEAVY),
+        ("/api/v1/chats/x/export", 0, Weight.HEAVY),
+        ("/api/v1/chats/import", 0, Weight.HEAVY),
+        ("/api/v1/chats/delete", 100, Weight.HEAVY),
+    ],
+)
+def test_what_is_heavy(path, body_bytes, weight) -> None:
+    assert weigh(path, body_bytes) is weight
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 8, 256])
+def test_somebody_can_always_do_something(threads) -> None:
+    """And from four threads on, no tenant has all of them, and heavy work has a few."""
+    assert 1 <= heavy_places(threads) <= threads
+    assert 1 <= places_of_tenant(threads) <= threads
+    assert (places_of_tenant(threads) < threads) == (threads >= 4)
+
+
+class Queues:
+    """An admission, and requests that want to enter it."""
+
+    def __init__(self, threads: int, away: Callable[[], float] = lambda: 0.0) -> None:
+        self.admission = Admission(threads, away)
+        self.end = time.monotonic() + LATER
+
+    async def enter(self, tenant: str | None = "a", weight: Weight = Weight.LIGHT) -> "asyncio.Task[Place | None]":
+        entering = asyncio.ensure_future(self.admission.enter(tenant, weight, self.end))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return entering
+
+    async def places(self, number: int, *arguments: Any) -> list[Place]:
+        """Enter as often, without waiting."""
+        entered = [await self.enter(*arguments) for _ in range(number)]
+        assert all(entering.done() for entering in entered)
+        return [place for entering in entered if (place := entering.result())]
+
+
+async def settle() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def test_turns_come_in_order_and_an_outage_ends_the_queue() -> None:
+    away = 0.0
+
+    async def play() -> None:
+        nonlocal away
+        queues = Queues(2, lambda: away)
+        first, second = await queues.places(2)
+        queue = [await queues.enter() for _ in range(4)]
+        queue[1].cancel()
+        first.leave()
+        first.leave()
+        second.leave()
+        await settle()
+        assert [turn.done() for turn in queue] == [True, True, True, False]
+        away = KNOWN_AWAY_SECONDS + 1
+        assert await asyncio.wait_for(queue[3], 1) is None, "without anybody leaving"
+        assert await (await queues.enter()) is None
+        queue[0].result().leave()
+        queue[2].result().leave()
+        assert await queues.places(1)
+        assert await (await queues.enter()) is None, "half of two"
+
+    asyncio.run(play())
+
+
+def test_a_turn_that_comes_when_its_client_leaves_is_not_lost() -> None:
+    async def play() -> None:
+        queues = Queues(1)
+        (only,) = await queues.places(1)
+        turn = await queues.enter()
+        only.leave()
+        turn.cancel()
+        await settle()
+        assert await queues.places(1)
+
+    asyncio.run(play())
+
+
+def test_tenants_take_turns() -> None:
+    """However many of one wait, the next thread is another's."""
+
+    async def play() -> None:
+        queues = Queues(1)
+        (running,) = await queues.places(1)
+        flood = [await queues.enter("a") for _ in range(10)]
+        others = [await queues.enter(tenant) for tenant in ("b", "b", None)]
+        order = []
+        for _ in range(5):
+            running.leave()
+            await settle()
+            (running,) = [turn.result() for turn in (*flood, *others) if turn.done() and turn not in order]
+            order.append(next(turn for turn in (*flood, *others) if turn.done() and turn not in order))
+        assert order == [flood[0], others[0], others[2], flood[1], others[1]]
+
+    asyncio.run(play())
+
+
+def test_a_tenant_never_has_all_threads() -> None:
+    """Another one need not wait for its requests to end; and both go on when there is room."""
+
+    async def play() -> None:
+        queues = Queues(8)
+        own = await queues.places(6, "a")
+        waits = await queues.enter("a")
+        assert not waits.done()
+        assert len(await queues.places(2, "b")) == 2
+        own[0].leave()
+        await settle()
+        assert waits.done()
+
+    asyncio.run(play())
+
+
+def test_heavy_work_has_few_places_and_holds_nobody_up() -> None:
+    """A light request of the same or another tenant passes those that wait for a heavy place."""
+
+    async def play() -> None:
+        queues = Queues(8)
+        first, _ = await queues.places(2, "a", Weight.HEAVY)
+        heavy = await queues.enter("b", Weight.HEAVY)
+        assert not heavy.done()
+        assert len(await queues.places(2, "b")) == 2
+        assert len(await queues.places(2, "a")) == 2
+        first.leave()
+        await settle()
+        assert heavy.done()
+
+    asyncio.run(play())
+
+
+def test_who_floods_is_refused_and_others_are_not() -> None:
+    async def play() -> None:
+        queues = Queues(1)
+        await queues.places(1)
+        flood = [await queues.enter("a") for _ in range(WAITING_OF_TENANT)]
+        assert await (await queues.enter("a")) is None
+        assert not (await queues.enter("b")).done()
+        for turn in flood:
+            turn.cancel()
+
+    asyncio.run(play())

@@ -1,0 +1,151 @@
+"""Requests on their way to a thread: bodies that are late, large or nobody's, and places that are given back."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from chat_service.api.context import Repositories
+from chat_service.server import bodies
+from chat_service.server.admission import Admission, Weight
+from chat_service.server.application import Application
+from chat_service.server.bodies import BodyMemory
+from chat_service.server.bridge import Bridge, environ_of
+from chat_service.server.threads import Threads
+
+SCOPE = {
+    "type": "http",
+    "http_version": "1.1",
+    "method": "POST",
+    "path": "/api/v1/chats",
+    "query_string": b"",
+    "headers": [(b"host", b"localhost"), (b"content-length", b"1000")],
+}
+
+
+async def ignore(_: dict[str, Any]) -> None:
+    """Nobody looks."""
+
+
+def serving(app: Flask, wsgi: Any = None, admission: Admission | None = None) -> Application:
+    tenants = Repositories.of(app.extensions).tenants
+    admission = admission or Admission(1, lambda: 0.0)
+    return Application(wsgi or app, None, tenants, admission, threads=1, max_body_bytes=2**20)
+
+
+@pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
+def test_a_body_that_drips_is_not_waited_for(app: Flask, alice, monkeypatch) -> None:
+    """Each part comes soon, and all of it never: 408 in the shape of all errors."""
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [*SCOPE["headers"], (b"x-api-key", alice.access.key.encode())]
+    asyncio.run(asyncio.wait_for(serving(app)({**SCOPE, "headers": headers}, receive, send), 5))
+    assert sent[0]["status"] == 408
+    assert b'"code": "request_timeout"' in sent[1]["body"]
+
+
+@pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
+@pytest.mark.parametrize("key", [[], [(b"x-api-key", b"wrong")], [(b"x-api-key", b"k" * 300)]])
+def test_a_body_without_a_good_key_is_refused_before_it_is_read(app: Flask, key) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def never() -> dict[str, Any]:
+        raise AssertionError("somebody asks for the body")
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(asyncio.wait_for(serving(app)({**SCOPE, "headers": [*SCOPE["headers"], *key]}, never, send), 5))
+    assert sent[0]["status"] == 401
+    assert b'"code": "invalid_api_key"' in sent[1]["body"]
+
+
+@pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
+def test_a_place_is_given_back_whatever_happens(app: Flask) -> None:
+    """Requests that cannot be told to WSGI, views that fail, clients that leave: the only thread is free again."""
+
+    def fails(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["QUERY_STRING"] == "fail":
+            raise RuntimeError
+        if environ["QUERY_STRING"] == "slow":
+            time.sleep(0.2)
+        return app.wsgi_app(environ, start_response)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def play() -> None:
+        admission = Admission(1, lambda: 0.0)
+        application = serving(app, fails, admission)
+        for query in (b"\xff", b"fail", b"slow", b""):
+            request = asyncio.ensure_future(
+                application({**SCOPE, "headers": [], "query_string": query}, receive, ignore)
+            )
+            await asyncio.sleep(0.05)
+            if query == b"slow":
+                request.cancel()
+            await asyncio.wait([request], timeout=2)
+        assert await asyncio.wait_for(admission.enter("tenant", Weight.LIGHT, time.monotonic() + 20), 2)
+
+    asyncio.run(play())
+
+
+def test_an_application_that_fails_before_its_answer_is_answered_for() -> None:
+    """500 in the shape of all errors, and not a word of the exception."""
+    sent: list[dict[str, Any]] = []
+
+    def fails(_environ: dict[str, Any], _start_response: Any) -> Any:
+        raise RuntimeError("a secret")
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def play() -> None:
+        threads = Threads(1, "test")
+        await Bridge(fails, threads).answer(environ_of({**SCOPE, "headers": []}), ignore, send, threads)
+
+    asyncio.run(play())
+    assert sent[0]["status"] == 500
+    assert b'"code": "internal_error"' in sent[1]["body"]
+    assert b"secret" not in sent[1]["body"]
+
+
+class TestBodyMemory:
+    """What the bodies of a process may take, shared out by tenant."""
+
+    def test_a_tenant_beyond_its_share_waits_for_its_own_only(self) -> None:
+        async def play() -> None:
+            memory = BodyMemory(total=100, share=40)
+            await memory.take("a", 30)
+            waiting = asyncio.ensure_future(memory.take("a", 20))
+            await asyncio.wait_for(memory.take("b", 40), 1)
+            assert not waiting.done()
+            memory.give_back("a", 30)
+            await asyncio.wait_for(waiting, 1)
+
+        asyncio.run(play())
+
+    def test_all_tenants_together_have_a_limit_and_who_leaves_waits_no_more(self) -> None:
+        async def play() -> None:
+            memory = BodyMemory(total=100, share=40)
+            for tenant in "abc":
+                await memory.take(tenant, 30)
+            leaves, stays = (asyncio.ensure_future(memory.take(tenant, 20)) for tenant in "de")
+            await asyncio.sleep(0)
+            leaves.cancel()
+            memory.give_back("a", 30)
+            await asyncio.wait_for(stays, 1)
+            assert leaves.cancelled()
+            await asyncio.wait_for(memory.take("f", 20), 1)
+
+        asyncio.run(play())
