@@ -11,7 +11,7 @@ from environs import Env, EnvValidationError, validate
 from marshmallow import ValidationError
 
 from chat_service.models import Limits, Scope, parse_limit
-from chat_service.settings import Settings
+from chat_service.settings import ConfigError, Settings
 
 # What a browser sends as Origin: no path, no trailing slash, lower case. A `*`, `null` or pattern is not one.
 _ORIGIN = re.compile(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
@@ -20,10 +20,6 @@ _COMMIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _COMMIT_VARIABLES = ("SOURCE_VERSION", "HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT")
 
 _at_least_one = validate.Range(min=1, max=1_000_000)
-
-
-class ConfigError(Exception):
-    """The environment cannot be used; the text names each wrong variable."""
 
 
 def from_env() -> Settings:

@@ -1,22 +1,11 @@
 """How gunicorn serves: `gunicorn -c gunicorn.conf.py asgi:application`. Each value carries its reason."""
 
-import atexit
-import gc
 import os
-import shutil
-import signal
-import sys
-import tempfile
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from chat_service.errors import ChatServiceError, DatabaseUnavailableError
-from chat_service.front import mourner
-from chat_service.repository.database import Database
-from chat_service.repository.orphans import Orphans
-from chat_service.server.balance import counts
+from chat_service.server import hooks
 from chat_service.server.logger import gunicorn_logger
-from config import ConfigError, from_env
+from config import from_env
 
 # A dyno sets PORT and is reached from outside; without it this is somebody's machine, and stays on it.
 bind = f"0.0.0.0:{os.environ['PORT']}" if "DYNO" in os.environ else f"127.0.0.1:{os.environ.get('PORT', '8000')}"
@@ -43,81 +32,10 @@ logger_class = gunicorn_logger(os.environ.get("LOG_FORMAT", "json"))
 errorlog = "-"
 loglevel = "warning"
 
-
-def _share_metrics() -> None:
-    """Make a fresh folder in which the workers keep their numbers; it goes when this process, the master, ends.
-
-    prometheus_client reads the variable when it is imported. After SIGHUP the folder stays, so that no number falls; a
-    new master (SIGUSR2) takes one of its own.
-    """
-    mine = f"chat-service-metrics-{os.getpid()}-"
-    if Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")).name.startswith(mine):
-        return
-    folder = tempfile.mkdtemp(prefix=mine, dir=worker_tmp_dir)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    atexit.register(_remove, folder, os.getpid())
-
-
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # and not a worker, which has inherited this
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-_share_metrics()
-
-
-def pre_fork(_server: Any, worker: Any) -> None:
-    """Let the worker say later that it ended in good order, and meanwhile how many connections it holds."""
-    mourner.expect(worker)
-    worker.slot = counts.take()
-
-
-def worker_exit(_server: Any, worker: Any) -> None:
-    """Say so."""
-    mourner.say_farewell(worker)
-
-
-def child_exit(server: Any, worker: Any) -> None:
-    """Free the chats that a killed worker holds, and forget its gauges; what it counted stays."""
-    counts.give_back(worker.slot)
-    mourner.mourn(server, worker, from_env().mongodb_uri)
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the variable is set
-
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
-def _default_sigterm() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def on_starting(server: Any) -> None:
-    """Refuse to start on a server without transactions, before the first worker is forked."""
-    # A worker is born with the master's handler, which would swallow a SIGTERM that comes before its own is there.
-    os.register_at_fork(
-        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
-        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}),
-        after_in_child=_default_sigterm,
-    )
-    try:
-        database = Database(from_env().mongodb_uri)
-        try:
-            database.require_transactions()
-            Orphans(database).reap()  # of a service that died as a whole just before
-        finally:
-            database.close()
-    except DatabaseUnavailableError:
-        server.log.warning("MongoDB does not answer yet; serving 503 until it does.")
-    except (ConfigError, ChatServiceError) as error:
-        server.log.critical("%s", str(error))
-        sys.exit(1)
-
-
-def post_worker_init(_worker: Any) -> None:
-    """Leave what is loaded out of the garbage collector's rounds, and let it go round less often.
-
-    An export makes thousands of dictionaries at a time, and a fifth of its time went to looking for cycles in them.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+on_starting = partial(hooks.on_starting, from_env)
+on_reload = hooks.on_reload
+pre_fork = hooks.pre_fork
+post_fork = partial(hooks.post_fork, from_env)
+post_worker_init = hooks.post_worker_init
+worker_exit = hooks.worker_exit
+child_exit = hooks.child_exit

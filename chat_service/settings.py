@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 from chat_service.models import Limits
 
 
+class ConfigError(Exception):
+    """The environment cannot be used; the text names each wrong variable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of the HTTP application. What gunicorn needs (PORT, WEB_CONCURRENCY) is in gunicorn.conf.py."""

@@ -3,8 +3,8 @@
 import pytest
 
 from chat_service.models import RateLimit, Scope
-from chat_service.settings import Settings
-from config import ConfigError, from_env
+from chat_service.settings import ConfigError, Settings
+from config import from_env
 
 URI = "mongodb://127.0.0.1/?replicaSet=rs0"
 

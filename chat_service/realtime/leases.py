@@ -4,7 +4,8 @@ A lease is lost when this process was stopped for longer than it lasts, when the
 the chat was deleted. From then on a delete passes the connection, so it must not stay open. What this module keeps:
 
 - A connection is closed while its lease is still good if that could not be renewed, early enough to be gone by its end.
-  That needs no database: it is looked at every second, also while a renewal waits for an answer.
+  That needs no database: it is looked at every second, also while a renewal waits for an answer. And no clock but our
+  own: what was not renewed for so long is closed also if the database's clock was set back meanwhile.
 - A process that was stopped closes what has expired in the second in which it goes on.
 - A lease that nobody here stands for is found by the next renewal, and given up.
 """
@@ -68,7 +69,10 @@ class Leases:
 
     def is_lost(self, socket: Socket, now: datetime | None = None) -> bool:
         """Tell whether the connection's lease is about to end, or has ended."""
-        return socket.leased_until is not None and socket.leased_until <= (now or self._now()) + CLOSING
+        if socket.leased_until is None:
+            return False
+        unrenewed = time.monotonic() - socket.renewed_at
+        return socket.leased_until <= (now or self._now()) + CLOSING or unrenewed >= (LEASE - CLOSING).total_seconds()
 
     async def keep(self) -> None:
         """Renew, and look after the connections, until cancelled."""
@@ -104,11 +108,11 @@ class Leases:
 
     async def _renew_span(self, first: str, end: str) -> None:
         expected = [socket for socket in self._hub if socket.leased_until and first <= socket.connection_id < end]
-        began = self._now()
+        began, renewed_at = self._now(), time.monotonic()
         held = await self._run(self._presence.renew, self._worker_id, first, end)
         for socket in expected:
             if socket.connection_id in held:
-                socket.leased_until = began + LEASE
+                socket.leased_until, socket.renewed_at = began + LEASE, renewed_at
             else:
                 # Most likely its chat was deleted, and the feed is about to say so; the first close is the one.
                 asyncio.get_running_loop().call_later(FEED_SECONDS, socket.close, RECONNECT)

@@ -71,6 +71,7 @@ class Socket:
         "opened_at",
         "owner",
         "refusal",
+        "renewed_at",
         "sent_close",
     )
 
@@ -85,6 +86,8 @@ class Socket:
         self.refusal: Close | None = None
         """Why it is not to be answered, if there is a reason."""
         self.opened_at = time.monotonic()
+        self.renewed_at = self.opened_at
+        """Its lease was not asked for, or renewed, before this."""
         self.sent_close: Close | None = None
         self._send = send
         self._outboxes = outboxes

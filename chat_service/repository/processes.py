@@ -12,12 +12,23 @@ _FAMILY = uuid.uuid4().hex[:16]
 
 LAYER = "chat-service"
 
+_number: int | None = None
 
-def name_of(pid: int) -> str:
-    """Return the name of this process, or of one that it has forked: no two on any machine have the same."""
-    return f"{_FAMILY}.{pid}"
+
+def set_number(number: int) -> None:
+    """Take a number into the name of this process, which its parent gives to no other process that it forks."""
+    global _number  # noqa: PLW0603 - a process has one name
+    _number = number
+
+
+def name_of(pid: int, number: int | None) -> str:
+    """Return the name of this process, or of one that it has forked: no two on any machine have the same.
+
+    The number makes that true also when the system gives the pid of a dead process to a new one.
+    """
+    return f"{_FAMILY}.{pid}" if number is None else f"{_FAMILY}.{pid}.{number}"
 
 
 def own_name() -> str:
     """Return the name of this process."""
-    return name_of(os.getpid())
+    return name_of(os.getpid(), _number)

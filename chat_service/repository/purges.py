@@ -19,13 +19,14 @@ from chat_service.errors import ClaimLostError
 from chat_service.models import Purge
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key, message_range
+from chat_service.repository.processes import own_name
 from chat_service.repository.traffic import chat_operations
 
 INLINE_LIMIT = 1_000
 """Messages up to which no purge is needed: one transaction removes them in about 10 ms, and could 100 times as many."""
 
 LEASE = timedelta(seconds=30)
-"""How long a purge waits for a worker that was killed. A batch takes milliseconds."""
+"""How long a purge waits for a worker that nobody knows to be dead (`orphans.py`). A batch takes milliseconds."""
 
 
 class Purges:
@@ -70,6 +71,8 @@ class Purges:
         """
         now = self._database.now()
         free = {"lease_until": {"$lte": now}}
+        # $min sets a field that is missing, and leaves an earlier time as it is.
+        started = {"$min": {"started_at": now}}
         with self._database.operation(writes=True):
             waiting = sorted(self._database.purges.distinct("_id.tenant_id", free))
             if not waiting:
@@ -77,8 +80,7 @@ class Purges:
             tenant_id = next((found for found in waiting if after_tenant is None or found > after_tenant), waiting[0])
             claimed = self._database.purges.find_one_and_update(
                 {"_id.tenant_id": tenant_id, **free},
-                # $min sets a field that is missing, and leaves an earlier time as it is.
-                {"$set": {"worker_id": worker_id, "lease_until": now + LEASE}, "$min": {"started_at": now}},
+                {"$set": {"worker_id": worker_id, "process": own_name(), "lease_until": now + LEASE}, **started},
                 sort=[("lease_until", ASCENDING)],
                 return_document=ReturnDocument.AFTER,
             )

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned, process_of
 from tests.client import CHATS, TenantAccess
@@ -51,6 +53,13 @@ def holder(database: Database, dead: Collection[int] = ()) -> int:
                 return pid
         time.sleep(0.01)
     raise AssertionError("no transaction was seen")
+
+
+def child_of(service: EmbeddedGunicorn, but: int) -> int:
+    """Return the pid of the only worker, once it is another one."""
+    path = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
+    wait_until(lambda: path.read_text().split() not in ([], [str(but)]), 5, every=0.001)
+    return int(path.read_text().split()[0])
 
 
 def new_chat(database: Database, access: TenantAccess) -> str:
@@ -204,3 +213,29 @@ def test_the_connections_of_a_killed_worker_hold_no_chat(service, access, databa
             assert time.monotonic() - began < FREE_SECONDS
         assert status == 200
         assert peer.socket.sock.recv(1) == b"", "it was closed before the chat could be deleted"
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+@pytest.mark.parametrize("rounds", [1, pytest.param(50, marks=pytest.mark.soak)])
+def test_the_successor_releases_what_its_predecessor_held(mongod, access, database, failpoint, kills, rounds) -> None:
+    """Alone: no other worker is there, and no `jobs run`. With two kills the first successor dies before it is done."""
+    with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as service:
+        for _ in range(rounds):
+            connected, deleted = new_chat(database, access), new_chat(database, access)
+            with Peer(service, connected, access):
+                is_blocked = failpoint.block("insert", seconds=BLOCK_SECONDS, times=1)
+                victim = begin_delete(service, access, deleted)
+                is_blocked()
+                pid = holder(database)
+                os.kill(pid, signal.SIGKILL)
+                began = time.monotonic()
+                for _ in range(kills - 1):
+                    pid = child_of(service, but=pid)
+                    os.kill(pid, signal.SIGKILL)
+                wait_until_nothing_is_open(database, FREE_SECONDS)
+                wait_until(lambda: database.presence.count_documents({}) == 0, FREE_SECONDS)
+                assert time.monotonic() - began < FREE_SECONDS
+                victim.join(10)
+            Deletions(database).delete(access.tenant_id, connected, "test")
+            Deletions(database).delete(access.tenant_id, deleted, "test")
+            assert list(Checks(database).run()) == []

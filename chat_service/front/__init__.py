@@ -1,1 +1,0 @@
-"""How HTTP reaches the application: the ASGI front and gunicorn's worker."""

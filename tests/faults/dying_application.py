@@ -1,0 +1,16 @@
+"""An application for gunicorn whose worker ends while it loads it, as `DYING` says."""
+
+import errno
+import os
+import signal
+
+from chat_service.settings import ConfigError
+
+_HOW = os.environ["DYING"]
+
+if _HOW == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif _HOW == "disk full":
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+elif _HOW == "wrong setting":
+    raise ConfigError("The environment is not usable: DYING.")

@@ -1,0 +1,102 @@
+"""Workers that die again and again as they start: few processes, fewer and fewer restarts, and a service that stays."""
+
+import heapq
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from chat_service.embedded.process import free_port, start, stop
+from chat_service.server.hooks import PAUSE_MOST_SECONDS, pause_after
+from tests.wait import wait_until
+
+WORKERS = 2
+AT_ONCE_SECONDS = 1.5
+"""gunicorn looks ten times a second whether its workers have ended; the rest is for a busy machine."""
+
+
+@contextmanager
+def dying(how: str, mongodb_uri: str, output: IO[bytes] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run gunicorn as it is configured, with an application that ends the worker which loads it."""
+    settings = {"MONGODB_URI": mongodb_uri, "PORT": str(free_port()), "WEB_CONCURRENCY": str(WORKERS), "DYING": how}
+    command = ("gunicorn", "-c", "gunicorn.conf.py", "tests.faults.dying_application:application")
+    process = start(*command, output=output, **settings)
+    try:
+        yield process
+    finally:
+        stop(process, 10)
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below this one."""
+    try:
+        children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    except FileNotFoundError:
+        return set()
+    return children.union(*map(descendants, children))
+
+
+def watch(process: "subprocess.Popen[bytes]", seconds: float) -> tuple[int, int]:
+    """Return how many processes there were below this one at once, and how many in all."""
+    most, seen = 0, set()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert process.poll() is None, "the service stays"
+        now = descendants(process.pid)
+        most = max(most, len(now))
+        seen |= now
+        time.sleep(0.01)
+    return most, len(seen)
+
+
+def starts_within(seconds: float) -> int:
+    """How many workers are started in so many seconds, when each of them dies as soon as its pause is over."""
+    deaths = [0.0] * WORKERS
+    starts = WORKERS
+    while deaths[0] <= seconds:
+        heapq.heapreplace(deaths, deaths[0] + pause_after(starts - WORKERS + 1))
+        starts += 1
+    return starts
+
+
+@pytest.mark.parametrize(
+    ("how", "is_away", "seconds"),
+    [
+        ("killed", True, 3),
+        ("disk full", False, 3),
+        pytest.param("killed", True, 90, marks=pytest.mark.soak),
+        pytest.param("disk full", True, 90, marks=pytest.mark.soak),
+    ],
+)
+def test_workers_that_die_as_they_start(mongod, how: str, *, is_away: bool, seconds: int) -> None:
+    """Never more processes than workers, no start before its pause is over, and an end at once in the midst of one."""
+    away = f"mongodb://127.0.0.1:{free_port()}/?replicaSet=rs0"
+    with dying(how, away if is_away else mongod.uri) as process:
+        wait_until(lambda: descendants(process.pid), 20)  # before, the master looks for the database for 5 s
+        most, starts = watch(process, seconds)
+        print(f"{most} processes at once, {starts} in {seconds} s")  # noqa: T201 - shown when it fails
+        began = time.monotonic()
+        process.terminate()
+        assert process.wait(10) == 0
+        assert time.monotonic() - began < AT_ONCE_SECONDS
+    assert most <= WORKERS
+    assert WORKERS < starts <= starts_within(seconds)
+
+
+def test_a_wrong_setting_ends_the_service(mongod, tmp_path) -> None:
+    """Also one that only a worker meets: it is no fault that passes, and the log has the sentence."""
+    log = tmp_path / "log"
+    with log.open("wb") as output, dying("wrong setting", mongod.uri, output) as process:
+        assert process.wait(20) != 0
+    assert "The environment is not usable" in log.read_text()
+
+
+def test_the_pause_grows_and_is_bounded() -> None:
+    """The first worker that dies as it starts is replaced at once."""
+    pauses = [pause_after(failures) for failures in range(8)]
+    assert pauses == [0, 0, 1, 2, 4, 8, PAUSE_MOST_SECONDS, PAUSE_MOST_SECONDS]
+    assert pause_after(100_000) == PAUSE_MOST_SECONDS
