@@ -13,8 +13,22 @@ import mongomock
 from pymongo.errors import OperationFailure
 
 from chat_service.errors import ChatServiceError
-from chat_service.repository.database import Database
-from chat_service.repository.transaction import Again, T, Work
+from chat_service.repository.database import Database, Work
+from chat_service.repository.transaction import Again, T
+from chat_service.repository.unit_of_work import UnitOfWork
+
+
+class MockUnitOfWork(UnitOfWork):
+    """Bound to nothing, and with the plain commands spelt out that mongomock does not run."""
+
+    def command(self, command: dict[str, Any]) -> dict[str, Any]:
+        if "aggregate" in command:
+            raise OperationFailure("mongomock keeps no statistics")
+        if "insert" in command:
+            self.messages.insert_many(command["documents"])
+            return {"ok": 1}
+        found = self.chats.find_one_and_update(command["query"], command["update"], projection=command["fields"])
+        return {"ok": 1, "value": found}
 
 
 class MockDatabase(Database):
@@ -27,22 +41,14 @@ class MockDatabase(Database):
 
     def transaction(self, work: Work[T], again: Again = lambda: None) -> T:
         del again
-        verdict = work(None)
+        verdict = work(self.unbound())
         if isinstance(verdict, ChatServiceError):
             raise verdict
         return verdict
 
-    def command(self, command: dict[str, Any], session: object) -> dict[str, Any]:
+    def _unit_of_work(self, session: object) -> UnitOfWork:
         del session
-        if "aggregate" in command:
-            raise OperationFailure("mongomock keeps no statistics")
-        if "insert" in command:
-            self.database[command["insert"]].insert_many(command["documents"])
-            return {"ok": 1}
-        found = self.database[command["findAndModify"]].find_one_and_update(
-            command["query"], command["update"], projection=command["fields"]
-        )
-        return {"ok": 1, "value": found}
+        return MockUnitOfWork(self.database, None, self.now())
 
     @contextmanager
     def operation(self, *, writes: bool = False, seconds: float | None = None) -> Iterator[None]:
@@ -50,8 +56,8 @@ class MockDatabase(Database):
         yield
 
     @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        yield
+    def snapshot(self) -> Iterator[UnitOfWork]:
+        yield self.unbound()
 
     def seconds_away(self) -> float:
         return 0.0

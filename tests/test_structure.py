@@ -38,3 +38,17 @@ def test_no_two_modules_have_the_same_name() -> None:
     for path in (*MODULES, *(file.relative_to(ROOT) for file in ROOT.glob("*.py"))):
         folders[path.stem].add(path.parent)
     assert {name for name, where in folders.items() if len(where) > 1 and where != MIRRORED} == set()
+
+
+def test_nobody_passes_a_session_by_hand() -> None:
+    """A command that forgets it would run outside the transaction: what runs in one has a unit of work."""
+    allowed = {Path("chat_service/repository") / name for name in ("transaction.py", "unit_of_work.py", "database.py")}
+    found = [
+        f"{path}:{node.lineno}"
+        for path in MODULES
+        if path not in allowed
+        for node in ast.walk(ast.parse((ROOT / path).read_bytes()))
+        if (isinstance(node, ast.arg) and node.arg == "session")
+        or (isinstance(node, ast.keyword) and node.arg == "session")
+    ]
+    assert found == []

@@ -12,8 +12,6 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
-from pymongo.client_session import ClientSession
-
 from chat_service.errors import (
     ActiveConnectionsError,
     ChatNotFoundError,
@@ -36,6 +34,7 @@ from chat_service.repository.idempotency import find, once
 from chat_service.repository.keys import chat_key
 from chat_service.repository.presence import Presence
 from chat_service.repository.traffic import Traffic
+from chat_service.repository.unit_of_work import UnitOfWork
 
 GROUP_CHATS = 8
 """Chats that share a transaction, and the cost of its commit. Measured (benchmarks/bulk.py): 3.8 times as fast as
@@ -97,7 +96,7 @@ class BulkDeletions:
             # Not the last word, so it is not kept: a repetition goes on with what is left.
             return report(outcomes)
         # Of two runs at once the first report is the one that both give.
-        final = once(self._database, key, lambda _: report(outcomes), lambda facts: facts, lambda facts: facts)
+        final = once(key, lambda _: report(outcomes), lambda facts: facts, lambda facts: facts)
         try:
             return self._database.transaction(final)
         except (DatabaseUnavailableError, OutcomeUnknownError):
@@ -105,7 +104,7 @@ class BulkDeletions:
 
     def _told(self, key: IdempotencyKey) -> Report | None:
         with self._database.operation():
-            facts = find(self._database, key)
+            facts = find(self._database.unbound(), key)
         if isinstance(facts, ChatServiceError):
             raise facts
         return facts
@@ -125,21 +124,20 @@ class BulkDeletions:
         return {**outcomes, **dict.fromkeys(left, DatabaseUnavailableError())}
 
     def _delete_group(self, tenant_id: str, group: list[str], requested_by: str, operation: str) -> Outcomes:
-        def work(session: ClientSession | None) -> Outcomes:
-            now = self._database.now()
-            leases = self._presence.count_each(tenant_id, group, now, session)
+        def work(tx: UnitOfWork) -> Outcomes:
+            leases = self._presence.count_each(tx, tenant_id, group)
             outcomes: Outcomes = {
                 chat_id: ActiveConnectionsError(found.live) for chat_id, found in leases.items() if found.live
             }
-            chats = self._remove(tenant_id, [chat_id for chat_id in group if chat_id not in outcomes], session)
+            chats = self._remove(tx, tenant_id, [chat_id for chat_id in group if chat_id not in outcomes])
             removed = [chat["_id"]["chat_id"] for chat in chats]
             if any(leases[chat_id].expired for chat_id in removed):
-                self._presence.clear(tenant_id, removed, session)
+                self._presence.clear(tx, tenant_id, removed)
             if chats:
-                receipts = self._deletions.take(tenant_id, chats, Stamp(now, requested_by, operation), session)
+                receipts = self._deletions.take(tx, tenant_id, chats, Stamp(requested_by, operation))
                 outcomes.update((receipt.chat_id, receipt) for receipt in receipts)
             gone = [chat_id for chat_id in group if chat_id not in outcomes]
-            outcomes.update(self._earlier(tenant_id, gone, operation, ChatNotFoundError(), session))
+            outcomes.update(self._earlier(tx, tenant_id, gone, operation, ChatNotFoundError()))
             return {chat_id: outcomes[chat_id] for chat_id in group}
 
         try:
@@ -151,28 +149,23 @@ class BulkDeletions:
         except OutcomeUnknownError as error:
             # Not to be able to look is not to know, and must not be told as "nothing was changed".
             with suppress(DatabaseUnavailableError), self._database.operation(seconds=SETTLE_SECONDS):
-                return self._earlier(tenant_id, group, operation, error)
+                return self._earlier(self._database.unbound(), tenant_id, group, operation, error)
             return dict.fromkeys(group, error)
 
-    def _remove(self, tenant_id: str, chat_ids: list[str], session: ClientSession | None) -> list[dict[str, Any]]:
+    def _remove(self, tx: UnitOfWork, tenant_id: str, chat_ids: list[str]) -> list[dict[str, Any]]:
         """Remove the chat documents that are there, and return what the rest needs of them."""
         keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
-        chats = list(self._database.chats.find({"_id": {"$in": keys}}, CHAT_FIELDS, session=session))
-        self._database.chats.delete_many({"_id": {"$in": [chat["_id"] for chat in chats]}}, session=session)
+        chats = list(tx.chats.find({"_id": {"$in": keys}}, CHAT_FIELDS))
+        tx.chats.delete_many({"_id": {"$in": [chat["_id"] for chat in chats]}})
         return chats
 
     def _earlier(
-        self,
-        tenant_id: str,
-        chat_ids: list[str],
-        operation: str,
-        otherwise: ChatServiceError,
-        session: ClientSession | None = None,
+        self, tx: UnitOfWork, tenant_id: str, chat_ids: list[str], operation: str, otherwise: ChatServiceError
     ) -> Outcomes:
         """Return the receipts that this very operation wrote for the chats before, and `otherwise` for the rest."""
         keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
         wanted = {"_id": {"$in": keys}, "operation": operation}
-        receipts = self._database.deletions.find(wanted, session=session) if chat_ids else []
+        receipts = tx.deletions.find(wanted) if chat_ids else []
         found = {receipt["_id"]["chat_id"]: from_document(receipt) for receipt in receipts}
         return {chat_id: found.get(chat_id, otherwise) for chat_id in chat_ids}
 

@@ -5,7 +5,6 @@ from collections.abc import Collection
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, ReturnDocument
-from pymongo.client_session import ClientSession
 
 from chat_service.errors import (
     ChatExistsError,
@@ -19,6 +18,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key
 from chat_service.repository.presence import Presence
+from chat_service.repository.unit_of_work import UnitOfWork
 
 
 class Chats:
@@ -54,22 +54,22 @@ class Chats:
 
         chat = build({"id": chat_id or str(uuid.uuid4()), "at": self._database.now()})
 
-        def work(session: ClientSession | None) -> Chat | ChatServiceError:
-            taken = self._taken(tenant_id, chat.id, session) if chosen else None
+        def work(tx: UnitOfWork) -> Chat | ChatServiceError:
+            taken = self._taken(tx, tenant_id, chat.id) if chosen else None
             if taken is not None:
                 return taken
-            self._database.chats.insert_one(to_document(tenant_id, chat), session=session)
+            tx.chats.insert_one(to_document(tenant_id, chat))
             return chat
 
         facts = {"id": chat.id, "at": chat.created_at}
-        work_once = once(self._database, key, work, lambda _: facts, build)
+        work_once = once(key, work, lambda _: facts, build)
         return self._database.transaction(work_once)
 
-    def _taken(self, tenant_id: str, chat_id: str, session: ClientSession | None) -> ChatServiceError | None:
+    def _taken(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> ChatServiceError | None:
         key = {"_id": chat_key(tenant_id, chat_id)}
-        if self._database.chats.find_one(key, {"_id": True}, session=session):
+        if tx.chats.find_one(key, {"_id": True}):
             return ChatExistsError()
-        if self._database.deletions.find_one(key, {"_id": True}, session=session):
+        if tx.deletions.find_one(key, {"_id": True}):
             return ChatIdRetiredError()
         return None
 
@@ -80,7 +80,7 @@ class Chats:
             ChatNotFoundError: absent, deleted or another tenant's.
         """
         with self._database.operation():
-            connections = self._presence.count(tenant_id, chat_id, self._database.now()).live
+            connections = self._presence.count(self._database.unbound(), tenant_id, chat_id).live
             document = self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)})
         if document is None:
             raise ChatNotFoundError
@@ -97,7 +97,7 @@ class Chats:
         with self._database.operation():
             documents = list(self._database.chats.find(wanted, sort=order, limit=limit, batch_size=limit + 1))
             ids = [document["_id"]["chat_id"] for document in documents]
-            leases = self._presence.count_each(tenant_id, ids, self._database.now())
+            leases = self._presence.count_each(self._database.unbound(), tenant_id, ids)
         return [from_document(document, leases[document["_id"]["chat_id"]].live) for document in documents]
 
     def update(
@@ -122,7 +122,7 @@ class Chats:
                 raise PreconditionFailedError
             if document is None:
                 raise ChatNotFoundError
-            return from_document(document, self._presence.count(tenant_id, chat_id, now).live)
+            return from_document(document, self._presence.count(self._database.unbound(), tenant_id, chat_id).live)
 
 
 def at_revision(revisions: Collection[int] | None) -> dict[str, Any]:

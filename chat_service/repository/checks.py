@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from pymongo import ASCENDING
-from pymongo.client_session import ClientSession
 
 from chat_service.models import MAX_SEQ
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_range
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
+from chat_service.repository.unit_of_work import UnitOfWork
 
 WINDOW_CHATS = 500
 """Chats compared at once: some commands for each window rather than for each chat."""
@@ -59,8 +59,8 @@ class Checks:
     def run(self, *, repair: bool = False) -> Iterator[Finding]:
         """Give each finding; with `repair` it has been mended as far as that is possible without a person."""
         for tenant_id, chat_id in set(self._suspects()):
-            with self._database.snapshot() as session:
-                found = _findings(tenant_id, chat_id, self._look(tenant_id, chat_id, session), self._database.now())
+            with self._database.snapshot() as tx:
+                found = _findings(tenant_id, chat_id, self._look(tx, tenant_id, chat_id), tx.now)
             if found and repair:
                 self._mend(tenant_id, chat_id)
             yield from found
@@ -110,40 +110,36 @@ class Checks:
             if self._database.chats.find_one({"_id": chat_key(*one)}, {"_id": True}) is None:
                 yield one
 
-    def _look(self, tenant_id: str, chat_id: str, session: ClientSession | None) -> _State:
+    def _look(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> _State:
         key = {"_id": chat_key(tenant_id, chat_id)}
-        chat = self._database.chats.find_one(key, session=session)
+        chat = tx.chats.find_one(key)
         first = chat["first_seq"] if chat else MAX_SEQ
         every, own = message_range(tenant_id, chat_id), message_range(tenant_id, chat_id, first)
-        reachable = self._database.messages.count_documents({"_id": own}, session=session) if chat else 0
+        reachable = tx.messages.count_documents({"_id": own}) if chat else 0
         return _State(
             chat=chat,
-            receipt=self._database.deletions.find_one(key, session=session),
-            purges=list(self._database.purges.find({"_id": every}, session=session)),
+            receipt=tx.deletions.find_one(key),
+            purges=list(tx.purges.find({"_id": every})),
             reachable=reachable,
-            unreachable=self._database.messages.count_documents({"_id": every}, session=session) - reachable,
-            leases=self._database.presence.count_documents(
-                {"tenant_id": tenant_id, "chat_id": chat_id}, session=session
-            ),
+            unreachable=tx.messages.count_documents({"_id": every}) - reachable,
+            leases=tx.presence.count_documents({"tenant_id": tenant_id, "chat_id": chat_id}),
         )
 
     def _mend(self, tenant_id: str, chat_id: str) -> None:
-        def work(session: ClientSession | None) -> None:
-            state, now = self._look(tenant_id, chat_id, session), self._database.now()
+        def work(tx: UnitOfWork) -> None:
+            state = self._look(tx, tenant_id, chat_id)
             key = {"_id": chat_key(tenant_id, chat_id)}
-            for finding in _findings(tenant_id, chat_id, state, now):
+            for finding in _findings(tenant_id, chat_id, state, tx.now):
                 if finding.kind == "wrong_count":
                     change = {"$set": {"message_count": state.reachable}, "$inc": {"revision": 1}}
-                    self._database.chats.update_one(key, change, session=session)
+                    tx.chats.update_one(key, change)
                 elif finding.kind == "orphaned_presence":
-                    self._presence.clear(tenant_id, [chat_id], session)
+                    self._presence.clear(tx, tenant_id, [chat_id])
                 elif finding.kind in {"orphaned_messages", "endless_receipt"}:
                     # The workers remove what there is, count it, and complete the receipt.
                     last = state.chat["first_seq"] - 1 if state.chat else MAX_SEQ
                     endless = state.receipt is not None and state.receipt["completed_at"] is None
-                    self._purges.open(
-                        tenant_id, chat_id, (0, last), state.unreachable, of_deletion=endless, session=session
-                    )
+                    self._purges.open(tx, tenant_id, chat_id, (0, last), state.unreachable, of_deletion=endless)
                     return
 
         self._database.transaction(work)

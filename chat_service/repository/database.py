@@ -10,7 +10,6 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.driver_info import DriverInfo
 from pymongo.errors import (
-    BulkWriteError,
     CollectionInvalid,
     ConfigurationError,
     ConnectionFailure,
@@ -23,12 +22,14 @@ from pymongo.errors import (
 )
 from pymongo.uri_parser import parse_uri
 
-from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError, UnsupportedServerError
+from chat_service.errors import ChatServiceError, DatabaseUnavailableError, OutcomeUnknownError, UnsupportedServerError
 from chat_service.repository import deadline, processes
 from chat_service.repository.clock import ServerClock
 from chat_service.repository.outage import Outage
-from chat_service.repository.transaction import Again, T, TransactionRunner, Work
+from chat_service.repository.transaction import Again, T, TransactionRunner
+from chat_service.repository.unit_of_work import UnitOfWork
 
+Work = Callable[[UnitOfWork], T | ChatServiceError]
 Document = dict[str, Any]
 Listeners = Sequence[Any]
 
@@ -131,23 +132,13 @@ class Database:
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
     def transaction(self, work: Work[T], again: Again = lambda: None) -> T:
-        """Run `work(session)` in one transaction; see `TransactionRunner.run` for what it returns and raises."""
+        """Run `work(tx)` in one transaction; see `TransactionRunner.run` for what it returns and raises."""
         try:
-            return self._transactions.run(work, again)
+            return self._transactions.run(lambda session: work(self._unit_of_work(session)), again)
         except PyMongoError as error:
             if _is_outage(error):
                 raise DatabaseUnavailableError from error
             raise
-
-    def command(self, command: Document, session: ClientSession | None) -> Document:
-        """Run one command as it is, in the transaction of `session` if there is one, and return the server's reply.
-
-        The driver's methods for collections take a third longer to say the same, which matters for what is done most.
-        """
-        reply: Document = self.database.command(command, session=session)
-        if "writeErrors" in reply:  # which is no error to the driver when it does not know that this was a write
-            raise BulkWriteError(reply)
-        return reply
 
     @contextmanager
     def operation(self, *, writes: bool = False, seconds: float | None = None) -> Iterator[None]:
@@ -172,10 +163,17 @@ class Database:
             raise (OutcomeUnknownError if sent else DatabaseUnavailableError) from error
 
     @contextmanager
-    def snapshot(self) -> Iterator[ClientSession | None]:
-        """Give a session in which all reads see the majority-committed data of one moment (the server keeps 5 min)."""
+    def snapshot(self) -> Iterator[UnitOfWork]:
+        """Give a unit of work whose reads see the majority-committed data of one moment (the server keeps 5 min)."""
         with self.client.start_session(snapshot=True) as session:
-            yield session
+            yield self._unit_of_work(session)
+
+    def unbound(self) -> UnitOfWork:
+        """Return the unit of work of single commands, each by itself, outside any transaction."""
+        return self._unit_of_work(None)
+
+    def _unit_of_work(self, session: ClientSession | None) -> UnitOfWork:
+        return UnitOfWork(self.database, session, self.now())
 
     @property
     def is_local(self) -> bool:

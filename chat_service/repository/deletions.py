@@ -20,7 +20,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING, DeleteMany
-from pymongo.client_session import ClientSession
 
 from chat_service.errors import (
     ActiveConnectionsError,
@@ -38,6 +37,7 @@ from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_range
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import INLINE_LIMIT, Purges, estimated_end
+from chat_service.repository.unit_of_work import UnitOfWork
 
 SETTLE_SECONDS = 2.0
 """For the look whether a delete whose answer was lost has happened: it comes after the transaction's whole time."""
@@ -51,7 +51,6 @@ CHAT_FIELDS = {"_id": True, "message_count": True, "first_seq": True}
 class Stamp(NamedTuple):
     """What the receipts of one delete share."""
 
-    now: datetime
     requested_by: str
     operation: str
     """Names the run of a delete, so that it knows its own receipts again when its answer was lost."""
@@ -91,18 +90,17 @@ class Deletions:
         """
         operation = uuid.uuid4().hex
 
-        def work(session: ClientSession | None) -> Deletion | ChatServiceError:
-            now = self._database.now()
-            leases = self._presence.count(tenant_id, chat_id, now, session)
+        def work(tx: UnitOfWork) -> Deletion | ChatServiceError:
+            leases = self._presence.count(tx, tenant_id, chat_id)
             if leases.live and not evict:
                 return ActiveConnectionsError(leases.live)
-            chat = self._remove(chat_key(tenant_id, chat_id), revisions, session)
+            chat = self._remove(tx, chat_key(tenant_id, chat_id), revisions)
             if isinstance(chat, ChatServiceError):
                 return chat
             if leases.live or leases.expired:
                 # Taken along, so that a renewal that is under way conflicts with this delete or finds nothing.
-                self._presence.clear(tenant_id, [chat_id], session)
-            return self.take(tenant_id, [chat], Stamp(now, requested_by, operation), session)[0]
+                self._presence.clear(tx, tenant_id, [chat_id])
+            return self.take(tx, tenant_id, [chat], Stamp(requested_by, operation))[0]
 
         def recall(facts: dict[str, Any]) -> Deletion:
             return Deletion(chat_id, facts["deleted_at"], facts["message_count"], requested_by, 0, None)
@@ -110,23 +108,21 @@ class Deletions:
         def remember(done: Deletion) -> dict[str, Any]:
             return {"deleted_at": done.deleted_at, "message_count": done.message_count}
 
-        work_once = once(self._database, key, work, remember, recall)
+        work_once = once(key, work, remember, recall)
         try:
             return self._database.transaction(work_once)
         except OutcomeUnknownError:
             return self._settle(tenant_id, chat_id, operation)
 
     def _remove(
-        self, key: dict[str, Any], revisions: Collection[int] | None, session: ClientSession | None
+        self, tx: UnitOfWork, key: dict[str, Any], revisions: Collection[int] | None
     ) -> dict[str, Any] | ChatServiceError:
         """Remove the chat document and return what the rest needs of it, or return why that cannot be."""
         seen = {"_id": key, **at_revision(revisions)}
-        chat: dict[str, Any] | None = self._database.chats.find_one_and_delete(
-            seen, projection=CHAT_FIELDS, session=session
-        )
+        chat: dict[str, Any] | None = tx.chats.find_one_and_delete(seen, projection=CHAT_FIELDS)
         if chat is not None:
             return chat
-        if revisions is not None and self._database.chats.find_one({"_id": key}, {"_id": True}, session=session):
+        if revisions is not None and tx.chats.find_one({"_id": key}, {"_id": True}):
             return PreconditionFailedError()
         return ChatNotFoundError()
 
@@ -141,9 +137,7 @@ class Deletions:
             raise OutcomeUnknownError
         return from_document(receipt)
 
-    def take(
-        self, tenant_id: str, chats: Sequence[dict[str, Any]], stamp: Stamp, session: ClientSession | None
-    ) -> list[Deletion]:
+    def take(self, tx: UnitOfWork, tenant_id: str, chats: Sequence[dict[str, Any]], stamp: Stamp) -> list[Deletion]:
         """Take the messages of chats whose documents were just removed, write the receipts, and return them.
 
         Raises:
@@ -151,29 +145,27 @@ class Deletions:
         """
         few = [chat for chat in chats if chat["message_count"] <= self._inline_limit]
         if few:
-            self._remove_messages(few, session)
-        receipts = [self._receipt(tenant_id, chat, stamp, session) for chat in chats]
-        self._database.deletions.insert_many(
-            [_to_document(tenant_id, receipt, stamp.operation) for receipt in receipts], session=session
-        )
+            self._remove_messages(tx, few)
+        receipts = [self._receipt(tx, tenant_id, chat, stamp) for chat in chats]
+        tx.deletions.insert_many([_to_document(tenant_id, receipt, stamp.operation) for receipt in receipts])
         return receipts
 
-    def _remove_messages(self, chats: Sequence[dict[str, Any]], session: ClientSession | None) -> None:
+    def _remove_messages(self, tx: UnitOfWork, chats: Sequence[dict[str, Any]]) -> None:
         """Remove the messages of the chats with one command, and see that the counts in the documents are true."""
         requests = [DeleteMany({"_id": _stretch(chat)}) for chat in chats]
-        removed = self._database.messages.bulk_write(requests, session=session).deleted_count
+        removed = tx.messages.bulk_write(requests).deleted_count
         if len(chats) == 1:
             chats[0]["message_count"] = removed
         elif removed != sum(chat["message_count"] for chat in chats):
             raise MiscountedError
 
-    def _receipt(self, tenant_id: str, chat: dict[str, Any], stamp: Stamp, session: ClientSession | None) -> Deletion:
+    def _receipt(self, tx: UnitOfWork, tenant_id: str, chat: dict[str, Any], stamp: Stamp) -> Deletion:
         chat_id, count = chat["_id"]["chat_id"], chat["message_count"]
         if count <= self._inline_limit:
-            return Deletion(chat_id, stamp.now, count, stamp.requested_by, purged=count, completed_at=stamp.now)
+            return Deletion(chat_id, tx.now, count, stamp.requested_by, purged=count, completed_at=tx.now)
         everything = (chat["first_seq"], MAX_SEQ)
-        self._purges.open(tenant_id, chat_id, everything, count, of_deletion=True, session=session)
-        return Deletion(chat_id, stamp.now, count, stamp.requested_by, purged=0, completed_at=None)
+        self._purges.open(tx, tenant_id, chat_id, everything, count, of_deletion=True)
+        return Deletion(chat_id, tx.now, count, stamp.requested_by, purged=0, completed_at=None)
 
     def get(self, tenant_id: str, chat_id: str) -> Deletion:
         """Return the receipt of a deleted chat.
@@ -194,7 +186,7 @@ class Deletions:
             ChatNotFoundError: absent, deleted or another tenant's.
         """
         with self._database.operation():
-            connections = self._presence.count(tenant_id, chat_id, self._database.now()).live
+            connections = self._presence.count(self._database.unbound(), tenant_id, chat_id).live
             chat = self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)})
             if chat is None:
                 raise ChatNotFoundError

@@ -15,7 +15,6 @@ from typing import Any
 import pymongo
 from bson import decode_all
 from pymongo import ASCENDING
-from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from chat_service.errors import ChatNotFoundError, ExportCutError
@@ -24,6 +23,7 @@ from chat_service.repository import chats, messages
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_range
+from chat_service.repository.unit_of_work import UnitOfWork
 
 BATCH_MESSAGES = 1_000
 """Messages fetched at once. The server's default is 16 MB, which grew the worker by 116 MB; this one by 2."""
@@ -63,19 +63,19 @@ class Exports:
             ChatNotFoundError: absent, deleted or another tenant's.
             ExportCutError (from the iterator): the rest could not be read.
         """
-        with self._database.snapshot() as session:
+        with self._database.snapshot() as tx:
             with self._database.operation():
-                document = self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)}, session=session)
+                document = tx.chats.find_one({"_id": chat_key(tenant_id, chat_id)})
             if document is None:
                 raise ChatNotFoundError
-            yield chats.from_document(document, 0), self._batches(tenant_id, document, session)
+            yield chats.from_document(document, 0), self._batches(tx, tenant_id, document)
 
-    def _batches(self, tenant_id: str, chat: dict[str, Any], session: ClientSession | None) -> Iterator[list[Row]]:
+    def _batches(self, tx: UnitOfWork, tenant_id: str, chat: dict[str, Any]) -> Iterator[list[Row]]:
         wanted = {"_id": message_range(tenant_id, chat["_id"]["chat_id"], chat["first_seq"])}
         pipeline: list[Row] = [{"$match": wanted}, {"$sort": {"_id": ASCENDING}}, {"$project": _ROW}]
 
         with _or_cut():
-            cursor = self._database.messages.aggregate_raw_batches(pipeline, batchSize=BATCH_MESSAGES, session=session)
+            cursor = tx.messages.aggregate_raw_batches(pipeline, batchSize=BATCH_MESSAGES)
         # The server prepares the next batch while this one is decoded and written.
         run = contextvars.copy_context().run  # in which the request's commands are counted
         with cursor, ThreadPoolExecutor(1, thread_name_prefix="export") as ahead:
@@ -97,18 +97,16 @@ class Exports:
         document = chats.to_document(tenant_id, chat)
         document["next_seq"] = kept[-1].seq + 1 if kept else 1
 
-        def work(session: ClientSession | None) -> Chat:
-            self._database.chats.insert_one(document, session=session)
+        def work(tx: UnitOfWork) -> Chat:
+            tx.chats.insert_one(document)
             if kept:
-                self._database.messages.insert_many(
-                    [messages.to_document(tenant_id, chat.id, message) for message in kept], session=session
-                )
+                tx.messages.insert_many([messages.to_document(tenant_id, chat.id, message) for message in kept])
             return chat
 
         def recall(facts: dict[str, Any]) -> Chat:
             return replace(chat, id=facts["id"])
 
-        work_once = once(self._database, key, work, lambda made: {"id": made.id}, recall)
+        work_once = once(key, work, lambda made: {"id": made.id}, recall)
         return self._database.transaction(work_once)
 
 

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from pymongo.client_session import ClientSession
-
 from chat_service.errors import ChatServiceError, IdempotencyKeyReusedError
 from chat_service.models import IdempotencyKey
-from chat_service.repository.database import Database
 from chat_service.repository.transaction import T
+from chat_service.repository.unit_of_work import UnitOfWork
 
 KEPT = timedelta(hours=24)
 """How long an answer is kept: longer than any caller goes on repeating a request (the contract promises 24 h)."""
@@ -24,12 +22,11 @@ Facts = dict[str, Any]
 
 
 def once(
-    database: Database,
     key: IdempotencyKey | None,
-    work: Callable[[ClientSession | None], T | ChatServiceError],
+    work: Callable[[UnitOfWork], T | ChatServiceError],
     remember: Callable[[T], Facts],
     recall: Callable[[Facts], T],
-) -> Callable[[ClientSession | None], T | ChatServiceError]:
+) -> Callable[[UnitOfWork], T | ChatServiceError]:
     """Return `work` for a transaction, made such that it runs once for each key; without a key it is `work` itself.
 
     `remember` gives the facts of what `work` returned, `recall` the same value from them. Costs two commands.
@@ -38,27 +35,23 @@ def once(
     if key is None:
         return work
 
-    def work_once(session: ClientSession | None) -> T | ChatServiceError:
-        facts = find(database, key, session)
+    def work_once(tx: UnitOfWork) -> T | ChatServiceError:
+        facts = find(tx, key)
         if isinstance(facts, ChatServiceError):
             return facts
         if facts is not None:
             return recall(facts)
-        verdict = work(session)
+        verdict = work(tx)
         if not isinstance(verdict, ChatServiceError):
-            _keep(database, key, remember(verdict), session)
+            _keep(tx, key, remember(verdict))
         return verdict
 
     return work_once
 
 
-def find(
-    database: Database, key: IdempotencyKey, session: ClientSession | None = None
-) -> Facts | IdempotencyKeyReusedError | None:
+def find(tx: UnitOfWork, key: IdempotencyKey) -> Facts | IdempotencyKeyReusedError | None:
     """Return the facts kept under the key, None if there are none, or the error if they are of another request."""
-    record = database.idempotency.find_one(
-        {"_id": _record_key(key), "expires_at": {"$gt": database.now()}}, session=session
-    )
+    record = tx.idempotency.find_one({"_id": _record_key(key), "expires_at": {"$gt": tx.now}})
     if record is None:
         return None
     if record["fingerprint"] != key.fingerprint:
@@ -67,13 +60,12 @@ def find(
     return facts
 
 
-def _keep(database: Database, key: IdempotencyKey, facts: Facts, session: ClientSession | None) -> None:
+def _keep(tx: UnitOfWork, key: IdempotencyKey, facts: Facts) -> None:
     # A replacement, because an expired record may not have been swept up yet.
-    database.idempotency.replace_one(
+    tx.idempotency.replace_one(
         {"_id": _record_key(key)},
-        {"fingerprint": key.fingerprint, "facts": facts, "expires_at": database.now() + KEPT},
+        {"fingerprint": key.fingerprint, "facts": facts, "expires_at": tx.now + KEPT},
         upsert=True,
-        session=session,
     )
 
 

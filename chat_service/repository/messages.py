@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, ReturnDocument
-from pymongo.client_session import ClientSession
 
 from chat_service.errors import ChatNotFoundError, ChatServiceError, MessageNotFoundError
 from chat_service.models import IdempotencyKey, Message, NewMessage, Span
@@ -19,6 +18,7 @@ from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_key, message_range
 from chat_service.repository.posting import Kept, Lines, New
 from chat_service.repository.purges import INLINE_LIMIT, Purges
+from chat_service.repository.unit_of_work import UnitOfWork
 
 COMMAND_MESSAGES = 32
 """In a plain insert command, which holds 16 MB: so many of the longest, each with the largest metadata, fit in it."""
@@ -48,21 +48,18 @@ class Messages:
 
     def _append(self, tenant_id: str, new: New, key: IdempotencyKey | None, again: Callable[[], None]) -> Kept:
         """Append the messages to their chats in one transaction, each chat's all or none; with a key there is one."""
-        now = self._database.now()
 
-        def work(session: ClientSession | None) -> Kept | ChatNotFoundError:
-            kept = {
-                chat_id: self._number(tenant_id, chat_id, messages, now, session) for chat_id, messages in new.items()
-            }
+        def work(tx: UnitOfWork) -> Kept | ChatNotFoundError:
+            kept = {chat_id: self._number(tx, tenant_id, chat_id, messages) for chat_id, messages in new.items()}
             documents = [
                 to_document(tenant_id, chat_id, message) for chat_id, found in kept.items() for message in found or ()
             ]
             if not documents:
                 return ChatNotFoundError()
             if len(documents) <= COMMAND_MESSAGES:
-                self._database.command({"insert": "messages", "documents": documents}, session)
+                tx.command({"insert": "messages", "documents": documents})
             else:
-                self._database.messages.insert_many(documents, session=session)
+                tx.messages.insert_many(documents)
             return kept
 
         def facts(kept: Kept) -> dict[str, Any]:
@@ -72,20 +69,18 @@ class Messages:
         def recall(facts: dict[str, Any]) -> Kept:
             return {chat_id: _keep(messages, facts["seq"], facts["at"]) for chat_id, messages in new.items()}
 
-        work_once = once(self._database, key, work, facts, recall)
+        work_once = once(key, work, facts, recall)
         return self._database.transaction(work_once, again)
 
-    def _number(
-        self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], now: datetime, session: ClientSession | None
-    ) -> list[Message] | None:
+    def _number(self, tx: UnitOfWork, tenant_id: str, chat_id: str, new: Sequence[NewMessage]) -> list[Message] | None:
         """Write the chat of new messages, and return them with the numbers that it gives them; None if it is gone."""
         change = {
             "$inc": {"next_seq": len(new), "message_count": len(new), "revision": 1},
-            "$set": {"updated_at": now, "last_message_at": now},
+            "$set": {"updated_at": tx.now, "last_message_at": tx.now},
         }
         touch = {"query": {"_id": chat_key(tenant_id, chat_id)}, "update": change, "fields": {"next_seq": True}}
-        chat = self._database.command({"findAndModify": "chats", **touch}, session)["value"]
-        return None if chat is None else _keep(new, chat["next_seq"], now)
+        chat = tx.command({"findAndModify": "chats", **touch})["value"]
+        return None if chat is None else _keep(new, chat["next_seq"], tx.now)
 
     def page(self, tenant_id: str, chat_id: str, span: Span, limit: int) -> list[Message]:
         """Return the first messages of the span, `limit` of them at most.
@@ -134,19 +129,16 @@ class Messages:
             ChatNotFoundError: there is no such chat (any more).
             MessageNotFoundError: the chat has no such message (any more).
         """
-        now = self._database.now()
         key = {"_id": message_key(tenant_id, chat_id, seq)}
 
-        def work(session: ClientSession | None) -> Message | ChatServiceError:
-            missing = self._touch(tenant_id, chat_id, seq, now, session)
+        def work(tx: UnitOfWork) -> Message | ChatServiceError:
+            missing = self._touch(tx, tenant_id, chat_id, seq)
             if missing is not None:
                 return missing
-            edited = self._database.messages.find_one_and_update(
-                key,
-                {"$set": {**changes, "edited_at": now}},
-                return_document=ReturnDocument.AFTER,
-                session=session,
+            edited = tx.messages.find_one_and_update(
+                key, {"$set": {**changes, "edited_at": tx.now}}, return_document=ReturnDocument.AFTER
             )
+            assert edited is not None  # noqa: S101 - it was there, in this transaction
             return from_document(edited)
 
         return self._database.transaction(work)
@@ -158,32 +150,29 @@ class Messages:
             ChatNotFoundError: there is no such chat (any more).
             MessageNotFoundError: the chat has no such message (any more).
         """
-        now = self._database.now()
 
-        def work(session: ClientSession | None) -> ChatServiceError | None:
-            missing = self._touch(tenant_id, chat_id, seq, now, session, message_count=-1)
+        def work(tx: UnitOfWork) -> ChatServiceError | None:
+            missing = self._touch(tx, tenant_id, chat_id, seq, message_count=-1)
             if missing is None:
-                self._database.messages.delete_one({"_id": message_key(tenant_id, chat_id, seq)}, session=session)
+                tx.messages.delete_one({"_id": message_key(tenant_id, chat_id, seq)})
             return missing
 
         self._database.transaction(work)
 
-    def _touch(
-        self, tenant_id: str, chat_id: str, seq: int, now: datetime, session: ClientSession | None, **counts: int
-    ) -> ChatServiceError | None:
+    def _touch(self, tx: UnitOfWork, tenant_id: str, chat_id: str, seq: int, **counts: int) -> ChatServiceError | None:
         """Write the chat of a message that is about to change, or return which of the two is missing.
 
         The message is looked up first, so that nothing has been written when the answer is that it is missing.
         """
         key = {"_id": chat_key(tenant_id, chat_id)}
         message = {"_id": message_key(tenant_id, chat_id, seq)}
-        if self._database.messages.find_one(message, {"_id": True}, session=session):
-            change = {"$inc": {"revision": 1, **counts}, "$set": {"updated_at": now}}
+        if tx.messages.find_one(message, {"_id": True}):
+            change = {"$inc": {"revision": 1, **counts}, "$set": {"updated_at": tx.now}}
             # A message before the chat's first seq is only waiting for its purge.
-            touched = self._database.chats.update_one({**key, "first_seq": {"$lte": seq}}, change, session=session)
+            touched = tx.chats.update_one({**key, "first_seq": {"$lte": seq}}, change)
             if touched.matched_count:
                 return None
-        chat = self._database.chats.find_one(key, {"_id": True}, session=session)
+        chat = tx.chats.find_one(key, {"_id": True})
         return MessageNotFoundError() if chat else ChatNotFoundError()
 
     def clear(self, tenant_id: str, chat_id: str) -> int:
@@ -194,22 +183,18 @@ class Messages:
         """
         key = {"_id": chat_key(tenant_id, chat_id)}
 
-        def work(session: ClientSession | None) -> int | ChatNotFoundError:
-            chat = self._database.chats.find_one(key, session=session)
+        def work(tx: UnitOfWork) -> int | ChatNotFoundError:
+            chat = tx.chats.find_one(key)
             if chat is None:
                 return ChatNotFoundError()
             emptied = {"message_count": 0, "first_seq": chat["next_seq"], "last_message_at": None}
-            change = {"$inc": {"revision": 1}, "$set": {**emptied, "updated_at": self._database.now()}}
-            self._database.chats.update_one(key, change, session=session)
+            change = {"$inc": {"revision": 1}, "$set": {**emptied, "updated_at": tx.now}}
+            tx.chats.update_one(key, change)
             stretch = (chat["first_seq"], chat["next_seq"] - 1)
             if chat["message_count"] > self._inline_limit:
-                self._purges.open(
-                    tenant_id, chat_id, stretch, chat["message_count"], of_deletion=False, session=session
-                )
+                self._purges.open(tx, tenant_id, chat_id, stretch, chat["message_count"], of_deletion=False)
                 return int(chat["message_count"])
-            removed = self._database.messages.delete_many(
-                {"_id": message_range(tenant_id, chat_id, *stretch)}, session=session
-            )
+            removed = tx.messages.delete_many({"_id": message_range(tenant_id, chat_id, *stretch)})
             return int(removed.deleted_count)
 
         return self._database.transaction(work)

@@ -9,17 +9,17 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from cachetools import TTLCache
 from pymongo import DESCENDING, ReturnDocument
-from pymongo.client_session import ClientSession
 
 from chat_service.errors import ChatNotFoundError, ChatServiceError, TooManyConnectionsError
 from chat_service.models import Lease, ListPosition
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key
+from chat_service.repository.unit_of_work import UnitOfWork
 
 LEASE = timedelta(seconds=25)
 """How long the connections of a worker that died keep a chat from being deleted, at most. The promise is 30 s. Three
@@ -61,23 +61,21 @@ class Presence:
         """
         if self._count_tenant(tenant_id) >= self._caps.tenant:
             raise TooManyConnectionsError
-        now = self._database.now()
-        lease = Lease(connection_id, chat_id, worker_id, connected_at=now, expires_at=now + LEASE)
 
-        def work(session: ClientSession | None) -> tuple[Lease, int] | ChatServiceError:
-            if self.count(tenant_id, chat_id, now, session).live >= self._caps.chat:
+        def work(tx: UnitOfWork) -> tuple[Lease, int] | ChatServiceError:
+            if self.count(tx, tenant_id, chat_id).live >= self._caps.chat:
                 return TooManyConnectionsError()
             # $inc, because a write that changes nothing would not conflict with a delete.
-            chat = self._database.chats.find_one_and_update(
+            chat = tx.chats.find_one_and_update(
                 {"_id": chat_key(tenant_id, chat_id)},
                 {"$inc": {"connections_opened": 1}},
                 projection={"next_seq": True},
                 return_document=ReturnDocument.BEFORE,
-                session=session,
             )
             if chat is None:
                 return ChatNotFoundError()
-            self._database.presence.insert_one(_to_document(tenant_id, lease), session=session)
+            lease = Lease(connection_id, chat_id, worker_id, connected_at=tx.now, expires_at=tx.now + LEASE)
+            tx.presence.insert_one(_to_document(tenant_id, lease))
             return lease, chat["next_seq"] - 1
 
         return self._database.transaction(work)
@@ -116,21 +114,18 @@ class Presence:
         with self._database.operation(writes=True):
             return int(self._database.presence.delete_many({"worker_id": worker_id}).deleted_count)
 
-    def count(self, tenant_id: str, chat_id: str, now: datetime, session: ClientSession | None = None) -> LeaseCount:
-        """Return how many leases of the chat are live at `now`, and how many have expired but are not swept up yet."""
-        return self.count_each(tenant_id, [chat_id], now, session)[chat_id]
+    def count(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> LeaseCount:
+        """Return how many leases of the chat are live now, and how many have expired but are not swept up yet."""
+        return self.count_each(tx, tenant_id, [chat_id])[chat_id]
 
-    def count_each(
-        self, tenant_id: str, chat_ids: Sequence[str], now: datetime, session: ClientSession | None = None
-    ) -> dict[str, LeaseCount]:
+    def count_each(self, tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str]) -> dict[str, LeaseCount]:
         """Return the leases of each of the chats, with one command."""
         # One read of the index alone; both numbers come from it, because a delete needs both.
-        leases = self._database.presence.find(
+        leases = tx.presence.find(
             {"tenant_id": tenant_id, "chat_id": {"$in": list(chat_ids)}},
             {"_id": False, "chat_id": True, "expires_at": True},
-            session=session,
         )
-        found = Counter((lease["chat_id"], lease["expires_at"] > now) for lease in leases)
+        found = Counter((lease["chat_id"], lease["expires_at"] > tx.now) for lease in leases)
         return {chat_id: LeaseCount(live=found[chat_id, True], expired=found[chat_id, False]) for chat_id in chat_ids}
 
     def page(self, tenant_id: str, chat_id: str, limit: int, after: ListPosition | None) -> list[Lease]:
@@ -156,9 +151,9 @@ class Presence:
                 raise ChatNotFoundError
         return [_from_document(document) for document in found]
 
-    def clear(self, tenant_id: str, chat_ids: list[str], session: ClientSession | None) -> None:
+    def clear(self, tx: UnitOfWork, tenant_id: str, chat_ids: list[str]) -> None:
         """Remove all leases of the chats, as part of their delete."""
-        self._database.presence.delete_many({"tenant_id": tenant_id, "chat_id": {"$in": chat_ids}}, session=session)
+        tx.presence.delete_many({"tenant_id": tenant_id, "chat_id": {"$in": chat_ids}})
 
 
 def _to_document(tenant_id: str, lease: Lease) -> dict[str, Any]:

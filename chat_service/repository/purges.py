@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import ASCENDING, ReturnDocument
-from pymongo.client_session import ClientSession
 
 from chat_service.errors import ClaimLostError
 from chat_service.models import Purge
@@ -21,6 +20,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key, message_range
 from chat_service.repository.processes import own_name
 from chat_service.repository.traffic import chat_operations
+from chat_service.repository.unit_of_work import UnitOfWork
 
 INLINE_LIMIT = 1_000
 """Messages up to which no purge is needed: one transaction removes them in about 10 ms, and could 100 times as many."""
@@ -37,18 +37,17 @@ class Purges:
 
     def open(  # noqa: PLR0913 - a stretch of a chat, and whom to tell
         self,
+        tx: UnitOfWork,
         tenant_id: str,
         chat_id: str,
         stretch: tuple[int, int],
         messages: int,
         *,
         of_deletion: bool,
-        session: ClientSession | None,
     ) -> None:
         """Open a purge of the messages from the first to the last seq of `stretch`, as part of a transaction."""
-        now = self._database.now()
         first_seq, last_seq = stretch
-        self._database.purges.insert_one(
+        tx.purges.insert_one(
             {
                 "_id": message_key(tenant_id, chat_id, first_seq),
                 "last_seq": last_seq,
@@ -56,11 +55,10 @@ class Purges:
                 "messages": messages,
                 "purged": 0,
                 "position": first_seq,
-                "opened_at": now,
+                "opened_at": tx.now,
                 "worker_id": None,
-                "lease_until": now,
-            },
-            session=session,
+                "lease_until": tx.now,
+            }
         )
 
     def claim(self, worker_id: str, after_tenant: str | None = None) -> Purge | None:
@@ -95,12 +93,10 @@ class Purges:
         last = min(position + size - 1, purge.last_seq)
         stretch = {"_id": message_range(purge.tenant_id, purge.chat_id, position, last)}
 
-        def work(session: ClientSession | None) -> int:
-            removed = int(self._database.messages.delete_many(stretch, session=session).deleted_count)
-            progress = {"position": last + 1, "lease_until": self._database.now() + LEASE}
-            held = self._database.purges.update_one(
-                _held(purge), {"$inc": {"purged": removed}, "$set": progress}, session=session
-            )
+        def work(tx: UnitOfWork) -> int:
+            removed = int(tx.messages.delete_many(stretch).deleted_count)
+            progress = {"position": last + 1, "lease_until": tx.now + LEASE}
+            held = tx.purges.update_one(_held(purge), {"$inc": {"purged": removed}, "$set": progress})
             if held.matched_count == 0:
                 # Raised, not returned: the transaction must not be committed.
                 raise ClaimLostError
@@ -133,15 +129,14 @@ class Purges:
             ClaimLostError: another worker holds the purge now.
         """
 
-        def work(session: ClientSession | None) -> None:
-            done = self._database.purges.find_one_and_delete(_held(purge), session=session)
+        def work(tx: UnitOfWork) -> None:
+            done = tx.purges.find_one_and_delete(_held(purge))
             if done is None:
                 raise ClaimLostError
             if done["of_deletion"]:
-                self._database.deletions.update_one(
+                tx.deletions.update_one(
                     {"_id": chat_key(purge.tenant_id, purge.chat_id)},
-                    {"$set": {"purged": done["purged"], "completed_at": self._database.now()}},
-                    session=session,
+                    {"$set": {"purged": done["purged"], "completed_at": tx.now}},
                 )
 
         self._database.transaction(work)

@@ -32,7 +32,7 @@ def chat_operations(database: Database) -> int:
     """
     look = {"aggregate": "chats", "pipeline": [{"$collStats": {"latencyStats": {}}}], "cursor": {}}
     with database.operation(seconds=LOOK_WITHIN_SECONDS):
-        shards = database.command(look, None)["cursor"]["firstBatch"]
+        shards = database.unbound().command(look)["cursor"]["firstBatch"]
     return sum(int(kind["ops"]) for shard in shards for kind in shard["latencyStats"].values())
 
 

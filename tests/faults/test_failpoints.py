@@ -197,7 +197,7 @@ def look(database: Database) -> State:
         "messages": len(found),
         "contents": [message.content for message in found],
         "receipt": receipt is not None,
-        "leases": Presence(database).count(TENANT, CHAT, database.now()).live,
+        "leases": Presence(database).count(database.unbound(), TENANT, CHAT).live,
     }
 
 
@@ -236,7 +236,7 @@ def test_every_outcome_is_honest(failpoint, database, hasty, name, command, faul
 def nothing_is_locked(database: Database) -> None:
     """Wait until the chat can be deleted, no longer than the promise says."""
     began = time.monotonic()
-    Presence(database).clear(TENANT, [CHAT], None)
+    Presence(database).clear(database.unbound(), TENANT, [CHAT])
     with suppress(ChatNotFoundError):
         Deletions(database).delete(TENANT, CHAT, "key")
     assert time.monotonic() - began < FREE_SECONDS

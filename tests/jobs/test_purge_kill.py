@@ -63,9 +63,9 @@ def test_a_purge_survives_its_workers(mongod: EmbeddedMongod, database: Database
         worker.wait()
         killed += 1
         # At one moment, because the commit of the dead may just be arriving.
-        with database.snapshot() as session:
-            left = database.messages.count_documents({"_id": message_range(TENANT, chat_id)}, session=session)
-            (purge,) = database.purges.find({}, session=session)
+        with database.snapshot() as moment:
+            left = moment.messages.count_documents({"_id": message_range(TENANT, chat_id)})
+            (purge,) = moment.purges.find({})
         assert purge["purged"] + left == count, "each batch is counted with its removal or not at all"
         # First the next worker, which frees what the dead holds. The lease of that would run out in 30 s; what happens
         # then is tested elsewhere, and here it would be ten times 30.

@@ -1,6 +1,6 @@
 """Leases: live until they expire, renewed while they live, and never after."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -9,6 +9,7 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.presence import LEASE, Presence
+from chat_service.repository.unit_of_work import UnitOfWork
 
 TENANT = "t"
 
@@ -28,22 +29,25 @@ def expire(database: Database, connection_id: str) -> None:
     database.presence.update_one({"_id": connection_id}, {"$set": {"expires_at": past}})
 
 
-def test_a_lease_counts_until_it_expires(presence, chat_id) -> None:
+def test_a_lease_counts_until_it_expires(either_database, presence, chat_id) -> None:
+    def at(now: datetime) -> UnitOfWork:
+        return UnitOfWork(either_database.database, None, now)
+
     lease, last_seq = presence.open(TENANT, chat_id, "c", "w")
     assert last_seq == 0
     assert lease.expires_at - lease.connected_at == LEASE
-    assert presence.count(TENANT, chat_id, lease.expires_at - timedelta(milliseconds=1)) == (1, 0)
-    assert presence.count(TENANT, chat_id, lease.expires_at) == (0, 1)
-    assert presence.count("another", chat_id, lease.connected_at) == (0, 0)
+    assert presence.count(at(lease.expires_at - timedelta(milliseconds=1)), TENANT, chat_id) == (1, 0)
+    assert presence.count(at(lease.expires_at), TENANT, chat_id) == (0, 1)
+    assert presence.count(at(lease.connected_at), "another", chat_id) == (0, 0)
 
 
 def test_a_closed_lease_is_gone(either_database, presence, chat_id) -> None:
     presence.open(TENANT, chat_id, "c", "w")
     presence.close("another", ["c"])
-    assert presence.count(TENANT, chat_id, either_database.now()).live == 1
+    assert presence.count(either_database.unbound(), TENANT, chat_id).live == 1
     presence.close("w", ["c"])
     presence.close("w", ["c"])
-    assert presence.count(TENANT, chat_id, either_database.now()) == (0, 0)
+    assert presence.count(either_database.unbound(), TENANT, chat_id) == (0, 0)
 
 
 def test_a_worker_renews_its_own(either_database, presence, chat_id) -> None:
@@ -51,7 +55,7 @@ def test_a_worker_renews_its_own(either_database, presence, chat_id) -> None:
         presence.open(TENANT, chat_id, connection, worker)
     assert presence.renew("w") == {"a", "b"}
     assert presence.close_worker("w") == 2
-    assert presence.count(TENANT, chat_id, either_database.now()).live == 1
+    assert presence.count(either_database.unbound(), TENANT, chat_id).live == 1
 
 
 def test_an_expired_lease_is_never_renewed(either_database, presence, chat_id) -> None:

@@ -1,0 +1,162 @@
+"""Every command of a transaction is sent in it: what was forgotten would run outside, and nothing else would tell."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import dropwhile
+from typing import Any
+
+import pytest
+from pymongo import monitoring
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.errors import ChatServiceError
+from chat_service.models import Chat, IdempotencyKey, Message, NewMessage, Role
+from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.exports import Exports
+from chat_service.repository.messages import Messages
+from chat_service.repository.presence import Presence
+from chat_service.repository.purges import Purges
+
+TENANT = "tenant"
+ONE = [NewMessage(Role.USER, "x", None, {})]
+
+
+@dataclass
+class Recorder(monitoring.CommandListener):
+    """The commands that are sent, with the numbers of their sessions and transactions."""
+
+    sent: list[tuple[str, Any, int | None]] = field(default_factory=list)
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        session = event.command.get("lsid")
+        self.sent.append((event.command_name, session and bytes(session["id"]), event.command.get("txnNumber")))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Only what is sent counts."""
+
+    failed = succeeded  # type: ignore[assignment]
+
+
+@pytest.fixture
+def recorded(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Database, Recorder]]:
+    del database  # it is empty
+    recorder = Recorder()
+    listening = Database(mongod.uri, listeners=(recorder,))
+    yield listening, recorder
+    listening.close()
+
+
+class Scene:
+    """A chat with some messages, and what can be done with it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.chats, self.messages = Chats(database), Messages(database, inline_limit=4)
+        self.deletions, self.presence = Deletions(database, inline_limit=4), Presence(database)
+        self.purges, self.checks, self.exports = Purges(database), Checks(database), Exports(database)
+        self.id = self.chats.create(TENANT, None, {}).id
+        self.messages.append(TENANT, self.id, ONE * 3)
+
+    def key(self, name: str = "key") -> IdempotencyKey:
+        return IdempotencyKey(TENANT, name, "fingerprint")
+
+    def grow(self) -> None:
+        self.messages.append(TENANT, self.id, ONE * 10)
+
+    def purge(self) -> Any:
+        self.grow()
+        self.deletions.delete(TENANT, self.id, "key")
+        return self.purges.claim("worker")
+
+    def expire(self) -> None:
+        self.presence.open(TENANT, self.id, "connection", "worker")
+        self.database.presence.update_many({}, {"$set": {"expires_at": self.database.now()}})
+
+    def other(self) -> str:
+        return self.chats.create(TENANT, None, {}).id
+
+    def imported(self) -> tuple[Chat, list[Message]]:
+        chat = replace(self.chats.get(TENANT, self.id), id=str(uuid.uuid4()))
+        now = self.database.now()
+        return chat, [Message(seq, "user", None, "x", {}, now, None) for seq in (1, 2)]
+
+
+Prepare = Callable[[Scene], Any]
+OPERATIONS: dict[str, tuple[Prepare, Callable[[Scene, Any], object]]] = {
+    "create": (lambda _: None, lambda scene, _: scene.chats.create(TENANT, None, {})),
+    "create under an id": (lambda _: "c" * 36, lambda scene, chat_id: scene.chats.create(TENANT, None, {}, chat_id)),
+    "create with a key": (
+        lambda scene: scene.key(),
+        lambda scene, key: scene.chats.create(TENANT, None, {}, None, key),
+    ),
+    "post": (lambda _: None, lambda scene, _: scene.messages.append(TENANT, scene.id, ONE)),
+    "post many": (lambda _: None, lambda scene, _: scene.messages.append(TENANT, scene.id, ONE * 50)),
+    "post with a key": (
+        lambda scene: scene.key(),
+        lambda scene, key: scene.messages.append(TENANT, scene.id, ONE, key),
+    ),
+    "edit": (lambda _: None, lambda scene, _: scene.messages.edit(TENANT, scene.id, 1, {"content": "y"})),
+    "delete a message": (lambda _: None, lambda scene, _: scene.messages.delete(TENANT, scene.id, 1)),
+    "delete no message": (lambda _: None, lambda scene, _: scene.messages.delete(TENANT, scene.id, 99)),
+    "empty": (lambda _: None, lambda scene, _: scene.messages.clear(TENANT, scene.id)),
+    "empty a large one": (Scene.grow, lambda scene, _: scene.messages.clear(TENANT, scene.id)),
+    "delete": (lambda _: None, lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key")),
+    "delete a large one": (Scene.grow, lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key")),
+    "delete after a lease": (Scene.expire, lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key")),
+    "delete at a revision": (lambda _: [99], lambda scene, seen: scene.deletions.delete(TENANT, scene.id, "key", seen)),
+    "delete with a key": (Scene.key, lambda scene, key: scene.deletions.delete(TENANT, scene.id, "key", None, key)),
+    "evict": (
+        lambda scene: scene.presence.open(TENANT, scene.id, "connection", "worker"),
+        lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key", evict=True),
+    ),
+    "connect": (lambda _: None, lambda scene, _: scene.presence.open(TENANT, scene.id, "connection", "worker")),
+    "import": (Scene.imported, lambda scene, whole: scene.exports.create(TENANT, *whole)),
+    "purge": (Scene.purge, lambda scene, purge: scene.purges.remove(purge, 0, 5)),
+    "finish a purge": (Scene.purge, lambda scene, purge: scene.purges.finish(purge)),
+}
+
+
+@pytest.mark.parametrize(("prepare", "operate"), OPERATIONS.values(), ids=OPERATIONS)
+def test_all_commands_of_a_transaction_carry_its_number(recorded, prepare, operate) -> None:
+    """From the first to the commit, and nothing is sent in between."""
+    database, recorder = recorded
+    scene = Scene(database)
+    prepared = prepare(scene)
+    recorder.sent.clear()
+    with suppress(ChatServiceError):  # a refusal is committed too
+        operate(scene, prepared)
+    assert_in_one_transaction(recorder)
+
+
+def test_a_group_of_a_bulk_delete(recorded) -> None:
+    database, recorder = recorded
+    scene = Scene(database)
+    scene.expire()
+    ids = [scene.id, scene.other(), "absent"]
+    recorder.sent.clear()
+    BulkDeletions(database).delete(TENANT, ids, "key", None, lambda outcomes: {"outcomes": len(outcomes)})
+    assert_in_one_transaction(recorder)
+
+
+def test_a_repair(recorded) -> None:
+    """The looks before it are in none, or in a snapshot's session."""
+    database, recorder = recorded
+    scene = Scene(database)
+    database.chats.update_one({}, {"$inc": {"message_count": 5}})
+    recorder.sent.clear()
+    assert len(list(scene.checks.run(repair=True))) == 1
+    assert_in_one_transaction(recorder)
+
+
+def assert_in_one_transaction(recorder: Recorder) -> None:
+    """What is looked at before the transaction is no part of it."""
+    sent = list(dropwhile(lambda command: command[2] is None, recorder.sent))
+    assert sent[-1][0] == "commitTransaction", sent
+    assert len(sent) > 1
+    assert {command[1:] for command in sent} == {sent[-1][1:]}, sent
