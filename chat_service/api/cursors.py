@@ -66,7 +66,7 @@ def write_position(last: ListPosition, *owners: str) -> str:
 
 def _decode(cursor: str, tenant_id: str, chat_id: str) -> Span:
     newest_first, after, before, mark = _read(_SPAN, cursor)
-    if mark != _list_mark(tenant_id, chat_id) or after < 0 or before < 0:
+    if mark != _list_mark(tenant_id, chat_id) or not 0 <= after < MAX_SEQ or before < 0:
         raise InvalidCursorError
     return Span(after, before, newest_first)
 

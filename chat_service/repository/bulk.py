@@ -12,6 +12,8 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
+from pymongo.errors import DuplicateKeyError
+
 from chat_service.errors import (
     ActiveConnectionsError,
     ChatNotFoundError,
@@ -142,7 +144,7 @@ class BulkDeletions:
 
         try:
             return self._database.transaction(work)
-        except MiscountedError:
+        except (MiscountedError, DuplicateKeyError):
             return {chat_id: self._delete_one(tenant_id, chat_id, requested_by) for chat_id in group}
         except DatabaseUnavailableError as error:
             return dict.fromkeys(group, error)

@@ -13,6 +13,7 @@ from pymongo import ASCENDING
 
 from chat_service.models import MAX_SEQ
 from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.keys import chat_key, message_range
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
@@ -55,13 +56,16 @@ class Checks:
         self._database = database
         self._presence = Presence(database)
         self._purges = Purges(database)
+        self._deletions = Deletions(database)
 
     def run(self, *, repair: bool = False) -> Iterator[Finding]:
         """Give each finding; with `repair` it has been mended as far as that is possible without a person."""
         for tenant_id, chat_id in set(self._suspects()):
             with self._database.snapshot() as tx:
                 found = _findings(tenant_id, chat_id, self._look(tx, tenant_id, chat_id), tx.now)
-            if found and repair:
+            if repair and any(finding.kind == "chat_and_receipt" for finding in found):
+                self._deletions.finish(tenant_id, chat_id)
+            elif repair and found:
                 self._mend(tenant_id, chat_id)
             yield from found
 
@@ -156,7 +160,9 @@ def _findings(tenant_id: str, chat_id: str, state: _State, now: datetime) -> lis
     if state.receipt and state.receipt["completed_at"] is None and not any(p["of_deletion"] for p in state.purges):
         found.append(("endless_receipt", "A receipt that is not complete, and no purge."))
     if state.chat and state.receipt:
-        found.append(("chat_and_receipt", "A chat that lives and has a receipt; look into it by hand."))
+        found.append(
+            ("chat_and_receipt", "A chat that was deleted is there again, as after a restore of the database.")
+        )
     if any(now - purge["lease_until"] > STALLED for purge in state.purges):
         found.append(("stalled_purge", "No worker has touched it for an hour; is `jobs run` running?"))
     return [Finding(kind, tenant_id, chat_id, detail) for kind, detail in found]

@@ -20,6 +20,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING, DeleteMany
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from chat_service.errors import (
     ActiveConnectionsError,
@@ -45,7 +46,7 @@ SETTLE_SECONDS = 2.0
 SAMPLE_MESSAGES = 1_000
 """From each end of a chat, to estimate its size: milliseconds, where weighing a million messages takes seconds."""
 
-CHAT_FIELDS = {"_id": True, "message_count": True, "first_seq": True}
+CHAT_FIELDS = {"_id": True, "message_count": True, "first_seq": True, "open_purges": True}
 
 
 class Stamp(NamedTuple):
@@ -113,6 +114,33 @@ class Deletions:
             return self._database.transaction(work_once)
         except OutcomeUnknownError:
             return self._settle(tenant_id, chat_id, operation)
+        except DuplicateKeyError:
+            self.finish(tenant_id, chat_id)
+            raise ChatNotFoundError from None
+
+    def finish(self, tenant_id: str, chat_id: str) -> None:
+        """Delete once more what a restore has brought back beside its receipt: it was deleted, and that stands.
+
+        The receipt keeps its time, and counts what is removed now too.
+        """
+        key = {"_id": chat_key(tenant_id, chat_id)}
+
+        def work(tx: UnitOfWork) -> None:
+            receipt = tx.deletions.find_one(key)
+            chat = None if receipt is None else tx.chats.find_one_and_delete(key, projection=CHAT_FIELDS)
+            if receipt is None or chat is None:
+                return
+            self._presence.clear(tx, tenant_id, [chat_id])
+            earlier = self._purges.take_over(tx, tenant_id, chat_id)
+            count = chat["message_count"] + sum(purge["messages"] - purge["purged"] for purge in earlier)
+            messages = receipt["message_count"] + count
+            everything = (0, MAX_SEQ)
+            self._purges.open(
+                tx, tenant_id, chat_id, everything, messages, of_deletion=True, purged=receipt["message_count"]
+            )
+            tx.deletions.update_one(key, {"$set": {"message_count": messages, "completed_at": None}})
+
+        self._database.transaction(work)
 
     def _remove(
         self, tx: UnitOfWork, key: dict[str, Any], revisions: Collection[int] | None
@@ -142,12 +170,18 @@ class Deletions:
 
         Raises:
             MiscountedError: several chats together do not have as many messages as they say.
+            DuplicateKeyError: one of them has a receipt, from before the database was restored; see `finish`.
         """
-        few = [chat for chat in chats if chat["message_count"] <= self._inline_limit]
+        few = [chat for chat in chats if self._is_removed_at_once(chat)]
         if few:
             self._remove_messages(tx, few)
         receipts = [self._receipt(tx, tenant_id, chat, stamp) for chat in chats]
-        tx.deletions.insert_many([_to_document(tenant_id, receipt, stamp.operation) for receipt in receipts])
+        try:
+            tx.deletions.insert_many([_to_document(tenant_id, receipt, stamp.operation) for receipt in receipts])
+        except BulkWriteError as error:
+            if all(failure["code"] == _DUPLICATE for failure in error.details["writeErrors"]):
+                raise DuplicateKeyError("A chat lies beside its receipt.") from error
+            raise
         return receipts
 
     def _remove_messages(self, tx: UnitOfWork, chats: Sequence[dict[str, Any]]) -> None:
@@ -161,11 +195,18 @@ class Deletions:
 
     def _receipt(self, tx: UnitOfWork, tenant_id: str, chat: dict[str, Any], stamp: Stamp) -> Deletion:
         chat_id, count = chat["_id"]["chat_id"], chat["message_count"]
-        if count <= self._inline_limit:
+        if self._is_removed_at_once(chat):
             return Deletion(chat_id, tx.now, count, stamp.requested_by, purged=count, completed_at=tx.now)
-        everything = (chat["first_seq"], MAX_SEQ)
-        self._purges.open(tx, tenant_id, chat_id, everything, count, of_deletion=True)
-        return Deletion(chat_id, tx.now, count, stamp.requested_by, purged=0, completed_at=None)
+        # What emptying the chat has left on the disk is still there: it is counted, and goes on being removed.
+        emptied = self._purges.take_over(tx, tenant_id, chat_id) if chat.get("open_purges") else []
+        first = min(chat["first_seq"], *(purge["_id"]["seq"] for purge in emptied), MAX_SEQ)
+        count += sum(purge["messages"] for purge in emptied)
+        purged = sum(purge["purged"] for purge in emptied)
+        self._purges.open(tx, tenant_id, chat_id, (first, MAX_SEQ), count, of_deletion=True, purged=purged)
+        return Deletion(chat_id, tx.now, count, stamp.requested_by, purged, completed_at=None)
+
+    def _is_removed_at_once(self, chat: dict[str, Any]) -> bool:
+        return chat["message_count"] <= self._inline_limit and not chat.get("open_purges")
 
     def get(self, tenant_id: str, chat_id: str) -> Deletion:
         """Return the receipt of a deleted chat.
@@ -237,6 +278,9 @@ class Deletions:
         purges = {found["_id"]["chat_id"]: found for found in self._database.purges.find(wanted)} if running else {}
         now = self._database.now()
         return [from_document(receipt, purges.get(receipt["_id"]["chat_id"]), now) for receipt in receipts]
+
+
+_DUPLICATE = 11000
 
 
 class MiscountedError(Exception):

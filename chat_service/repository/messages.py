@@ -188,10 +188,12 @@ class Messages:
             if chat is None:
                 return ChatNotFoundError()
             emptied = {"message_count": 0, "first_seq": chat["next_seq"], "last_message_at": None}
-            change = {"$inc": {"revision": 1}, "$set": {**emptied, "updated_at": tx.now}}
+            is_large = chat["message_count"] > self._inline_limit
+            # So that a delete that comes before the purge is done knows of it, and its receipt is not complete.
+            change = {"$inc": {"revision": 1, "open_purges": int(is_large)}, "$set": {**emptied, "updated_at": tx.now}}
             tx.chats.update_one(key, change)
             stretch = (chat["first_seq"], chat["next_seq"] - 1)
-            if chat["message_count"] > self._inline_limit:
+            if is_large:
                 self._purges.open(tx, tenant_id, chat_id, stretch, chat["message_count"], of_deletion=False)
                 return int(chat["message_count"])
             removed = tx.messages.delete_many({"_id": message_range(tenant_id, chat_id, *stretch)})

@@ -44,8 +44,12 @@ class Purges:
         messages: int,
         *,
         of_deletion: bool,
+        purged: int = 0,
     ) -> None:
-        """Open a purge of the messages from the first to the last seq of `stretch`, as part of a transaction."""
+        """Open a purge of the messages from the first to the last seq of `stretch`, as part of a transaction.
+
+        Of the `messages` that it counts, `purged` have been removed before.
+        """
         first_seq, last_seq = stretch
         tx.purges.insert_one(
             {
@@ -53,13 +57,23 @@ class Purges:
                 "last_seq": last_seq,
                 "of_deletion": of_deletion,
                 "messages": messages,
-                "purged": 0,
+                "purged": purged,
                 "position": first_seq,
                 "opened_at": tx.now,
                 "worker_id": None,
                 "lease_until": tx.now,
             }
         )
+
+    def take_over(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> list[dict[str, Any]]:
+        """End the open purges of a chat, as part of a transaction, and return them: another one goes on with them.
+
+        A worker that has claimed one of them finds its claim lost, and removes nothing more under it.
+        """
+        every = {"_id": message_range(tenant_id, chat_id)}
+        purges = list(tx.purges.find(every))
+        tx.purges.delete_many(every)
+        return purges
 
     def claim(self, worker_id: str, after_tenant: str | None = None) -> Purge | None:
         """Claim the purge that has waited longest, of the tenant whose turn it is; None if all are done or held.
@@ -138,6 +152,9 @@ class Purges:
                     {"_id": chat_key(purge.tenant_id, purge.chat_id)},
                     {"$set": {"purged": done["purged"], "completed_at": tx.now}},
                 )
+            else:
+                chat = {"_id": chat_key(purge.tenant_id, purge.chat_id), "open_purges": {"$gt": 0}}
+                tx.chats.update_one(chat, {"$inc": {"open_purges": -1}})
 
         self._database.transaction(work)
 
@@ -158,7 +175,7 @@ class Purges:
 
 def estimated_end(document: dict[str, Any], now: datetime) -> datetime | None:
     """Return when an open purge will be complete at its speed since it was started, or None if it has none yet."""
-    if not document["purged"]:
+    if not document["purged"] or "started_at" not in document:
         return None
     since: timedelta = now - document["started_at"]
     left: float = max(document["messages"] - document["purged"], 0) / document["purged"]

@@ -2,6 +2,8 @@
 
 import pytest
 
+from chat_service.api.cursors import next_cursor
+from chat_service.models import Span
 from tests.client import CHATS, Client
 
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
@@ -147,3 +149,15 @@ def test_a_chat_can_be_emptied(alice: Client) -> None:
     assert contents(alice.send("GET", f"{CHATS}/{chat_id}/messages")) == []
     posted = alice.send("POST", f"{CHATS}/{chat_id}/messages", json={"content": "c"}).get_json()
     assert posted["messages"][0]["seq"] == 3
+
+
+@pytest.mark.parametrize("after", [2**63 - 1, 2**63 - 2, 10**18, -1])
+@pytest.mark.parametrize("before", [2**63 - 1, 0, -1])
+def test_a_forged_cursor_is_no_error_of_ours(alice, after, before) -> None:
+    """Whatever it says: 400, or a page of nothing."""
+    chat_id = alice.new_chat("x")
+    # What is given as the last of a page stands in the cursor as it is.
+    forged = next_cursor(Span(before=before), after, alice.access.tenant_id, chat_id)
+    answer = alice.send("GET", f"{CHATS}/{chat_id}/messages?cursor={forged}")
+    assert answer.status_code in {200, 400}
+    assert answer.json.get("items", []) == []

@@ -109,10 +109,3 @@ def test_a_stalled_purge(database, checks, chat_id) -> None:
     database.purges.update_one({}, {"$set": {"lease_until": database.now() - STALLED - timedelta(seconds=1)}})
     assert found(checks) == [("stalled_purge", chat_id)]
     assert mended(checks, database)
-
-
-def test_a_chat_that_came_back(database, checks, chat_id) -> None:
-    """It is told, and left to a person."""
-    database.deletions.insert_one({"_id": {"tenant_id": TENANT, "chat_id": chat_id}, "completed_at": database.now()})
-    assert found(checks, repair=True) == [("chat_and_receipt", chat_id)]
-    assert found(checks) == [("chat_and_receipt", chat_id)]

@@ -1,0 +1,147 @@
+"""What a receipt says is so: `complete` means gone, and a chat that a restore brings back beside it is deleted."""
+
+import pytest
+
+from chat_service.errors import ChatNotFoundError
+from chat_service.jobs.purge import PurgeWorker
+from chat_service.models import Deletion, NewMessage, Role
+from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.keys import message_range
+from chat_service.repository.messages import Messages
+from chat_service.repository.purges import Purges
+
+TENANT = "tenant"
+LIMIT = 10
+"""Messages up to which a chat is emptied or deleted at once."""
+
+
+@pytest.fixture
+def messages(database: Database) -> Messages:
+    return Messages(database, LIMIT)
+
+
+@pytest.fixture
+def deletions(database: Database) -> Deletions:
+    return Deletions(database, LIMIT)
+
+
+@pytest.fixture
+def chat_id(database: Database) -> str:
+    return Chats(database).create(TENANT, None, {}).id
+
+
+def post(messages: Messages, chat_id: str, number: int) -> None:
+    messages.append(TENANT, chat_id, [NewMessage(Role.USER, "x", None, {})] * number)
+
+
+def on_disk(database: Database, chat_id: str) -> int:
+    return int(database.messages.count_documents({"_id": message_range(TENANT, chat_id)}))
+
+
+def purge(database: Database) -> None:
+    PurgeWorker(Purges(database)).run(until_idle=True)
+
+
+class TestCompleteMeansGone:
+    @pytest.mark.parametrize("afterwards", [0, 3, 30], ids=["nothing", "few", "many"])
+    def test_what_emptying_left_is_counted_and_waited_for(
+        self, database, messages, deletions, chat_id, afterwards
+    ) -> None:
+        """Emptied, perhaps posted to again, and deleted before any purge has come by."""
+        post(messages, chat_id, 50)
+        messages.clear(TENANT, chat_id)
+        if afterwards:
+            post(messages, chat_id, afterwards)
+        deletions.delete(TENANT, chat_id, "key")
+        receipt = deletions.get(TENANT, chat_id)
+        assert (receipt.completed_at, receipt.message_count) == (None, 50 + afterwards)
+        assert on_disk(database, chat_id) == 50 + afterwards
+        purge(database)
+        receipt = deletions.get(TENANT, chat_id)
+        assert receipt.completed_at is not None
+        assert receipt.purged == receipt.message_count == 50 + afterwards
+        assert on_disk(database, chat_id) == 0
+        assert list(Checks(database).run()) == []
+
+    def test_a_purge_that_was_under_way_goes_on_under_the_receipt(self, database, messages, deletions, chat_id) -> None:
+        """Emptied twice, one purge begun: all is counted once, and its worker removes nothing more."""
+        post(messages, chat_id, 50)
+        messages.clear(TENANT, chat_id)
+        purges = Purges(database)
+        begun = purges.claim("worker")
+        assert begun is not None
+        purges.remove(begun, 1, 20)
+        post(messages, chat_id, 40)
+        messages.clear(TENANT, chat_id)
+        deletions.delete(TENANT, chat_id, "key")
+        receipt = deletions.get(TENANT, chat_id)
+        assert (receipt.message_count, receipt.purged) == (90, 20)
+        purge(database)
+        receipt = deletions.get(TENANT, chat_id)
+        assert (receipt.purged, on_disk(database, chat_id)) == (90, 0)
+        assert list(Checks(database).run()) == []
+
+    def test_an_emptying_that_is_done_is_no_concern_of_the_receipt(
+        self, database, messages, deletions, chat_id
+    ) -> None:
+        """The delete is one of a small chat again: complete at once."""
+        post(messages, chat_id, 50)
+        messages.clear(TENANT, chat_id)
+        purge(database)
+        post(messages, chat_id, 3)
+        receipt = deletions.delete(TENANT, chat_id, "key")
+        assert receipt.completed_at is not None
+        assert receipt.message_count == 3
+        assert on_disk(database, chat_id) == 0
+
+
+class TestRestored:
+    """The chats of a backup beside the receipts of today."""
+
+    @pytest.fixture(params=[3, 30], ids=["few", "many"])
+    def restored(self, request, database, messages, deletions, chat_id) -> str:
+        post(messages, chat_id, request.param)
+        kept = {name: list(database.database[name].find({})) for name in ("chats", "messages")}
+        deletions.delete(TENANT, chat_id, "key")
+        purge(database)
+        for name, documents in kept.items():
+            database.database[name].insert_many(documents)
+        return chat_id
+
+    def test_a_delete_finishes_it(self, database, deletions, restored) -> None:
+        """404, because it was deleted before; and then it is."""
+        before = deletions.get(TENANT, restored)
+        with pytest.raises(ChatNotFoundError):
+            deletions.delete(TENANT, restored, "another")
+        with pytest.raises(ChatNotFoundError):
+            Chats(database).get(TENANT, restored)
+        purge(database)
+        after = deletions.get(TENANT, restored)
+        assert (after.deleted_at, after.requested_by) == (before.deleted_at, before.requested_by)
+        assert after.completed_at is not None
+        assert on_disk(database, restored) == 0
+        assert list(Checks(database).run()) == []
+
+    def test_it_costs_no_other_chat_of_a_bulk_delete_anything(self, database, restored) -> None:
+        others = [Chats(database).create(TENANT, None, {}).id for _ in range(10)]
+        outcomes = {}
+
+        def report(found: dict[str, object]) -> dict[str, object]:
+            outcomes.update(found)
+            return {}
+
+        BulkDeletions(database).delete(TENANT, [*others[:5], restored, *others[5:]], "key", None, report)
+        assert all(isinstance(outcomes[chat_id], Deletion) for chat_id in others)
+        assert isinstance(outcomes[restored], ChatNotFoundError)
+        assert database.chats.count_documents({}) == 0
+
+    def test_a_repair_finishes_it(self, database, restored) -> None:
+        findings = {finding.kind for finding in Checks(database).run(repair=True)}
+        assert "chat_and_receipt" in findings
+        purge(database)
+        assert list(Checks(database).run()) == []
+        assert on_disk(database, restored) == 0
