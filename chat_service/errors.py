@@ -73,6 +73,10 @@ class IdempotencyKeyReusedError(ChatServiceError):
     """The Idempotency-Key was used with another request; nothing was done."""
 
 
+class RequestInProgressError(ChatServiceError):
+    """The same request, under the same Idempotency-Key, is still being worked on; nothing was done for this one."""
+
+
 class ClaimLostError(ChatServiceError):
     """Another worker has taken a purge over; nothing was removed under the old claim."""
 

@@ -23,7 +23,13 @@ from chat_service.api.schemas import (
     ReceiptPageIn,
     ReceiptPageOut,
 )
-from chat_service.errors import ActiveConnectionsError, ChatServiceError, DeletionNotFoundError, InvalidChatIdError
+from chat_service.errors import (
+    ActiveConnectionsError,
+    ChatServiceError,
+    DeletionNotFoundError,
+    InvalidChatIdError,
+    RequestInProgressError,
+)
 from chat_service.models import Deletion, DeletionPreview, ListPosition, Scope
 
 blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="Deleting chats, and the receipts")
@@ -53,7 +59,7 @@ def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
 
 @blueprint.post("/chats/delete")
 @requires(Scope.DELETE, counts="chat_ids")
-@raises(headers="Idempotency-Key")
+@raises(RequestInProgressError, headers="Idempotency-Key")
 @blueprint.arguments(BulkIn())
 @blueprint.response(200, BulkOut())
 def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -61,12 +67,9 @@ def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
     who = caller()
     ids = [parse_uuid(chat_id) for chat_id in wanted["chat_ids"]]
     invalid = [chat_id for chat_id, parsed in zip(wanted["chat_ids"], ids, strict=True) if parsed is None]
-
-    def report(outcomes: dict[str, Deletion | ChatServiceError]) -> dict[str, Any]:
-        return _report({**outcomes, **dict.fromkeys(invalid, InvalidChatIdError())})
-
     valid = [chat_id for chat_id in ids if chat_id is not None]
-    return repositories().bulk.delete(who.tenant_id, valid, who.key_id, idempotency_key(), report)
+    outcomes = repositories().bulk.delete(who.tenant_id, valid, who.key_id, idempotency_key())
+    return _report({**outcomes, **dict.fromkeys(invalid, InvalidChatIdError())})
 
 
 @blueprint.get("/deletions")

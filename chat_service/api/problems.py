@@ -113,6 +113,13 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         "Idempotency key reused",
         "This Idempotency-Key came with another request within the last 24 hours. Use a new key for a new request.",
     ),
+    errors.RequestInProgressError: Problem(
+        409,
+        "request_in_progress",
+        "Request in progress",
+        "The same request is still being worked on under this Idempotency-Key. Repeat it later to hear how it went.",
+        headers=_retry_after(5),
+    ),
     errors.PreconditionFailedError: Problem(
         412,
         "precondition_failed",

@@ -7,7 +7,7 @@ while there are any, each group is followed by a rest.
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any
@@ -32,7 +32,7 @@ from chat_service.repository.deletions import (
     Stamp,
     from_document,
 )
-from chat_service.repository.idempotency import find, once
+from chat_service.repository.idempotency import claimed
 from chat_service.repository.keys import chat_key
 from chat_service.repository.presence import Presence
 from chat_service.repository.traffic import Traffic
@@ -58,9 +58,14 @@ INLINE_LIMIT = 100
 TOTAL_SECONDS = 12.0
 """After this, or when the request's own time is up, no further group is begun."""
 
+CLAIM_SECONDS = 20.0
+"""For another run of the same request, which is over by then unless it was cut off."""
+
+RETURN_SECONDS = 0.3
+"""Left of a request's time to say that it waited in vain."""
+
 Outcome = Deletion | ChatServiceError
 Outcomes = dict[str, Outcome]
-Report = dict[str, Any]
 
 
 class BulkDeletions:
@@ -73,43 +78,29 @@ class BulkDeletions:
         self._deletions = Deletions(database, INLINE_LIMIT)
 
     def delete(
-        self,
-        tenant_id: str,
-        chat_ids: Sequence[str],
-        requested_by: str,
-        key: IdempotencyKey | None,
-        report: Callable[[Outcomes], Report],
-    ) -> Report:
-        """Delete the chats, and return what `report` makes of what became of each: its receipt, or why it stayed.
+        self, tenant_id: str, chat_ids: Sequence[str], requested_by: str, key: IdempotencyKey | None = None
+    ) -> Outcomes:
+        """Delete the chats, and return what became of each: its receipt, or why it stayed.
 
-        With `key`, a repetition gets the first report again; and where the first run was cut off, chats that it
-        deleted count as deleted.
+        With `key`, a repetition is the same operation continued: what it has deleted counts as deleted, with the time
+        of that; all else is tried again, so that what is answered is true when it is. Of two runs at once one works,
+        and the other waits for it.
 
         Raises:
             IdempotencyKeyReusedError: `key` came with another request before; nothing was deleted.
+            RequestInProgressError: another run is still at work, and was waited for in vain.
         """
         if key is None:
-            return report(self._delete_all(tenant_id, chat_ids, requested_by, uuid.uuid4().hex))
-        told = self._told(key)
-        if told is not None:
-            return told
-        outcomes = self._delete_all(tenant_id, chat_ids, requested_by, _operation(key))
-        if any(isinstance(outcome, DatabaseUnavailableError | OutcomeUnknownError) for outcome in outcomes.values()):
-            # Not the last word, so it is not kept: a repetition goes on with what is left.
-            return report(outcomes)
-        # Of two runs at once the first report is the one that both give.
-        final = once(key, lambda _: report(outcomes), lambda facts: facts, lambda facts: facts)
-        try:
-            return self._database.transaction(final)
-        except (DatabaseUnavailableError, OutcomeUnknownError):
-            return report(outcomes)  # which is true; only a repetition may have to look for the receipts again
+            return self._delete_all(tenant_id, chat_ids, requested_by, uuid.uuid4().hex)
+        with claimed(self._database, key, at_most(CLAIM_SECONDS) - RETURN_SECONDS):
+            return self._continue(tenant_id, chat_ids, requested_by, _operation(key))
 
-    def _told(self, key: IdempotencyKey) -> Report | None:
+    def _continue(self, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str) -> Outcomes:
         with self._database.operation():
-            facts = find(self._database.unbound(), key)
-        if isinstance(facts, ChatServiceError):
-            raise facts
-        return facts
+            earlier = self._receipts(self._database.unbound(), tenant_id, chat_ids, operation)
+        left = [chat_id for chat_id in chat_ids if chat_id not in earlier]
+        outcomes = {**earlier, **self._delete_all(tenant_id, left, requested_by, operation)}
+        return {chat_id: outcomes[chat_id] for chat_id in chat_ids}
 
     def _delete_all(self, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str) -> Outcomes:
         began = time.monotonic()
@@ -145,7 +136,7 @@ class BulkDeletions:
         try:
             return self._database.transaction(work)
         except (MiscountedError, DuplicateKeyError):
-            return {chat_id: self._delete_one(tenant_id, chat_id, requested_by) for chat_id in group}
+            return {chat_id: self._delete_one(tenant_id, chat_id, requested_by, operation) for chat_id in group}
         except DatabaseUnavailableError as error:
             return dict.fromkeys(group, error)
         except OutcomeUnknownError as error:
@@ -162,18 +153,21 @@ class BulkDeletions:
         return chats
 
     def _earlier(
-        self, tx: UnitOfWork, tenant_id: str, chat_ids: list[str], operation: str, otherwise: ChatServiceError
+        self, tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], operation: str, otherwise: ChatServiceError
     ) -> Outcomes:
         """Return the receipts that this very operation wrote for the chats before, and `otherwise` for the rest."""
-        keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
-        wanted = {"_id": {"$in": keys}, "operation": operation}
-        receipts = tx.deletions.find(wanted) if chat_ids else []
-        found = {receipt["_id"]["chat_id"]: from_document(receipt) for receipt in receipts}
-        return {chat_id: found.get(chat_id, otherwise) for chat_id in chat_ids}
+        return {**dict.fromkeys(chat_ids, otherwise), **self._receipts(tx, tenant_id, chat_ids, operation)}
 
-    def _delete_one(self, tenant_id: str, chat_id: str, requested_by: str) -> Outcome:
+    def _receipts(self, tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], operation: str) -> Outcomes:
+        if not chat_ids:
+            return {}
+        keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
+        receipts = tx.deletions.find({"_id": {"$in": keys}, "operation": operation})
+        return {receipt["_id"]["chat_id"]: from_document(receipt) for receipt in receipts}
+
+    def _delete_one(self, tenant_id: str, chat_id: str, requested_by: str, operation: str) -> Outcome:
         try:
-            return self._deletions.delete(tenant_id, chat_id, requested_by)
+            return self._deletions.delete(tenant_id, chat_id, requested_by, operation=operation)
         except ChatServiceError as error:
             return error
 

@@ -75,11 +75,13 @@ class Deletions:
         key: IdempotencyKey | None = None,
         *,
         evict: bool = False,
+        operation: str | None = None,
     ) -> Deletion:
         """Delete the chat and all its messages in one transaction, if it is at one of `revisions`; return the receipt.
 
         With `evict` live connections do not refuse it: their leases go with the chat, and whoever holds the sockets
-        closes them. Five commands: presence, chat, messages (or the purge of many), receipt, commit.
+        closes them. `operation` names the run in the receipt, if it is a part of something larger.
+        Five commands: presence, chat, messages (or the purge of many), receipt, commit.
 
         Raises:
             ChatNotFoundError: absent, deleted or another tenant's.
@@ -89,7 +91,7 @@ class Deletions:
             DatabaseUnavailableError: nothing was deleted.
             OutcomeUnknownError: the chat is either whole or gone; a retry finds out.
         """
-        operation = uuid.uuid4().hex
+        run = operation or uuid.uuid4().hex
 
         def work(tx: UnitOfWork) -> Deletion | ChatServiceError:
             leases = self._presence.count(tx, tenant_id, chat_id)
@@ -101,7 +103,7 @@ class Deletions:
             if leases.live or leases.expired:
                 # Taken along, so that a renewal that is under way conflicts with this delete or finds nothing.
                 self._presence.clear(tx, tenant_id, [chat_id])
-            return self.take(tx, tenant_id, [chat], Stamp(requested_by, operation))[0]
+            return self.take(tx, tenant_id, [chat], Stamp(requested_by, run))[0]
 
         def recall(facts: dict[str, Any]) -> Deletion:
             return Deletion(chat_id, facts["deleted_at"], facts["message_count"], requested_by, 0, None)
@@ -113,7 +115,7 @@ class Deletions:
         try:
             return self._database.transaction(work_once)
         except OutcomeUnknownError:
-            return self._settle(tenant_id, chat_id, operation)
+            return self._settle(tenant_id, chat_id, run)
         except DuplicateKeyError:
             self.finish(tenant_id, chat_id)
             raise ChatNotFoundError from None

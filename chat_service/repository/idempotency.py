@@ -6,12 +6,17 @@ said must not come back out of here. Refusals are not kept; a repetition asks ag
 the other conflicts with its record, starts again and finds it.
 """
 
-from collections.abc import Callable
-from datetime import timedelta
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Any
 
-from chat_service.errors import ChatServiceError, IdempotencyKeyReusedError
+from pymongo.errors import DuplicateKeyError
+
+from chat_service.errors import ChatServiceError, IdempotencyKeyReusedError, RequestInProgressError
 from chat_service.models import IdempotencyKey
+from chat_service.repository.database import Database
 from chat_service.repository.transaction import T
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -47,6 +52,53 @@ def once(
         return verdict
 
     return work_once
+
+
+CLAIM = timedelta(seconds=30)
+"""For the run of a request that takes several transactions, longer than any such run: then it was cut off."""
+
+CLAIM_AGAIN_SECONDS = 0.05
+
+
+@contextmanager
+def claimed(database: Database, key: IdempotencyKey, seconds: float) -> Iterator[None]:
+    """Run the block for a request that takes several transactions, while nobody else runs it under the same key.
+
+    Waits for another run for up to `seconds`. The record says only which request came with the key: what each of its
+    transactions did is told by what these have left.
+
+    Raises:
+        IdempotencyKeyReusedError: the key came with another request before.
+        RequestInProgressError: another run is still at work.
+        DatabaseUnavailableError, OutcomeUnknownError: the key could not be claimed, and the block was not run.
+    """
+    end = time.monotonic() + seconds
+    while (until := _claim(database, key)) is None:
+        if time.monotonic() > end:
+            raise RequestInProgressError
+        time.sleep(CLAIM_AGAIN_SECONDS)
+    try:
+        yield
+    finally:
+        with suppress(ChatServiceError), database.operation(writes=True):  # else it ends by itself
+            own = {"_id": _record_key(key), "claimed_until": until}
+            database.idempotency.update_one(own, {"$set": {"claimed_until": database.now()}})
+
+
+def _claim(database: Database, key: IdempotencyKey) -> datetime | None:
+    """Return until when the key is claimed now, or None if another run holds it."""
+    now = database.now()
+    record = {"fingerprint": key.fingerprint, "facts": {}, "claimed_until": now + CLAIM, "expires_at": now + KEPT}
+    free = {"_id": _record_key(key), "claimed_until": {"$not": {"$gt": now}}}
+    with database.operation(writes=True):
+        facts = find(database.unbound(), key)
+        if isinstance(facts, ChatServiceError):
+            raise facts
+        try:
+            database.idempotency.replace_one(free, record, upsert=True)
+        except DuplicateKeyError:
+            return None
+    return now + CLAIM
 
 
 def find(tx: UnitOfWork, key: IdempotencyKey) -> Facts | IdempotencyKeyReusedError | None:

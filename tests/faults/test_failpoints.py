@@ -22,7 +22,7 @@ from chat_service.errors import (
     OutcomeUnknownError,
 )
 from chat_service.jobs.purge import PurgeWorker
-from chat_service.models import Deletion, NewMessage, Role, Span
+from chat_service.models import NewMessage, Role, Span
 from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
@@ -80,13 +80,10 @@ def _delete(database: Database, limit: int = 1_000) -> object:
 
 
 def _delete_in_bulk(database: Database) -> object:
-    def told(outcomes: dict[str, Deletion | ChatServiceError]) -> dict[str, Any]:
-        outcome = outcomes[CHAT]
-        if isinstance(outcome, ChatServiceError):
-            raise outcome
-        return {}
-
-    return BulkDeletions(database).delete(TENANT, [CHAT], "key", None, told)
+    outcome = BulkDeletions(database).delete(TENANT, [CHAT], "key")[CHAT]
+    if isinstance(outcome, ChatServiceError):
+        raise outcome
+    return outcome
 
 
 def _post(database: Database) -> object:

@@ -73,7 +73,7 @@ def test_a_delete(losing) -> None:
 
 def test_each_of_a_bulk_delete(losing) -> None:
     """The same, for each chat."""
-    told = BulkDeletions(losing(LosingRunner)).delete(TENANT, [CHAT], "key", None, dict)
+    told = BulkDeletions(losing(LosingRunner)).delete(TENANT, [CHAT], "key")
     assert [type(outcome) for outcome in told.values()] == [OutcomeUnknownError]
 
 
@@ -81,8 +81,9 @@ def test_a_bulk_delete_whose_report_cannot_be_kept(losing, database) -> None:
     """The chats are gone, so that is what is told, and to a repetition too."""
     key = IdempotencyKey(TENANT, "a", "b")
 
-    def report(found) -> dict[str, object]:
-        return {"deleted": [chat_id for chat_id, outcome in found.items() if isinstance(outcome, Deletion)]}
+    def deleted(bulk: BulkDeletions) -> list[str]:
+        outcomes = bulk.delete(TENANT, [CHAT], "key", key)
+        return [chat_id for chat_id, outcome in outcomes.items() if isinstance(outcome, Deletion)]
 
-    assert BulkDeletions(losing(KeepingRunner)).delete(TENANT, [CHAT], "key", key, report) == {"deleted": [CHAT]}
-    assert BulkDeletions(database).delete(TENANT, [CHAT], "key", key, report) == {"deleted": [CHAT]}
+    assert deleted(BulkDeletions(losing(KeepingRunner))) == [CHAT]
+    assert deleted(BulkDeletions(database)) == [CHAT]

@@ -128,13 +128,7 @@ class TestRestored:
 
     def test_it_costs_no_other_chat_of_a_bulk_delete_anything(self, database, restored) -> None:
         others = [Chats(database).create(TENANT, None, {}).id for _ in range(10)]
-        outcomes = {}
-
-        def report(found: dict[str, object]) -> dict[str, object]:
-            outcomes.update(found)
-            return {}
-
-        BulkDeletions(database).delete(TENANT, [*others[:5], restored, *others[5:]], "key", None, report)
+        outcomes = BulkDeletions(database).delete(TENANT, [*others[:5], restored, *others[5:]], "key")
         assert all(isinstance(outcomes[chat_id], Deletion) for chat_id in others)
         assert isinstance(outcomes[restored], ChatNotFoundError)
         assert database.chats.count_documents({}) == 0

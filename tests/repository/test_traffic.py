@@ -69,7 +69,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_bulk_delete_does_not_step_aside_for_itself(database: Database, chats: Chats, clock: Clock) -> None:
     """On a quiet database it takes no rest, however often it looks."""
     chat_ids = [chats.create("tenant", None, {}).id for _ in range(8 * GROUP_CHATS)]
-    told = BulkDeletions(database).delete("tenant", chat_ids, "key", None, dict)
+    told = BulkDeletions(database).delete("tenant", chat_ids, "key")
     assert all(isinstance(outcome, Deletion) for outcome in told.values())
     assert clock.rests == []
 
@@ -81,9 +81,9 @@ def test_a_bulk_delete_steps_aside_for_others(
     deletions = BulkDeletions(database)
     chat_ids = [chats.create("tenant", None, {}).id for _ in range(4 * GROUP_CHATS)]
     monkeypatch.setattr(deletions._traffic, "is_busy", lambda: True)
-    deletions.delete("tenant", chat_ids, "key", None, dict)
+    deletions.delete("tenant", chat_ids, "key")
     assert len(clock.rests) == 3
     assert all(rest > 0 for rest in clock.rests)
     monkeypatch.setattr(bulk, "POLITE_SECONDS", 0.0)
-    deletions.delete("tenant", chat_ids, "key", None, dict)
+    deletions.delete("tenant", chat_ids, "key")
     assert len(clock.rests) == 3
