@@ -89,6 +89,14 @@ class ExportCutError(ChatServiceError):
     """An export could not be finished after it had begun; what was sent of it is not whole."""
 
 
+class ExportEndedError(ExportCutError):
+    """The chat was deleted while it was exported: from then on nothing of it is given out."""
+
+
+class TooManyExportsError(ChatServiceError):
+    """As many exports are under way as there may be: of the key, of the tenant, or in this process."""
+
+
 class InvalidImportError(ChatServiceError):
     """What is being imported is not a whole export; `reason` says where it fails. Nothing was created."""
 

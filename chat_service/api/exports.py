@@ -23,7 +23,7 @@ from chat_service.api.message_schemas import ExportIn
 from chat_service.api.openapi import raises
 from chat_service.api.parsing import idempotency_key
 from chat_service.api.schemas import ChatOut
-from chat_service.errors import InvalidImportError
+from chat_service.errors import InvalidImportError, TooManyExportsError
 from chat_service.models import Chat, Scope
 from chat_service.repository.exports import Row
 
@@ -42,13 +42,14 @@ EXPORTED = {
 
 @blueprint.get("/chats/<chat_id>/export")
 @requires(Scope.READ)
+@raises(TooManyExportsError)
 @blueprint.arguments(ExportIn(), location="query")
 @blueprint.doc(responses={"200": {"description": "The chat, streamed.", "content": EXPORTED}})
 def export_chat(query: dict[str, Any], chat_id: str) -> Response:
     """Download the whole chat, as it is at this moment."""
     media_type, suffix, write = _FORMATS[query["format"]]
     with ExitStack() as opening:
-        chat, batches = opening.enter_context(repositories().exports.open(caller().tenant_id, chat_id))
+        chat, batches = opening.enter_context(repositories().exports.open(caller(), chat_id))
         answer = Response(write(chat, batches), mimetype=media_type)
         answer.call_on_close(opening.pop_all().close)
     answer.headers["Content-Disposition"] = f'attachment; filename="chat-{chat.id}.{suffix}"'
@@ -99,8 +100,9 @@ def _json(chat: Chat, batches: Batches) -> Iterator[bytes]:
     yield b'{"chat":' + orjson.dumps(chat_json(chat)) + b',"messages":['
     separator = b""
     for batch in batches:
-        yield separator + orjson.dumps(batch)[1:-1]
-        separator = b","
+        if batch:
+            yield separator + orjson.dumps(batch)[1:-1]
+            separator = b","
     yield b"]}\n"
 
 

@@ -24,6 +24,7 @@ from chat_service.api.openapi import raises
 from chat_service.api.paging import page_of
 from chat_service.api.parsing import idempotency_key
 from chat_service.models import NewMessage, Scope
+from chat_service.repository.messages import is_full
 
 blueprint = Blueprint("messages", __name__, url_prefix="/api/v1", description="Messages of a chat")
 
@@ -48,7 +49,7 @@ def list_messages(query: dict[str, Any], chat_id: str) -> Response:
     owners = caller().tenant_id, chat_id
     span = requested_span(query, *owners)
     fetch = partial(repositories().messages.page, *owners, span)
-    page = page_of(fetch, query["limit"], lambda last: next_cursor(span, last.seq, *owners))
+    page = page_of(fetch, query["limit"], lambda last: next_cursor(span, last.seq, *owners), is_full)
     return _json({**page, "items": [message_json(message) for message in page["items"]]})
 
 

@@ -13,11 +13,17 @@ ListView = Callable[..., list[Any]]
 T = TypeVar("T")
 
 
-def page_of(fetch: Callable[[int], list[T]], limit: int, cursor_after: Callable[[T], str]) -> dict[str, Any]:
-    """Return the page that `fetch` finds, of up to `limit` items."""
+def page_of(
+    fetch: Callable[[int], list[T]],
+    limit: int,
+    cursor_after: Callable[[T], str],
+    is_full: Callable[[list[T]], bool] = lambda _: False,
+) -> dict[str, Any]:
+    """Return the page that `fetch` finds, of up to `limit` items; `is_full` tells of fewer that there may be more."""
     items = fetch(limit + 1)  # one more than the page holds tells whether there is a next page
     shown = items[:limit]
-    return {"items": shown, "next_cursor": cursor_after(shown[-1]) if len(items) > limit else None}
+    has_next = len(items) > limit or is_full(items)
+    return {"items": shown, "next_cursor": cursor_after(shown[-1]) if has_next else None}
 
 
 def paged(name: str, position_of: Callable[[Any], ListPosition]) -> Callable[[ListView], Callable[..., dict[str, Any]]]:

@@ -89,6 +89,13 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         "Your tenant's clients have not read the answers they asked for. Read them, or hang up, and try again.",
         headers=_retry_after(2),
     ),
+    errors.TooManyExportsError: Problem(
+        429,
+        "too_many_exports",
+        "Too many exports",
+        "As many exports are under way as there may be at once. Read those that you have begun, and try again.",
+        headers=_retry_after(5),
+    ),
     errors.ChatNotFoundError: Problem(
         404, "chat_not_found", "Chat not found", "Your tenant has no chat with this id. It may have been deleted."
     ),

@@ -36,6 +36,7 @@ from chat_service.realtime.hub import Hub
 from chat_service.realtime.leases import Leases
 from chat_service.realtime.outbox import Outboxes, Socket
 from chat_service.repository.changes import Changes
+from chat_service.repository.messages import is_full
 from chat_service.repository.processes import own_name
 from chat_service.telemetry import logs, metrics
 
@@ -204,7 +205,7 @@ class Sockets:
             except ChatNotFoundError:
                 raise ClosedError(closing.DELETED) from None
             size = await socket.send_missed([(message.seq, frames.message_created(message)) for message in found])
-            if len(found) < limit:
+            if len(found) < limit and not is_full(found):
                 socket.skip_to(known)
             limit = max(1, min(limit * LOOK_BYTES // max(size, 1), MISSED_MESSAGES))
 

@@ -232,11 +232,26 @@ class Database:
 
 _NAMESPACE_EXISTS = 48
 
-_OUTAGE_CODES = {91, 189, 262, 11600, 11602, 10107, 13435, 13436, 50, 64}
-"""Shutting down, stepped down, not primary, or out of time: the server's ways to say "not now"."""
+PASSING = {
+    # Shutting down, stepping down, no primary: another member takes over (the driver's "not writable primary" errors).
+    *(91, 189, 216, 10058, 10107, 11600, 11601, 11602, 13435, 13436),
+    # The network between members, or between router and shard.
+    *(6, 7, 89, 133, 202, 9001),
+    # Out of time, or a lock that was not had in time.
+    *(24, 46, 50, 64, 262),
+    # The transaction or the snapshot is too old, was given up by the server, or met another.
+    *(112, 225, 239, 244, 246, 251, 290),
+    # A cursor that did not survive, as when collections move between shards.
+    *(43, 136, 150, 175, 234, 237, 13388),
+    # More than the server can do now: too much in its cache, no tickets, sessions, files or disk, a limit of the rate.
+    *(261, 264, 365, 462, 14031),
+    # MongoDB Atlas' own layer: connections or operations beyond what was booked.
+    8000,
+}
+"""Error codes of the server (its error_codes.yml) that pass by themselves: 503, and worth another try."""
 
 
 def _is_outage(error: PyMongoError) -> bool:
     if isinstance(error, ConnectionFailure | WTimeoutError) or error.timeout:
         return True
-    return isinstance(error, OperationFailure) and error.code in _OUTAGE_CODES
+    return isinstance(error, OperationFailure) and error.code in PASSING

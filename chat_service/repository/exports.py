@@ -4,32 +4,43 @@ Out: from one snapshot, so that what is written or deleted meanwhile changes not
 is never half a chat that looks whole.
 """
 
-import contextvars
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pymongo
-from bson import decode_all
+from bson import CodecOptions, decode, decode_all, decode_iter
+from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
 from pymongo.errors import PyMongoError
 
-from chat_service.errors import ChatNotFoundError, ExportCutError
-from chat_service.models import Chat, IdempotencyKey, Message
+from chat_service.errors import ChatNotFoundError, ExportCutError, ExportEndedError, TooManyExportsError
+from chat_service.models import Caller, Chat, IdempotencyKey, Message
 from chat_service.repository import chats, messages
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_range
 from chat_service.repository.unit_of_work import UnitOfWork
 
-BATCH_MESSAGES = 1_000
-"""Messages fetched at once. The server's default is 16 MB, which grew the worker by 116 MB; this one by 2."""
+HELD_BYTES = 256 * 2**10
+"""Of messages that an export holds while its reader takes its time; hundreds may be read at once."""
+
+FIRST_MESSAGES, GROWTH, BATCH_MESSAGES = 8, 16, 1_000
+"""Fetched at once: a few at first, whose size tells how many may be fetched next."""
+
+OF_KEY, OF_TENANT, OF_PROCESS = 100, 150, 200
+"""Exports under way at once in a process: each holds a batch and its text, so that all of them stay below 200 MB."""
 
 FETCH_SECONDS = 10.0
 """For one batch. A reader may take its time between two of them, the database may not."""
+
+Holder = tuple[str, str]
+"""Whose exports are counted: a key's, a tenant's, the process's."""
+
+_RAW = CodecOptions(document_class=RawBSONDocument)
 
 Row = dict[str, Any]
 """A message as it leaves, with its times as text."""
@@ -49,43 +60,95 @@ _ROW = {
 }
 
 
+class _Batch(NamedTuple):
+    """Messages that were fetched together."""
+
+    rows: list[Row]
+    size: int
+    """How many were asked for."""
+    bytes: int
+    is_last: bool
+
+
 class Exports:
     """Whole chats."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lock = threading.Lock()
+        self._running: Counter[Holder] = Counter()
 
     @contextmanager
-    def open(self, tenant_id: str, chat_id: str) -> Iterator[tuple[Chat, Iterator[list[Row]]]]:
+    def open(self, caller: Caller, chat_id: str) -> Iterator[tuple[Chat, Iterator[list[Row]]]]:
         """Give the chat and its messages in batches, oldest first, as they all are at this moment.
 
         Raises:
             ChatNotFoundError: absent, deleted or another tenant's.
+            TooManyExportsError: as many are under way as there may be.
+            DatabaseUnavailableError: it did not answer.
             ExportCutError (from the iterator): the rest could not be read.
+            ExportEndedError (from the iterator): the chat was deleted meanwhile.
         """
-        with self._database.snapshot() as tx:
+        key = chat_key(caller.tenant_id, chat_id)
+        with self._place(caller), self._database.snapshot() as tx:
             with self._database.operation():
-                document = tx.chats.find_one({"_id": chat_key(tenant_id, chat_id)})
-            if document is None:
-                raise ChatNotFoundError
-            yield chats.from_document(document, 0), self._batches(tx, tenant_id, document)
+                document = tx.chats.find_one({"_id": key})
+                if document is None:
+                    raise ChatNotFoundError
+                # What fails before there is anything to send is answered like any other request.
+                first = self._fetch(tx, document, document["first_seq"], FIRST_MESSAGES)
+            yield chats.from_document(document, 0), self._batches(tx, document, first)
 
-    def _batches(self, tx: UnitOfWork, tenant_id: str, chat: dict[str, Any]) -> Iterator[list[Row]]:
-        wanted = {"_id": message_range(tenant_id, chat["_id"]["chat_id"], chat["first_seq"])}
-        pipeline: list[Row] = [{"$match": wanted}, {"$sort": {"_id": ASCENDING}}, {"$project": _ROW}]
+    @contextmanager
+    def _place(self, caller: Caller) -> Iterator[None]:
+        """Count an export that is under way."""
+        holders = [("key", caller.key_id, OF_KEY), ("tenant", caller.tenant_id, OF_TENANT), ("process", "", OF_PROCESS)]
+        with self._lock:
+            if any(self._running[kind, name] >= most for kind, name, most in holders):
+                raise TooManyExportsError
+            self._running.update((kind, name) for kind, name, _ in holders)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.subtract((kind, name) for kind, name, _ in holders)
+                self._running = +self._running
 
-        with _or_cut():
-            cursor = tx.messages.aggregate_raw_batches(pipeline, batchSize=BATCH_MESSAGES)
-        # The server prepares the next batch while this one is decoded and written.
-        run = contextvars.copy_context().run  # in which the request's commands are counted
-        with cursor, ThreadPoolExecutor(1, thread_name_prefix="export") as ahead:
-            coming = ahead.submit(run, _fetch, cursor, threading.Event())
-            while batch := coming.result():
-                # Waited for, because a thread that is only submitted would get its first turn when this one rests.
-                started = threading.Event()
-                coming = ahead.submit(run, _fetch, cursor, started)
-                started.wait()
-                yield decode_all(batch, self._database.database.codec_options)
+    def _batches(self, tx: UnitOfWork, chat: dict[str, Any], batch: "_Batch") -> Iterator[list[Row]]:
+        """Give the messages in batches of about `HELD_BYTES`, beginning with `batch`."""
+        while batch.rows:
+            yield batch.rows
+            if batch.is_last:
+                return
+            size = max(1, min(batch.size * GROWTH, HELD_BYTES * len(batch.rows) // batch.bytes, BATCH_MESSAGES))
+            with _or_cut():
+                # Outside the snapshot, which would see it for ever: what is deleted can be read by no route.
+                if self._database.unbound().chats.find_one({"_id": chat["_id"]}, {"_id": True}) is None:
+                    raise ExportEndedError
+                batch = self._fetch(tx, chat, batch.rows[-1]["seq"] + 1, size)
+
+    def _fetch(self, tx: UnitOfWork, chat: dict[str, Any], first_seq: int, size: int) -> "_Batch":
+        """Return up to `size` of the messages from `first_seq` on, as many as a batch may hold."""
+        messages = message_range(chat["_id"]["tenant_id"], chat["_id"]["chat_id"], first_seq)
+        pipeline: list[Row] = [
+            {"$match": {"_id": messages}},
+            {"$sort": {"_id": ASCENDING}},
+            {"$limit": size},
+            {"$project": _ROW},
+        ]
+        with tx.messages.aggregate_raw_batches(pipeline, batchSize=size + 1) as cursor:
+            reply: bytes = next(cursor, b"")
+        if len(reply) <= 2 * HELD_BYTES:
+            rows = decode_all(reply, self._database.database.codec_options)
+            return _Batch(rows, size, len(reply), is_last=len(rows) < size)
+        # The rest is asked for again: it would lie in memory until the reader comes to it.
+        raw, length = [], 0
+        for row in decode_iter(reply, _RAW):
+            raw.append(row.raw)
+            length += len(row.raw)
+            if length >= HELD_BYTES:
+                break
+        return _Batch([decode(row, self._database.database.codec_options) for row in raw], size, length, is_last=False)
 
     def create(self, tenant_id: str, chat: Chat, kept: Sequence[Message], key: IdempotencyKey | None = None) -> Chat:
         """Create a chat with these messages, all or nothing, and return it. The id must be a fresh random one.
@@ -110,18 +173,10 @@ class Exports:
         return self._database.transaction(work_once)
 
 
-def _fetch(cursor: Any, started: threading.Event) -> bytes:
-    """Return the next batch as BSON, or nothing at the end."""
-    started.set()
-    with _or_cut():
-        found: bytes = next(cursor, b"")
-        return found
-
-
 @contextmanager
 def _or_cut() -> Iterator[None]:
     try:
         with pymongo.timeout(FETCH_SECONDS):
             yield
-    except PyMongoError:
-        raise ExportCutError from None
+    except PyMongoError as error:
+        raise ExportCutError from error

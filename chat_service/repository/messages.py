@@ -4,7 +4,9 @@ Every way to a message asks for its chat too, and the chat says from which seq o
 an emptying left for a purge cannot be reached.
 """
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -19,6 +21,12 @@ from chat_service.repository.keys import chat_key, message_key, message_range
 from chat_service.repository.posting import Kept, Lines, New
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 from chat_service.repository.unit_of_work import UnitOfWork
+
+PAGE_BYTES = 2**20
+"""Of messages in a page: it lies in memory until its reader has taken it, and hundreds may read at once."""
+
+BATCH_MESSAGES = 64
+"""Fetched at once for a page: ten megabytes of the longest, and any page of the default size in one go."""
 
 COMMAND_MESSAGES = 32
 """In a plain insert command, which holds 16 MB: so many of the longest, each with the largest metadata, fit in it."""
@@ -83,7 +91,7 @@ class Messages:
         return None if chat is None else _keep(new, chat["next_seq"], tx.now)
 
     def page(self, tenant_id: str, chat_id: str, span: Span, limit: int) -> list[Message]:
-        """Return the first messages of the span, `limit` of them at most.
+        """Return the first messages of the span, `limit` of them at most, and fewer of long ones: see `is_full`.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
@@ -106,9 +114,17 @@ class Messages:
             {"_id": message_range(tenant_id, chat_id, span.after + 1, span.before - 1)},
             sort=[("_id", DESCENDING if span.newest_first else ASCENDING)],
             limit=limit,
-            batch_size=limit + 1,
+            batch_size=min(limit + 1, BATCH_MESSAGES),
         )
-        return [from_document(document) for document in found]
+        messages: list[Message] = []
+        size = 0
+        with closing(found):
+            for document in found:
+                messages.append(from_document(document))
+                size += _size(messages[-1])
+                if size >= PAGE_BYTES:
+                    break
+        return messages
 
     def get(self, tenant_id: str, chat_id: str, seq: int) -> Message:
         """Return one message.
@@ -200,6 +216,16 @@ class Messages:
             return int(removed.deleted_count)
 
         return self._database.transaction(work)
+
+
+def is_full(messages: Sequence[Message]) -> bool:
+    """Tell whether a page ends with these because they are long, so that there may be more."""
+    return sum(map(_size, messages)) >= PAGE_BYTES
+
+
+def _size(message: Message) -> int:
+    """Return about how many bytes a message takes, in memory and as JSON."""
+    return sys.getsizeof(message.content) + 100
 
 
 def _keep(new: Sequence[NewMessage], first_seq: int, now: datetime) -> list[Message]:

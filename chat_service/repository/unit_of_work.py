@@ -30,9 +30,9 @@ class Bound:
         found: Document | None = self._collection.find_one(condition, projection, **options, session=self._session)
         return found
 
-    def find(self, condition: Filter, projection: Filter | None = None, **options: Any) -> Iterator[Document]:
-        found: Iterator[Document] = self._collection.find(condition, projection, **options, session=self._session)
-        return found
+    def find(self, condition: Filter, projection: Filter | None = None, **options: Any) -> Any:
+        """Return a cursor over the documents."""
+        return self._collection.find(condition, projection, **options, session=self._session)
 
     def find_one_and_delete(self, condition: Filter, **options: Any) -> Document | None:
         found: Document | None = self._collection.find_one_and_delete(condition, **options, session=self._session)

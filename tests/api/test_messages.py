@@ -4,6 +4,7 @@ import pytest
 
 from chat_service.api.cursors import next_cursor
 from chat_service.models import Span
+from chat_service.repository.messages import PAGE_BYTES
 from tests.client import CHATS, Client
 
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
@@ -161,3 +162,23 @@ def test_a_forged_cursor_is_no_error_of_ours(alice, after, before) -> None:
     answer = alice.send("GET", f"{CHATS}/{chat_id}/messages?cursor={forged}")
     assert answer.status_code in {200, 400}
     assert answer.json.get("items", []) == []
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_page_of_long_messages_is_short_and_says_that_there_are_more(alice, order) -> None:
+    """About 1 MiB, however many are asked for; and page by page all of them come, once and in order."""
+    chat_id = alice.new_chat()
+    for number in range(30):
+        content = f"{number}" + "🎉" * 32_000
+        assert alice.send("POST", f"{CHATS}/{chat_id}/messages", json={"content": content}).status_code == 201
+    seen: list[int] = []
+    query, pages = f"limit=200&order={order}", 0
+    while query:
+        answer = alice.send("GET", f"{CHATS}/{chat_id}/messages?{query}")
+        assert len(answer.data) < 2 * PAGE_BYTES
+        page = answer.get_json()
+        seen += [message["seq"] for message in page["items"]]
+        pages += 1
+        query = page["next_cursor"] and f"limit=200&cursor={page['next_cursor']}"
+    assert seen == sorted(range(1, 31), reverse=order == "desc")
+    assert pages > 3

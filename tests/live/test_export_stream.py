@@ -23,6 +23,10 @@ THREADS = 16
 """Of both workers together: gunicorn.conf.py's 2 times THREADS' default of 8."""
 
 
+ON_ITS_WAY_BYTES = 2 * 2**20
+"""What may have been handed over: a batch, and what the buffers of a connection hold."""
+
+
 @pytest.fixture
 def alice(live) -> TenantAccess:
     return live[1]()
@@ -61,12 +65,25 @@ def big_chat(gunicorn: EmbeddedGunicorn, database: Database, alice: TenantAccess
     return chat_id
 
 
-def test_a_chat_deleted_meanwhile_is_exported_whole(gunicorn, database, alice, big_chat) -> None:
-    """The export is what was there at its start, although the chat is gone before most of it is read."""
+def test_an_export_ends_when_its_chat_is_deleted(gunicorn, database, alice, big_chat) -> None:
+    """By no route means by none: only what was on its way still comes, and the stream is recognisably cut."""
     with export(gunicorn, alice, big_chat) as stream:
         assert send(gunicorn, alice, "DELETE", f"{CHATS}/{big_chat}")["success"]
-        PurgeWorker(Purges(database)).run(until_idle=True)
-        assert database.messages.find_one() is None
+        with pytest.raises(http.client.IncompleteRead) as cut:
+            stream.read()
+    received = cut.value.partial
+    print(f"{len(received):,} bytes after the 200")  # noqa: T201 - shown when it fails
+    assert len(received) < ON_ITS_WAY_BYTES
+    assert b'"type":"end"' not in received
+    PurgeWorker(Purges(database)).run(until_idle=True)
+    assert database.messages.find_one() is None
+
+
+def test_an_export_sees_nothing_of_what_comes_after_it_began(gunicorn, database, alice, big_chat) -> None:
+    """Whole, as it was at its start, with the count and the digest of that."""
+    with export(gunicorn, alice, big_chat) as stream:
+        Messages(database).append(alice.tenant_id, big_chat, [NewMessage(Role.USER, "later", None, {})])
+        Messages(database).delete(alice.tenant_id, big_chat, 20_000)
         lines = (b"{" + stream.read()).splitlines(keepends=True)
     end = json.loads(lines[-1])
     assert end["message_count"] == len(lines) - 2 == 20_000
@@ -76,7 +93,7 @@ def test_a_chat_deleted_meanwhile_is_exported_whole(gunicorn, database, alice, b
 def test_a_database_that_fails_meanwhile_cuts_the_stream(gunicorn, failpoint, alice, big_chat) -> None:
     """No clean end over HTTP, and no last line."""
     with export(gunicorn, alice, big_chat) as stream:
-        failpoint.arm("getMore", times=1, errorCode=1)
+        failpoint.arm("aggregate", times=1, errorCode=1)
         with pytest.raises(http.client.IncompleteRead) as cut:
             stream.read()
     assert b'"end"' not in cut.value.partial[-200:]

@@ -1,0 +1,114 @@
+"""What the database refuses for now is 503 with Retry-After, on every route, and nothing is changed."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from chat_service.app import create_app
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.repository import exports
+from chat_service.repository.database import PASSING, Database
+from chat_service.repository.deadline import set_deadline
+from chat_service.repository.transaction import TransactionRunner
+from chat_service.settings import Settings
+from tests.client import CHATS, Client, TenantAccess
+
+REQUEST_SECONDS = 0.15
+"""The driver tries a command again until the request's time is up."""
+
+CODES = [365, 290, 225, 246, 14031, 8000, 91]
+"""Those that were seen to be 500, and one that the driver knows."""
+
+ALL_CODES = [*CODES, *(pytest.param(code, marks=pytest.mark.soak) for code in sorted(PASSING - {*CODES}))]
+
+ROUTES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "list chats": ("GET", "", {}),
+    "a chat": ("GET", "/{chat}", {}),
+    "change a chat": ("PATCH", "/{chat}", {"json": {"title": "y"}}),
+    "create a chat": ("POST", "", {"json": {}}),
+    "messages": ("GET", "/{chat}/messages", {}),
+    "post": ("POST", "/{chat}/messages", {"json": {"content": "y"}}),
+    "edit": ("PATCH", "/{chat}/messages/1", {"json": {"content": "y"}}),
+    "delete a message": ("DELETE", "/{chat}/messages/1", {}),
+    "empty": ("DELETE", "/{chat}/messages", {}),
+    "delete": ("DELETE", "/{chat}", {}),
+    "preview": ("GET", "/{chat}/deletion-preview", {}),
+    "connections": ("GET", "/{chat}/connections", {}),
+    "a ticket": ("POST", "/{chat}/tickets", {}),
+    "an export": ("GET", "/{chat}/export?format=ndjson", {}),
+    "an export as json": ("GET", "/{chat}/export", {}),
+}
+COMMANDS = ("find", "aggregate", "findAndModify", "insert", "update", "delete")
+
+
+@pytest.fixture
+def hasty(mongod: EmbeddedMongod, database: Database) -> Iterator[Database]:
+    """A transaction is not tried for long: it would only take time here."""
+    del database  # it is empty
+    found = Database(mongod.uri, runner=lambda client: TransactionRunner(client, total_seconds=0.1))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def app(hasty: Database) -> Flask:
+    return create_app(Settings("unused", 2**20, threads=8, log_format="json"), hasty)
+
+
+@pytest.fixture
+def either_database(database: Database) -> Database:
+    """A real one: mongomock has no failpoints."""
+    return database
+
+
+@pytest.mark.parametrize("code", ALL_CODES)
+def test_it_is_503_on_every_route(app, new_tenant, database, failpoint, code) -> None:
+    access: TenantAccess = new_tenant()
+    client = Client(app, access)
+    chat = client.new_chat("x")
+    database_state = digest(database)
+    failpoint.arm(*COMMANDS, errorCode=code)
+    for name, (method, path, options) in ROUTES.items():
+        set_deadline(time.monotonic() + REQUEST_SECONDS)
+        try:
+            answer = client.send(method, CHATS + path.format(chat=chat), **options)
+        finally:
+            set_deadline(None)
+        body = json.loads(answer.data)
+        assert (answer.status_code, body["success"]) == (503, False), (name, body)
+        assert body["code"] in {"database_unavailable", "outcome_unknown"}, name
+        assert answer.headers["Retry-After"], name
+        assert answer.headers["Content-Type"] == "application/problem+json", name
+    failpoint.disarm()
+    assert digest(database) == database_state
+
+
+def digest(database: Database) -> str:
+    found: str = database.database.command("dbHash")["md5"]
+    return found
+
+
+def test_there_are_only_so_many_exports_at_once(app, new_tenant, monkeypatch) -> None:
+    """429 beyond; whoever ends one, or leaves it, makes room."""
+    monkeypatch.setattr(exports, "OF_KEY", 2)
+    client = Client(app, new_tenant())
+    path = f"{CHATS}/{client.new_chat('x')}/export"
+    running = [client.send("GET", path, buffered=False) for _ in range(2)]
+    refused = client.send("GET", path)
+    assert (refused.status_code, refused.get_json()["code"]) == (429, "too_many_exports")
+    assert refused.headers["Retry-After"]
+    assert client.send("GET", f"{CHATS}/{UNKNOWN}/export").status_code == 429
+    running.pop().close()
+    assert client.send("GET", path).status_code == 200
+    for one in running:
+        assert one.get_data().endswith(b"]}\n")
+    assert client.send("HEAD", path).status_code == 200
+    for _ in range(3):
+        assert client.send("GET", f"{CHATS}/{UNKNOWN}/export").status_code == 404
+
+
+UNKNOWN = "11111111-2222-4333-8444-555555555555"
