@@ -7,13 +7,14 @@ of lie.
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.presence import LEASE
 from tests.soak.connections import BY_SERVER
-from tests.soak.record import Record, by_chat, by_operation
+from tests.soak.exports import check_export
+from tests.soak.record import CUT, HUNG_UP, Receipt, Record, by_chat, by_operation, label
 
 UNAVAILABLE, UNKNOWN = (503, "database_unavailable"), (503, "outcome_unknown")
 GONE = (404, "chat_not_found")
@@ -22,11 +23,13 @@ EXPECTED = {
     "create": {(201, ""), (409, "chat_exists"), (409, "chat_id_retired"), UNAVAILABLE, UNKNOWN},
     "post": {(201, ""), GONE, UNAVAILABLE, UNKNOWN},
     "read": {(200, ""), GONE, UNAVAILABLE},
-    "receipt": {(200, ""), (404, "not_found")},
+    "receipt": {(200, ""), (404, "not_found"), UNAVAILABLE},
     "connect": {(101, ""), GONE, UNAVAILABLE, UNKNOWN},
     "disconnect": {(200, ""), (200, BY_SERVER), UNKNOWN},
     "delete": {(200, ""), GONE, (409, "active_connections"), UNAVAILABLE, UNKNOWN},
-    "bulk": {(200, ""), GONE, (409, "active_connections"), UNAVAILABLE, UNKNOWN},
+    "bulk": {(200, ""), GONE, (409, "active_connections"), UNAVAILABLE, UNKNOWN, (409, "request_in_progress"), (None, HUNG_UP)},
+    "clear": {(200, ""), GONE, UNAVAILABLE, UNKNOWN},
+    "export": {(200, ""), (200, CUT), GONE, UNAVAILABLE},
 }
 """What may be answered at all, by kind of request."""
 
@@ -48,6 +51,18 @@ class Violation(NamedTuple):
     detail: str
 
 
+class Kept(NamedTuple):
+    """The receipt of a deleted chat, when all purges have ended."""
+
+    message_count: int
+    deleted_at: str = ""
+    run: str = ""
+    """What the receipts of one run of a delete share."""
+    state: str = "complete"
+    deleted: int | None = None
+    """Messages removed; None: as many as it had."""
+
+
 class Stored(NamedTuple):
     """What the database holds of one tenant."""
 
@@ -55,8 +70,8 @@ class Stored(NamedTuple):
     """Of each living chat."""
     messages: dict[str, dict[int, str]]
     """Of each chat that has some, living or not: seq -> content."""
-    receipts: dict[str, int]
-    """Of each deleted chat: how many messages it had."""
+    receipts: dict[str, Kept]
+    """Of each deleted chat."""
     findings: list[str]
     """What `flask check` finds."""
 
@@ -70,13 +85,19 @@ def look(database: Database, tenant_id: str) -> Stored:
     mine = {"_id.tenant_id": tenant_id}
     messages: dict[str, dict[int, str]] = {}
     for found in database.messages.find(mine, {"content": True}):
-        messages.setdefault(found["_id"]["chat_id"], {})[found["_id"]["seq"]] = found["content"]
+        messages.setdefault(found["_id"]["chat_id"], {})[found["_id"]["seq"]] = label(found["content"])
     return Stored(
         titles={found["_id"]["chat_id"]: found["title"] for found in database.chats.find(mine)},
         messages=messages,
-        receipts={found["_id"]["chat_id"]: found["message_count"] for found in database.deletions.find(mine)},
+        receipts={found["_id"]["chat_id"]: _kept(found) for found in database.deletions.find(mine)},
         findings=[f"{finding.kind} {finding.chat_id}: {finding.detail}" for finding in Checks(database).run()],
     )
+
+
+def _kept(found: dict[str, Any]) -> Kept:
+    state = "running" if found["completed_at"] is None else "complete"
+    at = found["deleted_at"].strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Kept(found["message_count"], at, found["operation"], state, found["purged"])
 
 
 def check(
@@ -90,17 +111,19 @@ def check(
     for record in records:
         found += [Violation(kind, record.chat_id, detail) for kind, detail in _answer(record, bound_seconds)]
     found += [Violation(kind, "", detail) for kind, detail in _creations(records, stored)]
+    found += [Violation(kind, chat_id, detail) for chat_id, kind, detail in _runs(records, stored)]
     chats = by_chat(records)
     for chat_id in {*chats, *stored.titles, *stored.messages, *stored.receipts} - {""}:
         told = chats.get(chat_id, [])
-        for part in (_life, _deletes, _posts, _order):
+        for part in (_life, _deletes, _receipts, _posts, _order):
             found += [Violation(kind, chat_id, detail) for kind, detail in part(chat_id, told, stored)]
-        found += [Violation(kind, chat_id, detail) for kind, detail in _connections(told, faults)]
+        for timed in (_connections, _exports):
+            found += [Violation(kind, chat_id, detail) for kind, detail in timed(told, faults)]
     return found
 
 
 def _answer(record: Record, bound_seconds: float) -> Found:
-    if record.status is None:
+    if record.status is None and record.code != HUNG_UP:
         yield "no answer", f"{record.operation} was cut off"
     elif (record.status, record.code) not in EXPECTED[record.kind]:
         yield "unexpected answer", f"{record.operation}: {record.status} {record.code}"
@@ -143,82 +166,164 @@ def _deletes(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
         yield "lost delete", f"{', '.join(winners)} had a 200, and there is no receipt"
     if deleted and not winners and not any(of[-1].is_unknown for of in operations.values()):
         yield "dishonest", "the chat was deleted, and every delete was refused"
+    there = _there(told)
     for name, of in winners.items():
         first = next(record for record in of if record.succeeded)
-        later = [record for record in of[of.index(first) :] if record.status != 503]
-        if any((record.status, record.answer) != (first.status, first.answer) for record in later):
+        others = [record for record in of if record.status in {200, 404, 409} and not record.is_unknown]
+        if any(_contradicts(record, first, there) for record in others):
             yield "another answer", f"{name} was answered differently when it was repeated"
-    for record in told:
-        if record.kind == "receipt" and record.succeeded != deleted:
+        at = _deleted_at(first)
+        if deleted and at and stored.receipts[chat_id].deleted_at not in {"", at}:
+            yield "another answer", f"{name} says {at}, and the receipt {stored.receipts[chat_id].deleted_at}"
+
+
+def _contradicts(record: Record, first: Record, there: float) -> bool:
+    """Whether one answer of an operation cannot be true beside the first that said "deleted"."""
+    if record.succeeded:
+        return record.answer != first.answer
+    if record.status == 404:
+        # The chat was there, and nobody else has deleted it.
+        return record.began > there
+    return record.began > first.ended
+
+
+def _deleted_at(record: Record) -> str:
+    if record.kind == "bulk":
+        return record.answer.decode()
+    try:
+        return str(json.loads(record.answer)["deleted_at"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _runs(records: Sequence[Record], stored: Stored) -> Iterator[tuple[str, str, str]]:
+    """What a run of a bulk delete has deleted is stated by one of its answers, whatever others are answered."""
+    for name, of in by_operation(record for record in records if record.kind == "bulk").items():
+        runs = {stored.receipts[one.chat_id].run for one in of if one.succeeded and one.chat_id in stored.receipts}
+        for chat_id, told in by_chat(of).items():
+            kept = stored.receipts.get(chat_id)
+            if kept is None or not kept.run or kept.run not in runs or told[-1].is_unknown:
+                continue
+            if not any(record.succeeded for record in told):
+                answers = {(record.status, record.code) for record in told}
+                yield chat_id, "dishonest", f"{name} deleted the chat, and answered {answers}"
+
+
+def _receipts(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
+    """A complete receipt means that nothing is left, whenever it is read; and it counts what was removed."""
+    kept = stored.receipts.get(chat_id)
+    cleared = any(record.kind == "clear" and record.may_have_happened for record in told)
+    if kept is not None:
+        if kept.state != "complete":
+            yield "unfinished", "no purge is left, and the receipt is not complete"
+        elif chat_id in stored.messages:
+            yield "false receipt", f"complete, with {len(stored.messages[chat_id])} messages on the disk"
+        if kept.deleted not in {None, kept.message_count} and not cleared:
+            yield "wrong receipt", f"{kept.deleted} of {kept.message_count} messages were removed"
+    for record in (record for record in told if record.kind == "receipt"):
+        if record.status != 503 and record.succeeded != (kept is not None):
             yield "dishonest", f"{record.operation}: {record.status}"
+        elif record.seen is not None and kept is not None:
+            yield from _reading(record, kept, cleared=cleared)
+
+
+def _reading(record: Record, kept: Kept, *, cleared: bool) -> Found:
+    """Judge a receipt that was read while the load ran."""
+    seen: Receipt = record.seen
+    if seen.state == "complete" and seen.on_disk:
+        yield "false receipt", f"{record.operation}: complete, with {seen.on_disk} messages on the disk"
+    if kept.deleted_at not in {"", seen.deleted_at}:
+        yield "receipt changed", f"{record.operation}: {seen.deleted_at}, and now {kept.deleted_at}"
+    if seen.message_count != kept.message_count and not cleared:
+        yield "receipt changed", f"{record.operation}: {seen.message_count}, and now {kept.message_count}"
 
 
 def _posts(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
-    """A living chat has what was acknowledged, once and in its place, and nothing that was refused."""
+    """A living chat has what was acknowledged, once and in its place, and nothing that was refused or cleared."""
     operations = by_operation(record for record in told if record.kind == "post")
+    clears = [record for record in told if record.kind == "clear" and record.may_have_happened]
     acked = {name for name, of in operations.items() if any(record.succeeded for record in of)}
     unknown = {name for name, of in operations.items() if name not in acked and of[-1].is_unknown}
+    cleared = {name for name, of in operations.items() if any(one.settled > of[0].began for one in clears)}
     if chat_id in stored.receipts:
-        least = sum(len(operations[name][0].parts) for name in acked)
-        most = least + sum(len(operations[name][0].parts) for name in unknown)
-        if not least <= stored.receipts[chat_id] <= most:
-            yield "wrong receipt", f"{stored.receipts[chat_id]} messages, and {least} to {most} were posted"
+        least = sum(len(operations[name][0].parts) for name in acked - cleared)
+        most = sum(len(operations[name][0].parts) for name in acked | unknown)
+        if not least <= stored.receipts[chat_id].message_count <= most:
+            yield "wrong receipt", f"{stored.receipts[chat_id].message_count} messages, of {least} to {most}"
     if chat_id not in stored.titles:
         return
     messages = stored.messages.get(chat_id, {})
     present = Counter(messages.values())
-    if sorted(messages) != list(range(1, len(messages) + 1)):
+    if sorted(messages) != list(range(min(messages, default=1), max(messages, default=0) + 1)):
+        yield "gap", "the numbers of the messages do not run on"
+    elif messages and min(messages) != 1 and not clears:
         yield "gap", "the numbers of the messages do not run from 1 on"
     for name, of in operations.items():
         there = sum(present.pop(part, 0) for part in of[0].parts)
-        yield from _post(name, of, there, acked=name in acked, unknown=name in unknown)
-        if name in acked and not _is_in_place(of, messages):
+        yield from _post(name, of, there, acked=name in acked, unknown=name in unknown, cleared=name in cleared)
+        if there and any(one.succeeded and one.began > _acked_at(of) for one in clears):
+            yield "not cleared", f"{name} was there when the chat was emptied, and still is"
+        if there and name in acked and not _is_in_place(of, messages):
             yield "lost post", f"{name} was acknowledged under other numbers"
     if present:
         yield "from nowhere", f"messages that nobody posted: {list(present)[:3]}"
 
 
-def _post(name: str, of: Sequence[Record], there: int, *, acked: bool, unknown: bool) -> Found:
+def _acked_at(of: Sequence[Record]) -> float:
+    return min((record.ended for record in of if record.succeeded), default=NEVER)
+
+
+def _post(name: str, of: Sequence[Record], there: int, *, acked: bool, unknown: bool, cleared: bool) -> Found:
     wanted = len(of[0].parts)
     if there > wanted:
         yield "posted twice", name
-    elif acked and there < wanted:
-        yield "lost post", f"{name} was acknowledged, and {wanted - there} of its messages are not there"
-    elif unknown and there not in {0, wanted}:
+    elif there not in {0, wanted} and (unknown or cleared):
         yield "half a post", f"{there} of {wanted} messages of {name}"
+    elif acked and there < wanted and not cleared:
+        yield "lost post", f"{name} was acknowledged, and {wanted - there} of its messages are not there"
     elif not acked and not unknown and there:
         yield "dishonest", f"{name} was refused and is there"
 
 
 def _is_in_place(of: Sequence[Record], messages: dict[int, str]) -> bool:
     answers = [json.loads(record.answer)["messages"] for record in of if record.succeeded]
-    return all(messages.get(one["seq"]) == one["content"] for answer in answers for one in answer)
+    return all(messages.get(one["seq"]) == label(one["content"]) for answer in answers for one in answer)
+
+
+def _there(told: Sequence[Record]) -> float:
+    """Return from when on everybody should have known the chat: who was told before that there is none was right."""
+    return min((record.ended for record in told if record.kind == "create" and record.succeeded), default=NEVER)
 
 
 def _order(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
     """Once anybody was told that the chat is gone, nobody is told otherwise; and it is gone."""
-    first = [of[0] for of in by_operation(record for record in told if record.kind != "disconnect").values()]
+    operations = by_operation(record for record in told if record.kind != "disconnect")
+    # A repetition of anything but a delete may be answered as it was before the chat was gone.
+    first = [record for of in operations.values() for record in (of if of[0].kind in DELETES else of[:1])]
     deleted = [record.ended for record in first if record.kind in DELETES and record.succeeded]
-    # Who was told before there was a chat was told the truth.
-    there = min((record.ended for record in first if record.kind == "create" and record.succeeded), default=NEVER)
-    missed = [record.ended for record in first if (record.status, record.code) == GONE and record.began > there]
+    there = _there(told)
+    missed = [record for record in first if (record.status, record.code) == GONE and record.began > there]
     if missed and chat_id in stored.titles:
         yield "false 404", "the chat lives"
-    gone = min([*deleted, *missed], default=NEVER)
+    gone = min([*deleted, *(record.ended for record in missed)], default=NEVER)
     for record in first:
         if record.succeeded and record.kind not in {*DELETES, "receipt"} and record.began > gone:
             yield "resurrection", f"{record.operation} succeeded {record.began - gone:.2f} s after the chat was gone"
+    for of in (of for of in operations.values() if of[0].kind in DELETES and any(one.succeeded for one in of)):
+        others = [record for record in missed if record.operation != of[0].operation]
+        if any(record.ended < min(one.began for one in of) for record in others):
+            yield "resurrection", f"{of[0].operation} deleted the chat after it was gone"
 
 
 def _connections(told: Sequence[Record], faults: Sequence[tuple[float, float]]) -> Found:
     """A 409 has a connection behind it, and no chat is deleted under one."""
     closed = {record.operation: record for record in told if record.kind == "disconnect"}
     opened = [record for record in told if record.kind == "connect" and (record.succeeded or record.is_unknown)]
-    for delete in (of[0] for of in by_operation(one for one in told if one.kind in DELETES).values()):
-        if delete.status == 409 and not any(
-            _may_live(one, closed.get(one.operation), delete, faults) for one in opened
-        ):
+    deletes = by_operation(one for one in told if one.kind in DELETES)
+    for delete in (record for of in deletes.values() for record in of if record.status == 409):
+        if not any(_may_live(one, closed.get(one.operation), delete, faults) for one in opened):
             yield "dishonest", f"{delete.operation}: 409 without a connection"
+    for delete in (of[0] for of in deletes.values()):
         if delete.succeeded and any(_outlives(one, closed.get(one.operation), delete) for one in opened):
             yield "deleted under a connection", delete.operation
 
@@ -243,3 +348,19 @@ def _outlives(opened: Record, closed: Record | None, delete: Record) -> bool:
         return False
     end = closed.began if closed is not None else opened.began + LEASE_SECONDS - LEEWAY_SECONDS
     return opened.succeeded and end > delete.ended
+
+
+def _exports(told: Sequence[Record], faults: Sequence[tuple[float, float]]) -> Found:
+    """What was downloaded is the chat at one moment, or was visibly cut for a reason."""
+    posts = by_operation(record for record in told if record.kind == "post")
+    clears = [record for record in told if record.kind == "clear"]
+    deletes = [record for record in told if record.kind in DELETES]
+    done = [next(of for of in found if of.succeeded) for found in by_operation(deletes).values() if _won(found)]
+    for export in (record for record in told if record.kind == "export" and record.seen is not None):
+        broken = any(one < export.ended and other + AFTER_FAULT_SECONDS > export.began for one, other in faults)
+        deleted = any(delete.may_have_happened and delete.began < export.ended for delete in deletes)
+        yield from check_export(export, posts, clears, done, is_excused=broken or deleted)
+
+
+def _won(of: Sequence[Record]) -> bool:
+    return any(record.succeeded for record in of)

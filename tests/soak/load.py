@@ -6,11 +6,14 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from tests.client import CHATS, TenantAccess
 from tests.soak.connections import Sockets
-from tests.soak.record import Record
+from tests.soak.exports import download
+from tests.soak.receipts import CountOnDisk, read_receipt
+from tests.soak.record import HUNG_UP, Record, label
 from tests.soak.wire import Answer, Wire
 
 LIVING = 40
@@ -25,6 +28,19 @@ PAUSE_SECONDS = 0.05
 HOLD_SECONDS = 0.3
 """How long a connection is held, at most."""
 
+BULK_SECONDS = 0.04
+"""How long a bulk delete has been running, at most, when it is repeated or its caller hangs up."""
+
+LARGE_SECONDS = 8.0
+"""From one large chat to the next. It is made for this only, and deleted while it is exported."""
+
+LARGE_BATCHES, LARGE_MESSAGES = 3, 120
+PADDING = " " + "x" * 32_000
+"""Three posts of 3.7 MiB each: far more than lies in the buffers of a socket."""
+
+SLOW_REST = 0.01
+"""A slow reader's, after every 64 KiB: the large chat takes it two seconds."""
+
 
 class Load:
     """Some threads that call the service until they are told to stop; what they were told is in `records`."""
@@ -38,6 +54,7 @@ class Load:
         *,
         name: str = "load",
         keep_alive: bool = True,
+        count: CountOnDisk | None = None,
     ) -> None:
         self.records: list[Record] = []
         self.failures: list[BaseException] = []
@@ -52,7 +69,11 @@ class Load:
         self._names = itertools.count(1)
         self._stop = threading.Event()
         self._wires: list[Wire] = []
+        self._pool = ThreadPoolExecutor(8)
+        self._count = count
+        self._next_large = 0.0
         roles = [self._create] * 2 + [self._post] * 4 + [self._delete] * 3 + [self._connect] * 2 + [self._read] * 1
+        roles += [self._export, self._empty]
         self._threads = [
             threading.Thread(target=self._run, args=(role, number), name=f"{role.__name__}-{number}", daemon=True)
             for number, role in enumerate(roles)
@@ -68,6 +89,7 @@ class Load:
         for thread in self._threads:
             thread.join(120)
             assert not thread.is_alive()
+        self._pool.shutdown()
         if self.failures:
             raise self.failures[0]
 
@@ -77,8 +99,7 @@ class Load:
         return sum(wire.resent for wire in self._wires)
 
     def _run(self, role: Callable[[Wire, random.Random], None], number: int) -> None:
-        wire = Wire(self._port, self._access, keep_alive=self._keep_alive)
-        self._wires.append(wire)
+        wire = self._new_wire()
         dice = random.Random(self._seed * 100 + number)
         try:
             while not self._stop.is_set():
@@ -88,6 +109,11 @@ class Load:
             self.failures.append(error)
         finally:
             wire.close()
+
+    def _new_wire(self) -> Wire:
+        wire = Wire(self._port, self._access, keep_alive=self._keep_alive)
+        self._wires.append(wire)
+        return wire
 
     def _create(self, wire: Wire, dice: random.Random) -> None:
         with self._lock:
@@ -107,11 +133,17 @@ class Load:
         chat_id = self._choose(dice)
         if chat_id is None:
             return
-        operation = self._name("post")
         number = 1 if dice.random() < 0.7 else dice.randint(2, 20)
-        texts = tuple(f"{operation}/{index}" for index in range(number))
-        key = operation if dice.random() < 0.5 else None
-        self._keep("post", chat_id, operation, post(wire, chat_id, texts, key), key, texts)
+        self._post_to(wire, chat_id, number, with_key=dice.random() < 0.5)
+
+    def _post_to(self, wire: Wire, chat_id: str, number: int, padding: str = "", *, with_key: bool = True) -> None:
+        operation = self._name("post")
+        labels = tuple(f"{operation}/{index}" for index in range(number))
+        key = operation if with_key and not padding else None
+        answer = post(wire, chat_id, tuple(one + padding for one in labels), key)
+        if padding and answer.status == 201:
+            answer = answer._replace(body=_without_padding(answer.body))
+        self._keep("post", chat_id, operation, answer, key, labels)
 
     def _delete(self, wire: Wire, dice: random.Random) -> None:
         if dice.random() < 0.1:
@@ -131,15 +163,98 @@ class Load:
             self._keep("delete", chat_id, operation, wire.send("DELETE", f"{CHATS}/{chat_id}", key=key), key)
 
     def _delete_some(self, wire: Wire, dice: random.Random) -> None:
+        """Delete chats with one request; some are repeated while they run, or after their caller has hung up."""
         with self._lock:
-            chat_ids = self._living[: dice.randint(1, CONTESTED * 2)]
+            chat_ids = self._living[: dice.randint(1, CONTESTED * 5)]
         if not chat_ids:
             return
         operation = self._name("bulk")
-        for record in delete_all(wire, chat_ids, operation):
+        kind, delay = dice.random(), dice.random() * BULK_SECONDS
+        meanwhile: Future[list[Record]] | None = None
+        if kind < 0.2:
+            self.records.extend(self._hang_up(chat_ids, operation, delay))
+        elif kind < 0.6:
+            meanwhile = self._pool.submit(self._delete_again, chat_ids, operation, delay)
+        self._told_of_all(delete_all(wire, chat_ids, operation))
+        if meanwhile is not None:
+            self._told_of_all(meanwhile.result())
+        if dice.random() < 0.3:
+            self._told_of_all(delete_all(wire, chat_ids, operation))
+
+    def _delete_again(self, chat_ids: list[str], operation: str, delay: float) -> list[Record]:
+        time.sleep(delay)
+        wire = self._new_wire()
+        try:
+            return delete_all(wire, chat_ids, operation)
+        finally:
+            wire.close()
+
+    def _hang_up(self, chat_ids: list[str], operation: str, delay: float) -> list[Record]:
+        wire, began = self._new_wire(), time.monotonic()
+        wire.send_and_hang_up("POST", f"{CHATS}/delete", {"chat_ids": chat_ids}, operation, delay)
+        told = (operation, began, time.monotonic(), None, HUNG_UP, operation, tuple(chat_ids))
+        return [Record("bulk", chat_id, *told) for chat_id in chat_ids]
+
+    def _told_of_all(self, records: Sequence[Record]) -> None:
+        for record in records:
             self.records.append(record)
             if record.status in {200, 404}:
                 self._forget(record.chat_id)
+
+    def _empty(self, wire: Wire, dice: random.Random) -> None:
+        """Empty a chat that mostly has more messages than are removed at once; and then delete it, mostly."""
+        chat_id = self._choose(dice, CONTESTED)
+        if chat_id is None:
+            return
+        self._post_to(wire, chat_id, dice.randint(1, 60))
+        operation = self._name("clear")
+        answer = wire.send("DELETE", f"{CHATS}/{chat_id}/messages")
+        self._keep("clear", chat_id, operation, answer, None)
+        if answer.status != 200 or dice.random() < 0.2:
+            return
+        if dice.random() < 0.3:
+            self._post_to(wire, chat_id, dice.randint(1, 30))
+        self._delete_and_look(wire, chat_id)
+
+    def _export(self, wire: Wire, dice: random.Random) -> None:
+        if time.monotonic() > self._next_large:
+            self._next_large = time.monotonic() + LARGE_SECONDS
+            self._export_large(wire, dice)
+            return
+        chat_id = self._choose(dice, dice.choice([CONTESTED, None]))
+        if chat_id is not None:
+            rest = dice.choice([0.0, SLOW_REST])
+            self.records.append(download(self._port, self._access, chat_id, self._name("export"), rest))
+
+    def _export_large(self, wire: Wire, dice: random.Random) -> None:
+        """Delete a large chat while one reads an export of it slowly and another one quickly."""
+        operation = self._name("create")
+        answer = wire.send("POST", CHATS, {"title": operation}, operation)
+        if answer.status != 201:
+            self._keep("create", "", operation, answer, operation)
+            return
+        chat_id = json.loads(answer.body)["id"]
+        self._keep("create", chat_id, operation, answer, operation)
+        for _ in range(LARGE_BATCHES):
+            self._post_to(wire, chat_id, LARGE_MESSAGES, PADDING)
+        readers = [
+            self._pool.submit(download, self._port, self._access, chat_id, self._name("export"), rest)
+            for rest in (0.0, SLOW_REST)
+        ]
+        self._stop.wait(dice.random())
+        self._delete_and_look(wire, chat_id)
+        self.records.extend(reader.result() for reader in readers)
+
+    def _delete_and_look(self, wire: Wire, chat_id: str) -> None:
+        """Delete a chat, and look at its receipt at once and soon after."""
+        operation = self._name("delete")
+        answer = wire.send("DELETE", f"{CHATS}/{chat_id}")
+        self._keep("delete", chat_id, operation, answer, None)
+        if answer.status in {200, 404}:
+            self._forget(chat_id)
+        for _ in range(2 if answer.status == 200 else 0):
+            self.records.append(read_receipt(wire, chat_id, self._name("receipt"), self._count))
+            self._stop.wait(0.1)
 
     def _connect(self, _: Wire, dice: random.Random) -> None:
         chat_id = self._choose(dice)
@@ -191,14 +306,27 @@ def post(wire: Wire, chat_id: str, texts: tuple[str, ...], key: str | None) -> A
     return wire.send("POST", f"{CHATS}/{chat_id}/messages", body, key)
 
 
+def _without_padding(body: bytes) -> bytes:
+    """Return the answer to a post with labels in place of contents, which would be kept by the megabyte."""
+    messages = json.loads(body)["messages"]
+    return json.dumps(
+        {"messages": [{"seq": one["seq"], "content": label(one["content"])} for one in messages]}
+    ).encode()
+
+
+LEFT_OUT = (0, "left_out", b"")
+"""What is kept of a chat that a bulk delete was asked for, and of which the answer says nothing."""
+
+
 def delete_all(wire: Wire, chat_ids: list[str], operation: str) -> list[Record]:
     """Delete chats with one request under the key `operation`; a record for each."""
     answer = wire.send("POST", f"{CHATS}/delete", {"chat_ids": chat_ids}, operation)
-    told: dict[str, tuple[int | None, str | None]] = {}
+    told: dict[str, tuple[int | None, str | None, bytes]] = dict.fromkeys(chat_ids, (answer.status, answer.code, b""))
     if answer.status == 200:
         result = json.loads(answer.body)
-        told = {one["chat_id"]: (200, "") for one in result["successful"]}
-        told |= {one["chat_id"]: (one["status"], one["code"]) for one in result["failed"]}
+        told = dict.fromkeys(chat_ids, LEFT_OUT)
+        told |= {one["chat_id"]: (200, "", one["deleted_at"].encode()) for one in result["successful"]}
+        told |= {one["chat_id"]: (one["status"], one["code"], b"") for one in result["failed"]}
     return [
         Record(
             "bulk",
@@ -206,9 +334,11 @@ def delete_all(wire: Wire, chat_ids: list[str], operation: str) -> list[Record]:
             operation,
             answer.began,
             answer.ended,
-            *told.get(chat_id, (answer.status, answer.code)),
+            status,
+            code,
             key=operation,
             parts=tuple(chat_ids),
+            answer=deleted_at,
         )
-        for chat_id in chat_ids
+        for chat_id, (status, code, deleted_at) in told.items()
     ]

@@ -2,9 +2,42 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-UNKNOWN = {None, "outcome_unknown"}
+UNKNOWN = {None, "outcome_unknown", "request_in_progress"}
 """No answer at all, or the answer that it is not known."""
+
+HUNG_UP = "hung_up"
+"""The code where no answer came because the caller did not wait for one."""
+
+CUT = "cut"
+"""The code of a download that ended before its end line."""
+
+
+class Export(NamedTuple):
+    """An ndjson export as it arrived."""
+
+    rows: tuple[tuple[int, str], ...]
+    """seq and label of each message."""
+    stated: tuple[int, str] | None
+    """The number of messages and the SHA-256 that the end line states; None: no end line came."""
+    counted: tuple[int, str]
+    """The same, of what arrived before it."""
+    ended_cleanly: bool
+    """Whether the HTTP answer ended as a complete one does."""
+    arrivals: tuple[tuple[float, int], ...] = ()
+    """From time to time: when, and how many bytes had arrived."""
+
+
+class Receipt(NamedTuple):
+    """A receipt as it was read, and the messages of its chat that lay on the disk after that."""
+
+    state: str
+    message_count: int
+    deleted: int
+    deleted_at: str = ""
+    on_disk: int | None = None
+    """None: not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +58,9 @@ class Record:
     parts: tuple[str, ...] = ()
     """Of a post: its messages, each unlike any other. Of a bulk delete: its chats."""
     answer: bytes = b""
-    """The body of a success."""
+    """The body of a success; of one chat in a bulk delete: its `deleted_at`."""
+    seen: Any = None
+    """What needs more than its bytes to be judged: an Export or a Receipt."""
 
     @property
     def took(self) -> float:
@@ -38,6 +73,20 @@ class Record:
     @property
     def is_unknown(self) -> bool:
         return self.status is None or self.code in UNKNOWN
+
+    @property
+    def may_have_happened(self) -> bool:
+        return self.succeeded or self.is_unknown
+
+    @property
+    def settled(self) -> float:
+        """When it had happened, if it did: what is unknown may happen at any time later."""
+        return float("inf") if self.is_unknown else self.ended
+
+
+def label(content: str) -> str:
+    """Return what tells a message from all others: its text without the padding behind a space."""
+    return content.partition(" ")[0]
 
 
 def by_chat(records: Iterable[Record]) -> dict[str, list[Record]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tests.client import CHATS
 from tests.soak.load import delete_all, post
+from tests.soak.receipts import read_receipt
 from tests.soak.record import Record, by_chat, by_operation
 from tests.soak.wire import Answer, Wire
 
@@ -28,9 +29,7 @@ def settle(records: Sequence[Record], wire: Wire) -> list[Record]:
                     break
                 time.sleep(PAUSE_SECONDS)
         elif told[0].kind == "delete" and _is_unknown(told):
-            chat_id = told[0].chat_id
-            answer = wire.send("GET", f"/api/v1/deletions/{chat_id}")
-            asked.append(_record("receipt", chat_id, f"receipt of {told[0].operation}", answer, None))
+            asked.append(read_receipt(wire, told[0].chat_id, f"receipt of {told[0].operation}"))
     return asked
 
 

@@ -5,17 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from tests.soak.checker import Stored, check
-from tests.soak.record import Record
+from tests.soak.checker import Kept, Stored, check
+from tests.soak.exports import AFTER_DELETE_BYTES
+from tests.soak.record import HUNG_UP, Export, Receipt, Record
 
 CHAT = "c"
 GONE = {"status": 404, "code": "chat_not_found"}
 REFUSED = {"status": 503, "code": "database_unavailable"}
 UNKNOWN = {"status": 503, "code": "outcome_unknown"}
 CUT = {"status": None, "code": None}
+CONNECTED = {"status": 409, "code": "active_connections"}
 
 ALIVE = Stored(titles={CHAT: "create"}, messages={CHAT: {1: "p"}}, receipts={}, findings=[])
-DELETED = Stored(titles={}, messages={}, receipts={CHAT: 1}, findings=[])
+DELETED = Stored(titles={}, messages={}, receipts={CHAT: Kept(1)}, findings=[])
 NOTHING = Stored(titles={}, messages={}, receipts={}, findings=[])
 
 _SUCCESS = {"connect": 101, "create": 201, "post": 201}
@@ -28,13 +30,48 @@ def told(kind: str, at: float, operation: str = "", **fields) -> Record:
         seq = fields.pop("seq", 1)
         answer = json.dumps({"messages": [{"seq": seq, "content": "p"}]}).encode()
         fields = {"parts": ("p",), "answer": answer if "status" not in fields else b"", **fields}
+    if kind == "bulk":
+        fields = {"key": "k", "answer": AT if "status" not in fields else b"", **fields}
     return Record(kind, CHAT, operation or kind, at, at + 0.5, **{"status": status, **fields})
 
+
+def export(at: float, rows: tuple[tuple[int, str], ...] = ((1, "p"),), **fields) -> Record:
+    """An export that took half a second and is whole."""
+    counted = (len(rows), "sha")
+    seen = {"stated": counted, "counted": counted, "ended_cleanly": True, "arrivals": ((at, 0), (at + 0.5, 100))}
+    seen |= {name: fields.pop(name) for name in [*fields] if name in Export._fields}
+    code = "cut" if seen["stated"] is None else ""
+    return told("export", at, code=code, seen=Export(rows, **seen), **fields)
+
+
+def receipt(at: float, state: str = "complete", on_disk: int = 0, **fields) -> Record:
+    """A receipt of the one message, read in half a second."""
+    seen = Receipt(state, **{"message_count": 1, "deleted": 1, "on_disk": on_disk, **fields})
+    return told("receipt", at, seen=seen)
+
+
+AT = b"2026-11-26T10:00:00Z"
 
 CREATE, POST, DELETE = told("create", 0), told("post", 1), told("delete", 10)
 OTHER_DELETE = told("delete", 10.2, "delete-2")
 
 REFUSED_DELETE = told("delete", 10, status=409, code="active_connections")
+
+BULK = told("bulk", 10)
+BULK_UNDER_A_CONNECTION = told("bulk", 10, **CONNECTED)
+CONNECT, DISCONNECT = told("connect", 9), told("disconnect", 10.1, "connect")
+BY_BULK = DELETED._replace(receipts={CHAT: Kept(1, AT.decode(), "run")})
+"""The chat was deleted, and its receipt is one of the run that deleted all of that bulk."""
+
+OTHER = replace(BULK, chat_id="d")
+WITH_OTHER = BY_BULK._replace(receipts={**BY_BULK.receipts, "d": Kept(0, AT.decode(), "run")})
+CREATE_OTHER = replace(told("create", 0, "create-2"), chat_id="d")
+
+CLEAR = told("clear", 2)
+EMPTY = ALIVE._replace(messages={})
+ROW_2 = told("post", 3, "late", parts=("q",), answer=b'{"messages": [{"seq": 2, "content": "q"}]}')
+CUT_EXPORT = {"stated": None, "ended_cleanly": False}
+LATE = {"arrivals": ((9, 0), (10.5, 100), (12, 101 + AFTER_DELETE_BYTES)), **CUT_EXPORT}
 
 TRUE = {
     "a chat that lives": ([CREATE, POST], ALIVE),
@@ -62,13 +99,45 @@ TRUE = {
         DELETED,
     ),
     "a delete after the lease": ([CREATE, POST, told("connect", 2), told("delete", 40)], DELETED),
+    "a bulk delete repeated": ([CREATE, POST, BULK, told("bulk", 11)], BY_BULK),
+    "a bulk delete repeated while it runs, refused only while there was a connection": (
+        [CREATE, POST, CONNECT, BULK_UNDER_A_CONNECTION, DISCONNECT, told("bulk", 10.3)],
+        BY_BULK,
+    ),
+    "a bulk delete whose caller hung up, and asked again": (
+        [CREATE, POST, told("bulk", 10, status=None, code=HUNG_UP), told("bulk", 11)],
+        BY_BULK,
+    ),
+    "a bulk delete, and another later": ([CREATE, POST, BULK, told("bulk", 11, "bulk-2", **GONE)], BY_BULK),
+    "a bulk delete that left a chat to another": (
+        [CREATE, CREATE_OTHER, POST, told("bulk", 10, **GONE), OTHER, told("delete", 9)],
+        WITH_OTHER._replace(receipts={CHAT: Kept(1), "d": Kept(0, AT.decode(), "run")}),
+    ),
+    "a chat that was emptied": ([CREATE, POST, CLEAR], EMPTY),
+    "a chat that was emptied and went on": ([CREATE, POST, CLEAR, ROW_2], ALIVE._replace(messages={CHAT: {2: "q"}})),
+    "a chat that was perhaps emptied": ([CREATE, POST, told("clear", 2, **UNKNOWN)], ALIVE),
+    "a chat emptied and deleted": ([CREATE, POST, CLEAR, DELETE], DELETED),
+    "a chat emptied and deleted, with nothing counted": (
+        [CREATE, POST, CLEAR, DELETE],
+        DELETED._replace(receipts={CHAT: Kept(0)}),
+    ),
+    "a receipt while the purge runs": ([CREATE, POST, DELETE, receipt(11, "running", 1, deleted=0)], DELETED),
+    "a receipt when it has run": ([CREATE, POST, DELETE, receipt(11)], DELETED),
+    "a receipt that could not be had": ([CREATE, POST, DELETE, told("receipt", 11, **REFUSED)], DELETED),
+    "an export": ([CREATE, POST, export(2)], ALIVE),
+    "an export while one posts": ([CREATE, told("post", 2), export(2.1, rows=())], ALIVE),
+    "an export while one empties": ([CREATE, POST, CLEAR, export(2.1)], EMPTY),
+    "an export after one emptied": ([CREATE, POST, CLEAR, ROW_2, export(4, rows=((2, "q"),)), DELETE], DELETED),
+    "an export that the delete cut": ([CREATE, POST, DELETE, export(9.8, rows=(), **CUT_EXPORT)], DELETED),
+    "an export that ends while the chat is deleted": ([CREATE, POST, DELETE, export(9.8)], DELETED),
+    "an export of nothing, later": ([CREATE, POST, DELETE, told("export", 11, **GONE)], DELETED),
 }
 
 LIES = {
     "two 200s": ([CREATE, POST, DELETE, OTHER_DELETE], DELETED),
     "lost delete": ([CREATE, POST, DELETE], ALIVE),
     "partial delete": ([CREATE, POST, DELETE], DELETED._replace(messages={CHAT: {1: "p"}})),
-    "partial delete, chat": ([CREATE, POST, DELETE], ALIVE._replace(receipts={CHAT: 1})),
+    "partial delete, chat": ([CREATE, POST, DELETE], ALIVE._replace(receipts={CHAT: Kept(1)})),
     "lost create": ([CREATE], NOTHING),
     "from nowhere": ([], ALIVE),
     "from nowhere, refused": ([told("create", 0, **REFUSED), POST], ALIVE._replace(titles={CHAT: "x"})),
@@ -99,8 +168,8 @@ LIES = {
         ALIVE,
     ),
     "gap": ([CREATE, told("post", 1, seq=2)], ALIVE._replace(messages={CHAT: {2: "p"}})),
-    "wrong receipt": ([CREATE, POST, DELETE], DELETED._replace(receipts={CHAT: 0})),
-    "resurrection": ([CREATE, POST, DELETE, told("post", 11, "late")], DELETED._replace(receipts={CHAT: 2})),
+    "wrong receipt": ([CREATE, POST, DELETE], DELETED._replace(receipts={CHAT: Kept(0)})),
+    "resurrection": ([CREATE, POST, DELETE, told("post", 11, "late")], DELETED._replace(receipts={CHAT: Kept(2)})),
     "resurrection, connection": ([CREATE, POST, DELETE, told("connect", 11)], DELETED),
     "resurrection, after a 404": (
         [CREATE, POST, told("read", 2, "r1", **GONE), told("read", 4, "r2"), DELETE],
@@ -112,6 +181,79 @@ LIES = {
     "no answer": ([CREATE, POST, told("read", 2, **CUT)], ALIVE),
     "unexpected answer": ([CREATE, POST, told("read", 2, status=500, code="internal_error")], ALIVE),
     "too slow": ([CREATE, POST, replace(told("read", 2), ended=11)], ALIVE),
+    "another answer, a 404 beside the delete": ([CREATE, POST, BULK, told("bulk", 10.1, **GONE)], BY_BULK),
+    "another answer, a 409 after the delete": (
+        [CREATE, POST, CONNECT, DISCONNECT, BULK, told("bulk", 10.6, **CONNECTED)],
+        BY_BULK,
+    ),
+    "another answer, another time": ([CREATE, POST, BULK, replace(BULK, answer=b"2026-11-26T10:00:01Z")], BY_BULK),
+    "another answer, not the receipt's": ([CREATE, POST, replace(BULK, answer=b"2026-11-26T10:00:01Z")], BY_BULK),
+    "another answer, not the receipt's, one chat": (
+        [CREATE, POST, replace(DELETE, answer=b'{"deleted_at": "2026-11-26T10:00:01Z"}')],
+        BY_BULK,
+    ),
+    "dishonest, deleted and refused to both": (
+        [CREATE, POST, CONNECT, BULK_UNDER_A_CONNECTION, DISCONNECT, told("bulk", 10.2, **CONNECTED)],
+        BY_BULK,
+    ),
+    "dishonest, deleted and refused, and another's delete is unknown": (
+        [CREATE, CREATE_OTHER, POST, CONNECT, BULK_UNDER_A_CONNECTION, OTHER, told("delete", 11, **UNKNOWN)],
+        WITH_OTHER,
+    ),
+    "dishonest, a 409 repeated after the connection": (
+        [CREATE, POST, CONNECT, BULK_UNDER_A_CONNECTION, DISCONNECT, told("bulk", 20, **CONNECTED)],
+        ALIVE,
+    ),
+    "unexpected answer, a chat left out": ([CREATE, POST, told("bulk", 2, status=0, code="left_out")], ALIVE),
+    "no answer, of a bulk delete": ([CREATE, POST, told("bulk", 2, **CUT)], ALIVE),
+    "resurrection, deleted after it was gone": (
+        [CREATE, POST, told("bulk", 8, "bulk-2", **GONE), BULK],
+        BY_BULK,
+    ),
+    "false 404, in a bulk delete": ([CREATE, POST, told("bulk", 2, **UNKNOWN), told("bulk", 3, **GONE)], ALIVE),
+    "not cleared": ([CREATE, POST, CLEAR], ALIVE),
+    "lost post, before the chat was emptied": (
+        [CREATE, told("clear", 1), told("post", 2)],
+        ALIVE._replace(messages={}),
+    ),
+    "gap, in the middle": (
+        [CREATE, POST, told("post", 3, "late", parts=("q",), answer=b'{"messages": [{"seq": 3, "content": "q"}]}')],
+        ALIVE._replace(messages={CHAT: {1: "p", 3: "q"}}),
+    ),
+    "gap, without emptying": ([CREATE, POST, ROW_2], ALIVE._replace(messages={CHAT: {2: "q"}})),
+    "half a post, emptied": ([CREATE, told("post", 1, parts=("p", "q")), CLEAR], ALIVE),
+    "lost post, though emptying was refused": ([CREATE, POST, told("clear", 2, **REFUSED)], EMPTY),
+    "wrong receipt, not all was removed": (
+        [CREATE, POST, DELETE],
+        DELETED._replace(receipts={CHAT: Kept(1, deleted=0)}),
+    ),
+    "unfinished": ([CREATE, POST, DELETE], DELETED._replace(receipts={CHAT: Kept(1, state="running")})),
+    "false receipt": ([CREATE, POST, DELETE], DELETED._replace(messages={CHAT: {1: "p"}})),
+    "false receipt, for a while": ([CREATE, POST, CLEAR, DELETE, receipt(11, on_disk=1)], DELETED),
+    "receipt changed": ([CREATE, POST, DELETE, receipt(11, message_count=2)], DELETED),
+    "receipt changed, its time": ([CREATE, POST, BULK, receipt(11, deleted_at="2026-11-26T10:00:01Z")], BY_BULK),
+    "dishonest, no receipt": ([CREATE, POST, DELETE, told("receipt", 11, status=404, code="not_found")], DELETED),
+    "false end, another number": ([CREATE, POST, export(2, stated=(2, "sha"))], ALIVE),
+    "false end, another sum": ([CREATE, POST, export(2, stated=(1, "other"))], ALIVE),
+    "false end, cut as if whole": ([CREATE, POST, DELETE, export(10, stated=None)], DELETED),
+    "cut without need": ([CREATE, POST, export(2, **CUT_EXPORT)], ALIVE),
+    "export with a gap": (
+        [CREATE, POST, ROW_2, export(4, rows=((1, "p"), (3, "q")))],
+        ALIVE._replace(messages={CHAT: {1: "p", 2: "q"}}),
+    ),
+    "export with a gap, in front": ([CREATE, told("post", 1, seq=2), export(2, rows=((2, "p"),))], ALIVE),
+    "export with a gap, out of order": (
+        [CREATE, POST, ROW_2, export(4, rows=((2, "q"), (1, "p")))],
+        ALIVE._replace(messages={CHAT: {1: "p", 2: "q"}}),
+    ),
+    "missing in an export": ([CREATE, POST, export(2, rows=())], ALIVE),
+    "half a post in an export": ([CREATE, told("post", 1, parts=("p", "q")), export(2)], ALIVE),
+    "export of another moment": ([CREATE, export(1), told("post", 3)], ALIVE),
+    "export of another moment, emptied": ([CREATE, POST, CLEAR, export(4)], EMPTY),
+    "export from nowhere": ([CREATE, export(2)], ALIVE),
+    "dishonest, a refused post exported": ([CREATE, told("post", 1, **REFUSED), export(2)], EMPTY),
+    "export after delete": ([CREATE, POST, DELETE, replace(export(9, **LATE), ended=12)], DELETED),
+    "resurrection, export": ([CREATE, POST, DELETE, export(11)], DELETED),
     "inconsistent": ([CREATE, POST], ALIVE._replace(findings=["wrong_count"])),
 }
 

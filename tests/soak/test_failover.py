@@ -13,6 +13,7 @@ from tests.soak.campaign import WARM_SECONDS, ask_again, judge, service
 from tests.soak.conftest import number
 from tests.soak.connections import Sockets
 from tests.soak.load import Load
+from tests.soak.receipts import counting
 from tests.soak.schedule import carry_out, plan
 
 
@@ -29,7 +30,9 @@ def campaign(
     with EmbeddedReplicaSet(folder, elections=elections) as replica_set:
         database = Database(replica_set.uri)
         with service(database, replica_set.uri, folder) as (running, access):
-            load = Load(running.port, access, Sockets(running.port, access), seed)
+            load = Load(
+                running.port, access, Sockets(running.port, access), seed, count=counting(database, access.tenant_id)
+            )
             load.start()
             time.sleep(WARM_SECONDS)
             windows = carry_out(plan(seed, **faults), replica_set, tell)

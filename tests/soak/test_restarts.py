@@ -13,6 +13,7 @@ from tests.soak.campaign import WARM_SECONDS, ask_again, judge, service
 from tests.soak.conftest import number
 from tests.soak.connections import Sockets
 from tests.soak.load import Load
+from tests.soak.receipts import counting
 
 RELOAD_SECONDS = 40
 """Longer than graceful_timeout."""
@@ -41,10 +42,10 @@ def test_rolling_restarts(mongod, database, tmp_path, seed, tell) -> None:
     """200 times SIGHUP: every request is answered, over connections that are kept alive and over new ones."""
     restarts = number("SOAK_RESTARTS", 200)
     with service(database, mongod.uri, tmp_path) as (running, access):
-        sockets = Sockets(running.port, access)
+        sockets, count = Sockets(running.port, access), counting(database, access.tenant_id)
         loads = [
-            Load(running.port, access, sockets, seed, name="kept", keep_alive=True),
-            Load(running.port, access, sockets, seed + 1, name="new", keep_alive=False),
+            Load(running.port, access, sockets, seed, name="kept", keep_alive=True, count=count),
+            Load(running.port, access, sockets, seed + 1, name="new", keep_alive=False, count=count),
         ]
         for load in loads:
             load.start()

@@ -4,6 +4,7 @@ import http.client
 import json
 import select
 import time
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from tests.client import TenantAccess
@@ -59,6 +60,13 @@ class Wire:
             except (http.client.HTTPException, OSError):
                 return Answer(began, time.monotonic(), None, b"")
         return Answer(began, time.monotonic(), status, answer)
+
+    def send_and_hang_up(self, method: str, path: str, body: Any, key: str, after: float) -> None:
+        """Send a request over a connection of its own, and end that `after` so many seconds, whatever came."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
+        with closing(connection), suppress(OSError):
+            connection.request(method, path, json.dumps(body), {**self._headers, "Idempotency-Key": key})
+            time.sleep(after)
 
     def _exchange(self, method: str, path: str, body: Any, key: str | None) -> tuple[int, bytes]:
         connection = self._connection or http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
