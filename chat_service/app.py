@@ -64,7 +64,8 @@ class _Json(DefaultJSONProvider):
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
         """Return the arguments as a JSON response."""
-        return Response(self.dumps(self._prepare_response_obj(args, kwargs)), mimetype=self.mimetype)
+        value = kwargs or (args[0] if len(args) == 1 else args)
+        return Response(self.dumps(value), mimetype=self.mimetype)
 
 
 def create_app(config: Settings, database: Database | None = None) -> Flask:
@@ -93,7 +94,9 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     if config.chat_page:
         app.register_blueprint(chat_page.blueprint)
     with app.app_context():
-        docs.publish(openapi.complete(app, api.spec.to_dict()))
+        document = openapi.complete(app, api.spec.to_dict())
+        parsing.declare_query_fields(app, openapi.query_fields(app, document))
+        docs.publish(document)
     if config.metrics:
         metrics.install(app, __version__, config.commit)
     cli.install(app)

@@ -175,6 +175,14 @@ def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def query_fields(app: Flask, document: dict[str, Any]) -> dict[str, set[str]]:
+    """Return the names of the query parameters that each endpoint of the document has."""
+    return {
+        rule.endpoint: {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
+        for rule, _, operation in _operations(app, document)
+    }
+
+
 def _operations(app: Flask, document: dict[str, Any]) -> Iterator[tuple[Rule, str, dict[str, Any]]]:
     for rule in app.url_map.iter_rules():
         item = document["paths"].get(rule.rule.replace("<", "{").replace(">", "}"), {})

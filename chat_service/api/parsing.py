@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec
 
@@ -178,6 +178,14 @@ def idempotency_key() -> IdempotencyKey | None:
     return IdempotencyKey(caller().tenant_id, key, digest.hexdigest())
 
 
+_QUERY_FIELDS = "chat_service.query_fields"
+
+
+def declare_query_fields(app: Flask, fields: Mapping[str, set[str]]) -> None:
+    """Let each endpoint have these query parameters, and no others."""
+    app.extensions[_QUERY_FIELDS] = fields
+
+
 def install(app: Flask) -> None:
     """Check what is the same for all operations, after the key and before the view."""
     app.before_request(_check_request)
@@ -219,7 +227,7 @@ def _check_size() -> None:
 def _check_query() -> None:
     if not request.query_string:
         return
-    known = _query_fields(request.endpoint or "")
+    known = current_app.extensions[_QUERY_FIELDS].get(request.endpoint, set())
     errors: dict[str, object] = {}
     for name, values in request.args.lists():
         if name not in known:
@@ -228,13 +236,6 @@ def _check_query() -> None:
             errors[name] = ["Given more than once."]
     if errors:
         raise ValidationFailedError(errors)
-
-
-def _query_fields(endpoint: str) -> set[str]:
-    """Return the query parameters an operation declares with `@blp.arguments(..., location="query")`."""
-    view = current_app.view_functions[endpoint]
-    declared = getattr(view, "_apidoc", {}).get("arguments", {}).get("parameters", [])
-    return {name for given in declared if given["in"] == "query" for name in given["schema"].fields}
 
 
 def _check_path() -> None:

@@ -27,7 +27,15 @@ EXPECTED = {
     "connect": {(101, ""), GONE, UNAVAILABLE, UNKNOWN},
     "disconnect": {(200, ""), (200, BY_SERVER), UNKNOWN},
     "delete": {(200, ""), GONE, (409, "active_connections"), UNAVAILABLE, UNKNOWN},
-    "bulk": {(200, ""), GONE, (409, "active_connections"), UNAVAILABLE, UNKNOWN, (409, "request_in_progress"), (None, HUNG_UP)},
+    "bulk": {
+        (200, ""),
+        GONE,
+        (409, "active_connections"),
+        UNAVAILABLE,
+        UNKNOWN,
+        (409, "request_in_progress"),
+        (None, HUNG_UP),
+    },
     "clear": {(200, ""), GONE, UNAVAILABLE, UNKNOWN},
     "export": {(200, ""), (200, CUT), GONE, UNAVAILABLE},
 }
