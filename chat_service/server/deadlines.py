@@ -61,10 +61,10 @@ class TimeLimit:
         self._ends: dict[Hashable, tuple[float, Callable[[], object]]] = {}
         self._is_looking = False
 
-    def start(self, key: Hashable, on_late: Callable[[], object]) -> None:
-        """Call `on_late()` once `seconds` have passed, unless `key` is stopped before; its first start counts."""
+    def start(self, key: Hashable, on_late: Callable[[], object], seconds: float | None = None) -> None:
+        """Call `on_late()` once the time has passed, unless `key` is stopped before; its first start counts."""
         if key not in self._ends:
-            self._ends[key] = (time.monotonic() + self._seconds, on_late)
+            self._ends[key] = (time.monotonic() + (self._seconds if seconds is None else seconds), on_late)
             if not self._is_looking:
                 self._look_later()
 

@@ -7,10 +7,13 @@ timeout_keep_alive_handler. tests/server/test_foreign_names.py holds them agains
 """
 
 import array
+import asyncio
 import fcntl
+import math
 import re
 import termios
 from asyncio import Transport
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -47,6 +50,7 @@ READER_SECONDS = 60.0
 """For a reader to take most of the 64 KiB that wait for it; then it is hung up on, and what it holds is freed."""
 
 _READER = TimeLimit(READER_SECONDS)
+_IDLE = TimeLimit(math.inf)
 
 # RFC 9112, section 3.2.2: the scheme and the authority of a target in absolute form.
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
@@ -65,6 +69,7 @@ class Http(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         """Begin as uvicorn does."""
         super().__init__(*arguments, **named)
+        self.loop: Any = _IdleTimers(self.loop)
         self._refused_with = 400
         self._head_bytes = 0
         self._is_ending = False
@@ -195,15 +200,36 @@ class Http(HttpToolsProtocol):
         if self._is_busy():
             self.cycle.keep_alive = False
         else:
-            self.loop.call_later(LAST_REQUESTS_SECONDS, self._close_if_idle)
+            asyncio.get_running_loop().call_later(LAST_REQUESTS_SECONDS, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         if self._is_busy():
             return
         if _has_unread(self.transport):
-            self.loop.call_later(0, self._close_if_idle)
+            asyncio.get_running_loop().call_soon(self._close_if_idle)
         else:
             self.transport.close()
+
+
+class _IdleTimers:
+    """What uvicorn's protocol uses of the event loop: its timer for an idle connection becomes an entry of one limit.
+
+    A timer that is stopped with each request is one more turn of the loop, in which it takes the interpreter from the
+    thread that has just begun to answer.
+    """
+
+    __slots__ = ("create_task",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.create_task = loop.create_task
+
+    def call_later(self, seconds: float, on_idle: Callable[[], object]) -> "_IdleTimers":
+        """Call `on_idle()` later, unless this is cancelled before."""
+        _IDLE.start(self, on_idle, seconds)
+        return self
+
+    def cancel(self) -> None:
+        _IDLE.stop(self)
 
 
 class _HeadWithBody:

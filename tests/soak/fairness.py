@@ -1,0 +1,239 @@
+"""What another tenant notices of one that asks for much: the time of its reads, posts and deletes beside each load.
+
+    python -m tests.soak.fairness                           all loads; prints the table of docs/reliability.md
+    SOAK_SERVICE=<folder> python -m tests.soak.fairness     the same of another checkout
+
+The callers of the load are processes of their own, at low priority: what they take of the machine is not the service's.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from hashlib import sha256
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import NamedTuple
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import free_port
+from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.repository.database import Database
+from chat_service.repository.tenants import Tenants
+from tests.client import CHATS, TenantAccess
+from tests.soak.campaign import other_checkout
+
+LOAD_SECONDS = 12.0
+WARM_SECONDS = 1.5
+"""Until a load is under way."""
+
+PROCESSES = 4
+"""Which the callers of a load share."""
+
+PROBES_EVERY = 0.02
+
+
+class Load(NamedTuple):
+    """What one tenant does, and by how many callers at once."""
+
+    name: str
+    callers: int
+    prepare: Callable[["Caller"], None]
+    act: Callable[["Caller"], int]
+
+
+class Caller:
+    """One connection of a tenant."""
+
+    def __init__(self, port: int, access: TenantAccess) -> None:
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        self._headers = access.headers
+        self.chat = ""
+
+    def send(self, method: str, path: str, body: bytes | None = None, media: str = "application/json") -> int:
+        return self.ask(method, path, body, media)[0]
+
+    def ask(self, method: str, path: str, body: bytes | None, media: str = "application/json") -> tuple[int, bytes]:
+        """Return status and body; 0 where there is no answer."""
+        headers = {**self._headers, **({} if body is None else {"Content-Type": media})}
+        try:
+            self._connection.request(method, CHATS + path, body, headers)
+            answer = self._connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, HTTPException):
+            self._connection.close()
+            return 0, b""
+
+    def new_chat(self) -> str:
+        return str(json.loads(self.ask("POST", "", b"{}")[1])["id"])
+
+
+def _open_chat(caller: Caller) -> None:
+    caller.chat = caller.new_chat()
+
+
+def _fill_chat(caller: Caller) -> None:
+    _open_chat(caller)
+    caller.send("POST", f"/{caller.chat}/messages", BATCH)
+
+
+def whole_export(messages: int, size: int) -> bytes:
+    """Return an ndjson export to import."""
+    at = "2024-01-15T10:45:00.000Z"
+    times = {"created_at": at, "updated_at": at, "last_message_at": at}
+    chat = {
+        "id": "b1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d",
+        "title": None,
+        "metadata": {},
+        "message_count": messages,
+        **times,
+    }
+    lines = [json.dumps({"type": "chat", "chat": chat})]
+    for seq in range(1, messages + 1):
+        message = {"seq": seq, "role": "user", "sender_id": None, "content": "x" * size, "metadata": {}}
+        lines.append(json.dumps({"type": "message", "message": {**message, "created_at": at, "edited_at": None}}))
+    body = "".join(line + "\n" for line in lines).encode()
+    end = {"type": "end", "message_count": messages, "sha256": sha256(body).hexdigest()}
+    return body + json.dumps(end).encode() + b"\n"
+
+
+BATCH = json.dumps({"messages": [{"content": "x" * 300}] * 1_000}).encode()
+EXPORT = whole_export(1_000, 3_900)
+
+
+def _import(caller: Caller) -> int:
+    return caller.send("POST", "/import", EXPORT, "application/x-ndjson")
+
+
+def _post_batch(caller: Caller) -> int:
+    return caller.send("POST", f"/{caller.chat}/messages", BATCH)
+
+
+def _read_page(caller: Caller) -> int:
+    return caller.send("GET", f"/{caller.chat}/messages?limit=200")
+
+
+def _delete_all(caller: Caller) -> int:
+    ids = [caller.new_chat() for _ in range(50)]
+    return caller.send("POST", "/delete", json.dumps({"chat_ids": ids}).encode())
+
+
+LOADS = [
+    Load("16 import 4 MiB", 16, lambda _: None, _import),
+    Load("64 post batches of 1,000", 64, _open_chat, _post_batch),
+    Load("300 read pages of 200", 300, _fill_chat, _read_page),
+    Load("16 make 50 chats and delete them at once", 16, lambda _: None, _delete_all),
+]
+
+
+def _call(port: int, access: TenantAccess, load: Load, callers: int, stop: "multiprocessing.synchronize.Event") -> None:
+    os.nice(10)
+
+    def run() -> None:
+        caller = Caller(port, access)
+        with suppress(ValueError, KeyError):  # the service was too busy to make a chat
+            load.prepare(caller)
+            while not stop.is_set():
+                if load.act(caller) != 201:
+                    stop.wait(0.05)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+
+
+@contextmanager
+def under(load: Load | None, port: int, access: TenantAccess) -> Iterator[None]:
+    """Have the load on the service meanwhile."""
+    if load is None:
+        yield
+        return
+    stop = multiprocessing.Event()
+    shares = [load.callers // PROCESSES] * PROCESSES
+    with ExitStack() as stack:
+        for share in shares:
+            process = multiprocessing.Process(target=_call, args=(port, access, load, share, stop), daemon=True)
+            process.start()
+            stack.callback(process.join, 5)
+        stack.callback(stop.set)
+        time.sleep(WARM_SECONDS)
+        yield
+
+
+class Noticed(NamedTuple):
+    """What the other tenant noticed: of all its requests, in seconds, and how many were not served."""
+
+    requests: int
+    p50: float
+    p99: float
+    refused: int
+
+
+def probe(port: int, access: TenantAccess, seconds: float) -> dict[str, Noticed]:
+    """Read, post and delete in turns, each on a connection of its own, and return what was noticed of each kind."""
+    callers = {kind: Caller(port, access) for kind in ("read", "post", "delete")}
+    took: dict[str, list[float]] = {kind: [] for kind in callers}
+    refused = dict.fromkeys(callers, 0)
+    chat = callers["read"].new_chat()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        victim = callers["delete"].new_chat()
+        for kind, method, path, body in (
+            ("read", "GET", f"/{chat}", None),
+            ("post", "POST", f"/{chat}/messages", b'{"content": "x"}'),
+            ("delete", "DELETE", f"/{victim}", None),
+        ):
+            began = time.monotonic()
+            status = callers[kind].send(method, path, body)
+            took[kind].append(time.monotonic() - began)
+            refused[kind] += status not in {200, 201}
+            time.sleep(PROBES_EVERY)
+    return {kind: _noticed(times, refused[kind]) for kind, times in took.items()}
+
+
+def _noticed(times: list[float], refused: int) -> Noticed:
+    ordered = sorted(times)
+    return Noticed(len(times), ordered[len(times) // 2], ordered[min(int(len(times) * 0.99), len(times) - 1)], refused)
+
+
+@contextmanager
+def scene() -> Iterator[tuple[int, TenantAccess, TenantAccess]]:
+    """Run the service with two tenants; give its port, and the access of the one that loads it and of the other."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedMongod(Path(folder)) as mongod:
+        database = Database(mongod.uri)
+        database.prepare()
+        tenants = Tenants(database)
+        accesses = []
+        for name in ("loud", "quiet"):
+            tenant = tenants.create(name)
+            key, made = tenants.create_key(tenant.id, name, ["read", "write", "delete"])
+            accesses.append(TenantAccess(tenant.id, key, made.id))
+        database.close()
+        with (
+            (Path(folder) / "log").open("wb") as log,
+            EmbeddedGunicorn(mongod.uri, free_port(), output=log, folder=other_checkout()) as running,
+        ):
+            yield running.port, accesses[0], accesses[1]
+
+
+def main() -> None:
+    """Print the table."""
+    write = sys.stdout.write
+    write("| beside | reads: p50 / p99 ms | posts | deletes | refused |\n| --- | --- | --- | --- | --- |\n")
+    for load in (None, *LOADS):
+        with scene() as (port, loud, quiet), under(load, port, loud):
+            noticed = probe(port, quiet, LOAD_SECONDS)
+        cells = [f"{one.p50 * 1000:.0f} / {one.p99 * 1000:.0f}" for one in noticed.values()]
+        refused = f"{sum(one.refused for one in noticed.values())} of {sum(one.requests for one in noticed.values())}"
+        write(f"| {load.name if load else 'nobody'} | {' | '.join(cells)} | {refused} |\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
