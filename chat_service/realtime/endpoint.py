@@ -112,7 +112,7 @@ class Sockets:
             # Known to the feed before it is looked at what was there already, so that nothing falls in between.
             self._hub.add(socket)
             try:
-                await self._feed.is_followed()
+                await self._feed.wait_until_followed()
                 socket.leased_until, last = await self._run(self._open, socket)
                 self._require_open_door(socket)
             except BaseException as error:
@@ -198,7 +198,7 @@ class Sockets:
 
     async def _catch_up(self, socket: Socket) -> None:
         limit = FIRST_LOOK
-        while not socket.is_caught_up():
+        while not socket.end_catch_up_if_done():
             sent, known = socket.missed
             try:
                 found = await self._run(self._repositories.messages.page, *socket.owner, Span(after=sent), limit)

@@ -40,7 +40,7 @@ class Feed:
         self._followed: Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def is_followed(self) -> None:
+    async def wait_until_followed(self) -> None:
         """Return when everything that is committed from now on will be told; the first socket starts the thread.
 
         Raises:

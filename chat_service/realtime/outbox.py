@@ -116,7 +116,7 @@ class Socket:
         """Take everything up to `seq` for sent: a look that was begun when it was there has found nothing more."""
         self._last_seq = max(self._last_seq, seq)
 
-    def is_caught_up(self) -> bool:
+    def end_catch_up_if_done(self) -> bool:
         """Tell whether nothing is known of that was not sent; if so, messages are taken from the feed from now on."""
         if self._seen <= self._last_seq:
             self._catching_up = False

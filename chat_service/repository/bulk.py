@@ -112,7 +112,7 @@ class BulkDeletions:
             begun = time.monotonic()
             outcomes.update(self._delete_group(tenant_id, group, requested_by, operation))
             self._traffic.add(GROUP_OPERATIONS)
-            if left and begun - began < POLITE_SECONDS and self._traffic.is_busy():
+            if left and begun - began < POLITE_SECONDS and self._traffic.look_for_others():
                 time.sleep((time.monotonic() - begun) * POLITE_REST)
         return {**outcomes, **dict.fromkeys(left, DatabaseUnavailableError())}
 

@@ -18,7 +18,7 @@ from chat_service.models import IdempotencyKey, Message, NewMessage, Span
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_key, message_range
-from chat_service.repository.posting import Kept, Lines, New
+from chat_service.repository.posting import Kept, New, Queues
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -39,7 +39,7 @@ class Messages:
         self._database = database
         self._purges = Purges(database)
         self._inline_limit = inline_limit
-        self._lines = Lines(self._append)
+        self._queues = Queues(self._append)
 
     def append(
         self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None = None
@@ -52,7 +52,7 @@ class Messages:
             ChatNotFoundError: there is no such chat (any more).
             IdempotencyKeyReusedError: `key` came with another request before.
         """
-        return self._lines.post(tenant_id, chat_id, new, key)
+        return self._queues.post(tenant_id, chat_id, new, key)
 
     def _append(self, tenant_id: str, new: New, key: IdempotencyKey | None, again: Callable[[], None]) -> Kept:
         """Append the messages to their chats in one transaction, each chat's all or none; with a key there is one."""

@@ -1,15 +1,15 @@
 """Posts of one tenant that meet in one process share a transaction.
 
 Two posts to one chat at once would conflict, and one of them would have to start again; and where each post has a
-transaction of its own, most of what it costs are the commands. Instead the posts of a tenant stand in line: while one
-transaction runs, others come, and the next carries all of them. A lone post finds no line and waits for nobody.
+transaction of its own, most of what it costs are the commands. Instead the posts of a tenant wait in a queue: while one
+transaction runs, others come, and the next carries all of them. A lone post finds no queue and waits for nobody.
 
 What this module keeps:
 
 1. First come, first served in each chat: no post is overtaken by another to its chat, so a poster's messages get their
    numbers in its order.
 2. A chat that cannot be written to, because another process holds it, stalls no other: what does not get through at the
-   first try is tried again chat by chat, and meanwhile the line goes on without these chats.
+   first try is tried again chat by chat, and meanwhile the queue goes on without these chats.
 3. Who waits, waits for posts of the same tenant only, and never without a deadline.
 4. What a transaction comes to is told to each post that it carried: its own messages, or the error. Where the database
    refuses what a shared one brings, each is tried alone, so that nobody suffers for another's message.
@@ -34,8 +34,8 @@ FIRST_TRIES = 2
 """Shared transactions of a tenant that run at once, without those that are tried again: one uses the time in which the
 other waits for the disk. The second begins when more posts wait than transactions run, so it is worth its commands."""
 
-LINE_SECONDS = 10.0
-"""In line: with the 12 s of a transaction it stays within the 25 s in which every request is answered."""
+QUEUE_SECONDS = 10.0
+"""In the queue: with the 12 s of a transaction it stays within the 25 s in which every request is answered."""
 
 CARRIED_SECONDS = 20.0
 """For the outcome once another thread carries the post: longer than any transaction, whose end always tells it."""
@@ -57,15 +57,15 @@ class _SplitError(Exception):
 class _Post:
     """One caller's messages, and what became of them."""
 
-    __slots__ = ("apart", "called", "chat_id", "error", "kept", "key", "new")
+    __slots__ = ("chat_id", "error", "followers", "kept", "key", "new", "ready")
 
     def __init__(self, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None) -> None:
         self.chat_id = chat_id
         self.new = new
         self.key = key
-        self.called = threading.Event()
+        self.ready = threading.Event()
         """Set when there is an outcome, and when there is none yet because it is this post's turn to lead."""
-        self.apart: list[_Post] = []
+        self.followers: list[_Post] = []
         """Those that it has to lead, after they did not get through together with other chats'."""
         self.kept: list[Message] | None = None
         self.error: BaseException | None = None
@@ -80,7 +80,7 @@ class _Post:
         return self.kept or []
 
 
-class _Line:
+class _Queue:
     """The posts of a tenant that nobody carries yet, in their order. Only to be touched under the lock."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class _Line:
     def is_over(self) -> bool:
         return not self.posts and not self.busy
 
-    def call(self) -> None:
+    def admit(self) -> None:
         """Call everybody with a key whose chat is free, and the first of the others if another transaction may run."""
         ready: list[_Post] = []
         passed = set(self.busy)
@@ -114,10 +114,10 @@ class _Line:
     def _let_lead(self, post: _Post) -> None:
         self.posts.remove(post)
         self.busy.add(post.chat_id)
-        post.called.set()
+        post.ready.set()
 
     def take(self, first: _Post) -> list[_Post]:
-        """Take those out of the line that can share a transaction with `first`; return them all."""
+        """Take those out of the queue that can share a transaction with `first`; return them all."""
         taken, left = [first], []
         passed = self.busy - {first.chat_id}
         messages, characters = _size(first)
@@ -138,16 +138,16 @@ class _Line:
         """Let the next ones go on after `posts` are carried."""
         self.busy.difference_update(post.chat_id for post in posts)
         self.first_tries.discard(posts[0])
-        self.call()
+        self.admit()
 
 
-class Lines:
-    """The posts of this process, in a line for each tenant that has any."""
+class Queues:
+    """The posts of this process, in a queue for each tenant that has any."""
 
     def __init__(self, append: Append) -> None:
         self._append = append
         self._lock = threading.Lock()
-        self._lines: dict[str, _Line] = {}
+        self._queues: dict[str, _Queue] = {}
 
     def post(
         self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None = None
@@ -161,52 +161,52 @@ class Lines:
         """
         post = _Post(chat_id, new, key)
         with self._lock:
-            line = self._lines.setdefault(tenant_id, _Line())
-            line.posts.append(post)
-            line.call()
-        self._wait(line, post)
+            queue = self._queues.setdefault(tenant_id, _Queue())
+            queue.posts.append(post)
+            queue.admit()
+        self._wait(queue, post)
         if not post.is_carried:
-            self._lead(tenant_id, line, post)
+            self._lead(tenant_id, queue, post)
         return post.outcome()
 
-    def _wait(self, line: _Line, post: _Post) -> None:
+    def _wait(self, queue: _Queue, post: _Post) -> None:
         """Wait until `post` is carried, or it is its turn to lead."""
-        if post.called.wait(LINE_SECONDS):
+        if post.ready.wait(QUEUE_SECONDS):
             return
         with self._lock:
-            if post in line.posts:
-                line.posts.remove(post)
+            if post in queue.posts:
+                queue.posts.remove(post)
                 raise DatabaseUnavailableError
-        if not post.called.wait(CARRIED_SECONDS):
+        if not post.ready.wait(CARRIED_SECONDS):
             raise OutcomeUnknownError
 
-    def _lead(self, tenant_id: str, line: _Line, post: _Post) -> None:
-        """Carry `post` and those that share its transaction, and let the line go on."""
+    def _lead(self, tenant_id: str, queue: _Queue, post: _Post) -> None:
+        """Carry `post` and those that share its transaction, and let the queue go on."""
         with self._lock:
-            posts = post.apart or line.take(post)
+            posts = post.followers or queue.take(post)
         try:
             try:
-                self._carry(tenant_id, posts, partial(self._give_way, line, posts))
+                self._carry(tenant_id, posts, partial(self._give_way, queue, posts))
             except _SplitError:
                 posts = _split(posts)
                 self._carry(tenant_id, posts, lambda: None)
         finally:
             with self._lock:
-                line.end(posts)
-                if line.is_over:
-                    del self._lines[tenant_id]
+                queue.end(posts)
+                if queue.is_over:
+                    del self._queues[tenant_id]
             for carried in posts:
-                carried.called.set()
+                carried.ready.set()
 
-    def _give_way(self, line: _Line, posts: list[_Post]) -> None:
-        """Let the line go on, because these take longer.
+    def _give_way(self, queue: _Queue, posts: list[_Post]) -> None:
+        """Let the queue go on, because these take longer.
 
         Raises:
             _SplitError: they are of several chats.
         """
         with self._lock:
-            line.first_tries.discard(posts[0])
-            line.call()
+            queue.first_tries.discard(posts[0])
+            queue.admit()
         if any(post.chat_id != posts[0].chat_id for post in posts):
             raise _SplitError
 
@@ -242,8 +242,8 @@ def _split(posts: list[_Post]) -> list[_Post]:
         by_chat.setdefault(post.chat_id, []).append(post)
     own, *others = by_chat.values()
     for those in others:
-        those[0].apart = those
-        those[0].called.set()
+        those[0].followers = those
+        those[0].ready.set()
     return own
 
 

@@ -52,7 +52,7 @@ class Traffic:
         with self._lock:
             self._own += operations
 
-    def is_busy(self) -> bool:
+    def look_for_others(self) -> bool:
         """Tell whether others used the chats between the last two looks; costs a command after `LOOK_SECONDS`."""
         with self._lock:
             now = time.monotonic()

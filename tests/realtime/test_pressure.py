@@ -252,7 +252,7 @@ class TestOutboxes:
 
         found = Socket(never, all_of_them, TenantAccessOnly, "chat", "connection")
         found.is_open = True
-        found.is_caught_up()
+        found.end_catch_up_if_done()
         return found
 
     def test_one_reader_may_have_its_own_limit_and_all_together_theirs(self, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""The line of a tenant's posts: who is carried with whom, in which order, and what each is told."""
+"""The queue of a tenant's posts: who is carried with whom, in which order, and what each is told."""
 
 import threading
 import time
@@ -17,10 +17,10 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key
 from chat_service.repository.messages import COMMAND_MESSAGES, Messages
-from chat_service.repository.posting import Kept, Lines, New
+from chat_service.repository.posting import Kept, New, Queues
 from tests.wait import wait_until
 
-DEADLINE_SECONDS = 10
+DEADQUEUE_SECONDS = 10
 KEY = IdempotencyKey("tenant", "key", "fingerprint")
 
 
@@ -39,7 +39,7 @@ class Chat:
         """Chats that a transaction does not get through to."""
         self.missing: set[str] = set()
         self.begun: list[NewMessage] = []
-        self.lines = Lines(self.append)
+        self.queues = Queues(self.append)
         self.pool = ThreadPoolExecutor(16)
 
     def append(self, tenant_id: str, new: New, key: IdempotencyKey | None, again: Callable[[], None]) -> Kept:
@@ -48,7 +48,7 @@ class Chat:
         contents = [message.content for message in messages]
         self.transactions.append(contents)
         self.begun += messages
-        assert self.gate.acquire(timeout=DEADLINE_SECONDS)
+        assert self.gate.acquire(timeout=DEADQUEUE_SECONDS)
         if not self.blocked.isdisjoint(new):
             again()
             wait_until(lambda: self.blocked.isdisjoint(new))
@@ -64,19 +64,19 @@ class Chat:
         }
 
     def post(self, *contents: str, key: IdempotencyKey | None = None, chat_id: str = "chat") -> Future[list[str]]:
-        """Send a post, and return when it stands in the line or runs."""
+        """Send a post, and return when it stands in the queue or runs."""
         new = posted(*contents)
 
         def run() -> list[str]:
-            return [message.content for message in self.lines.post("tenant", chat_id, new, key)]
+            return [message.content for message in self.queues.post("tenant", chat_id, new, key)]
 
         sent = self.pool.submit(run)
         wait_until(lambda: any(message is new[0] for message in [*self.begun, *self.standing()]))
         return sent
 
     def standing(self) -> list[NewMessage]:
-        with self.lines._lock:
-            return [message for line in self.lines._lines.values() for post in line.posts for message in post.new]
+        with self.queues._lock:
+            return [message for queue in self.queues._queues.values() for post in queue.posts for message in post.new]
 
     def let(self, transactions: int) -> None:
         for _ in range(transactions):
@@ -89,11 +89,11 @@ def chat() -> Iterator[Chat]:
     yield found
     found.let(100)
     found.pool.shutdown()
-    assert found.lines._lines == {}, "a line was left behind"
+    assert found.queues._queues == {}, "a queue was left behind"
 
 
 def told(sent: Future[list[str]]) -> object:
-    error = sent.exception(DEADLINE_SECONDS)
+    error = sent.exception(DEADQUEUE_SECONDS)
     return error if error is not None else sent.result()
 
 
@@ -130,7 +130,7 @@ def test_a_second_transaction_begins_when_it_is_worth_it(chat: Chat) -> None:
 
 
 def test_a_blocked_chat_stalls_no_other(chat: Chat) -> None:
-    """Its posts are tried again for as long as it takes; those that shared with it, and the line, go on."""
+    """Its posts are tried again for as long as it takes; those that shared with it, and the queue, go on."""
     chat.blocked = {"b"}
     sent = [chat.post("a"), *[chat.post(name, chat_id=name) for name in "bc"], chat.post("B", chat_id="b")]
     chat.let(20)
@@ -143,7 +143,7 @@ def test_a_blocked_chat_stalls_no_other(chat: Chat) -> None:
     assert [told(each) for each in (sent[1], sent[3])] == [["b"], ["B"]]
 
 
-def test_a_lone_blocked_chat_lets_the_line_go_on(chat: Chat) -> None:
+def test_a_lone_blocked_chat_lets_the_queue_go_on(chat: Chat) -> None:
     """It is not even in the way of what comes later."""
     chat.blocked = {"b"}
     chat.let(20)
@@ -206,9 +206,9 @@ def test_what_the_database_refuses_spoils_nobody_elses_post(chat: Chat) -> None:
     assert chat.transactions == [["a"], ["b", "c", "d"], ["b"], ["c"], ["d"]]
 
 
-def test_nobody_stands_in_line_for_ever(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_stands_in_a_queue_for_ever(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is not carried in time is told so, and is not carried later."""
-    monkeypatch.setattr(posting, "LINE_SECONDS", 0.05)
+    monkeypatch.setattr(posting, "QUEUE_SECONDS", 0.05)
     sent = [chat.post("a"), chat.post("b")]
     assert isinstance(told(sent[1]), DatabaseUnavailableError)
     chat.let(1)
@@ -220,11 +220,11 @@ def test_who_is_being_carried_when_its_time_is_over_hears_the_outcome(
     chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not that nothing happened, because it may."""
-    monkeypatch.setattr(posting, "LINE_SECONDS", 1.0)
+    monkeypatch.setattr(posting, "QUEUE_SECONDS", 1.0)
     sent = [chat.post("a"), chat.post("b"), chat.post("c")]
     chat.let(1)
     wait_until(lambda: chat.transactions == [["a"], ["b", "c"]])
-    time.sleep(1.2)  # longer than they may stand in line
+    time.sleep(1.2)  # longer than they may stand in queue
     chat.let(1)
     assert [told(each) for each in sent] == [["a"], ["b"], ["c"]]
 
@@ -251,10 +251,10 @@ def test_a_chat_that_another_process_holds_stalls_no_other(
             waiting = [pool.submit(messages.append, "tenant", held, posted("a", "b")) for _ in range(4)]
             sent = [pool.submit(messages.append, "tenant", others[number % 4], posted("a")) for number in range(200)]
             for each in sent:
-                each.result(DEADLINE_SECONDS)
+                each.result(DEADQUEUE_SECONDS)
             assert not any(each.done() for each in waiting)
         for each in waiting:
-            each.result(DEADLINE_SECONDS)
+            each.result(DEADQUEUE_SECONDS)
     for chat_id, count in [(held, 8), *[(chat_id, 50) for chat_id in others]]:
         assert chats.get("tenant", chat_id).message_count == count
         assert [message.seq for message in messages.page("tenant", chat_id, Span(), 200)] == list(range(1, count + 1))

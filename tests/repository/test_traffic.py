@@ -29,10 +29,10 @@ def test_others_are_seen_while_they_are_there(database: Database, chats: Chats) 
     """From the second look on, and no longer than until the next."""
     chat_id = chats.create("tenant", None, {}).id
     seen = Traffic(database)
-    assert not seen.is_busy(), "there is nothing to compare with yet"
+    assert not seen.look_for_others(), "there is nothing to compare with yet"
     read(chats, chat_id)
-    assert seen.is_busy()
-    assert not seen.is_busy()
+    assert seen.look_for_others()
+    assert not seen.look_for_others()
 
 
 def test_what_happened_long_ago_is_no_traffic(
@@ -42,9 +42,9 @@ def test_what_happened_long_ago_is_no_traffic(
     monkeypatch.setattr(traffic, "RECENT_SECONDS", 0.0)
     chat_id = chats.create("tenant", None, {}).id
     seen = Traffic(database)
-    seen.is_busy()
+    seen.look_for_others()
     read(chats, chat_id)
-    assert not seen.is_busy()
+    assert not seen.look_for_others()
 
 
 class Clock:
@@ -80,7 +80,7 @@ def test_a_bulk_delete_steps_aside_for_others(
     """It rests after each group but the last while they are there; but not for longer than it can afford."""
     deletions = BulkDeletions(database)
     chat_ids = [chats.create("tenant", None, {}).id for _ in range(4 * GROUP_CHATS)]
-    monkeypatch.setattr(deletions._traffic, "is_busy", lambda: True)
+    monkeypatch.setattr(deletions._traffic, "look_for_others", lambda: True)
     deletions.delete("tenant", chat_ids, "key")
     assert len(clock.rests) == 3
     assert all(rest > 0 for rest in clock.rests)
