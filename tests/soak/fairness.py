@@ -3,12 +3,11 @@
     python -m tests.soak.fairness                           all loads; prints the table of docs/reliability.md
     SOAK_SERVICE=<folder> python -m tests.soak.fairness     the same of another checkout
 
-The callers of the load are processes of their own, at low priority: what they take of the machine is not the service's.
+The callers of the load are processes of their own. They share the machine with the service and with what is measured.
 """
 
 import json
 import multiprocessing
-import os
 import sys
 import tempfile
 import threading
@@ -132,8 +131,6 @@ LOADS = [
 
 
 def _call(port: int, access: TenantAccess, load: Load, callers: int, stop: "multiprocessing.synchronize.Event") -> None:
-    os.nice(10)
-
     def run() -> None:
         caller = Caller(port, access)
         with suppress(ValueError, KeyError):  # the service was too busy to make a chat
