@@ -180,6 +180,7 @@ class Sockets:
             # Only now: a client that is connected counts, and misses nothing.
             socket.is_open = True
             await send({"type": "websocket.accept"})
+            socket.release()  # what the feed had for it meanwhile
             await self._catch_up(socket)
             while (message := await receive())["type"] == "websocket.receive":
                 await self._hear(socket, message.get("text"))

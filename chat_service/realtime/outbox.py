@@ -155,7 +155,7 @@ class Socket:
         self._count(len(frame))
         if self._size > OUTBOX_BYTES or self._is_crowded():
             self.close(TOO_SLOW)
-        elif self._sender is None and not self._posting:
+        elif self._sender is None and not self._posting and self.is_open:
             self._sender = asyncio.create_task(self._empty_outbox())
 
     def is_stalled(self, now: float) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,27 +15,28 @@ from chat_service.repository.database import Database
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import ConnectionCaps, Presence
-from tests.client import CHATS
+from tests.client import CHATS, TenantAccess
 
 FEED_SECONDS = 1.0
 """In which the feed has brought what was committed before it began; it takes milliseconds."""
 
 
 class BusyChat(Presence):
-    """Somebody posts just after the lease is opened, and the feed brings that before the opener hears that it is."""
+    """Something happens just after the lease is opened, and the feed brings that before the opener hears that it is."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, happen: Callable[[str, str], object]) -> None:
         super().__init__(database)
-        self._messages = Messages(database)
+        self._happen = happen
 
     def open(self, tenant_id: str, chat_id: str, connection_id: str, worker_id: str) -> tuple[Lease, int]:
         found = super().open(tenant_id, chat_id, connection_id, worker_id)
-        self._messages.append(tenant_id, chat_id, [NewMessage(Role.USER, "meanwhile", None, {})])
+        self._happen(tenant_id, chat_id)
         time.sleep(FEED_SECONDS)
         return found
 
 
-def test_what_comes_while_the_lease_is_opened_is_not_missed(database, new_tenant) -> None:
+def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: Callable[[str, str], object]) -> Any:
+    """Connect while something happens, and return the first frame that comes."""
     access = new_tenant()
     chat_id = Chats(database).create(access.tenant_id, None, {}).id
     scope = {
@@ -46,18 +48,43 @@ def test_what_comes_while_the_lease_is_opened_is_not_missed(database, new_tenant
 
     async def connect() -> list[dict[str, Any]]:
         repositories = Repositories.on(database, 1_000, RateLimits(database, {}), ConnectionCaps())
-        sockets = Sockets(replace(repositories, presence=BusyChat(database)), [], 10)
+        sockets = Sockets(replace(repositories, presence=BusyChat(database, happen)), [], 10)
         coming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         coming.put_nowait({"type": "websocket.connect"})
         sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        serving = asyncio.create_task(sockets(scope, coming.get, sent.put))
+
+        async def send(message: dict[str, Any]) -> None:
+            if sent.empty() and message["type"] != "websocket.accept" and not accepted.is_set():
+                raise RuntimeError("a server sends nothing before it has accepted")
+            accepted.set()
+            await sent.put(message)
+
+        accepted = asyncio.Event()
+        serving = asyncio.create_task(sockets(scope, coming.get, send))
         found = [await asyncio.wait_for(sent.get(), 10) for _ in range(2)]
         coming.put_nowait({"type": "websocket.disconnect", "code": 1000})
         await serving
         await sockets.drain()
         return found
 
-    accepted, frame = asyncio.run(connect())
-    assert accepted["type"] == "websocket.accept"
-    assert json.loads(frame["text"])["message"]["content"] == "meanwhile"
+    opened, frame = asyncio.run(connect())
+    assert opened["type"] == "websocket.accept"
     assert database.presence.count_documents({}) == 0
+    return json.loads(frame["text"])
+
+
+def test_what_comes_while_the_lease_is_opened_is_not_missed(database, new_tenant) -> None:
+    def post(tenant_id: str, chat_id: str) -> None:
+        Messages(database).append(tenant_id, chat_id, [NewMessage(Role.USER, "meanwhile", None, {})])
+
+    assert arrive(database, new_tenant, post)["message"]["content"] == "meanwhile"
+
+
+def test_a_change_of_the_chat_meanwhile_is_not_missed(database, new_tenant) -> None:
+    """It is told once the handshake is answered: before, there is nobody to tell."""
+
+    def change(tenant_id: str, chat_id: str) -> None:
+        Chats(database).update(tenant_id, chat_id, {"title": "meanwhile"})
+
+    frame = arrive(database, new_tenant, change)
+    assert (frame["type"], frame["chat"]["title"]) == ("chat.updated", "meanwhile")

@@ -39,6 +39,7 @@ REFUSED = {
     "the null origin": Refused((*GOOD, "Origin: null"), 403, "forbidden_origin"),
     "an origin that begins like ours": Refused((*GOOD, "Origin: http://x.evil.example"), 403, "forbidden_origin"),
     "our origin with a port": Refused((*GOOD, "Origin: http://x:81"), 403, "forbidden_origin"),
+    "an origin that is none": Refused((*GOOD, "Origin: http://[::1"), 403, "forbidden_origin"),
     "an empty origin": Refused((*GOOD, "Origin:"), 403, "forbidden_origin"),
     "another address": Refused(GOOD, 404, "not_found", target=f"{CHATS}/@CHAT@"),
     "a slash at the end": Refused(GOOD, 404, "not_found", target=f"{CHATS}/@CHAT@/ws/"),

@@ -167,6 +167,18 @@ PROTOCOL: dict[str, Case] = {
         404,
         "chat_not_found",
     ),
+    "an address with a host that is none": (
+        http(f"http://[::1/api/v1/chats/{UNKNOWN}", method="DELETE"),
+        404,
+        "chat_not_found",
+    ),
+    "an address with a host and no path": (http("http://elsewhere"), 404, "not_found"),
+    "an address with a host and a query": (http("http://elsewhere?x=1"), 404, "not_found"),
+    "a head that never ends": (
+        delete()[:-2] + b"".join(b"H%d: x\r\n" % one for one in range(5_000)),
+        431,
+        "headers_too_large",
+    ),
     "only a part of the answer is accepted": (delete("Accept: text/html"), 406, "not_acceptable"),
     "a media type that is none": (delete("Accept: nonsense"), 406, "not_acceptable"),
 }
