@@ -33,7 +33,13 @@ class Model:
         self.metadata = metadata
         self.messages: dict[int, dict[str, Any]] = {}
         self.next_seq = 1
+        self.left = 0
+        """Messages that emptying has left for a purge: a delete's receipt counts them."""
         self.updated_at = ""
+
+    @property
+    def receipt_count(self) -> int:
+        return len(self.messages) + self.left
 
     def seq(self, index: int) -> int:
         """Return the seq of a message that is there, or of one that is not (any more)."""
@@ -114,6 +120,8 @@ class Service(RuleBasedStateMachine):
         tenant, chat_id, model = self._find(chat)
         told = tenant.ask("DELETE", f"{CHATS}/{chat_id}/messages", 200)
         assert told == {"success": True, "deleted": len(model.messages)}
+        if len(model.messages) > INLINE_LIMIT:
+            model.left += len(model.messages)
         model.messages.clear()
 
     @rule(chat=live, title=titles)
@@ -126,7 +134,7 @@ class Service(RuleBasedStateMachine):
     def delete(self, chat: tuple[int, str]) -> tuple[int, str]:
         tenant, chat_id, _ = self._find(chat)
         tenant.ask("DELETE", f"{CHATS}/{chat_id}", 200)
-        tenant.deleted[chat_id] = len(tenant.chats.pop(chat_id).messages)
+        tenant.deleted[chat_id] = tenant.chats.pop(chat_id).receipt_count
         return chat
 
     @rule(target=gone, chats=st.lists(consumes(live), min_size=1, max_size=3))
@@ -140,7 +148,7 @@ class Service(RuleBasedStateMachine):
             tenant = self.tenants[owner]
             if owner != whose:
                 tenant.ask("DELETE", f"{CHATS}/{chat_id}", 200)
-            tenant.deleted[chat_id] = len(tenant.chats.pop(chat_id).messages)
+            tenant.deleted[chat_id] = tenant.chats.pop(chat_id).receipt_count
         return multiple(*chats)
 
     @rule(chat=gone)

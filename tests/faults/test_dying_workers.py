@@ -23,6 +23,7 @@ AT_ONCE_SECONDS = 1.5
 def dying(how: str, mongodb_uri: str, output: IO[bytes] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
     """Run gunicorn as it is configured, with an application that ends the worker which loads it."""
     settings = {"MONGODB_URI": mongodb_uri, "PORT": str(free_port()), "WEB_CONCURRENCY": str(WORKERS), "DYING": how}
+    settings["SOURCE_VERSION"] = "test"  # else the master asks git, in a process that is no worker
     command = ("gunicorn", "-c", "gunicorn.conf.py", "tests.faults.dying_application:application")
     process = start(*command, output=output, **settings)
     try:

@@ -14,7 +14,7 @@ from chat_service.errors import (
 )
 from chat_service.jobs.pace import FEW_OPERATIONS
 from chat_service.jobs.purge import PurgeWorker
-from chat_service.models import NewMessage, Role, Span
+from chat_service.models import Caller, NewMessage, Role, Span
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
@@ -23,6 +23,7 @@ from chat_service.repository.messages import Messages
 from chat_service.repository.purges import LEASE, Purges
 
 TENANT = "tenant"
+CALLER = Caller(TENANT, "key", frozenset())
 LIMIT = 10
 MANY = 2_500
 """More than two batches, and not a multiple of one."""
@@ -73,7 +74,7 @@ def test_nothing_of_it_can_be_reached_before_the_purge(database, chats, messages
         lambda: messages.append(TENANT, chat_id, [NewMessage(Role.USER, "x", None, {})]),
         lambda: deletions.delete(TENANT, chat_id, "key"),
         lambda: deletions.preview(TENANT, chat_id),
-        lambda: Exports(database).open(TENANT, chat_id).__enter__(),
+        lambda: Exports(database).open(CALLER, chat_id).__enter__(),
     ):
         with pytest.raises(ChatNotFoundError):
             way()
@@ -214,7 +215,7 @@ class TestEmptying:
         chat_id = new_chat()
         messages.clear(TENANT, chat_id)
         kept = messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})])
-        with Exports(database).open(TENANT, chat_id) as (_, batches):
+        with Exports(database).open(CALLER, chat_id) as (_, batches):
             assert [row["content"] for batch in batches for row in batch] == [message.content for message in kept]
 
     def test_the_purge_leaves_later_messages(self, database, messages, deletions, purges, new_chat) -> None:

@@ -76,7 +76,7 @@ def say_it_everywhere(place: Place) -> list[requests.Response]:
     ndjson = {"Content-Type": "application/x-ndjson"}
     assert place.send("POST", f"{CHATS}/import", data=export, headers=ndjson).status_code == 201
     failpoint = FailPoint(place.client)
-    failpoint.arm("insert", errorCode=8000)
+    failpoint.arm("insert", errorCode=1)
     broken = place.send("POST", f"{chat}/messages", json=message)
     failpoint.disarm()
     assert broken.status_code == 500

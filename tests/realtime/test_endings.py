@@ -127,7 +127,7 @@ def test_an_unexpected_error_1011(service, failpoint) -> None:
     """The lease is given up after the close; nothing of the error is told."""
     chat_id = service.chat()
     with service.connect(chat_id) as peer:
-        failpoint.arm("findAndModify", times=1, errorCode=8000)
+        failpoint.arm("findAndModify", times=1, errorCode=1)
         peer.create("hello")
         assert peer.closed() == (1011, "internal_error")
     wait_until(lambda: active(service, chat_id) == 0)
