@@ -28,6 +28,9 @@ from chat_service.repository.unit_of_work import UnitOfWork
 HELD_BYTES = 256 * 2**10
 """Of messages that an export holds while its reader takes its time; hundreds may be read at once."""
 
+FIRST_BYTES = 128 * 2**10
+"""Fetched before the answer begins: more than its first part takes, so that nothing fails between status and body."""
+
 FIRST_MESSAGES, GROWTH, BATCH_MESSAGES = 8, 16, 1_000
 """Fetched at once: a few at first, whose size tells how many may be fetched next."""
 
@@ -95,8 +98,10 @@ class Exports:
                 document = tx.chats.find_one({"_id": key})
                 if document is None:
                     raise ChatNotFoundError
-                # What fails before there is anything to send is answered like any other request.
-                first = self._fetch(tx, document, document["first_seq"], FIRST_MESSAGES)
+                # What fails before a first part can be sent is answered like any other request.
+                first = [self._fetch(tx, document, document["first_seq"], FIRST_MESSAGES)]
+                while not first[-1].is_last and sum(batch.bytes for batch in first) < FIRST_BYTES:
+                    first.append(self._next(tx, document, first[-1]))
             yield chats.from_document(document, 0), self._batches(tx, document, first)
 
     @contextmanager
@@ -114,20 +119,26 @@ class Exports:
                 self._running.subtract((kind, name) for kind, name, _ in holders)
                 self._running = +self._running
 
-    def _batches(self, tx: UnitOfWork, chat: dict[str, Any], batch: "_Batch") -> Iterator[list[Row]]:
-        """Give the messages in batches of about `HELD_BYTES`, beginning with `batch`."""
-        while batch.rows:
-            yield batch.rows
-            if batch.is_last:
-                return
-            size = max(1, min(batch.size * GROWTH, HELD_BYTES * len(batch.rows) // batch.bytes, BATCH_MESSAGES))
+    def _batches(self, tx: UnitOfWork, chat: dict[str, Any], first: list[_Batch]) -> Iterator[list[Row]]:
+        """Give the messages in batches of about `HELD_BYTES`, after those that were fetched first."""
+        last = first[-1]
+        yield from (batch.rows for batch in first if batch.rows)
+        first.clear()
+        while not last.is_last:
             with _or_cut():
                 # Outside the snapshot, which would see it for ever: what is deleted can be read by no route.
                 if self._database.unbound().chats.find_one({"_id": chat["_id"]}, {"_id": True}) is None:
                     raise ExportEndedError
-                batch = self._fetch(tx, chat, batch.rows[-1]["seq"] + 1, size)
+                last = self._next(tx, chat, last)
+            if last.rows:
+                yield last.rows
 
-    def _fetch(self, tx: UnitOfWork, chat: dict[str, Any], first_seq: int, size: int) -> "_Batch":
+    def _next(self, tx: UnitOfWork, chat: dict[str, Any], batch: _Batch) -> _Batch:
+        """Return the batch after one that was not the last."""
+        size = max(1, min(batch.size * GROWTH, HELD_BYTES * len(batch.rows) // batch.bytes, BATCH_MESSAGES))
+        return self._fetch(tx, chat, batch.rows[-1]["seq"] + 1, size)
+
+    def _fetch(self, tx: UnitOfWork, chat: dict[str, Any], first_seq: int, size: int) -> _Batch:
         """Return up to `size` of the messages from `first_seq` on, as many as a batch may hold."""
         messages = message_range(chat["_id"]["tenant_id"], chat["_id"]["chat_id"], first_seq)
         pipeline: list[Row] = [

@@ -24,7 +24,7 @@ MOMENT_SECONDS = 0.002
 """Long enough for another worker to wake up, and less than a request takes."""
 
 SEND_BUFFER_BYTES = 128 * 2**10
-"""In the kernel, which doubles it. Left alone it grows to 4 MiB: what a slow reader of an export is still given after its
+"""In the kernel, which doubles it. Left alone it grows to 4 MiB: what a slow reader of an export still gets after its
 chat was deleted, and memory that no limit of ours counts. 10 MB/s reach a reader that is 25 ms away."""
 
 EXHAUSTED_SECONDS = 1.0
