@@ -68,6 +68,9 @@ class Caller:
             self._connection.close()
             return 0, b""
 
+    def close(self) -> None:
+        self._connection.close()
+
     def new_chat(self) -> str:
         return str(json.loads(self.ask("POST", "", b"{}")[1])["id"])
 
@@ -191,6 +194,8 @@ def probe(port: int, access: TenantAccess, seconds: float) -> dict[str, Noticed]
             took[kind].append(time.monotonic() - began)
             refused[kind] += status not in {200, 201}
             time.sleep(PROBES_EVERY)
+    for caller in callers.values():
+        caller.close()
     return {kind: _noticed(times, refused[kind]) for kind, times in took.items()}
 
 
