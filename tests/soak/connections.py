@@ -60,9 +60,10 @@ class Sockets:
                 if opcode == websocket.ABNF.OPCODE_CLOSE:
                     break
                 assert opcode != websocket.ABNF.OPCODE_TEXT or json.loads(data)["type"] != "error"
-            # The last thing the service does is to give the lease up; then it hangs up.
-            while socket.sock.recv(4096):
-                pass
+            # The last thing the service does is to give the lease up; then it hangs up, or its process ends.
+            with suppress(ConnectionResetError):
+                while socket.sock.recv(4096):
+                    pass
             socket.shutdown()
             return 200, "" if int.from_bytes(data[:2]) == websocket.STATUS_NORMAL else BY_SERVER
         socket.shutdown()

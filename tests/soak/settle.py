@@ -25,7 +25,7 @@ def settle(records: Sequence[Record], wire: Wire) -> list[Record]:
             for _ in range(REPETITIONS):
                 again = _repeat(told[0], wire)
                 asked.extend(again)
-                if not _is_unknown(again):
+                if not any(record.is_unknown or record.status == 503 for record in again):
                     break
                 time.sleep(PAUSE_SECONDS)
         elif told[0].kind == "delete" and _is_unknown(told):
@@ -34,7 +34,14 @@ def settle(records: Sequence[Record], wire: Wire) -> list[Record]:
 
 
 def _is_unknown(told: Sequence[Record]) -> bool:
-    return any(of_chat[-1].is_unknown for of_chat in by_chat(told).values())
+    """Whether a request may have happened, or may still, without that anybody was told.
+
+    A later refusal does not settle it: the request that nobody heard of may have had its turn after that.
+    """
+    return any(
+        any(record.is_unknown for record in of_chat) and not any(record.succeeded for record in of_chat)
+        for of_chat in by_chat(told).values()
+    )
 
 
 def _repeat(first: Record, wire: Wire) -> list[Record]:

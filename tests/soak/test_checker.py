@@ -108,6 +108,13 @@ TRUE = {
         [CREATE, POST, told("bulk", 10, status=None, code=HUNG_UP), told("bulk", 11)],
         BY_BULK,
     ),
+    "a bulk delete whose caller hung up, with its turn after the repetition that was refused": (
+        [
+            *(CREATE, POST, CONNECT, told("bulk", 9.6, status=None, code=HUNG_UP)),
+            *(replace(BULK_UNDER_A_CONNECTION, began=9.9), DISCONNECT, told("bulk", 30)),
+        ],
+        BY_BULK,
+    ),
     "a bulk delete, and another later": ([CREATE, POST, BULK, told("bulk", 11, "bulk-2", **GONE)], BY_BULK),
     "a bulk delete that left a chat to another": (
         [CREATE, CREATE_OTHER, POST, told("bulk", 10, **GONE), OTHER, told("delete", 9)],

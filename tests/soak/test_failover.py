@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ def campaign(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Break the set so many times under load, check everything, and return the summary."""
-    with EmbeddedReplicaSet(folder, elections=elections) as replica_set:
-        database = Database(replica_set.uri)
+    with EmbeddedReplicaSet(folder, elections=elections) as replica_set, closing(Database(replica_set.uri)) as database:
         with service(database, replica_set.uri, folder) as (running, access):
             load = Load(
                 running.port, access, Sockets(running.port, access), seed, count=counting(database, access.tenant_id)
@@ -39,9 +39,7 @@ def campaign(
             load.stop()
             records = ask_again(load.records, running, access)
         more = {"seed": seed, "settled": len(records) - len(load.records), "members_renewed": replica_set.renewed}
-        summary = judge(name, records, database, access.tenant_id, bound_seconds, tell, windows, **more)
-        database.close()
-    return summary
+        return judge(name, records, database, access.tenant_id, bound_seconds, tell, windows, **more)
 
 
 def test_one_kill(tmp_path, seed, tell) -> None:
