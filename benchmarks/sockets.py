@@ -35,7 +35,8 @@ HANDSHAKE = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-PONG = b"\x8a\x80\0\0\0\0"
+PONG_HEAD = b"\x8a\x84\0\0\0\0"
+"""Masked with nothing; the four bytes of the ping follow."""
 PING_BYTE, TEXT_BYTE = 0x89, 0x81
 
 
@@ -62,7 +63,7 @@ class Listener(asyncio.Protocol):
             self._is_open = True
             self.opened.set_result(None)
         if data and data[0] == PING_BYTE:
-            self.transport.write(PONG)
+            self.transport.write(PONG_HEAD + data[2:6])
         elif data and data[0] == TEXT_BYTE:
             self._arrivals.append(time.perf_counter())
 
