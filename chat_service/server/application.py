@@ -109,12 +109,14 @@ class Application:
             if body is None:  # the client left before it had sent everything: there is nobody to answer
                 return
             attach(environ, body)
-            if environ["REQUEST_METHOD"] == "GET" and tenant_id and self._bridge.has_too_much_unread(tenant_id):
-                raise TooMuchUnreadError
             weight = weigh(environ["PATH_INFO"], len(body))
             place = await self._admission.enter(tenant_id, weight, end)
             if place is None:
                 raise DatabaseUnavailableError
+            # Only now: while this one waited for its place, others may have made answers that nobody takes.
+            if environ["REQUEST_METHOD"] == "GET" and tenant_id and self._bridge.has_too_much_unread(tenant_id):
+                place.leave()
+                raise TooMuchUnreadError
             # From here to the thread nothing may fail: the place is given back when the thread is done.
             if time.monotonic() - asked_at < FRESH_SECONDS:
                 environ[CALLER] = caller

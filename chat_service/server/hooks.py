@@ -11,6 +11,7 @@
 """
 
 import atexit
+import ctypes
 import gc
 import mmap
 import os
@@ -40,6 +41,12 @@ RELEASE_EVERY_SECONDS = 0.2
 
 PAUSE_MOST_SECONDS = 15.0
 """Once the cause is gone, nobody waits for longer than this, and half of gunicorn's `timeout`."""
+
+RETURNED_BYTES = 128 * 2**10
+"""What is larger goes back to the kernel when it is freed. That is where glibc begins, but it raises this bound with
+each such block that is freed; answers that wait for their readers then take four times their size."""
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
 
 FAILED_START = 1
 """The exit code of a worker that did not get to serve: gunicorn takes its own, 3, for a reason to end the service."""
@@ -225,7 +232,7 @@ def release(predecessors: Sequence[Dead], mongodb_uri: str, log: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Take note that the application is loaded, and leave it out of the garbage collector's rounds.
+    """Take note that the application is loaded, leave it out of the collector's rounds, and return what is freed.
 
     An export makes thousands of dictionaries at a time, and a fifth of its time went to looking for cycles in them.
     """
@@ -233,6 +240,14 @@ def post_worker_init(worker: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    _return_large_blocks()
+
+
+def _return_large_blocks() -> None:
+    """Fix malloc's bound, see mallopt(3); another C library than glibc has no such bound to fix."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, RETURNED_BYTES)
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
