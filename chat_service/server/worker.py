@@ -1,11 +1,15 @@
 """gunicorn's worker: uvicorn's, with our protocols and an event loop that balances connections."""
 
+import asyncio
+import contextlib
+import os
 import signal
 import sys
 
 from uvicorn_worker import UvicornWorker
 
 from chat_service.server.balance import counts
+from chat_service.server.hooks import Phase
 from chat_service.server.http_protocol import Http
 from chat_service.server.websocket_protocol import FRAME_BYTES, PING_SECONDS, PONG_SECONDS, WebSocket
 
@@ -46,4 +50,15 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
         """End in good order at SIGTERM also before uvicorn listens to it, and after: it raises the signal once more."""
         super().init_signals()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda *_: sys.exit(0))
+            signal.signal(signum, self.end)
+
+    def end(self, *_: object) -> None:
+        """End at once while the application is loaded, and in good order once it has served.
+
+        A module that is being imported, and whatever else swallows SystemExit, could otherwise keep a worker going.
+        """
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            sys.exit(0)
+        self.phase[0] = Phase.ENDED
+        os._exit(0)

@@ -14,11 +14,11 @@ class TestDelete:
     def ask(self, window: Window, chat_id: str) -> None:
         window.open(f"#chat={chat_id}")
         window.is_live()
-        window.find("#delete").click()
+        window.click("#delete")
         window.wait_for("#deletion-buttons .danger", "Delete")
 
     def confirm(self, window: Window) -> None:
-        window.find("#deletion-buttons .danger").click()
+        window.click("#deletion-buttons .danger")
 
     def receipt(self, tenant: Tenant, chat_id: str) -> Any:
         url = f"http://127.0.0.1:{tenant.service.port}/api/v1/deletions/{chat_id}"
@@ -67,7 +67,7 @@ class TestDelete:
             window.shot("delete-409")
             assert tenant.contents(chat_id) == ["one"]
         window.wait(lambda: tenant.send("GET", f"/{chat_id}/connections").json()["items"] == [])
-        window.find("#deletion-buttons .primary").click()
+        window.click("#deletion-buttons .primary")
         window.wait_for("#deletion-title", "Deleted")
         assert complaints(window, 409) == []
 
@@ -87,7 +87,7 @@ class TestDelete:
         chat_id = tenant.chat("Busy", "one")
         other = new_window()
         other.open(f"#key={tenant.access.key}")
-        other.wait_for("#chats a", "Busy").click()
+        other.click("#chats a", "Busy")
         other.is_live()
         self.ask(window, chat_id)
         self.confirm(window)
@@ -131,7 +131,7 @@ class TestDelete:
         self.confirm(window)
         window.wait_for("#deletion", "did not answer")
         assert tenant.send("GET", f"/{chat_id}").status_code == 404
-        window.find("#deletion-buttons .primary").click()
+        window.click("#deletion-buttons .primary")
         window.wait_for("#deletion-title", "Deleted")
 
     def test_a_large_chat_shows_how_far_the_removal_is(self, window: Window, tenant: Tenant) -> None:
@@ -147,7 +147,7 @@ class TestDelete:
         window.open(f"#chat={chat_id}")
         window.is_live()
         window.find("#chats li:nth-child(2) button").send_keys(Keys.ENTER)
-        window.wait_for("#deletion-buttons .danger", "Delete 1 message").click()
+        window.click("#deletion-buttons .danger", "Delete 1 message")
         window.wait_for("#deletion-title", "Deleted")
         window.press(Keys.ENTER)
         window.say("still here")
@@ -160,7 +160,7 @@ class TestDelete:
             "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
         )
         self.ask(window, chat_id)
-        window.wait_for("#deletion-export button[data-format=ndjson]").click()
+        window.click("#deletion-export button[data-format=ndjson]")
         file = tmp_path / f"chat-{chat_id}.ndjson"
         window.wait(file.exists)
         assert file.read_bytes() == tenant.send("GET", f"/{chat_id}/export?format=ndjson").content

@@ -35,7 +35,7 @@ class TestKey:
         window.shot("key")
         window.find("#key").send_keys(tenant.access.key, Keys.ENTER)
         window.wait_for("#chats a", "A chat")
-        window.find("#leave").click()
+        window.click("#leave")
         window.wait_for("#key")
         window.driver.refresh()
         window.wait_for("#key")
@@ -44,7 +44,7 @@ class TestKey:
     def test_a_revoked_one_is_asked_for_again(self, window: Window, tenant: Tenant, database) -> None:
         tenant.chat("A chat")
         window.open(f"#key={tenant.access.key}")
-        window.wait_for("#chats a").click()
+        window.click("#chats a")
         window.is_live()
         window.driver.execute_async_script("setTimeout(arguments[0], 2500)")  # else it may be the ticket that was late
         Tenants(database).revoke_key(tenant.access.tenant_id, tenant.access.key_id)
@@ -58,7 +58,7 @@ class TestTalk:
         other = new_window()
         for one in (window, other):
             one.open(f"#key={tenant.access.key}")
-            one.wait_for("#chats a", "Parcels").click()
+            one.click("#chats a", "Parcels")
             one.is_live()
         window.say("hello from <b>one</b> 🎉")
         other.wait_for("#messages li", "hello from <b>one</b> 🎉")
@@ -101,7 +101,7 @@ class TestTalk:
         window.wait(lambda: window.texts("#messages .content")[0] == "message 1")
         assert window.texts("#messages .content") == [f"message {number}" for number in range(1, 121)]
         tenant.post(chat_id, "new")
-        window.wait_for("#newest").click()
+        window.click("#newest")
         window.wait_for("#messages li:last-child", "new")
 
     def test_what_cannot_be_posted_is_said_and_can_be_discarded(self, window: Window, tenant: Tenant, database) -> None:
@@ -116,12 +116,12 @@ class TestTalk:
             f"{fill} text.value += text.value; document.getElementById('composer').requestSubmit()"
         )
         window.wait_for("#pending .about", "longer than")
-        window.find("#pending button").click()
+        window.click("#pending button")
         assert window.texts("#pending li") == []
 
         key, _ = Tenants(database).create_key(tenant.access.tenant_id, "reader", ["read"])
         window.open(f"#key={key}")
-        window.wait_for("#chats a").click()
+        window.click("#chats a")
         window.is_live()
         window.say("hello")
         window.wait_for("#pending .about", "Not sent")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import requests
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -40,20 +41,30 @@ class Window:
         )
 
     def wait(self, condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.05).until(lambda _: condition())
+        """Wait until it is so; what the page replaces meanwhile is looked for again."""
+        replaced = [StaleElementReferenceException]
+        wait = WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.05, ignored_exceptions=replaced)
+        return wait.until(lambda _: condition())
 
     def wait_for(self, css: str, text: str = "") -> WebElement:
         """Wait until an element is to be seen, with this in its text."""
-        return self.wait(
-            lambda: next(
-                (
-                    one
-                    for one in self.driver.find_elements(By.CSS_SELECTOR, css)
-                    if one.is_displayed() and text in one.text
-                ),
-                None,
-            )
-        )
+        return self.wait(lambda: self._seen(css, text))
+
+    def click(self, css: str, text: str = "") -> None:
+        """Click on an element once it is to be seen, with this in its text."""
+
+        def clicked() -> bool:
+            found = self._seen(css, text)
+            if found is None:
+                return False
+            found.click()
+            return True
+
+        self.wait(clicked)
+
+    def _seen(self, css: str, text: str) -> WebElement | None:
+        found = self.driver.find_elements(By.CSS_SELECTOR, css)
+        return next((one for one in found if one.is_displayed() and text in one.text), None)
 
     def press(self, *keys: str) -> None:
         self.driver.switch_to.active_element.send_keys(*keys)
