@@ -18,6 +18,7 @@ from chat_service.repository.database import COLLECTIONS, Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
+from chat_service.repository.receipts import Receipts
 from chat_service.repository.tenants import Tenants
 from chat_service.settings import Settings
 from tests.client import Client, TenantAccess
@@ -85,6 +86,11 @@ def chats(database: Database) -> Chats:
 @pytest.fixture
 def deletions(database: Database) -> Deletions:
     return Deletions(database)
+
+
+@pytest.fixture
+def receipts(database: Database) -> Receipts:
+    return Receipts(database)
 
 
 @pytest.fixture

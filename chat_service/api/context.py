@@ -16,7 +16,9 @@ from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import Orphans
 from chat_service.repository.presence import ConnectionCaps, Presence
+from chat_service.repository.previews import Previews
 from chat_service.repository.purges import Purges
+from chat_service.repository.receipts import Receipts
 from chat_service.repository.tenants import Tenants
 from chat_service.repository.tickets import Tickets
 
@@ -31,6 +33,8 @@ class Repositories:
     chats: Chats
     deletions: Deletions
     bulk: BulkDeletions
+    receipts: Receipts
+    previews: Previews
     purges: Purges
     checks: Checks
     orphans: Orphans
@@ -45,11 +49,14 @@ class Repositories:
     def on(cls, database: Database, inline_limit: int, limits: RateLimits, caps: ConnectionCaps) -> "Repositories":
         """Return the repositories of one database; chats of up to `inline_limit` messages are removed at once."""
         tenants = Tenants(database)
+        deletions = Deletions(database, inline_limit)
         return cls(
             database=database,
             chats=Chats(database),
-            deletions=Deletions(database, inline_limit),
-            bulk=BulkDeletions(database),
+            deletions=deletions,
+            bulk=BulkDeletions(database, deletions),
+            receipts=Receipts(database),
+            previews=Previews(database, inline_limit),
             purges=Purges(database),
             checks=Checks(database),
             orphans=Orphans(database),

@@ -53,7 +53,7 @@ def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
 @blueprint.response(200, PreviewOut())
 def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
     """Tell what deleting the chat now would do; its ETag in If-Match deletes just what was seen."""
-    preview = repositories().deletions.preview(caller().tenant_id, chat_id)
+    preview = repositories().previews.get(caller().tenant_id, chat_id)
     return preview, etag(preview.revision)
 
 
@@ -79,7 +79,7 @@ def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
 @paged("deletions", lambda deletion: ListPosition(deletion.deleted_at, deletion.chat_id))
 def list_deletions(limit: int, after: ListPosition | None, since: datetime | None) -> list[Deletion]:
     """List the receipts of the tenant's deleted chats, latest first."""
-    return repositories().deletions.page(caller().tenant_id, limit, since, after)
+    return repositories().receipts.page(caller().tenant_id, limit, since, after)
 
 
 @blueprint.get("/deletions/<chat_id>")
@@ -88,7 +88,7 @@ def list_deletions(limit: int, after: ListPosition | None, since: datetime | Non
 @blueprint.response(200, ReceiptOut())
 def get_deletion(chat_id: str) -> Deletion:
     """Look a receipt up: that the chat was deleted, when, by which key, and how far the purge is."""
-    return repositories().deletions.get(caller().tenant_id, chat_id)
+    return repositories().receipts.get(caller().tenant_id, chat_id)
 
 
 def _report(outcomes: dict[str, Deletion | ChatServiceError]) -> dict[str, Any]:

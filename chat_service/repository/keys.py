@@ -27,3 +27,8 @@ def bucket_key(tenant_id: str, key_id: str, scope: str) -> dict[str, Any]:
 def message_range(tenant_id: str, chat_id: str, first: int = 0, last: int = MAX_SEQ) -> dict[str, Any]:
     """Return the `_id` condition for the messages `first` to `last`, both included: one stretch of the primary key."""
     return {"$gte": message_key(tenant_id, chat_id, first), "$lte": message_key(tenant_id, chat_id, last)}
+
+
+def own_messages(chat: dict[str, Any]) -> dict[str, Any]:
+    """Return the condition that a message's `_id` is one of the chat's own, not one that is left for a purge."""
+    return message_range(chat["_id"]["tenant_id"], chat["_id"]["chat_id"], chat["first_seq"])

@@ -5,11 +5,12 @@ an emptying left for a purge cannot be reached.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING, ReturnDocument
 
@@ -18,8 +19,9 @@ from chat_service.models import IdempotencyKey, Message, NewMessage, Span
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_key, message_range
-from chat_service.repository.posting import Kept, New, Queues
 from chat_service.repository.purges import INLINE_LIMIT, Purges
+from chat_service.repository.together import Bounds, GroupCommit, Unit
+from chat_service.repository.transaction import Again
 from chat_service.repository.unit_of_work import UnitOfWork
 
 PAGE_BYTES = 2**20
@@ -31,6 +33,24 @@ BATCH_MESSAGES = 64
 COMMAND_MESSAGES = 32
 """In a plain insert command, which holds 16 MB: so many of the longest, each with the largest metadata, fit in it."""
 
+MESSAGE_WEIGHT = 1_000
+"""In characters of content, at least."""
+
+POSTS = Bounds(leaders=2, units=1_000, weight=2**20)
+"""What a single request may bring, so that a shared transaction is never slower than the slowest alone."""
+
+
+Kept = list[list[Message] | ChatServiceError]
+"""The messages of each post as they are kept, or why they are not."""
+
+
+class Post(NamedTuple):
+    """What one request brings."""
+
+    chat_id: str
+    new: Sequence[NewMessage]
+    key: IdempotencyKey | None
+
 
 class Messages:
     """The messages collection."""
@@ -39,56 +59,69 @@ class Messages:
         self._database = database
         self._purges = Purges(database)
         self._inline_limit = inline_limit
-        self._queues = Queues(self._append)
+        self._group_commit = GroupCommit(self._carry, POSTS)
 
     def append(
         self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None = None
     ) -> list[Message]:
         """Append the messages to the chat, all or none, and return them as they are kept.
 
-        Posts that meet in this process share a transaction: see posting.py.
+        Posts of a tenant that meet in this process share a transaction, see together.py; one with a key goes alone.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
             IdempotencyKeyReusedError: `key` came with another request before.
         """
-        return self._queues.post(tenant_id, chat_id, new, key)
+        weight = sum(max(len(message.content), MESSAGE_WEIGHT) for message in new)
+        unit = Unit[Post, list[Message]](chat_id, Post(chat_id, new, key), weight, goes_alone=key is not None)
+        return self._group_commit.run(tenant_id, unit)
 
-    def _append(self, tenant_id: str, new: New, key: IdempotencyKey | None, again: Callable[[], None]) -> Kept:
-        """Append the messages to their chats in one transaction, each chat's all or none; with a key there is one."""
+    def _carry(self, tenant_id: str, posts: Sequence[Post], again: Again) -> Kept:
+        """Append what the posts bring in one transaction, and return what became of each."""
+        if len(posts) == 1:
+            return [self._database.transaction(self._alone(tenant_id, posts[0]), again)]
+        return self._database.transaction(lambda tx: self._append(tx, tenant_id, posts), again)
 
-        def work(tx: UnitOfWork) -> Kept | ChatNotFoundError:
-            kept = {chat_id: self._number(tx, tenant_id, chat_id, messages) for chat_id, messages in new.items()}
-            documents = [
-                to_document(tenant_id, chat_id, message) for chat_id, found in kept.items() for message in found or ()
-            ]
-            if not documents:
-                return ChatNotFoundError()
-            if len(documents) <= COMMAND_MESSAGES:
-                tx.command({"insert": "messages", "documents": documents})
-            else:
-                tx.messages.insert_many(documents)
-            return kept
+    def _alone(self, tenant_id: str, post: Post) -> Callable[[UnitOfWork], list[Message] | ChatServiceError]:
+        def remember(kept: list[Message]) -> dict[str, Any]:
+            return {"seq": kept[0].seq, "at": kept[0].created_at}
 
-        def facts(kept: Kept) -> dict[str, Any]:
-            first = next(message for found in kept.values() for message in found or ())
-            return {"seq": first.seq, "at": first.created_at}
+        def recall(facts: dict[str, Any]) -> list[Message]:
+            return _keep(post.new, facts["seq"], facts["at"])
 
-        def recall(facts: dict[str, Any]) -> Kept:
-            return {chat_id: _keep(messages, facts["seq"], facts["at"]) for chat_id, messages in new.items()}
+        return once(post.key, lambda tx: self._append(tx, tenant_id, [post])[0], remember, recall)
 
-        work_once = once(key, work, facts, recall)
-        return self._database.transaction(work_once, again)
+    def _append(self, tx: UnitOfWork, tenant_id: str, posts: Sequence[Post]) -> Kept:
+        counts = Counter[str]()
+        for post in posts:
+            counts[post.chat_id] += len(post.new)
+        seqs = {chat_id: self._take_numbers(tx, tenant_id, chat_id, count) for chat_id, count in counts.items()}
+        kept: Kept = []
+        documents: list[dict[str, Any]] = []
+        for post in posts:
+            seq = seqs[post.chat_id]
+            if seq is None:
+                kept.append(ChatNotFoundError())
+                continue
+            messages = _keep(post.new, seq, tx.now)
+            kept.append(messages)
+            documents += (to_document(tenant_id, post.chat_id, message) for message in messages)
+            seqs[post.chat_id] = seq + len(messages)
+        if len(documents) > COMMAND_MESSAGES:
+            tx.messages.insert_many(documents)
+        elif documents:
+            tx.command({"insert": "messages", "documents": documents})
+        return kept
 
-    def _number(self, tx: UnitOfWork, tenant_id: str, chat_id: str, new: Sequence[NewMessage]) -> list[Message] | None:
-        """Write the chat of new messages, and return them with the numbers that it gives them; None if it is gone."""
+    def _take_numbers(self, tx: UnitOfWork, tenant_id: str, chat_id: str, count: int) -> int | None:
+        """Write the chat of so many new messages, and return the seq of the first; None if the chat is gone."""
         change = {
-            "$inc": {"next_seq": len(new), "message_count": len(new), "revision": 1},
+            "$inc": {"next_seq": count, "message_count": count, "revision": 1},
             "$set": {"updated_at": tx.now, "last_message_at": tx.now},
         }
         touch = {"query": {"_id": chat_key(tenant_id, chat_id)}, "update": change, "fields": {"next_seq": True}}
         chat = tx.command({"findAndModify": "chats", **touch})["value"]
-        return None if chat is None else _keep(new, chat["next_seq"], tx.now)
+        return None if chat is None else int(chat["next_seq"])
 
     def page(self, tenant_id: str, chat_id: str, span: Span, limit: int) -> list[Message]:
         """Return the first messages of the span, `limit` of them at most, and fewer of long ones: see `is_full`.

@@ -31,6 +31,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
+from chat_service.repository.receipts import Receipts
 from chat_service.repository.transaction import TransactionRunner
 
 TENANT = "t"
@@ -80,7 +81,7 @@ def _delete(database: Database, limit: int = 1_000) -> object:
 
 
 def _delete_in_bulk(database: Database) -> object:
-    outcome = BulkDeletions(database).delete(TENANT, [CHAT], "key")[CHAT]
+    outcome = BulkDeletions(database, Deletions(database)).delete(TENANT, [CHAT], "key")[CHAT]
     if isinstance(outcome, ChatServiceError):
         raise outcome
     return outcome
@@ -185,7 +186,7 @@ def look(database: Database) -> State:
     except ChatNotFoundError:
         chat, found = None, []
     try:
-        receipt = Deletions(database).get(TENANT, CHAT).message_count
+        receipt = Receipts(database).get(TENANT, CHAT).message_count
     except DeletionNotFoundError:
         receipt = None
     return {

@@ -65,6 +65,10 @@ def losing(mongod: EmbeddedMongod, database: Database, cut_off) -> Iterator[Call
         one.close()
 
 
+def bulk(database: Database) -> BulkDeletions:
+    return BulkDeletions(database, Deletions(database))
+
+
 def test_a_delete(losing) -> None:
     """The chat is gone, and nobody says that nothing was changed."""
     with pytest.raises(OutcomeUnknownError):
@@ -73,7 +77,7 @@ def test_a_delete(losing) -> None:
 
 def test_each_of_a_bulk_delete(losing) -> None:
     """The same, for each chat."""
-    told = BulkDeletions(losing(LosingRunner)).delete(TENANT, [CHAT], "key")
+    told = bulk(losing(LosingRunner)).delete(TENANT, [CHAT], "key")
     assert [type(outcome) for outcome in told.values()] == [OutcomeUnknownError]
 
 
@@ -85,5 +89,5 @@ def test_a_bulk_delete_whose_report_cannot_be_kept(losing, database) -> None:
         outcomes = bulk.delete(TENANT, [CHAT], "key", key)
         return [chat_id for chat_id, outcome in outcomes.items() if isinstance(outcome, Deletion)]
 
-    assert deleted(BulkDeletions(losing(KeepingRunner))) == [CHAT]
-    assert deleted(BulkDeletions(database)) == [CHAT]
+    assert deleted(bulk(losing(KeepingRunner))) == [CHAT]
+    assert deleted(BulkDeletions(database, Deletions(database))) == [CHAT]

@@ -20,6 +20,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import Exports
 from chat_service.repository.messages import Messages
+from chat_service.repository.previews import Previews
 from chat_service.repository.purges import LEASE, Purges
 
 TENANT = "tenant"
@@ -73,7 +74,7 @@ def test_nothing_of_it_can_be_reached_before_the_purge(database, chats, messages
         lambda: messages.clear(TENANT, chat_id),
         lambda: messages.append(TENANT, chat_id, [NewMessage(Role.USER, "x", None, {})]),
         lambda: deletions.delete(TENANT, chat_id, "key"),
-        lambda: deletions.preview(TENANT, chat_id),
+        lambda: Previews(database, LIMIT).get(TENANT, chat_id),
         lambda: Exports(database).open(CALLER, chat_id).__enter__(),
     ):
         with pytest.raises(ChatNotFoundError):
@@ -83,32 +84,32 @@ def test_nothing_of_it_can_be_reached_before_the_purge(database, chats, messages
         chats.create(TENANT, None, {}, chat_id)
 
 
-def test_a_purge_completes_the_receipt(database, deletions, purges, new_chat) -> None:
+def test_a_purge_completes_the_receipt(database, deletions, purges, new_chat, receipts) -> None:
     """Every message is removed and counted, and the queue is empty again."""
     chat_id = new_chat()
     kept = new_chat(5)
     deletions.delete(TENANT, chat_id, "key")
     PurgeWorker(purges).run(until_idle=True)
-    receipt = deletions.get(TENANT, chat_id)
+    receipt = receipts.get(TENANT, chat_id)
     assert (receipt.message_count, receipt.purged) == (MANY, MANY)
     assert receipt.completed_at is not None
     assert {message["_id"]["chat_id"] for message in database.messages.find()} == {kept}
     assert database.purges.count_documents({}) == 0
 
 
-def test_a_receipt_shows_the_progress(deletions, purges, new_chat) -> None:
+def test_a_receipt_shows_the_progress(deletions, purges, new_chat, receipts) -> None:
     """How many are gone, and when the rest should be."""
     chat_id = new_chat()
     deletions.delete(TENANT, chat_id, "key")
     purge = purges.claim("worker")
     assert purges.remove(purge, 1, 1_000) == 1_000
-    running = deletions.get(TENANT, chat_id)
+    running = receipts.get(TENANT, chat_id)
     assert (running.purged, running.completed_at) == (1_000, None)
     assert running.estimated_at > running.deleted_at
     assert purges.progress() == (1, MANY - 1_000)
 
 
-def test_gaps_are_skipped(database, deletions, purges, new_chat) -> None:
+def test_gaps_are_skipped(database, deletions, purges, new_chat, receipts) -> None:
     """A chat that was thinned out has its messages removed all the same."""
     chat_id = new_chat()
     for seq in range(2, 1_990, 1_000):
@@ -116,7 +117,7 @@ def test_gaps_are_skipped(database, deletions, purges, new_chat) -> None:
     database.chats.update_one({}, {"$set": {"message_count": MANY - 1_800}})
     deletions.delete(TENANT, chat_id, "key")
     PurgeWorker(purges).run(until_idle=True)
-    assert deletions.get(TENANT, chat_id).purged == MANY - 1_800
+    assert receipts.get(TENANT, chat_id).purged == MANY - 1_800
     assert database.messages.count_documents({}) == 0
 
 
@@ -137,7 +138,7 @@ def test_a_lost_claim_removes_nothing(database, deletions, purges, new_chat) -> 
     assert purges.remove(new, 1, 10) == 10
 
 
-def test_a_killed_workers_purge_is_taken_over(database, deletions, purges, new_chat) -> None:
+def test_a_killed_workers_purge_is_taken_over(database, deletions, purges, new_chat, receipts) -> None:
     """When its lease has run out, from where it was, with a right count."""
     chat_id = new_chat()
     deletions.delete(TENANT, chat_id, "key")
@@ -145,7 +146,7 @@ def test_a_killed_workers_purge_is_taken_over(database, deletions, purges, new_c
     assert PurgeWorker(purges).run_once() is None
     database.purges.update_many({}, {"$set": {"lease_until": database.now() - timedelta(seconds=1)}})
     assert PurgeWorker(purges).run_once() == MANY - 1_000
-    assert deletions.get(TENANT, chat_id).purged == MANY
+    assert receipts.get(TENANT, chat_id).purged == MANY
 
 
 def test_tenants_take_turns(database, deletions, purges, new_chat) -> None:
@@ -174,7 +175,7 @@ def test_others_are_noticed(deletions, purges, chats, new_chat) -> None:
     assert purges.operations_of_others() - before - alone >= FEW_OPERATIONS
 
 
-def test_several_workers_share_the_work(database, deletions, purges, new_chat) -> None:
+def test_several_workers_share_the_work(database, deletions, purges, new_chat, receipts) -> None:
     """Nothing is done twice: the receipts' counts add up to what was there."""
     chat_ids = [new_chat(500, tenant_id) for tenant_id in "abcdef" for _ in range(2)]
     owners = [tenant_id for tenant_id in "abcdef" for _ in range(2)]
@@ -186,7 +187,7 @@ def test_several_workers_share_the_work(database, deletions, purges, new_chat) -
     for thread in threads:
         thread.join(60)
     assert database.messages.count_documents({}) == 0
-    assert [deletions.get(*owned).purged for owned in zip(owners, chat_ids, strict=True)] == [500] * 12
+    assert [receipts.get(*owned).purged for owned in zip(owners, chat_ids, strict=True)] == [500] * 12
 
 
 class TestEmptying:
@@ -218,7 +219,7 @@ class TestEmptying:
         with Exports(database).open(CALLER, chat_id) as (_, batches):
             assert [row["content"] for batch in batches for row in batch] == [message.content for message in kept]
 
-    def test_the_purge_leaves_later_messages(self, database, messages, deletions, purges, new_chat) -> None:
+    def test_the_purge_leaves_later_messages(self, database, messages, purges, new_chat, receipts) -> None:
         """It removes what was emptied, and writes no receipt."""
         chat_id = new_chat()
         messages.clear(TENANT, chat_id)
@@ -227,9 +228,9 @@ class TestEmptying:
         assert messages.page(TENANT, chat_id, Span(), 50) == kept
         assert database.messages.count_documents({}) == 1
         with pytest.raises(DeletionNotFoundError):
-            deletions.get(TENANT, chat_id)
+            receipts.get(TENANT, chat_id)
 
-    def test_deleting_it_meanwhile(self, database, messages, deletions, purges, new_chat) -> None:
+    def test_deleting_it_meanwhile(self, database, messages, deletions, purges, new_chat, receipts) -> None:
         """One purge goes on with all that is left, and the receipt counts it: `complete` means gone."""
         chat_id = new_chat()
         messages.clear(TENANT, chat_id)
@@ -238,6 +239,6 @@ class TestEmptying:
         emptied = database.messages.count_documents({}) - 30
         assert database.purges.count_documents({}) == 1
         PurgeWorker(purges).run(until_idle=True)
-        receipt = deletions.get(TENANT, chat_id)
+        receipt = receipts.get(TENANT, chat_id)
         assert (receipt.message_count, receipt.purged) == (emptied + 30, emptied + 30)
         assert database.messages.count_documents({}) == 0

@@ -18,6 +18,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.keys import message_key, message_range
 from chat_service.repository.messages import Messages
 from chat_service.repository.purges import Purges
+from chat_service.repository.receipts import Receipts
 
 TENANT = "tenant"
 DEADLINE_SECONDS = 170
@@ -76,7 +77,7 @@ def test_a_purge_survives_its_workers(mongod: EmbeddedMongod, database: Database
         time.sleep(0.1)
     worker.terminate()
     worker.wait()
-    receipt = Deletions(database).get(TENANT, chat_id)
+    receipt = Receipts(database).get(TENANT, chat_id)
     assert (receipt.purged, receipt.completed_at is not None) == (count, True)
     assert database.messages.count_documents({}) == 0
     assert list(Checks(database).run()) == []

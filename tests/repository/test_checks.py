@@ -93,14 +93,14 @@ def test_an_orphaned_presence(database, checks, chat_id) -> None:
     assert mended(checks, database)
 
 
-def test_a_receipt_without_end(database, checks, chat_id) -> None:
+def test_a_receipt_without_end(database, checks, chat_id, receipts) -> None:
     """Its purge is opened again, and completes it."""
     deletions = Deletions(database, inline_limit=0)
     deletions.delete(TENANT, chat_id, "key")
     database.purges.delete_many({})
     assert found(checks) == [("orphaned_messages", chat_id), ("endless_receipt", chat_id)]
     assert mended(checks, database)
-    assert deletions.get(TENANT, chat_id).purged == 3
+    assert receipts.get(TENANT, chat_id).purged == 3
 
 
 def test_a_stalled_purge(database, checks, chat_id) -> None:

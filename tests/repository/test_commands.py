@@ -10,6 +10,8 @@ from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import NewMessage, RateLimit, Role, Scope
 from chat_service.repository.database import Database
+from chat_service.repository.deletions import Delete
+from chat_service.repository.messages import Post
 from chat_service.repository.monitor import CommandCounter, _tally
 from chat_service.repository.tenants import Tenants
 from chat_service.settings import Settings
@@ -90,14 +92,23 @@ def test_a_bulk_delete_costs_six_for_each_8_chats(recorded) -> None:
     assert len(cost(recorded, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids})) == 12 + 1
 
 
+def test_deletes_that_share_a_transaction_cost_six(recorded) -> None:
+    """Presence, chats, their removal, messages, receipts, commit: for as many as 8."""
+    client, recorder = recorded
+    deletes = [Delete(client.new_chat("a"), "key") for _ in range(8)]
+    recorder.commands.clear()
+    client.app.extensions["chat_service"].deletions.delete_together(client.access.tenant_id, deletes)
+    expected = ["find", "find", "delete", "delete", "insert", "commitTransaction"]
+    assert [name for name, _ in recorder.commands] == expected
+
+
 def test_posts_that_share_a_transaction_share_its_commands(recorded) -> None:
     """One for each chat, one for all messages, and the commit."""
     client, recorder = recorded
     chat_ids = [client.new_chat() for _ in range(3)]
     recorder.commands.clear()
-    new = {chat_id: [NewMessage(Role.USER, "x", None, {})] * 2 for chat_id in chat_ids}
-    messages = client.app.extensions["chat_service"].messages
-    messages._append(client.access.tenant_id, new, None, lambda: None)
+    posts = [Post(chat_id, [NewMessage(Role.USER, "x", None, {})] * 2, None) for chat_id in chat_ids]
+    client.app.extensions["chat_service"].messages._carry(client.access.tenant_id, posts, lambda: None)
     assert [name for name, _ in recorder.commands] == [*["findAndModify"] * 3, "insert", "commitTransaction"]
 
 

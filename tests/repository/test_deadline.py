@@ -13,6 +13,7 @@ from chat_service.models import IdempotencyKey
 from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.database import Database
 from chat_service.repository.deadline import at_most, set_deadline
+from chat_service.repository.deletions import Deletions
 from tests.wait import wait_until
 
 TENANT = "t"
@@ -60,13 +61,13 @@ def test_a_lost_outcome_is_still_looked_for(failpoint, chats, deletions) -> None
 def test_a_bulk_delete_tells_what_it_did_although_that_could_not_be_kept(database, chats, monkeypatch) -> None:
     """The chats are gone, so "nothing was changed" would be a lie; a repetition with the key finds them again."""
     ids = [chats.create(TENANT, None, {}).id for _ in range(2)]
-    bulk = BulkDeletions(database)
+    bulk = BulkDeletions(database, Deletions(database))
     key = IdempotencyKey(TENANT, "key", "fingerprint")
     results = iter([database.transaction])
 
-    def only_the_first(work):
+    def only_the_first(work, again):
         try:
-            return next(results)(work)
+            return next(results)(work, again)
         except StopIteration:
             raise DatabaseUnavailableError from None
 

@@ -49,7 +49,7 @@ def purge(database: Database) -> None:
 class TestCompleteMeansGone:
     @pytest.mark.parametrize("afterwards", [0, 3, 30], ids=["nothing", "few", "many"])
     def test_what_emptying_left_is_counted_and_waited_for(
-        self, database, messages, deletions, chat_id, afterwards
+        self, database, messages, deletions, chat_id, afterwards, receipts
     ) -> None:
         """Emptied, perhaps posted to again, and deleted before any purge has come by."""
         post(messages, chat_id, 50)
@@ -57,17 +57,19 @@ class TestCompleteMeansGone:
         if afterwards:
             post(messages, chat_id, afterwards)
         deletions.delete(TENANT, chat_id, "key")
-        receipt = deletions.get(TENANT, chat_id)
+        receipt = receipts.get(TENANT, chat_id)
         assert (receipt.completed_at, receipt.message_count) == (None, 50 + afterwards)
         assert on_disk(database, chat_id) == 50 + afterwards
         purge(database)
-        receipt = deletions.get(TENANT, chat_id)
+        receipt = receipts.get(TENANT, chat_id)
         assert receipt.completed_at is not None
         assert receipt.purged == receipt.message_count == 50 + afterwards
         assert on_disk(database, chat_id) == 0
         assert list(Checks(database).run()) == []
 
-    def test_a_purge_that_was_under_way_goes_on_under_the_receipt(self, database, messages, deletions, chat_id) -> None:
+    def test_a_purge_that_was_under_way_goes_on_under_the_receipt(
+        self, database, messages, deletions, chat_id, receipts
+    ) -> None:
         """Emptied twice, one purge begun: all is counted once, and its worker removes nothing more."""
         post(messages, chat_id, 50)
         messages.clear(TENANT, chat_id)
@@ -78,10 +80,10 @@ class TestCompleteMeansGone:
         post(messages, chat_id, 40)
         messages.clear(TENANT, chat_id)
         deletions.delete(TENANT, chat_id, "key")
-        receipt = deletions.get(TENANT, chat_id)
+        receipt = receipts.get(TENANT, chat_id)
         assert (receipt.message_count, receipt.purged) == (90, 20)
         purge(database)
-        receipt = deletions.get(TENANT, chat_id)
+        receipt = receipts.get(TENANT, chat_id)
         assert (receipt.purged, on_disk(database, chat_id)) == (90, 0)
         assert list(Checks(database).run()) == []
 
@@ -112,15 +114,15 @@ class TestRestored:
             database.database[name].insert_many(documents)
         return chat_id
 
-    def test_a_delete_finishes_it(self, database, deletions, restored) -> None:
+    def test_a_delete_finishes_it(self, database, deletions, restored, receipts) -> None:
         """404, because it was deleted before; and then it is."""
-        before = deletions.get(TENANT, restored)
+        before = receipts.get(TENANT, restored)
         with pytest.raises(ChatNotFoundError):
             deletions.delete(TENANT, restored, "another")
         with pytest.raises(ChatNotFoundError):
             Chats(database).get(TENANT, restored)
         purge(database)
-        after = deletions.get(TENANT, restored)
+        after = receipts.get(TENANT, restored)
         assert (after.deleted_at, after.requested_by) == (before.deleted_at, before.requested_by)
         assert after.completed_at is not None
         assert on_disk(database, restored) == 0
@@ -128,7 +130,9 @@ class TestRestored:
 
     def test_it_costs_no_other_chat_of_a_bulk_delete_anything(self, database, restored) -> None:
         others = [Chats(database).create(TENANT, None, {}).id for _ in range(10)]
-        outcomes = BulkDeletions(database).delete(TENANT, [*others[:5], restored, *others[5:]], "key")
+        outcomes = BulkDeletions(database, Deletions(database)).delete(
+            TENANT, [*others[:5], restored, *others[5:]], "key"
+        )
         assert all(isinstance(outcomes[chat_id], Deletion) for chat_id in others)
         assert isinstance(outcomes[restored], ChatNotFoundError)
         assert database.chats.count_documents({}) == 0

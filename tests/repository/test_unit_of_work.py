@@ -140,7 +140,7 @@ def test_a_group_of_a_bulk_delete(recorded) -> None:
     scene.expire()
     ids = [scene.id, scene.other(), "absent"]
     recorder.sent.clear()
-    BulkDeletions(database).delete(TENANT, ids, "key")
+    BulkDeletions(database, Deletions(database)).delete(TENANT, ids, "key")
     assert_in_one_transaction(recorder)
 
 

@@ -1,27 +1,25 @@
-"""The queue of a tenant's posts: who is carried with whom, in which order, and what each is told."""
+"""Group commit: who shares a transaction with whom, in which order, and what each hears of it."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
 
 import pytest
 from pymongo.errors import BulkWriteError
 
 from chat_service.api.message_schemas import CONTENT_CHARACTERS
 from chat_service.errors import ChatNotFoundError, ChatServiceError, DatabaseUnavailableError
-from chat_service.models import IdempotencyKey, Message, NewMessage, Role, Span
-from chat_service.repository import posting
+from chat_service.models import Message, NewMessage, Role, Span
+from chat_service.repository import together
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key
 from chat_service.repository.messages import COMMAND_MESSAGES, Messages
-from chat_service.repository.posting import Kept, New, Queues
+from chat_service.repository.together import Bounds, GroupCommit, Unit
 from tests.wait import wait_until
 
 DEADQUEUE_SECONDS = 10
-KEY = IdempotencyKey("tenant", "key", "fingerprint")
 
 
 def posted(*contents: str) -> list[NewMessage]:
@@ -38,45 +36,37 @@ class Chat:
         self.blocked: set[str] = set()
         """Chats that a transaction does not get through to."""
         self.missing: set[str] = set()
-        self.begun: list[NewMessage] = []
-        self.queues = Queues(self.append)
+        self.begun: set[str] = set()
+        self.group_commit = GroupCommit(self.carry, Bounds(leaders=2, units=5, weight=100))
         self.pool = ThreadPoolExecutor(16)
 
-    def append(self, tenant_id: str, new: New, key: IdempotencyKey | None, again: Callable[[], None]) -> Kept:
-        del tenant_id, key
-        messages = [message for messages in new.values() for message in messages]
-        contents = [message.content for message in messages]
-        self.transactions.append(contents)
-        self.begun += messages
+    def carry(
+        self, tenant_id: str, items: Sequence[tuple[str, str]], again: Callable[[], None]
+    ) -> list[str | ChatServiceError]:
+        del tenant_id
+        names = [name for _, name in items]
+        self.transactions.append(names)
+        self.begun.update(names)
         assert self.gate.acquire(timeout=DEADQUEUE_SECONDS)
-        if not self.blocked.isdisjoint(new):
+        chats = {chat_id for chat_id, _ in items}
+        if not self.blocked.isdisjoint(chats):
             again()
-            wait_until(lambda: self.blocked.isdisjoint(new))
-        error = self.failure(contents)
+            wait_until(lambda: self.blocked.isdisjoint(chats))
+        error = self.failure(names)
         if error is not None:
             raise error
-        now = datetime.now(UTC)
-        return {
-            chat_id: None
-            if chat_id in self.missing
-            else [Message(0, "user", None, message.content, {}, now, None) for message in messages]
-            for chat_id, messages in new.items()
-        }
+        return [ChatNotFoundError() if chat_id in self.missing else name.upper() for chat_id, name in items]
 
-    def post(self, *contents: str, key: IdempotencyKey | None = None, chat_id: str = "chat") -> Future[list[str]]:
-        """Send a post, and return when it stands in the queue or runs."""
-        new = posted(*contents)
-
-        def run() -> list[str]:
-            return [message.content for message in self.queues.post("tenant", chat_id, new, key)]
-
-        sent = self.pool.submit(run)
-        wait_until(lambda: any(message is new[0] for message in [*self.begun, *self.standing()]))
+    def send(self, name: str, weight: int = 0, *, alone: bool = False, chat_id: str = "chat") -> Future[str]:
+        """Send a unit, and return when it stands in the queue or runs."""
+        unit = Unit[tuple[str, str], str](chat_id, (chat_id, name), weight, goes_alone=alone)
+        sent = self.pool.submit(self.group_commit.run, "tenant", unit)
+        wait_until(lambda: name in self.begun or name in self.waiting())
         return sent
 
-    def standing(self) -> list[NewMessage]:
-        with self.queues._lock:
-            return [message for queue in self.queues._queues.values() for post in queue.posts for message in post.new]
+    def waiting(self) -> list[str]:
+        with self.group_commit._lock:
+            return [unit.item[1] for queue in self.group_commit._queues.values() for unit in queue.waiting]
 
     def let(self, transactions: int) -> None:
         for _ in range(transactions):
@@ -89,130 +79,129 @@ def chat() -> Iterator[Chat]:
     yield found
     found.let(100)
     found.pool.shutdown()
-    assert found.queues._queues == {}, "a queue was left behind"
+    assert found.group_commit._queues == {}, "a queue was left behind"
 
 
-def told(sent: Future[list[str]]) -> object:
+def verdict(sent: Future[str]) -> object:
     error = sent.exception(DEADQUEUE_SECONDS)
     return error if error is not None else sent.result()
 
 
+def verdicts(sent: Sequence[Future[str]]) -> list[object]:
+    return [verdict(one) for one in sent]
+
+
 def test_who_comes_during_a_transaction_shares_the_next(chat: Chat) -> None:
-    """In the order they came, and each gets its own messages."""
-    sent = [chat.post("a"), chat.post("b"), chat.post("c", "d"), chat.post("e")]
+    """In the order they came, and each hears of its own."""
+    sent = [chat.send(name) for name in "abcd"]
     chat.let(2)
-    assert [told(each) for each in sent] == [["a"], ["b"], ["c", "d"], ["e"]]
-    assert chat.transactions == [["a"], ["b", "c", "d", "e"]]
+    assert verdicts(sent) == ["A", "B", "C", "D"]
+    assert chat.transactions == [["a"], ["b", "c", "d"]]
 
 
 def test_chats_share_a_transaction(chat: Chat) -> None:
-    """Each gets its own messages, in their order; one that is gone spoils no other."""
+    """One that is refused spoils no other."""
     chat.missing = {"gone"}
-    sent = [chat.post("a"), chat.post("b"), chat.post("c"), chat.post("d", chat_id="gone"), chat.post("e", chat_id="e")]
-    wait_until(lambda: chat.transactions == [["a"], ["d", "e"]])
-    sent.append(chat.post("f", chat_id="f"))
+    sent = [chat.send("a"), chat.send("b"), chat.send("c", chat_id="gone"), chat.send("d", chat_id="d")]
+    wait_until(lambda: chat.transactions == [["a"], ["c", "d"]])
+    sent.append(chat.send("e", chat_id="e"))
     chat.let(3)
-    assert [told(each) for each in sent if each is not sent[3]] == [["a"], ["b"], ["c"], ["e"], ["f"]]
-    assert isinstance(told(sent[3]), ChatNotFoundError)
-    assert chat.transactions[2:] == [["b", "c", "f"]]
+    assert verdicts([sent[0], sent[1], sent[3], sent[4]]) == ["A", "B", "D", "E"]
+    assert isinstance(verdict(sent[2]), ChatNotFoundError)
+    assert chat.transactions[2:] == [["b", "e"]]
 
 
 def test_a_second_transaction_begins_when_it_is_worth_it(chat: Chat) -> None:
     """While one runs, two for other chats make the next; a third does not begin."""
-    sent = [chat.post("a"), chat.post("b", chat_id="b")]
+    sent = [chat.send("a"), chat.send("b", chat_id="b")]
     assert chat.transactions == [["a"]]
-    sent.append(chat.post("c", chat_id="c"))
+    sent.append(chat.send("c", chat_id="c"))
     wait_until(lambda: chat.transactions == [["a"], ["b", "c"]])
-    sent += [chat.post(name, chat_id=name) for name in "defg"]
+    sent += [chat.send(name, chat_id=name) for name in "defg"]
     assert chat.transactions == [["a"], ["b", "c"]]
     chat.let(7)
-    assert [told(each) for each in sent] == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"], ["g"]]
+    assert verdicts(sent) == list("ABCDEFG")
 
 
 def test_a_blocked_chat_stalls_no_other(chat: Chat) -> None:
-    """Its posts are tried again for as long as it takes; those that shared with it, and the queue, go on."""
+    """Its units are tried again for as long as it takes; those that shared with it, and the queue, go on."""
     chat.blocked = {"b"}
-    sent = [chat.post("a"), *[chat.post(name, chat_id=name) for name in "bc"], chat.post("B", chat_id="b")]
+    sent = [chat.send("a"), *[chat.send(name, chat_id=name) for name in "bc"], chat.send("b2", chat_id="b")]
     chat.let(20)
-    assert [told(each) for each in (sent[0], sent[2])] == [["a"], ["c"]]
+    assert verdicts([sent[0], sent[2]]) == ["A", "C"]
     for name in "defgh":
-        assert told(chat.post(name, chat_id=name)) == [name]
+        assert verdict(chat.send(name, chat_id=name)) == name.upper()
     assert not sent[1].done()
     assert not sent[3].done()
     chat.blocked = set()
-    assert [told(each) for each in (sent[1], sent[3])] == [["b"], ["B"]]
+    assert verdicts([sent[1], sent[3]]) == ["B", "B2"]
 
 
 def test_a_lone_blocked_chat_lets_the_queue_go_on(chat: Chat) -> None:
     """It is not even in the way of what comes later."""
     chat.blocked = {"b"}
     chat.let(20)
-    sent = chat.post("b", chat_id="b")
+    sent = chat.send("b", chat_id="b")
     for name in "cde":
-        assert told(chat.post(name, chat_id=name)) == [name]
+        assert verdict(chat.send(name, chat_id=name)) == name.upper()
     chat.blocked = set()
-    assert told(sent) == ["b"]
+    assert verdict(sent) == "B"
 
 
-def test_a_post_with_a_key_goes_alone_and_in_its_turn(chat: Chat) -> None:
+def test_who_goes_alone_goes_in_its_turn(chat: Chat) -> None:
     """Nobody overtakes it, and nobody is carried with it."""
-    sent = [chat.post("a"), chat.post("b"), chat.post("c", key=KEY), chat.post("d"), chat.post("e")]
+    sent = [chat.send("a"), chat.send("b"), chat.send("c", alone=True), chat.send("d"), chat.send("e")]
     chat.let(4)
-    assert [told(each) for each in sent] == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert verdicts(sent) == list("ABCDE")
     assert chat.transactions == [["a"], ["b"], ["c"], ["d", "e"]]
 
 
-def test_posts_with_keys_to_several_chats_wait_for_nobody(chat: Chat) -> None:
+def test_those_that_go_alone_on_several_chats_wait_for_nobody(chat: Chat) -> None:
     """However many there are: they could not share."""
-    sent = [chat.post(name, key=KEY, chat_id=name) for name in "abcdef"]
+    sent = [chat.send(name, alone=True, chat_id=name) for name in "abcdef"]
     wait_until(lambda: sorted(chat.transactions) == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]])
     chat.let(6)
-    assert [told(each) for each in sent] == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]]
+    assert verdicts(sent) == list("ABCDEF")
 
 
 @pytest.mark.parametrize(
-    ("posts", "expected"),
-    [
-        ([["x"] * 600, ["x"] * 400, ["x"]], [1_000, 1]),
-        ([["x" * 2**19], ["x" * 2**19], ["x"]], [2, 1]),
-        ([["x" * 2**20, "x"], ["x"]], [2, 1]),
-    ],
-    ids=["messages", "characters", "more than fits goes alone"],
+    ("weights", "expected"),
+    [([0] * 6, [5, 1]), ([60, 40, 1], [2, 1]), ([101, 1], [1, 1])],
+    ids=["units", "weight", "more than fits goes by itself"],
 )
-def test_a_transaction_is_bounded(chat: Chat, posts: list[list[str]], expected: list[int]) -> None:
-    """By its messages, and by their length."""
-    sent = [chat.post("first"), *[chat.post(*contents) for contents in posts]]
+def test_a_group_is_bounded(chat: Chat, weights: list[int], expected: list[int]) -> None:
+    sent = [chat.send("first"), *[chat.send(f"{number}", weight) for number, weight in enumerate(weights)]]
     chat.let(3)
-    assert [told(each) for each in sent] == [["first"], *posts]
-    assert [len(contents) for contents in chat.transactions] == [1, *expected]
+    assert verdicts(sent) == ["FIRST", *[f"{number}" for number in range(len(weights))]]
+    assert [len(names) for names in chat.transactions] == [1, *expected]
 
 
 @pytest.mark.parametrize("error", [ChatNotFoundError(), DatabaseUnavailableError()])
-def test_the_error_of_a_transaction_is_told_to_each(chat: Chat, error: ChatServiceError) -> None:
+def test_the_error_of_a_transaction_is_everybodys(chat: Chat, error: ChatServiceError) -> None:
     """Nothing of it happened, for any of them."""
-    chat.failure = lambda contents: error if "c" in contents else None
-    sent = [chat.post("a"), chat.post("b"), chat.post("c")]
+    chat.failure = lambda names: error if "c" in names else None
+    sent = [chat.send("a"), chat.send("b"), chat.send("c")]
     chat.let(2)
-    assert [told(each) for each in sent] == [["a"], error, error]
+    assert verdicts(sent) == ["A", error, error]
 
 
-def test_what_the_database_refuses_spoils_nobody_elses_post(chat: Chat) -> None:
-    """Each of a transaction that was refused is tried alone."""
+def test_what_the_database_refuses_spoils_nobody_elses(chat: Chat) -> None:
+    """Each unit of a transaction that was refused is tried by itself."""
     refusal = ValueError("this document")
-    chat.failure = lambda contents: refusal if "c" in contents else None
-    sent = [chat.post("a"), chat.post("b"), chat.post("c"), chat.post("d")]
+    chat.failure = lambda names: refusal if "c" in names else None
+    sent = [chat.send(name) for name in "abcd"]
     chat.let(5)
-    assert [told(each) for each in sent] == [["a"], ["b"], refusal, ["d"]]
+    assert verdicts(sent) == ["A", "B", refusal, "D"]
     assert chat.transactions == [["a"], ["b", "c", "d"], ["b"], ["c"], ["d"]]
 
 
 def test_nobody_stands_in_a_queue_for_ever(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is not carried in time is told so, and is not carried later."""
-    monkeypatch.setattr(posting, "QUEUE_SECONDS", 0.05)
-    sent = [chat.post("a"), chat.post("b")]
-    assert isinstance(told(sent[1]), DatabaseUnavailableError)
+    monkeypatch.setattr(together, "QUEUE_SECONDS", 0.05)
+    sent = [chat.send("a"), chat.send("b")]
+    assert isinstance(verdict(sent[1]), DatabaseUnavailableError)
     chat.let(1)
-    assert told(sent[0]) == ["a"]
+    assert verdict(sent[0]) == "A"
     assert chat.transactions == [["a"]]
 
 
@@ -220,13 +209,21 @@ def test_who_is_being_carried_when_its_time_is_over_hears_the_outcome(
     chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not that nothing happened, because it may."""
-    monkeypatch.setattr(posting, "QUEUE_SECONDS", 1.0)
-    sent = [chat.post("a"), chat.post("b"), chat.post("c")]
+    monkeypatch.setattr(together, "QUEUE_SECONDS", 1.0)
+    sent = [chat.send(name) for name in "abc"]
     chat.let(1)
     wait_until(lambda: chat.transactions == [["a"], ["b", "c"]])
     time.sleep(1.2)  # longer than they may stand in queue
     chat.let(1)
-    assert [told(each) for each in sent] == [["a"], ["b"], ["c"]]
+    assert verdicts(sent) == ["A", "B", "C"]
+
+
+def test_no_tenant_waits_for_another(chat: Chat) -> None:
+    """Each has a queue of its own."""
+    sent = [chat.send("a"), chat.pool.submit(chat.group_commit.run, "other", Unit("chat", ("chat", "b")))]
+    wait_until(lambda: chat.transactions == [["a"], ["b"]])
+    chat.let(2)
+    assert verdicts(sent) == ["A", "B"]
 
 
 def test_a_number_that_is_taken_is_an_error_and_changes_nothing(

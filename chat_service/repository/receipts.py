@@ -1,0 +1,83 @@
+"""The receipts of deleted chats: facts about the operation, and no content. They are kept for ever."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING
+
+from chat_service.errors import DeletionNotFoundError
+from chat_service.models import Deletion, ListPosition
+from chat_service.repository.database import Database
+from chat_service.repository.keys import chat_key
+from chat_service.repository.purges import estimated_end
+
+
+class Receipts:
+    """Finds receipts; a delete writes them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, tenant_id: str, chat_id: str) -> Deletion:
+        """Return the receipt of a deleted chat.
+
+        Raises:
+            DeletionNotFoundError: the tenant has deleted no such chat.
+        """
+        with self._database.operation():
+            receipt = self._database.deletions.find_one({"_id": chat_key(tenant_id, chat_id)})
+            if receipt is None:
+                raise DeletionNotFoundError
+            return self._with_progress(tenant_id, [receipt])[0]
+
+    def page(self, tenant_id: str, limit: int, since: datetime | None, after: ListPosition | None) -> list[Deletion]:
+        """Return up to `limit` receipts that come after a place in the list, latest first, none before `since`."""
+        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id}
+        bounds: dict[str, Any] = {} if since is None else {"$gte": since}
+        if after is not None:
+            # The bound is said twice: the first is what the index can start from.
+            bounds["$lte"] = after.at
+            wanted["$or"] = [{"deleted_at": {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.id}}]
+        if bounds:
+            wanted["deleted_at"] = bounds
+        order = [("deleted_at", DESCENDING), ("_id.chat_id", ASCENDING)]
+        with self._database.operation():
+            receipts = list(self._database.deletions.find(wanted, sort=order, limit=limit, batch_size=limit + 1))
+            return self._with_progress(tenant_id, receipts)
+
+    def _with_progress(self, tenant_id: str, receipts: Sequence[dict[str, Any]]) -> list[Deletion]:
+        """Return the receipts with how far their purges are: one command more, if any of them is open."""
+        running = [receipt["_id"]["chat_id"] for receipt in receipts if receipt["completed_at"] is None]
+        wanted = {"_id.tenant_id": tenant_id, "_id.chat_id": {"$in": running}, "of_deletion": True}
+        purges = {found["_id"]["chat_id"]: found for found in self._database.purges.find(wanted)} if running else {}
+        now = self._database.now()
+        return [from_document(receipt, purges.get(receipt["_id"]["chat_id"]), now) for receipt in receipts]
+
+
+def to_document(tenant_id: str, receipt: Deletion, operation: str) -> dict[str, Any]:
+    """Return the document that keeps the receipt; `operation` names the run that deletes."""
+    return {
+        "_id": chat_key(tenant_id, receipt.chat_id),
+        "deleted_at": receipt.deleted_at,
+        "message_count": receipt.message_count,
+        "requested_by": receipt.requested_by,
+        "operation": operation,
+        "purged": receipt.purged,
+        "completed_at": receipt.completed_at,
+    }
+
+
+def from_document(
+    receipt: dict[str, Any], purge: dict[str, Any] | None = None, now: datetime | None = None
+) -> Deletion:
+    """Return the receipt that the document keeps, with the progress of its purge if that is open."""
+    return Deletion(
+        chat_id=receipt["_id"]["chat_id"],
+        deleted_at=receipt["deleted_at"],
+        message_count=receipt["message_count"],
+        requested_by=receipt["requested_by"],
+        purged=purge["purged"] if purge else receipt["purged"],
+        completed_at=receipt["completed_at"],
+        estimated_at=estimated_end(purge, now) if purge and now else None,
+    )
