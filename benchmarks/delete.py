@@ -24,7 +24,7 @@ from benchmarks.measure import Work, interleave, keep, medians, options, ratio, 
 from benchmarks.service import TENANT, service
 from chat_service.repository.keys import chat_key, message_key, message_range
 
-CASES = [(10, 1), (10, 8), (1_000, 1), (1_000, 8)]
+CASES = [(10, 1), (10, 8), (10, 32), (1_000, 8)]
 
 Collections = Any
 

@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pymongo import DeleteMany
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from chat_service.errors import (
@@ -225,7 +224,7 @@ class Deletions:
         }
         documents = [to_document(tenant_id, receipt, delete.operation) for delete, receipt in receipts.items()]
         try:
-            tx.deletions.insert_many(documents)
+            tx.command({"insert": "deletions", "documents": documents})
         except BulkWriteError as error:
             if all(failure["code"] == _DUPLICATE for failure in error.details["writeErrors"]):
                 raise DuplicateKeyError("A chat lies beside its receipt.") from error
@@ -296,8 +295,8 @@ def _own_receipts(tx: UnitOfWork, tenant_id: str, deletes: Sequence[Delete]) -> 
 
 def _remove_messages(tx: UnitOfWork, chats: Sequence[Chat]) -> None:
     """Remove the messages of the chats with one command, and see that the counts in the documents are true."""
-    requests = [DeleteMany({"_id": own_messages(chat)}) for chat in chats]
-    removed = tx.messages.bulk_write(requests).deleted_count
+    deletes = [{"q": {"_id": own_messages(chat)}, "limit": 0} for chat in chats]
+    removed = int(tx.command({"delete": "messages", "deletes": deletes})["n"])
     if len(chats) == 1:
         chats[0]["message_count"] = removed
     elif removed != sum(chat["message_count"] for chat in chats):

@@ -11,7 +11,7 @@ from typing import Any
 
 from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError
-from pymongo.results import BulkWriteResult, DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
+from pymongo.results import DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
@@ -66,10 +66,6 @@ class Bound:
 
     def delete_many(self, condition: Filter) -> DeleteResult:
         result: DeleteResult = self._collection.delete_many(condition, session=self._session)
-        return result
-
-    def bulk_write(self, requests: Sequence[Any]) -> BulkWriteResult:
-        result: BulkWriteResult = self._collection.bulk_write(requests, session=self._session)
         return result
 
     def count_documents(self, condition: Filter) -> int:
