@@ -1,8 +1,9 @@
 """Group commit: operations of one tenant that meet in one process share a transaction, and the cost of its commit.
 
 A unit is one caller's operation on one chat. The first that comes is a leader: its thread runs a transaction at once.
-Who comes meanwhile waits in the tenant's queue, and the next leader takes all of them along as its followers. So a lone
-unit waits for nobody, and the more there are, the less each costs.
+Who comes meanwhile waits in the tenant's queue, and the next leader takes all of them along as its followers. Where
+there was a crowd a moment ago, a leader lingers until as many have come back: else the crowd would split into those
+that are carried and those that wait. So a lone unit waits for nobody, and the more there are, the less each costs.
 
 What this module keeps:
 
@@ -16,8 +17,11 @@ What this module keeps:
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, NoReturn, TypeVar
+
+from cachetools import TTLCache
 
 from chat_service.errors import ChatServiceError, DatabaseUnavailableError, OutcomeUnknownError
 from chat_service.repository.transaction import Again
@@ -27,6 +31,16 @@ QUEUE_SECONDS = 10.0
 
 CARRIED_SECONDS = 20.0
 """For the outcome once another thread carries the unit: longer than any transaction, whose end always tells it."""
+
+LINGER = 0.5
+"""Of the last group's time, at most, a leader waits for its followers. Measured with 8 clients on two workers: groups
+of 2.0 without, 3.4 with 0.3, 3.9 with 0.5 and 4.0 with 1.0; deletes a second 356, 550, 605 and 520."""
+
+LINGER_SECONDS = 0.01
+"""At most, however long the last group took: it may have met an election."""
+
+CROWD_SECONDS = 0.05
+"""After this a crowd is taken to have left."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -72,6 +86,13 @@ Carry = Callable[[str, Sequence[Item], Again], Sequence[Result | ChatServiceErro
 
 Calls the last argument before each repetition. What it raises is the outcome of all: nothing was changed, or of none of
 them it is known."""
+
+
+class _Crowd(NamedTuple):
+    """A tenant's units at the end of a group, carried or waiting, and how long it took."""
+
+    units: int
+    seconds: float
 
 
 class _SplitError(Exception):
@@ -190,7 +211,9 @@ class GroupCommit(Generic[Item, Result]):
         self._carry = carry
         self._bounds = bounds
         self._lock = threading.Lock()
+        self._came = threading.Condition(self._lock)
         self._queues: dict[str, _Queue[Item, Result]] = {}
+        self._crowds: TTLCache[str, _Crowd] = TTLCache(maxsize=1_000, ttl=CROWD_SECONDS)
 
     def run(self, tenant_id: str, unit: Unit[Item, Result]) -> Result:
         """Run the unit, with others or alone, and return what became of it.
@@ -203,6 +226,7 @@ class GroupCommit(Generic[Item, Result]):
             queue = self._queues.setdefault(tenant_id, _Queue(self._bounds))
             queue.waiting.append(unit)
             queue.admit()
+            self._came.notify_all()
         self._wait(queue, unit)
         if unit.outcome is None:
             self._lead(tenant_id, queue, unit)
@@ -225,7 +249,8 @@ class GroupCommit(Generic[Item, Result]):
     def _lead(self, tenant_id: str, queue: _Queue[Item, Result], leader: Unit[Item, Result]) -> None:
         """Carry the unit and those that share its transaction, and let the queue go on."""
         with self._lock:
-            group = leader.followers or queue.take(leader)
+            group = leader.followers or self._gather(tenant_id, queue, leader)
+        began = time.monotonic()
 
         def again() -> None:
             with self._lock:
@@ -241,11 +266,23 @@ class GroupCommit(Generic[Item, Result]):
                 _run(self._carry, tenant_id, group, lambda: None)
         finally:
             with self._lock:
+                self._crowds[tenant_id] = _Crowd(len(group) + len(queue.waiting), time.monotonic() - began)
                 queue.end(group)
                 if queue.is_over:
                     del self._queues[tenant_id]
             for unit in group:
                 unit.ready.set()
+
+    def _gather(
+        self, tenant_id: str, queue: _Queue[Item, Result], leader: Unit[Item, Result]
+    ) -> list[Unit[Item, Result]]:
+        """Linger for the followers that can be expected, and take those that are there. Called under the lock."""
+        crowd = self._crowds.get(tenant_id)
+        if crowd is not None and not leader.goes_alone:
+            expected = min(crowd.units, self._bounds.units)
+            seconds = min(crowd.seconds * LINGER, LINGER_SECONDS)
+            self._came.wait_for(lambda: len(queue.waiting) + 1 >= expected, seconds)
+        return queue.take(leader)
 
 
 def _hand_over(group: Sequence[Unit[Item, Result]]) -> list[Unit[Item, Result]]:

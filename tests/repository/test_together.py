@@ -218,6 +218,23 @@ def test_who_is_being_carried_when_its_time_is_over_hears_the_outcome(
     assert verdicts(sent) == ["A", "B", "C"]
 
 
+def test_a_leader_lingers_for_a_crowd_that_was_there(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three were there when the last group ended, so the next begins with three; who is alone waits for nobody."""
+    monkeypatch.setattr(together, "LINGER", 1e9)
+    monkeypatch.setattr(together, "LINGER_SECONDS", 60)
+    for name in "xyz":
+        chat.let(1)
+        assert verdict(chat.send(name)) == name.upper()
+    chat.transactions.clear()
+    sent = [chat.send(name) for name in "abc"]
+    chat.let(2)
+    assert verdict(sent[0]) == "A"
+    assert chat.transactions == [["a"]]
+    sent.append(chat.send("d"))
+    assert verdicts(sent[1:]) == ["B", "C", "D"]
+    assert chat.transactions == [["a"], ["b", "c", "d"]]
+
+
 def test_no_tenant_waits_for_another(chat: Chat) -> None:
     """Each has a queue of its own."""
     sent = [chat.send("a"), chat.pool.submit(chat.group_commit.run, "other", Unit("chat", ("chat", "b")))]
