@@ -51,7 +51,7 @@ single deletes of 8 clients. 25 would be 7.9 times as fast, and hold others up b
 SHARED_INLINE_LIMIT = 100
 """Messages up to which a chat's own are removed with it in a shared transaction, which never holds more than 800."""
 
-DELETES = Bounds(leaders=1, units=GROUP_CHATS)
+DELETES = Bounds(units=GROUP_CHATS)
 
 _DUPLICATE = 11000
 

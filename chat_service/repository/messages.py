@@ -36,7 +36,7 @@ COMMAND_MESSAGES = 32
 MESSAGE_WEIGHT = 1_000
 """In characters of content, at least."""
 
-POSTS = Bounds(leaders=2, units=1_000, weight=2**20)
+POSTS = Bounds(units=1_000, weight=2**20)
 """What a single request may bring, so that a shared transaction is never slower than the slowest alone."""
 
 

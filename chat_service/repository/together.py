@@ -49,9 +49,6 @@ Result = TypeVar("Result")
 class Bounds(NamedTuple):
     """Of what shares a transaction, so that it never holds much for long. A unit that exceeds them goes by itself."""
 
-    leaders: int
-    """Shared transactions of a tenant at once, but for those that were split: one uses the time in which another waits
-    for the disk. The second begins when more chats wait than transactions run, so that it is worth its commands."""
     units: int
     weight: int = 0
     """The sum of the units' weights."""
@@ -142,8 +139,8 @@ class _Queue(Generic[Item, Result]):
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self.waiting: list[Unit[Item, Result]] = []
-        self.leaders: set[Unit[Item, Result]] = set()
-        """Those of shared transactions that run for the first time."""
+        self._leader: Unit[Item, Result] | None = None
+        """Of the shared transaction that runs; those that were split go on without holding up the queue."""
         self._busy: set[str] = set()
         """The chats of all that is being carried."""
 
@@ -152,28 +149,15 @@ class _Queue(Generic[Item, Result]):
         return not self.waiting and not self._busy
 
     def admit(self) -> None:
-        """Let every unit begin that goes alone and whose chat is free, and one of the others if another may lead."""
-        ready = self._ready()
-        shared = [unit for unit in ready if not unit.goes_alone]
-        for unit in ready:
-            if unit.goes_alone:
-                self._begin(unit)
-        if len(self.leaders) < min(len(shared), self._bounds.leaders):
-            self.leaders.add(shared[0])
-            self._begin(shared[0])
-
-    def _ready(self) -> list[Unit[Item, Result]]:
-        """Return those whose chat is free, the first of each chat."""
-        first: dict[str, Unit[Item, Result]] = {}
-        for unit in self.waiting:
-            if unit.chat_id not in self._busy:
-                first.setdefault(unit.chat_id, unit)
-        return list(first.values())
-
-    def _begin(self, unit: Unit[Item, Result]) -> None:
-        self.waiting.remove(unit)
-        self._busy.add(unit.chat_id)
-        unit.ready.set()
+        """Let every unit begin that goes alone and whose chat is free, and one of the others if nobody leads."""
+        passed = set(self._busy)
+        for unit in list(self.waiting):
+            if unit.chat_id not in passed and (unit.goes_alone or self._leader is None):
+                self._leader = self._leader if unit.goes_alone else unit
+                self.waiting.remove(unit)
+                self._busy.add(unit.chat_id)
+                unit.ready.set()
+            passed.add(unit.chat_id)  # whoever stands behind it must not overtake it
 
     def take(self, leader: Unit[Item, Result]) -> list[Unit[Item, Result]]:
         """Take those out of the queue that can share a transaction with `leader`; return them all."""
@@ -200,7 +184,8 @@ class _Queue(Generic[Item, Result]):
 
     def step_aside(self, leader: Unit[Item, Result]) -> None:
         """Let another lead: this one has ended, or its group takes longer."""
-        self.leaders.discard(leader)
+        if self._leader is leader:
+            self._leader = None
         self.admit()
 
 
