@@ -15,6 +15,7 @@ import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import (
+    ActiveConnectionsError,
     ChatNotFoundError,
     ChatServiceError,
     DatabaseUnavailableError,
@@ -22,12 +23,12 @@ from chat_service.errors import (
     OutcomeUnknownError,
 )
 from chat_service.jobs.purge import PurgeWorker
-from chat_service.models import NewMessage, Role, Span
+from chat_service.models import Deletion, NewMessage, Role, Span
 from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
-from chat_service.repository.deletions import Deletions
+from chat_service.repository.deletions import Delete, Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
@@ -228,6 +229,50 @@ def test_every_outcome_is_honest(failpoint, database, hasty, name, command, faul
         assert not isinstance(outcome, Exception), "one fault is not to be seen from outside"
     nothing_is_locked(database)
     PurgeWorker(Purges(database)).run(until_idle=True)
+    assert list(Checks(database).run()) == []
+
+
+GROUP_COMMANDS = ["find", "delete", "insert", "commitTransaction"]
+
+GROUP_PARAMETERS = [
+    pytest.param(
+        size,
+        command,
+        fault,
+        times,
+        marks=[] if times == 1 and fault not in SLOW and size == 8 else [pytest.mark.soak],
+        id=f"{size} chats, {command}: {fault} x {times or 'ever'}",
+    )
+    for size in (2, 8)
+    for command in GROUP_COMMANDS
+    for fault in {**FAULTS, **(COMMIT_FAULTS if command == "commitTransaction" else {})}
+    for times in (1, 2, None)
+]
+
+
+@pytest.mark.parametrize(("size", "command", "fault", "times"), GROUP_PARAMETERS)
+def test_each_of_a_group_hears_what_became_of_its_own(failpoint, database, hasty, size, command, fault, times) -> None:
+    """Deletes that share a transaction: every one done, unchanged, or unknown; and one is refused as it should be."""
+    chats, presence = Chats(database), Presence(database)
+    ids = [chats.create(TENANT, None, {}).id for _ in range(size)]
+    for chat_id in ids:
+        Messages(database).append(TENANT, chat_id, [NewMessage(Role.USER, "old", None, {})] * 3)
+    presence.open(TENANT, ids[0], "connection", "worker")
+    failpoint.arm(command, times=times, **{**FAULTS, **COMMIT_FAULTS}[fault])
+    outcomes = Deletions(hasty).delete_together(TENANT, [Delete(chat_id, "key") for chat_id in ids])
+    failpoint.disarm()
+
+    there = {chat.id for chat in chats.page(TENANT, 100, None)}
+    assert ids[0] in there
+    assert isinstance(outcomes[0], ActiveConnectionsError | DatabaseUnavailableError | OutcomeUnknownError)
+    for chat_id, outcome in list(zip(ids, outcomes, strict=True))[1:]:
+        if isinstance(outcome, OutcomeUnknownError):
+            assert command == "commitTransaction"
+        else:
+            assert isinstance(outcome, Deletion) == (chat_id not in there)
+    if "done" in fault or (times == 1 and fault != "a refusal without a label"):
+        assert all(isinstance(outcome, Deletion) for outcome in outcomes[1:]), "each is settled by its own receipt"
+    presence.close_worker("worker")
     assert list(Checks(database).run()) == []
 
 

@@ -8,13 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from chat_service.errors import ActiveConnectionsError, ChatExistsError, ChatIdRetiredError, ChatNotFoundError
+from chat_service.errors import (
+    ActiveConnectionsError,
+    ChatExistsError,
+    ChatIdRetiredError,
+    ChatNotFoundError,
+    PreconditionFailedError,
+)
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import Chat, Deletion, Lease, NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
-from chat_service.repository.deletions import Deletions
+from chat_service.repository.deletions import Delete, Deletions
+from chat_service.repository.keys import chat_key
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
@@ -60,6 +67,57 @@ def test_of_concurrent_deletes_exactly_one_succeeds(chats: Chats, deletions: Del
         outcomes = race(*[lambda chat=chat: deletions.delete(TENANT, chat.id, "key")] * 6)
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ChatNotFoundError"] * 5 + ["Deletion"]
     assert database.deletions.count_documents({}) == 50
+
+
+def test_each_of_a_group_keeps_its_own_conditions(chats: Chats, presence: Presence, deletions: Deletions) -> None:
+    """A refusal of one touches no other, also where two are for the same chat; only one gets its 200."""
+    ids = [chats.create(TENANT, None, {}).id for _ in range(5)]
+    live, evicted, changed, seen, plain = ids
+    presence.open(TENANT, live, "one", "worker")
+    presence.open(TENANT, evicted, "two", "worker")
+    outcomes = deletions.delete_together(
+        TENANT,
+        [
+            Delete(live, "key"),
+            Delete(evicted, "key", evict=True),
+            Delete(changed, "key", revisions=[7]),
+            Delete(seen, "key", revisions=[1, 7]),
+            Delete(plain, "key", revisions=[7]),
+            Delete(plain, "key"),
+            Delete(plain, "key"),
+            Delete("c0ffee00-1111-4222-8333-444444444444", "key"),
+        ],
+    )
+    expected = (
+        ActiveConnectionsError,
+        Deletion,
+        PreconditionFailedError,
+        Deletion,
+        PreconditionFailedError,
+        Deletion,
+        ChatNotFoundError,
+        ChatNotFoundError,
+    )
+    assert tuple(map(type, outcomes)) == expected
+    assert {chat.id for chat in chats.page(TENANT, 10, None)} == {live, changed}
+    presence.close_worker("worker")
+
+
+def test_a_chat_that_another_process_holds_stalls_no_other_delete(
+    chats: Chats, deletions: Deletions, database: Database
+) -> None:
+    """Its delete waits until it is let go; those that shared with it, and those behind it, do not."""
+    held, *others = [chats.create(TENANT, None, {}).id for _ in range(25)]
+    with ThreadPoolExecutor(12) as pool:
+        with database.client.start_session() as session, session.start_transaction():
+            database.chats.update_one({"_id": chat_key(TENANT, held)}, {"$set": {"title": "x"}}, session=session)
+            sent = [
+                pool.submit(deletions.delete, TENANT, chat_id, "key") for chat_id in [*others[:3], held, *others[3:]]
+            ]
+            waiting = sent.pop(3)
+            assert all(isinstance(each.result(10), Deletion) for each in sent)
+            assert not waiting.done()
+        assert isinstance(waiting.result(10), Deletion)
 
 
 def test_a_delete_among_posts_leaves_no_orphan(chats: Chats, deletions: Deletions, messages: Messages) -> None:
