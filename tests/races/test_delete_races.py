@@ -103,6 +103,17 @@ def test_each_of_a_group_keeps_its_own_conditions(chats: Chats, presence: Presen
     presence.close_worker("worker")
 
 
+def test_a_wrong_count_is_put_right_in_the_receipt(chats: Chats, messages: Messages, database: Database) -> None:
+    """Each receipt counts what was removed, also where the chat's document says otherwise."""
+    ids = [chats.create(TENANT, None, {}).id for _ in range(3)]
+    for chat_id in ids:
+        messages.append(TENANT, chat_id, MESSAGE * 2)
+    database.chats.update_one({"_id": chat_key(TENANT, ids[1])}, {"$inc": {"message_count": 5}})
+    Deletions(database).delete_together(TENANT, [Delete(chat_id, "key") for chat_id in ids])
+    receipts = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
+    assert receipts == dict.fromkeys(ids, 2)
+
+
 def test_a_chat_that_another_process_holds_stalls_no_other_delete(
     chats: Chats, deletions: Deletions, database: Database
 ) -> None:
