@@ -1,4 +1,4 @@
-"""The operation the service exists for: deleting a chat with all its messages; and the receipts that remain.
+"""The operation the service exists for: deleting a chat with all its messages.
 
 What this module keeps, in every interleaving with posts, connections, creates and other deletes:
 

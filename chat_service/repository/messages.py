@@ -33,10 +33,10 @@ BATCH_MESSAGES = 64
 COMMAND_MESSAGES = 32
 """In a plain insert command, which holds 16 MB: so many of the longest, each with the largest metadata, fit in it."""
 
-MESSAGE_WEIGHT = 1_000
-"""In characters of content, at least."""
+MESSAGE_SIZE = 1_000
+"""What a message counts in a group at least, in characters of content."""
 
-POSTS = Bounds(units=1_000, weight=2**20)
+POSTS = Bounds(units=1_000, size=2**20)
 """What a single request may bring, so that a shared transaction is never slower than the slowest alone."""
 
 
@@ -72,8 +72,8 @@ class Messages:
             ChatNotFoundError: there is no such chat (any more).
             IdempotencyKeyReusedError: `key` came with another request before.
         """
-        weight = sum(max(len(message.content), MESSAGE_WEIGHT) for message in new)
-        unit = Unit[Post, list[Message]](chat_id, Post(chat_id, new, key), weight, goes_alone=key is not None)
+        size = sum(max(len(message.content), MESSAGE_SIZE) for message in new)
+        unit = Unit[Post, list[Message]](chat_id, Post(chat_id, new, key), size, goes_alone=key is not None)
         return self._group_commit.run(tenant_id, unit)
 
     def _carry(self, tenant_id: str, posts: Sequence[Post], again: Again) -> Kept:

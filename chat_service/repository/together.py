@@ -50,19 +50,19 @@ class Bounds(NamedTuple):
     """Of what shares a transaction, so that it never holds much for long. A unit that exceeds them goes by itself."""
 
     units: int
-    weight: int = 0
-    """The sum of the units' weights."""
+    size: int = 0
+    """The sum of the units' sizes."""
 
 
 class Unit(Generic[Item, Result]):
     """One caller's operation on a chat, and what became of it."""
 
-    __slots__ = ("chat_id", "followers", "goes_alone", "item", "outcome", "ready", "weight")
+    __slots__ = ("chat_id", "followers", "goes_alone", "item", "outcome", "ready", "size")
 
-    def __init__(self, chat_id: str, item: Item, weight: int = 0, *, goes_alone: bool = False) -> None:
+    def __init__(self, chat_id: str, item: Item, size: int = 0, *, goes_alone: bool = False) -> None:
         self.chat_id = chat_id
         self.item = item
-        self.weight = weight
+        self.size = size
         self.goes_alone = goes_alone
         self.ready = threading.Event()
         """Set when there is an outcome, and when there is none yet because it is this unit's turn to lead."""
@@ -163,13 +163,13 @@ class _Queue(Generic[Item, Result]):
         """Take those out of the queue that can share a transaction with `leader`; return them all."""
         if leader.goes_alone:
             return [leader]
-        group, left, weight = [leader], [], leader.weight
+        group, left, size = [leader], [], leader.size
         passed = self._busy - {leader.chat_id}
         for unit in self.waiting:
-            fits = len(group) < self._bounds.units and weight + unit.weight <= self._bounds.weight
+            fits = len(group) < self._bounds.units and size + unit.size <= self._bounds.size
             if fits and not unit.goes_alone and unit.chat_id not in passed:
                 group.append(unit)
-                weight += unit.weight
+                size += unit.size
             else:
                 passed.add(unit.chat_id)  # whoever stands behind it must not overtake it
                 left.append(unit)

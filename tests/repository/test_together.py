@@ -37,7 +37,7 @@ class Chat:
         """Chats that a transaction does not get through to."""
         self.missing: set[str] = set()
         self.begun: set[str] = set()
-        self.group_commit = GroupCommit(self.carry, Bounds(units=5, weight=100))
+        self.group_commit = GroupCommit(self.carry, Bounds(units=5, size=100))
         self.pool = ThreadPoolExecutor(16)
 
     def carry(
@@ -57,9 +57,9 @@ class Chat:
             raise error
         return [ChatNotFoundError() if chat_id in self.missing else name.upper() for chat_id, name in items]
 
-    def send(self, name: str, weight: int = 0, *, alone: bool = False, chat_id: str = "chat") -> Future[str]:
+    def send(self, name: str, size: int = 0, *, alone: bool = False, chat_id: str = "chat") -> Future[str]:
         """Send a unit, and return when it stands in the queue or runs."""
-        unit = Unit[tuple[str, str], str](chat_id, (chat_id, name), weight, goes_alone=alone)
+        unit = Unit[tuple[str, str], str](chat_id, (chat_id, name), size, goes_alone=alone)
         sent = self.pool.submit(self.group_commit.run, "tenant", unit)
         wait_until(lambda: name in self.begun or name in self.waiting())
         return sent
@@ -151,14 +151,14 @@ def test_those_that_go_alone_on_several_chats_wait_for_nobody(chat: Chat) -> Non
 
 
 @pytest.mark.parametrize(
-    ("weights", "expected"),
+    ("sizes", "expected"),
     [([0] * 6, [5, 1]), ([60, 40, 1], [2, 1]), ([101, 1], [1, 1])],
-    ids=["units", "weight", "more than fits goes by itself"],
+    ids=["units", "size", "more than fits goes by itself"],
 )
-def test_a_group_is_bounded(chat: Chat, weights: list[int], expected: list[int]) -> None:
-    sent = [chat.send("first"), *[chat.send(f"{number}", weight) for number, weight in enumerate(weights)]]
+def test_a_group_is_bounded(chat: Chat, sizes: list[int], expected: list[int]) -> None:
+    sent = [chat.send("first"), *[chat.send(f"{number}", size) for number, size in enumerate(sizes)]]
     chat.let(3)
-    assert verdicts(sent) == ["FIRST", *[f"{number}" for number in range(len(weights))]]
+    assert verdicts(sent) == ["FIRST", *[f"{number}" for number in range(len(sizes))]]
     assert [len(names) for names in chat.transactions] == [1, *expected]
 
 
