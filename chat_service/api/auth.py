@@ -8,7 +8,7 @@ from flask import Flask, g, request
 
 from chat_service.api import limits
 from chat_service.api.context import caller, repositories
-from chat_service.errors import InsufficientScopeError
+from chat_service.errors import ChatNotFoundError, InsufficientScopeError
 from chat_service.models import Caller, Scope
 
 API_PREFIX = "/api/"
@@ -33,14 +33,18 @@ def _authenticate() -> None:
     g.caller = known or repositories().tenants.authenticate(request.headers.get("X-API-Key", ""))
 
 
-def requires(scope: Scope, *, counts: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def requires(
+    scope: Scope, *, counts: str | None = None, of_deleted: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let only callers with `scope` in, as often as they may; the scope can be read from the view as `required_scope`.
 
-    A request takes one token, or as many as there are items in the list `counts` of its body.
+    A request takes one token, or as many as there are items in the list `counts` of its body. A chat in its path must
+    not have a receipt, unless the view is there for deleted chats too: a restore may have brought the chat back.
 
     Raises (when the view is called):
         InsufficientScopeError: the key was not given this scope.
         RateLimitedError: it has asked too often.
+        ChatNotFoundError: the chat was deleted.
     """
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
@@ -49,6 +53,9 @@ def requires(scope: Scope, *, counts: str | None = None) -> Callable[[Callable[P
             if scope not in caller().scopes:
                 raise InsufficientScopeError(scope.value)
             limits.take(scope, counts)
+            chat_id = kwargs.get("chat_id")
+            if chat_id and not of_deleted and repositories().receipts.of_chats(caller().tenant_id, [str(chat_id)]):
+                raise ChatNotFoundError
             return view(*args, **kwargs)
 
         guarded.required_scope = scope  # type: ignore[attr-defined]  # read by the structural tests

@@ -35,7 +35,15 @@ def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
 @paged("chats", lambda chat: ListPosition(chat.updated_at, chat.id))
 def list_chats(limit: int, after: ListPosition | None) -> list[Chat]:
     """List the tenant's chats, latest activity first."""
-    return repositories().chats.page(caller().tenant_id, limit, after)
+    tenant_id, found = caller().tenant_id, list[Chat]()
+    while len(found) < limit:
+        chats = repositories().chats.page(tenant_id, limit - len(found), after)
+        deleted = repositories().receipts.of_chats(tenant_id, [chat.id for chat in chats])
+        found += [chat for chat in chats if chat.id not in deleted]
+        if not deleted:
+            break
+        after = ListPosition(chats[-1].updated_at, chats[-1].id)
+    return found
 
 
 @blueprint.get("/chats/<chat_id>")

@@ -36,7 +36,7 @@ blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="
 
 
 @blueprint.delete("/chats/<chat_id>")
-@requires(Scope.DELETE)
+@requires(Scope.DELETE, of_deleted=True)
 @raises(ActiveConnectionsError, headers="If-Match Idempotency-Key")
 @blueprint.arguments(DeleteIn(), location="query")
 @blueprint.response(200, DeletionOut())
@@ -83,7 +83,7 @@ def list_deletions(limit: int, after: ListPosition | None, since: datetime | Non
 
 
 @blueprint.get("/deletions/<chat_id>")
-@requires(Scope.READ)
+@requires(Scope.READ, of_deleted=True)
 @raises(DeletionNotFoundError)
 @blueprint.response(200, ReceiptOut())
 def get_deletion(chat_id: str) -> Deletion:

@@ -132,6 +132,8 @@ class Sockets:
         # The key may have been revoked since it was cached, or since its ticket was made, and before the feed could
         # tell this socket. It will not be asked for again as long as the connection lives.
         self._repositories.tenants.require_live(socket.caller.tenant_id, socket.caller.key_id)
+        if self._repositories.receipts.of_chats(socket.caller.tenant_id, [socket.owner[1]]):
+            raise ChatNotFoundError
         lease, last = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id)
         if socket.refusal is not None:
             self._repositories.presence.close(self._worker_id, [socket.connection_id])

@@ -67,10 +67,10 @@ class Chats:
 
     def _taken(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> ChatServiceError | None:
         key = {"_id": chat_key(tenant_id, chat_id)}
-        if tx.chats.find_one(key, {"_id": True}):
-            return ChatExistsError()
         if tx.deletions.find_one(key, {"_id": True}):
             return ChatIdRetiredError()
+        if tx.chats.find_one(key, {"_id": True}):
+            return ChatExistsError()
         return None
 
     def get(self, tenant_id: str, chat_id: str) -> Chat:

@@ -1,9 +1,11 @@
 """The receipts of deleted chats: facts about the operation, and no content. They are kept for ever."""
 
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from cachetools import TTLCache
 from pymongo import ASCENDING, DESCENDING
 
 from chat_service.errors import DeletionNotFoundError
@@ -12,12 +14,37 @@ from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key
 from chat_service.repository.purges import estimated_end
 
+KNOWN_SECONDS = 30.0
+"""How long a chat is known to have no receipt. A delete takes the chat away with the same commit, so this matters only
+where a restore of the database brings chats back beside their receipts: so long may they be seen after it."""
+
+KNOWN_CHATS = 20_000
+
 
 class Receipts:
     """Finds receipts; a delete writes them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._without: TTLCache[tuple[str, str], bool] = TTLCache(KNOWN_CHATS, KNOWN_SECONDS)
+        self._lock = threading.Lock()
+
+    def of_chats(self, tenant_id: str, chat_ids: Sequence[str]) -> set[str]:
+        """Return those of the chats that have a receipt: they were deleted, also if a restore has brought them back.
+
+        One command, and none for chats that were asked for a moment ago.
+        """
+        with self._lock:
+            asked = [chat_id for chat_id in chat_ids if (tenant_id, chat_id) not in self._without]
+        if not asked:
+            return set()
+        keys = [chat_key(tenant_id, chat_id) for chat_id in asked]
+        with self._database.operation():
+            receipts = self._database.deletions.find({"_id": {"$in": keys}}, {"_id": True})
+            deleted = {receipt["_id"]["chat_id"] for receipt in receipts}
+        with self._lock:
+            self._without.update({(tenant_id, chat_id): True for chat_id in asked if chat_id not in deleted})
+        return deleted
 
     def get(self, tenant_id: str, chat_id: str) -> Deletion:
         """Return the receipt of a deleted chat.

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import mmap
 import os
 import signal
 import sys
+from functools import partial
 
 from uvicorn_worker import UvicornWorker
 
@@ -50,15 +52,16 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
         """End in good order at SIGTERM also before uvicorn listens to it, and after: it raises the signal once more."""
         super().init_signals()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self.end)
+            signal.signal(signum, partial(end, self.phase))
 
-    def end(self, *_: object) -> None:
-        """End at once while the application is loaded, and in good order once it has served.
 
-        A module that is being imported, and whatever else swallows SystemExit, could otherwise keep a worker going.
-        """
-        with contextlib.suppress(RuntimeError):
-            asyncio.get_running_loop()
-            sys.exit(0)
-        self.phase[0] = Phase.ENDED
-        os._exit(0)
+def end(phase: mmap.mmap, *_: object) -> None:
+    """End at once while the application is loaded, and in good order once it has served.
+
+    A module that is being imported, and whatever else swallows SystemExit, could otherwise keep a worker going.
+    """
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        sys.exit(0)
+    phase[0] = Phase.ENDED
+    os._exit(0)

@@ -3,9 +3,11 @@
 import time
 
 import pytest
+from flask import Flask
 
 from chat_service.repository.database import Database
 from chat_service.repository.presence import Presence
+from tests.api.test_routes import BODIES, ON_A_CHAT, path
 from tests.client import CHATS, Client
 
 DELETIONS = "/api/v1/deletions"
@@ -135,7 +137,7 @@ class TestBulk:
     def test_a_large_chat_is_left_to_a_purge(self, alice: Client) -> None:
         """Its receipt tells that it is running."""
         chat_id = alice.new_chat(*["x"] * 101)
-        alice.send("POST", f"{CHATS}/delete", json={"chat_ids": [chat_id]})
+        alice.send("POST", f"{CHATS}/delete", json={"chat_ids": [chat_id, alice.new_chat("x")]})
         purge = alice.send("GET", f"{DELETIONS}/{chat_id}").get_json()["purge"]
         assert (purge["state"], purge["remaining"]) == ("running", 101)
 
@@ -233,3 +235,43 @@ class TestIdempotencyKey:
         answer = delete(alice, chat_id, Idempotency_Key=key)
         assert (answer.status_code, answer.get_json()["code"]) == (400, "invalid_idempotency_key")
         assert alice.send("GET", f"{CHATS}/{chat_id}").status_code == 200
+
+
+class TestRestored:
+    """A restore of the database has brought a chat back beside its receipt: it was deleted, and every route says so."""
+
+    @pytest.fixture
+    def restored(self, app: Flask, either_database: Database, alice: Client) -> str:
+        chat_id = alice.new_chat("a", "b")
+        kept = {name: list(either_database.database[name].find({})) for name in ("chats", "messages")}
+        assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
+        for name, documents in kept.items():
+            either_database.database[name].insert_many(documents)
+        app.extensions["chat_service"].receipts._without.clear()  # as after its 30 s
+        return chat_id
+
+    def test_every_route_says_so(self, alice: Client, restored: str) -> None:
+        for method, rule in ON_A_CHAT:
+            body = {"json": BODIES[method, rule]} if (method, rule) in BODIES else {}
+            answer = alice.send(method, path(rule, restored), **body)
+            is_receipt = rule.startswith("/api/v1/deletions")
+            assert answer.status_code == (200 if is_receipt else 404), (method, rule)
+            assert is_receipt or answer.get_json()["code"] == "chat_not_found", (method, rule)
+
+    @pytest.mark.usefixtures("restored")
+    def test_no_list_shows_it(self, alice: Client) -> None:
+        """The page is as full as it would be without it."""
+        others = [alice.new_chat() for _ in range(3)]
+        alice.send("PATCH", f"{CHATS}/{others[0]}", json={"title": "latest"})
+        listed = alice.send("GET", f"{CHATS}?limit=2").get_json()
+        more = alice.send("GET", f"{CHATS}?limit=2&cursor={listed['next_cursor']}").get_json()
+        assert {chat["id"] for chat in listed["items"] + more["items"]} == set(others)
+        assert more["next_cursor"] is None
+
+    def test_its_id_stays_retired(self, alice: Client, restored: str) -> None:
+        assert alice.send("POST", CHATS, json={"id": restored}).get_json()["code"] == "chat_id_retired"
+
+    def test_a_delete_finishes_it(self, either_database: Database, alice: Client, restored: str) -> None:
+        assert alice.send("DELETE", f"{CHATS}/{restored}").status_code == 404
+        assert either_database.chats.count_documents({}) == 0
+        assert alice.send("GET", f"/api/v1/deletions/{restored}").status_code == 200

@@ -19,7 +19,9 @@ from tests.client import CHATS, Client, TenantAccess
 
 
 class Recorder(monitoring.CommandListener):
-    def __init__(self) -> None:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        """Of which no command is recorded."""
         self.commands: list[tuple[str, str]] = []
         """The names of the commands, each with what was sent."""
 
@@ -40,7 +42,7 @@ def recorded(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Clien
 
 
 def record(mongod: EmbeddedMongod, database: Database, **settings: Any) -> Iterator[tuple[Client, Recorder]]:
-    recorder = Recorder()
+    recorder = Recorder(database)
     listening = Database(mongod.uri, listeners=(recorder, CommandCounter()))
     tenants = Tenants(database)
     tenant = tenants.create("t")
@@ -50,9 +52,17 @@ def record(mongod: EmbeddedMongod, database: Database, **settings: Any) -> Itera
     listening.close()
 
 
-def cost(recorded: tuple[Client, Recorder], method: str, path: str, **kwargs: object) -> list[str]:
-    """Send a request and return the names of its commands, each of which names the tenant."""
+def cost(
+    recorded: tuple[Client, Recorder], method: str, path: str, *, is_known: bool = True, **kwargs: object
+) -> list[str]:
+    """Send a request and return the names of its commands, each of which names the tenant.
+
+    The chats are known to have no receipt, as after the first request for one.
+    """
     client, recorder = recorded
+    if is_known:
+        ids = [chat["_id"]["chat_id"] for chat in recorder.database.chats.find({}, {"_id": True})]
+        client.app.extensions["chat_service"].receipts.of_chats(client.access.tenant_id, ids)
     recorder.commands.clear()
     client.send(method, path, **kwargs).get_data()  # read it: an export is streamed
     tally = _tally.get()
@@ -110,6 +120,19 @@ def test_posts_that_share_a_transaction_share_its_commands(recorded) -> None:
     posts = [Post(chat_id, [NewMessage(Role.USER, "x", None, {})] * 2, None) for chat_id in chat_ids]
     client.app.extensions["chat_service"].messages._carry(client.access.tenant_id, posts, lambda: None)
     assert [name for name, _ in recorder.commands] == [*["findAndModify"] * 3, "insert", "commitTransaction"]
+
+
+def test_a_chat_that_was_not_asked_for_lately_costs_one_more(recorded) -> None:
+    """A look for its receipt: for one chat or a page of them, and none for a delete."""
+    chat_id = recorded[0].new_chat("a")
+    recorded[0].app.extensions["chat_service"].receipts._without.clear()
+    assert len(cost(recorded, "GET", f"{CHATS}/{chat_id}", is_known=False)) == 3
+    assert len(cost(recorded, "GET", f"{CHATS}/{chat_id}", is_known=False)) == 2
+    recorded[0].app.extensions["chat_service"].receipts._without.clear()
+    assert len(cost(recorded, "GET", CHATS, is_known=False)) == 3
+    assert len(cost(recorded, "GET", CHATS, is_known=False)) == 2
+    recorded[0].app.extensions["chat_service"].receipts._without.clear()
+    assert len(cost(recorded, "DELETE", f"{CHATS}/{chat_id}", is_known=False)) == 5
 
 
 def test_a_staged_delete_costs_what_a_small_one_does(recorded, monkeypatch) -> None:

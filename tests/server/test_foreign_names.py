@@ -18,6 +18,9 @@ from chat_service.server.worker import Worker
 ROOT = Path(__file__).parents[2]
 PRODUCT = [*(ROOT / "chat_service").rglob("*.py"), *ROOT.glob("*.py")]
 
+DOCUMENTED = {"_exit"}
+"""By Python itself, in spite of the underscore."""
+
 SUBCLASSES = [
     (Http, HttpToolsProtocol, http_protocol),
     (WebSocket, WebSocketsSansIOProtocol, websocket_protocol),
@@ -59,7 +62,7 @@ def test_no_private_name_of_another_project(path: Path) -> None:
         for alias in node.names
         if is_private(alias.name) or any(map(is_private, (node.module or "").split(".")))
     }
-    assert used - own == set()
+    assert used - own - DOCUMENTED == set()
     assert imported == set()
 
 
