@@ -6,7 +6,7 @@ while there are any, each group is followed by a rest.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from chat_service.errors import DatabaseUnavailableError
@@ -64,14 +64,16 @@ class BulkDeletions:
         if key is None:
             return self._delete_all(tenant_id, [Delete(chat_id, requested_by) for chat_id in ids])
         run = _operation(key)
-        with claimed(self._database, key, at_most(CLAIM_SECONDS) - RETURN_SECONDS):
+        with claimed(self._database, key, at_most(CLAIM_SECONDS) - RETURN_SECONDS) as claim:
             deletes = [Delete(chat_id, requested_by, operation=run, is_repeated=True) for chat_id in ids]
             earlier = self._deletions.done_before(tenant_id, deletes)
-            outcomes = self._delete_all(tenant_id, [delete for delete in deletes if delete not in earlier])
+            outcomes = self._delete_all(tenant_id, [delete for delete in deletes if delete not in earlier], claim.renew)
             outcomes.update((delete.chat_id, receipt) for delete, receipt in earlier.items())
             return {chat_id: outcomes[chat_id] for chat_id in ids}
 
-    def _delete_all(self, tenant_id: str, left: Sequence[Delete]) -> Outcomes:
+    def _delete_all(
+        self, tenant_id: str, left: Sequence[Delete], between: Callable[[], None] = lambda: None
+    ) -> Outcomes:
         began = time.monotonic()
         deadline = began + at_most(TOTAL_SECONDS)
         outcomes: Outcomes = {}
@@ -81,6 +83,7 @@ class BulkDeletions:
             told = self._deletions.delete_together(tenant_id, group)
             outcomes.update((delete.chat_id, outcome) for delete, outcome in zip(group, told, strict=True))
             self._traffic.add(GROUP_OPERATIONS)
+            between()
             if left and begun - began < POLITE_SECONDS and self._traffic.look_for_others():
                 time.sleep((time.monotonic() - begun) * POLITE_REST)
         return outcomes | {delete.chat_id: DatabaseUnavailableError() for delete in left}

@@ -54,14 +54,63 @@ def once(
     return work_once
 
 
-CLAIM = timedelta(seconds=30)
-"""For the run of a request that takes several transactions, longer than any such run: then it was cut off."""
+CLAIM = timedelta(seconds=5)
+"""For the run of a request that takes several transactions. Who was killed or cut off holds the key for no longer. A
+run that stalls for so long may get company: each of their transactions says what is so, and both go on."""
+
+RENEW_SECONDS = 1.0
 
 CLAIM_AGAIN_SECONDS = 0.05
 
 
+class Claim:
+    """One run's right to the work of a key; it ends by itself unless it is renewed."""
+
+    def __init__(self, database: Database, key: IdempotencyKey) -> None:
+        self._database = database
+        self._key = key
+        self._until = database.now()
+
+    def take(self) -> bool:
+        """Claim the key, and tell whether that went well: it does not while another run holds it.
+
+        Raises:
+            IdempotencyKeyReusedError: the key came with another request before.
+        """
+        now = self._database.now()
+        until = now + CLAIM
+        record = {"fingerprint": self._key.fingerprint, "facts": {}, "claimed_until": until, "expires_at": now + KEPT}
+        free = {"_id": _record_key(self._key), "claimed_until": {"$not": {"$gt": now}}}
+        with self._database.operation(writes=True):
+            facts = find(self._database.unbound(), self._key)
+            if isinstance(facts, ChatServiceError):
+                raise facts
+            try:
+                self._database.idempotency.replace_one(free, record, upsert=True)
+            except DuplicateKeyError:
+                return False
+        self._until = until
+        return True
+
+    def renew(self) -> None:
+        """Hold the key for longer, if a while has passed; where it was lost, or the database is away, do nothing."""
+        now = self._database.now()
+        if self._until - now < CLAIM - timedelta(seconds=RENEW_SECONDS):
+            self._move(now + CLAIM)
+
+    def give_up(self) -> None:
+        """Let another run have it; where the database is away, it ends by itself."""
+        self._move(self._database.now())
+
+    def _move(self, until: datetime) -> None:
+        own = {"_id": _record_key(self._key), "claimed_until": self._until}
+        with suppress(ChatServiceError), self._database.operation(writes=True):
+            if self._database.idempotency.update_one(own, {"$set": {"claimed_until": until}}).matched_count:
+                self._until = until
+
+
 @contextmanager
-def claimed(database: Database, key: IdempotencyKey, seconds: float) -> Iterator[None]:
+def claimed(database: Database, key: IdempotencyKey, seconds: float) -> Iterator[Claim]:
     """Run the block for a request that takes several transactions, while nobody else runs it under the same key.
 
     Waits for another run for up to `seconds`. The record says only which request came with the key: what each of its
@@ -72,33 +121,16 @@ def claimed(database: Database, key: IdempotencyKey, seconds: float) -> Iterator
         RequestInProgressError: another run is still at work.
         DatabaseUnavailableError, OutcomeUnknownError: the key could not be claimed, and the block was not run.
     """
+    claim = Claim(database, key)
     end = time.monotonic() + seconds
-    while (until := _claim(database, key)) is None:
+    while not claim.take():
         if time.monotonic() > end:
             raise RequestInProgressError
         time.sleep(CLAIM_AGAIN_SECONDS)
     try:
-        yield
+        yield claim
     finally:
-        with suppress(ChatServiceError), database.operation(writes=True):  # else it ends by itself
-            own = {"_id": _record_key(key), "claimed_until": until}
-            database.idempotency.update_one(own, {"$set": {"claimed_until": database.now()}})
-
-
-def _claim(database: Database, key: IdempotencyKey) -> datetime | None:
-    """Return until when the key is claimed now, or None if another run holds it."""
-    now = database.now()
-    record = {"fingerprint": key.fingerprint, "facts": {}, "claimed_until": now + CLAIM, "expires_at": now + KEPT}
-    free = {"_id": _record_key(key), "claimed_until": {"$not": {"$gt": now}}}
-    with database.operation(writes=True):
-        facts = find(database.unbound(), key)
-        if isinstance(facts, ChatServiceError):
-            raise facts
-        try:
-            database.idempotency.replace_one(free, record, upsert=True)
-        except DuplicateKeyError:
-            return None
-    return now + CLAIM
+        claim.give_up()
 
 
 def find(tx: UnitOfWork, key: IdempotencyKey) -> Facts | IdempotencyKeyReusedError | None:

@@ -21,6 +21,7 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.idempotency import CLAIM
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned, process_of
 from tests.client import CHATS, TenantAccess
@@ -121,6 +122,32 @@ def test_a_chat_is_free_soon_after_its_holder_is_killed(service, access, databas
     os.kill(pid, signal.SIGKILL)
     assert delete_within_the_promise(service, access, chat_id) == 200
     victim.join(10)
+    assert list(Checks(database).run()) == []
+
+
+def test_the_key_of_a_bulk_delete_is_free_soon_after_its_worker_is_killed(service, access, database, failpoint) -> None:
+    """The repetition waits no longer than a claim lasts, and tells of every chat that it is gone."""
+    ids = [new_chat(database, access) for _ in range(20)]
+    headers = {**access.headers, "Idempotency-Key": "killed"}
+
+    def delete_all() -> requests.Response:
+        url = f"http://127.0.0.1:{service.port}{CHATS}/delete"
+        return requests.post(url, json={"chat_ids": ids}, headers=headers, timeout=30)
+
+    def run() -> None:
+        with suppress(requests.ConnectionError):
+            delete_all()
+
+    is_blocked = failpoint.block("commitTransaction", seconds=BLOCK_SECONDS, times=1)
+    victim = threading.Thread(target=run)
+    victim.start()
+    is_blocked()
+    os.kill(holder(database), signal.SIGKILL)
+    victim.join(10)
+    began = time.monotonic()
+    told = delete_all().json()
+    assert time.monotonic() - began < CLAIM.total_seconds() + FREE_SECONDS
+    assert [chat["chat_id"] for chat in told["successful"]] == ids
     assert list(Checks(database).run()) == []
 
 

@@ -1,0 +1,92 @@
+"""What a service that died as a whole has left behind, found by `jobs run`."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.errors import ActiveConnectionsError
+from chat_service.jobs.reaper import OrphanReaper
+from chat_service.models import Deletion
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.orphans import Orphans
+from chat_service.repository.presence import LEASE, Presence
+
+TENANT = "t"
+
+HOLDER = """
+import sys
+from chat_service.repository.database import Database
+from chat_service.repository.presence import Presence
+from chat_service.repository.processes import own_name
+
+Presence(Database(sys.argv[1])).open("t", sys.argv[2], "connection", own_name())
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def chat_id(chats: Chats) -> str:
+    return chats.create(TENANT, None, {}).id
+
+
+@pytest.fixture
+def holder(mongod: EmbeddedMongod, chat_id: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process that holds a lease of the chat."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, mongod.uri, chat_id], **pipes) as process:
+        assert process.stdout.readline() == "open\n"
+        yield process
+        process.kill()
+
+
+class Clock:
+    """The time of the process that looks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_lease_that_a_clock_ahead_has_written_ends_with_its_process(
+    database: Database, deletions: Deletions, holder: "subprocess.Popen[str]", chat_id: str
+) -> None:
+    """A primary 40 s ahead wrote it, the next one is right: what counts is how long nobody has renewed it."""
+    database.presence.update_many({}, [{"$set": {"expires_at": {"$add": ["$expires_at", 40_000]}}}])
+    clock = Clock()
+    reaper = OrphanReaper(Orphans(database), threading.Event(), clock)
+    clock.seconds = 2 * LEASE.total_seconds()
+    assert reaper.run_once()[2] == 0, "its process is there"
+    holder.kill()
+    holder.wait()
+    assert reaper.run_once()[2] == 0, "it may only be cut off"
+    with pytest.raises(ActiveConnectionsError):
+        deletions.delete(TENANT, chat_id, "key")
+    clock.seconds += LEASE.total_seconds() + 1
+    assert reaper.run_once()[2] == 1
+    assert isinstance(deletions.delete(TENANT, chat_id, "key"), Deletion)
+
+
+def test_a_lease_that_is_renewed_is_kept(
+    database: Database, presence: Presence, holder: "subprocess.Popen[str]", chat_id: str
+) -> None:
+    """Although the server has no connection of its process: it may be cut off from this member only."""
+    clock = Clock()
+    reaper = OrphanReaper(Orphans(database), threading.Event(), clock)
+    holder.kill()
+    holder.wait()
+    reaper.run_once()
+    clock.seconds += LEASE.total_seconds() + 1
+    later = {"$set": {"expires_at": database.now() + LEASE + timedelta(seconds=1)}}
+    database.presence.update_many({}, later)
+    assert reaper.run_once()[2] == 0
+    assert presence.count(database.unbound(), TENANT, chat_id).live == 1
