@@ -7,6 +7,7 @@ The callers of the load are processes of their own. They share the machine with 
 """
 
 import json
+import math
 import multiprocessing
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
+import websocket
+
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
@@ -26,6 +29,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
 from tests.soak.campaign import other_checkout
+from tests.wait import wait_until
 
 LOAD_SECONDS = 12.0
 WARM_SECONDS = 1.5
@@ -175,27 +179,62 @@ class Noticed(NamedTuple):
     refused: int
 
 
+class Listener:
+    """A WebSocket of a chat, and when each message came to it."""
+
+    def __init__(self, port: int, access: TenantAccess, chat: str) -> None:
+        url = f"ws://127.0.0.1:{port}{CHATS}/{chat}/ws"
+        self._socket = websocket.create_connection(url, header=access.headers, timeout=60)
+        self.came: dict[str, float] = {}
+        """By the content."""
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        with suppress(OSError, websocket.WebSocketException):
+            while text := self._socket.recv():
+                frame = json.loads(text)
+                if frame["type"] == "message":
+                    self.came[frame["message"]["content"]] = time.monotonic()
+
+    def close(self) -> None:
+        self._socket.shutdown()
+        self._thread.join(5)
+
+
 def probe(port: int, access: TenantAccess, seconds: float) -> dict[str, Noticed]:
-    """Read, post and delete in turns, each on a connection of its own, and return what was noticed of each kind."""
+    """Read, post and delete in turns, each on a connection of its own, and return what was noticed of each kind.
+
+    Live messages are those that are posted: from the request to the frame on a WebSocket.
+    """
     callers = {kind: Caller(port, access) for kind in ("read", "post", "delete")}
     took: dict[str, list[float]] = {kind: [] for kind in callers}
-    refused = dict.fromkeys(callers, 0)
+    refused = dict.fromkeys([*callers, "live"], 0)
     chat = callers["read"].new_chat()
+    listener = Listener(port, access, chat)
+    posted: dict[str, float] = {}
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         victim = callers["delete"].new_chat()
+        content = f"message {len(posted)}"
         for kind, method, path, body in (
             ("read", "GET", f"/{chat}", None),
-            ("post", "POST", f"/{chat}/messages", b'{"content": "x"}'),
+            ("post", "POST", f"/{chat}/messages", json.dumps({"content": content}).encode()),
             ("delete", "DELETE", f"/{victim}", None),
         ):
             began = time.monotonic()
+            if kind == "post":
+                posted[content] = began
             status = callers[kind].send(method, path, body)
             took[kind].append(time.monotonic() - began)
             refused[kind] += status not in {200, 201}
             time.sleep(PROBES_EVERY)
+    with suppress(AssertionError):
+        wait_until(lambda: len(listener.came) == len(posted), 5)
+    listener.close()
     for caller in callers.values():
         caller.close()
+    took["live"] = [listener.came.get(content, math.inf) - began for content, began in posted.items()]
     return {kind: _noticed(times, refused[kind]) for kind, times in took.items()}
 
 
@@ -227,7 +266,8 @@ def scene() -> Iterator[tuple[int, TenantAccess, TenantAccess]]:
 def main() -> None:
     """Print the table."""
     write = sys.stdout.write
-    write("| beside | reads: p50 / p99 ms | posts | deletes | refused |\n| --- | --- | --- | --- | --- |\n")
+    write("| beside | reads: p50 / p99 ms | posts | deletes | live messages | refused |\n")
+    write("| --- | --- | --- | --- | --- | --- |\n")
     for load in (None, *LOADS):
         with scene() as (port, loud, quiet), under(load, port, loud):
             noticed = probe(port, quiet, LOAD_SECONDS)
