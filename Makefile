@@ -24,7 +24,7 @@ test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they star
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED) ## run the long tests: every fault at every step, failovers under load, races, restarts, fuzzing
-	@$(BIN)/python -m pytest -m soak -v
+	@PATIENCE=1 $(BIN)/python -m pytest -m soak -v
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=40
 
 fuzz: $(VENV)/.installed-fuzz ## fuzz what reads callers' bytes, for FUZZ_SECONDS (600) in all

@@ -12,11 +12,11 @@ import pytest
 
 from chat_service.embedded.process import free_port, start, stop
 from chat_service.server.hooks import PAUSE_MOST_SECONDS, pause_after
-from tests.wait import wait_until
+from tests.wait import PATIENCE, wait_until
 
 WORKERS = 2
-AT_ONCE_SECONDS = 1.5
-"""gunicorn looks ten times a second whether its workers have ended; the rest is for a busy machine."""
+AT_ONCE_SECONDS = 1.5 * PATIENCE
+"""gunicorn looks ten times a second whether its workers have ended."""
 
 
 @contextmanager

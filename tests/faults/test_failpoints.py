@@ -34,6 +34,7 @@ from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
 from chat_service.repository.receipts import Receipts
 from chat_service.repository.transaction import TransactionRunner
+from tests.wait import PATIENCE
 
 TENANT = "t"
 CHAT = "c0ffee00-1111-4222-8333-444444444444"
@@ -41,10 +42,10 @@ CHAT = "c0ffee00-1111-4222-8333-444444444444"
 TOTAL_SECONDS, ATTEMPT_SECONDS = 4.0, 1.5
 """The runner's deadlines in these tests, in place of 12 s and 4 s."""
 
-BOUND_SECONDS = TOTAL_SECONDS + ATTEMPT_SECONDS + 1.0 + 2.0
+BOUND_SECONDS = (TOTAL_SECONDS + ATTEMPT_SECONDS + 1.0 + 2.0) * PATIENCE
 """Total, the attempt under way, an abort, and the look that settles a lost outcome."""
 
-FREE_SECONDS = 3.0
+FREE_SECONDS = 3.0 * PATIENCE
 """After a fault is over, this long at most until a chat can be used again; a killed session lets go of its locks."""
 
 TRANSIENT = ["TransientTransactionError"]

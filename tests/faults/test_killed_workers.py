@@ -27,10 +27,10 @@ from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned
 from tests.client import CHATS, TenantAccess
 from tests.failpoint import FailPoint
 from tests.realtime.sockets import Peer
-from tests.wait import wait_until
+from tests.wait import PATIENCE, wait_until
 
-FREE_SECONDS = 3.0
-BLOCK_SECONDS = 6.0
+FREE_SECONDS = 3.0 * PATIENCE
+BLOCK_SECONDS = 2 * FREE_SECONDS
 """Longer than the promise: the server is still busy with a command of the dead when the chat has to be free."""
 
 

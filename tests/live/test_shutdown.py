@@ -17,11 +17,11 @@ from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
 from tests.client import CHATS, TenantAccess
 from tests.pause import paused
-from tests.wait import wait_until
+from tests.wait import PATIENCE, wait_until
 
 BLOCK_SECONDS = 2.0
-EXIT_SECONDS = 8.0
-"""Well below the 25 s that gunicorn would wait for connections, and above the delete in flight."""
+EXIT_SECONDS = 6.0 * PATIENCE
+"""Below the 25 s that gunicorn would wait for connections, and above the delete in flight."""
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def access(live) -> TenantAccess:
 
 
 @pytest.fixture
-def slow_commit(failpoint) -> Callable[[], object]:
-    """The next commit of the service takes two seconds; call it to wait until that commit has begun."""
-    return failpoint.block("commitTransaction", seconds=BLOCK_SECONDS, times=1)
+def slow_commit(failpoint) -> Callable[[], Callable[[], object]]:
+    """Call it, and the next commit of the service takes two seconds; it returns what waits until that has begun."""
+    return lambda: failpoint.block("commitTransaction", seconds=BLOCK_SECONDS, times=1)
 
 
 def request(port: int, access: TenantAccess, method: str, path: str) -> tuple[int, bytes]:
@@ -63,8 +63,9 @@ def test_a_delete_in_flight_is_answered(service, access, chats, slow_commit, rou
     thread = threading.Thread(
         target=lambda: answers.append(request(service.port, access, "DELETE", f"{CHATS}/{chat_id}"))
     )
+    has_begun = slow_commit()
     thread.start()
-    slow_commit()
+    has_begun()
     for _ in range(rounds):
         for pid in processes(service):
             os.kill(pid, signal.SIGTERM)
