@@ -112,7 +112,7 @@ class Sockets:
             # Known to the feed before it is looked at what was there already, so that nothing falls in between.
             self._hub.add(socket)
             try:
-                await self._feed.wait_until_followed()
+                await self._feed.wait_until_followed(caller.tenant_id)
                 socket.leased_until, last = await self._run(self._open, socket)
                 self._require_open_door(socket)
             except BaseException as error:

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from chat_service.errors import ChangesLostError, ChatNotFoundError, ChatServiceError, DatabaseUnavailableError
 from chat_service.models import Change, ChatDeleted, ChatUpdated, KeyRevoked, MessageCreated
@@ -22,7 +22,7 @@ from chat_service.repository.chats import Chats
 UNTOLD_CHANGES = 200
 """What may wait for the event loop, at up to 0.2 MB each. Beyond it the thread waits, and the server keeps the rest."""
 
-LINGER_QUESTIONS = 60
+LINGER_QUESTIONS = 300
 """After so many questions without a change and without a socket, half a minute, the thread ends."""
 
 _log = logging.getLogger(__name__)
@@ -37,27 +37,34 @@ class Feed:
         self._hub = hub
         self._untold = threading.Semaphore(UNTOLD_CHANGES)
         self._lock = threading.Lock()
-        self._followed: Future[None] | None = None
+        self._is_running = False
+        self._tenants: frozenset[str] = frozenset()
+        """Whose changes are read."""
+        self._asked: dict[str, Future[None]] = {}
+        """Tenants whose first sockets wait for that."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def wait_until_followed(self) -> None:
-        """Return when everything that is committed from now on will be told; the first socket starts the thread.
+    async def wait_until_followed(self, tenant_id: str) -> None:
+        """Return when everything of the tenant that is committed from now on will be told.
+
+        Its socket is in the hub already. The first one of all starts the thread.
 
         Raises:
             DatabaseUnavailableError: the database could not be followed.
         """
         self._loop = asyncio.get_running_loop()
         with self._lock:
-            if self._followed is None:
-                self._followed = Future()
-                threading.Thread(target=self._follow, args=(self._followed,), name="feed", daemon=True).start()
-            followed = self._followed
-        await asyncio.wrap_future(followed)
+            if tenant_id in self._tenants:
+                return
+            followed = self._asked.setdefault(tenant_id, Future())
+            if not self._is_running:
+                self._is_running = True
+                threading.Thread(target=self._follow, name="feed", daemon=True).start()
+        await asyncio.shield(asyncio.wrap_future(followed))  # whose socket leaves may not be the only one that waits
 
-    def _follow(self, followed: Future[None]) -> None:
+    def _follow(self) -> None:
         try:
-            with self._changes.follow() as coming:
-                followed.set_result(None)
+            with closing(self._changes.follow(self._wanted, self._note_followed)) as coming:
                 quiet = 0
                 for change in coming:
                     quiet = quiet + 1 if change is None and not len(self._hub) else 0
@@ -66,23 +73,35 @@ class Feed:
                     if change is not None:
                         self._hand_over(change)
         except Exception as error:  # noqa: BLE001 - whatever it was, its text may quote what no log may hold
-            self._lose(followed, error)
+            self._lose(error)
+
+    def _wanted(self) -> frozenset[str]:
+        with self._lock:
+            return self._hub.tenants | self._asked.keys() if self._asked else self._tenants
+
+    def _note_followed(self, tenants: frozenset[str]) -> None:
+        with self._lock:
+            self._tenants = tenants
+            for tenant_id in tenants & self._asked.keys():
+                self._asked.pop(tenant_id).set_result(None)
 
     def _is_ended(self) -> bool:
         """Let the next socket start a new thread, unless one has come in the meantime."""
         with self._lock:
             if not len(self._hub):
-                self._followed = None
-            return self._followed is None
+                self._is_running, self._tenants = False, frozenset()
+            return not self._is_running
 
-    def _lose(self, followed: Future[None], error: Exception) -> None:
+    def _lose(self, error: Exception) -> None:
         _log.warning("The feed of changes ended: %s", type(error).__name__)
         with self._lock:
-            self._followed = None
-        if not followed.done():
-            known = isinstance(error, DatabaseUnavailableError | ChangesLostError)
+            had_begun, asked = bool(self._tenants), list(self._asked.values())
+            self._is_running, self._tenants = False, frozenset()
+            self._asked.clear()
+        known = isinstance(error, DatabaseUnavailableError | ChangesLostError)
+        for followed in asked:
             followed.set_exception(error if known else DatabaseUnavailableError())
-        else:
+        if had_begun:
             self._call(self._close_all)
 
     def _hand_over(self, change: Change) -> None:

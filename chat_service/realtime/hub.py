@@ -1,5 +1,6 @@
 """The open sockets of this process, by chat. Changed from the event loop alone."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from chat_service.realtime.outbox import Socket
@@ -14,17 +15,23 @@ class Hub:
     def __init__(self) -> None:
         self._rooms: dict[Owner, set[Socket]] = {}
         self._size = 0
+        self._sockets_of: Counter[str] = Counter()
+        """By tenant."""
 
     def add(self, socket: Socket) -> None:
         """Let the socket hear of its chat from now on."""
         self._rooms.setdefault(socket.owner, set()).add(socket)
         self._size += 1
+        self._sockets_of[socket.owner[0]] += 1
 
     def remove(self, socket: Socket) -> None:
         """Forget a socket that has ended."""
         room = self._rooms[socket.owner]
         room.remove(socket)
         self._size -= 1
+        self._sockets_of[socket.owner[0]] -= 1
+        if not self._sockets_of[socket.owner[0]]:
+            del self._sockets_of[socket.owner[0]]
         if not room:
             del self._rooms[socket.owner]
 
@@ -35,6 +42,11 @@ class Hub:
     def has(self, owner: Owner) -> bool:
         """Tell whether the chat has a socket here; this may be asked from any thread."""
         return owner in self._rooms
+
+    @property
+    def tenants(self) -> frozenset[str]:
+        """The tenants that have sockets here; this may be asked from any thread."""
+        return frozenset(self._sockets_of)
 
     def __len__(self) -> int:
         """Return how many sockets there are."""

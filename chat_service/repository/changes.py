@@ -6,8 +6,7 @@ remembers it; where it does not, that is said rather than passed over.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any
 
 import pymongo
@@ -20,8 +19,8 @@ from chat_service.repository.database import Database
 from chat_service.repository.messages import from_document
 from chat_service.repository.tenants import KEY_ID_CHARACTERS
 
-AWAIT_MILLISECONDS = 500
-"""How long the server holds a question for changes when there are none: so soon its follower hears that it may end."""
+AWAIT_MILLISECONDS = 100
+"""How long the server holds a question for changes when there are none: so soon a tenant's first socket is followed."""
 
 ASK_SECONDS = 5.0
 """For one question: a primary that is paused is noticed, and another is asked."""
@@ -29,26 +28,29 @@ ASK_SECONDS = 5.0
 AGAIN_SECONDS = 0.5
 """Between two tries to go on after an interruption."""
 
+MOST_TENANTS = 1_000
+"""Named to the server; above it everybody is followed."""
+
 _UPDATED = "updateDescription.updatedFields"
 
-# A post changes next_seq and is told as its message; a connection changes neither that nor the revision.
-_PIPELINE: list[dict[str, Any]] = [
-    {
-        "$match": {
-            "$or": [
-                {"ns.coll": "messages", "operationType": "insert"},
-                {"ns.coll": "chats", "operationType": "delete"},
-                {
-                    "ns.coll": "chats",
-                    "operationType": "update",
-                    f"{_UPDATED}.revision": {"$exists": True},
-                    f"{_UPDATED}.next_seq": {"$exists": False},
-                },
-                {"ns.coll": "api_keys", "operationType": "update", f"{_UPDATED}.revoked_at": {"$exists": True}},
-            ]
-        }
-    }
-]
+
+def _pipeline(tenants: Collection[str]) -> list[dict[str, Any]]:
+    """Select what sockets of the tenants are told, on the server: what others write in bulk takes no time of ours."""
+    own = {"documentKey._id.tenant_id": {"$in": list(tenants)}} if len(tenants) <= MOST_TENANTS else {}
+    told = [
+        {"ns.coll": "messages", "operationType": "insert", **own},
+        {"ns.coll": "chats", "operationType": "delete", **own},
+        {
+            # A post changes next_seq and is told as its message; a connection changes neither that nor the revision.
+            "ns.coll": "chats",
+            "operationType": "update",
+            f"{_UPDATED}.revision": {"$exists": True},
+            f"{_UPDATED}.next_seq": {"$exists": False},
+            **own,
+        },
+        {"ns.coll": "api_keys", "operationType": "update", f"{_UPDATED}.revoked_at": {"$exists": True}},
+    ]
+    return [{"$match": {"$or": told}}]
 
 
 class Changes:
@@ -57,36 +59,52 @@ class Changes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @contextmanager
-    def follow(self) -> Iterator[Iterator[Change | None]]:
-        """Give what is committed from this moment on, in order; None whenever there was nothing for a while.
+    def follow(
+        self, wanted: Callable[[], frozenset[str]], opened: Callable[[frozenset[str]], object]
+    ) -> Generator[Change | None, None, None]:
+        """Give what is committed for tenants, in order; None whenever there was nothing for a while.
+
+        Asks again and again for the tenants that are `wanted`, and tells by `opened` whose changes are given from that
+        moment on. When there is another one, the stream goes on with it from where it stands.
 
         Raises:
             DatabaseUnavailableError: it could not be begun.
-            ChangesLostError (from the iterator): it could not be gone on with without a gap.
+            ChangesLostError: it could not be gone on with without a gap.
         """
+        tenants = wanted()
         try:
-            with pymongo.timeout(ASK_SECONDS):
-                stream = self._database.database.watch(_PIPELINE, max_await_time_ms=AWAIT_MILLISECONDS)
+            stream = self._open(tenants, None)
         except PyMongoError as error:
             raise DatabaseUnavailableError from error
-        with stream:
-            yield _read(stream)
-
-
-def _read(stream: DatabaseChangeStream[dict[str, Any]]) -> Iterator[Change | None]:
-    # The driver's stream keeps its place, and goes on from there with the question after an interruption.
-    while stream.alive:
         try:
-            with pymongo.timeout(ASK_SECONDS):
-                event = stream.try_next()
-        except PyMongoError as error:
-            if not (error.timeout or isinstance(error, ConnectionFailure)):
-                raise ChangesLostError from error
-            event = None
-            time.sleep(AGAIN_SECONDS)
-        yield None if event is None else _to_change(event)
-    raise ChangesLostError
+            opened(tenants)
+            while stream.alive:
+                needed = wanted()
+                event = None
+                try:
+                    if not needed <= tenants:
+                        stream, last = self._open(needed, stream.resume_token), stream
+                        last.close()
+                        tenants = needed
+                        opened(tenants)
+                    # The driver's stream keeps its place, and goes on from there after an interruption.
+                    with pymongo.timeout(ASK_SECONDS):
+                        event = stream.try_next()
+                except PyMongoError as error:
+                    if not (error.timeout or isinstance(error, ConnectionFailure)):
+                        raise ChangesLostError from error
+                    time.sleep(AGAIN_SECONDS)
+                yield None if event is None else _to_change(event)
+        finally:
+            stream.close()
+        raise ChangesLostError
+
+    def _open(self, tenants: frozenset[str], after: Mapping[str, Any] | None) -> DatabaseChangeStream[dict[str, Any]]:
+        with pymongo.timeout(ASK_SECONDS):
+            stream: DatabaseChangeStream[dict[str, Any]] = self._database.database.watch(
+                _pipeline(tenants), max_await_time_ms=AWAIT_MILLISECONDS, resume_after=after
+            )
+            return stream
 
 
 def _to_change(event: dict[str, Any]) -> Change:

@@ -1,6 +1,7 @@
 """The feed of what is committed: in order, without what nobody needs to be told, and never with a silent gap."""
 
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def post(database: Database, chat_id: str, *contents: str) -> None:
     Messages(database).append(TENANT, chat_id, [NewMessage(Role.USER, content, None, {}) for content in contents])
 
 
+@contextmanager
+def following_tenant(database: Database) -> Iterator[Iterator[Change | None]]:
+    """Follow the tenant from now on."""
+    with closing(Changes(database).follow(lambda: frozenset([TENANT]), lambda _: None)) as coming:
+        assert next(coming) is None
+        yield coming
+
+
 def following(coming: Iterator[Change | None], number: int) -> list[Change]:
     """The next changes; it gives up when there was nothing for twenty times."""
     found: list[Change] = []
@@ -42,7 +51,7 @@ def test_what_is_told_and_what_is_not(database: Database) -> None:
     tenants.create("t", TENANT)
     key = tenants.create_key(TENANT, "k", Scope)[1]
     chat_id = chats.create(TENANT, None, {}).id
-    with Changes(database).follow() as coming:
+    with following_tenant(database) as coming:
         post(database, chat_id, "one", "two")
         lease, _ = Presence(database).open(TENANT, chat_id, "connection", "worker")
         Presence(database).close("worker", [lease.connection_id])
@@ -63,7 +72,7 @@ def test_what_is_told_and_what_is_not(database: Database) -> None:
 def test_an_interrupted_stream_goes_on_without_a_gap(database: Database, failpoint, fault) -> None:
     """A cut connection, a server that shuts down, a cursor that is gone."""
     chat_id = Chats(database).create(TENANT, None, {}).id
-    with Changes(database).follow() as coming:
+    with following_tenant(database) as coming:
         post(database, chat_id, "one")
         assert following(coming, 1)[0].message.content == "one"
         failpoint.arm("getMore", times=2, **fault)
@@ -71,9 +80,29 @@ def test_an_interrupted_stream_goes_on_without_a_gap(database: Database, failpoi
         assert [change.message.content for change in following(coming, 2)] == ["two", "three"]
 
 
+def test_another_tenant_is_followed_from_where_the_stream_stands(database: Database) -> None:
+    """What was committed for it since the last change was read is told; before, nobody wanted to hear of it."""
+    chats, wanted, opened = Chats(database), {TENANT}, []
+    chat_ids = {tenant_id: chats.create(tenant_id, None, {}).id for tenant_id in (TENANT, "other")}
+
+    def post_to(tenant_id: str, content: str) -> None:
+        Messages(database).append(tenant_id, chat_ids[tenant_id], [NewMessage(Role.USER, content, None, {})])
+
+    with closing(Changes(database).follow(lambda: frozenset(wanted), opened.append)) as coming:
+        assert next(coming) is None
+        post_to("other", "unheard")
+        post_to(TENANT, "one")
+        assert [change.message.content for change in following(coming, 2)] == ["one"]
+        wanted.add("other")
+        post_to("other", "two")
+        post_to(TENANT, "three")
+        assert [change.message.content for change in following(coming, 2)] == ["two", "three"]
+    assert opened == [{TENANT}, {TENANT, "other"}]
+
+
 def test_a_stream_that_cannot_go_on_says_so(database: Database, failpoint) -> None:
     """The server no longer has what came after the last change (ChangeStreamHistoryLost)."""
-    with Changes(database).follow() as coming:
+    with following_tenant(database) as coming:
         failpoint.arm("getMore", times=1, errorCode=286)
         with pytest.raises(ChangesLostError):
             following(coming, 1)
@@ -85,7 +114,7 @@ def test_a_paused_server_is_waited_for(tmp_path: Path) -> None:
         database = Database(own.uri)
         database.prepare()
         chat_id = Chats(database).create(TENANT, None, {}).id
-        with Changes(database).follow() as coming:
+        with following_tenant(database) as coming:
             post(database, chat_id, "one")
             with paused(own.process.pid):
                 assert next(coming) is None

@@ -194,7 +194,7 @@ class Listener:
         with suppress(OSError, websocket.WebSocketException):
             while text := self._socket.recv():
                 frame = json.loads(text)
-                if frame["type"] == "message":
+                if frame["type"] == "message.created":
                     self.came[frame["message"]["content"]] = time.monotonic()
 
     def close(self) -> None:
