@@ -18,8 +18,9 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 # No answer takes longer than 25 s, so after this many every request in flight has ended; routers wait for 30.
 graceful_timeout = 25
 timeout = 30
-# Longer than the pause between two requests of an active client, shorter than a load balancer's own limit.
-keepalive = 15
+# Longer than load balancers keep an idle connection (60 s to 600 s): were we to hang up first, a request that is on its
+# way would be lost. An idle connection costs 16 KiB.
+keepalive = int(os.environ.get("KEEP_ALIVE", "620"))
 
 # Every worker names itself, and its leases, when it loads the application.
 preload_app = False

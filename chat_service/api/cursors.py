@@ -16,7 +16,10 @@ _SPAN = struct.Struct(">?qq8s")
 _POSITION = struct.Struct(">q16s8s")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECONDS_UNTIL_9999 = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+_MILLISECOND = timedelta(milliseconds=1)
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+_EVER = range((_FIRST - _EPOCH) // _MILLISECOND, (_LAST - _EPOCH) // _MILLISECOND + 1)
+"""The times that an import can bring, in milliseconds."""
 
 
 def requested_span(page: dict[str, Any], tenant_id: str, chat_id: str) -> Span:
@@ -53,14 +56,14 @@ def read_position(cursor: str | None, *owners: str) -> ListPosition | None:
     if cursor is None:
         return None
     milliseconds, chat_id, mark = _read(_POSITION, cursor)
-    if mark != _list_mark(*owners) or not 0 <= milliseconds < _MILLISECONDS_UNTIL_9999:
+    if mark != _list_mark(*owners) or milliseconds not in _EVER:
         raise InvalidCursorError
-    return ListPosition(_EPOCH + timedelta(milliseconds=milliseconds), str(uuid.UUID(bytes=chat_id)))
+    return ListPosition(_EPOCH + milliseconds * _MILLISECOND, str(uuid.UUID(bytes=chat_id)))
 
 
 def write_position(last: ListPosition, *owners: str) -> str:
     """Return the cursor of the page after the one that ended with `last`."""
-    milliseconds = (last.at - _EPOCH) // timedelta(milliseconds=1)
+    milliseconds = (last.at - _EPOCH) // _MILLISECOND
     return _write(_POSITION.pack(milliseconds, uuid.UUID(last.id).bytes, _list_mark(*owners)))
 
 

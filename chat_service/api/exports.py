@@ -21,7 +21,7 @@ from chat_service.api.fields import milliseconds
 from chat_service.api.imports import read_export
 from chat_service.api.message_schemas import ExportIn
 from chat_service.api.openapi import raises
-from chat_service.api.parsing import idempotency_key
+from chat_service.api.parsing import idempotency_key, require_acceptable
 from chat_service.api.schemas import ChatOut
 from chat_service.errors import InvalidImportError, TooManyExportsError
 from chat_service.models import Chat, Scope
@@ -48,6 +48,7 @@ EXPORTED = {
 def export_chat(query: dict[str, Any], chat_id: str) -> Response:
     """Download the whole chat, as it is at this moment."""
     media_type, suffix, write = _FORMATS[query["format"]]
+    require_acceptable(media_type)
     with ExitStack() as opening:
         chat, batches = opening.enter_context(repositories().exports.open(caller(), chat_id))
         answer = Response(write(chat, batches), mimetype=media_type)
@@ -100,9 +101,8 @@ def _json(chat: Chat, batches: Batches) -> Iterator[bytes]:
     yield b'{"chat":' + orjson.dumps(chat_json(chat)) + b',"messages":['
     separator = b""
     for batch in batches:
-        if batch:
-            yield separator + orjson.dumps(batch)[1:-1]
-            separator = b","
+        yield separator + orjson.dumps(batch)[1:-1]
+        separator = b","
     yield b"]}\n"
 
 
@@ -117,7 +117,7 @@ def _markdown(chat: Chat, batches: Batches) -> Iterator[bytes]:
 
 def _markdown_message(row: Row) -> str:
     sender = f" ({_one_line(row['sender_id'])})" if row["sender_id"] else ""
-    quoted = "\n".join(f"> {line}".rstrip() for line in row["content"].splitlines())
+    quoted = "\n".join(f"> {line}" for line in row["content"].split("\n"))
     return f"\n**{row['seq']}. {row['role']}{sender}**, {row['created_at']}\n\n{quoted}\n"
 
 

@@ -5,7 +5,7 @@ Each describes itself for the specification as strictly as it checks.
 
 import re
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -17,8 +17,9 @@ METADATA_BYTES = 16 * 2**10
 METADATA_DEPTH = 32
 """MongoDB stores documents up to 100 deep; a third leaves room for where we put them, and is more than anyone reads."""
 
-# RFC 3339, section 5.6. What `datetime` knows beyond it (weeks, days of the year) is not meant.
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+# RFC 3339, section 5.6, in either case. What `datetime` knows beyond it (weeks, days of the year) is not meant.
+_RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_LEAP_SECOND = "60"
 
 
 def milliseconds(time: datetime) -> str:
@@ -49,9 +50,14 @@ class Rfc3339(fields.Field[datetime]):
     """A time that arrives in RFC 3339, whatever its offset; it is kept in UTC."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> datetime:
-        if isinstance(value, str) and _RFC_3339.fullmatch(value):
+        found = _RFC_3339.fullmatch(value.upper()) if isinstance(value, str) else None
+        if found is not None:
+            minute, second, fraction, offset = found.groups()
+            leap = timedelta(seconds=second == _LEAP_SECOND)  # told as the second after it: there is no other name
+            second = "59" if leap else second
             with suppress(ValueError, OverflowError):
-                return datetime.fromisoformat(value).astimezone(UTC)
+                time = datetime.fromisoformat(f"{minute}{second}{(fraction or '')[:7]}{offset}")
+                return (time + leap).astimezone(UTC)
         raise ValidationError("Not a time like 2024-01-15T10:45:00.000Z.")
 
 

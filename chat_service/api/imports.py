@@ -11,7 +11,7 @@ from flask import abort, request
 from marshmallow import ValidationError
 
 from chat_service.api.message_schemas import ExportedChatIn, ExportedEndIn, ExportedMessageIn
-from chat_service.api.parsing import parse_json
+from chat_service.api.parsing import is_encoded, parse_json
 from chat_service.errors import InvalidImportError, InvalidJsonError
 from chat_service.models import Chat, Message
 
@@ -27,7 +27,7 @@ def read_export() -> tuple[Chat, list[Message]]:
         InvalidImportError: the body is not a whole export.
         UnsupportedMediaType: it does not say that it is one.
     """
-    if request.mimetype not in MEDIA_TYPES or request.content_encoding:
+    if request.mimetype not in MEDIA_TYPES or is_encoded(request):
         abort(415)
     lines = request.get_data().splitlines(keepends=True)
     if len(lines) < 2:  # noqa: PLR2004 - the chat and the end

@@ -41,12 +41,18 @@ _IDEMPOTENCY_KEY = re.compile("[!-+\\--~]{1,255}", re.ASCII)
 
 P = ParamSpec("P")
 
-_JSON_TYPES = ("application/json", "application/problem+json")
+_UNSAID = {"", "application/x-www-form-urlencoded"}
+"""What a body of JSON is called by programs that say nothing of its type: the second is curl's word for `-d`."""
 
 
 def parse_uuid(text: str) -> str | None:
     """Return the canonical, lower-case form of a UUID, or None if `text` is none."""
     return text.lower() if _UUID.fullmatch(text) else None
+
+
+def is_encoded(request: Request) -> bool:
+    """Tell whether the body is compressed, say: content codings are compared without regard to case (RFC 9110, 8.4)."""
+    return (request.content_encoding or "identity").lower() != "identity"
 
 
 class PathPart(BaseConverter):
@@ -66,10 +72,12 @@ class Parser(FlaskParser):
 
         Raises:
             InvalidJsonError: it is not strict JSON.
-            UnsupportedMediaType: it does not say that it is JSON in UTF-8.
+            UnsupportedMediaType: it says that it is something else than JSON in UTF-8.
         """
         charset = req.mimetype_params.get("charset", "utf-8").lower()
-        if req.mimetype != "application/json" or charset != "utf-8" or req.content_encoding:
+        if charset not in {"utf-8", "utf8"} or is_encoded(req):
+            abort(415)
+        if req.mimetype != "application/json" and req.mimetype not in _UNSAID:
             abort(415)
         return parse_json(req.get_data())
 
@@ -212,8 +220,31 @@ def _check_http() -> None:
 
 
 def _check_accept() -> None:
-    accept = request.headers.get("Accept", "*/*")
-    if "*/*" not in accept and not request.accept_mimetypes.best_match(_JSON_TYPES):
+    if request.endpoint not in CHOOSE_THEIR_TYPE:
+        require_acceptable("application/json")
+
+
+CHOOSE_THEIR_TYPE = {"exports.export_chat"}
+"""Operations that look at `Accept` themselves, once they know what they will answer with."""
+
+
+def require_acceptable(media_type: str) -> None:
+    """See that the caller accepts an answer of this type: the most specific range that matches it decides.
+
+    Parameters of a range are not looked at: our types have none (RFC 9110, section 12.5.1).
+
+    Raises:
+        NotAcceptable: it does not.
+    """
+    specificity = {media_type: 2, media_type.split("/", maxsplit=1)[0] + "/*": 1, "*/*": 0}
+    if media_type == "application/json":
+        specificity["application/problem+json"] = 2  # it is JSON, and what our errors are
+    matches = [
+        (specificity[accepted], quality)
+        for text, quality in request.accept_mimetypes
+        if (accepted := text.split(";")[0].strip().lower()) in specificity
+    ]
+    if request.headers.get("Accept", "").strip() and max(matches, default=(0, 0))[1] == 0:
         abort(406)
 
 

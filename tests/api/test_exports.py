@@ -134,3 +134,68 @@ class TestImport:
         answers = {alice.send("POST", f"{CHATS}/import", **sent).data for _ in range(2)}
         assert len(answers) == 1
         assert either_database.chats.count_documents({}) == 2
+
+
+@pytest.mark.parametrize(
+    ("form", "media_type"),
+    [("json", "application/json"), ("ndjson", "application/x-ndjson"), ("markdown", "text/markdown")],
+)
+def test_an_export_is_asked_for_by_what_it_returns(alice: Client, form: str, media_type: str) -> None:
+    path = f"{CHATS}/{alice.new_chat('a')}/export?format={form}"
+    for accept, status in ((media_type, 200), (f"{media_type};q=0.5", 200), ("image/png", 406), ("*/*", 200)):
+        answer = alice.send("GET", path, headers={"Accept": accept})
+        assert answer.status_code == status, accept
+        assert status != 200 or answer.mimetype == media_type
+
+
+TEXTS = ["first  \nsecond", "a\u2028b", "a\x85b", "a\x0bb", "x\u3000", "`code ` \t", "\n", "\r\n", "> quoted", " "]
+
+
+def test_markdown_changes_no_character(alice: Client) -> None:
+    """A quote of the message, line by line; only a line feed begins a line."""
+    out = export(alice, alice.new_chat(*TEXTS), "markdown").decode()
+    for text in TEXTS:
+        assert "\n".join(f"> {line}" for line in text.split("\n")) + "\n" in out
+
+
+TIMES = [
+    "0001-01-01T00:00:00.000Z",
+    "1969-12-31T23:59:59.999Z",
+    "1970-01-01T00:00:00.000Z",
+    "2024-01-15T10:45:00.123Z",
+    "9999-12-31T23:59:59.999Z",
+]
+
+
+def test_what_an_import_brings_is_listed_paged_and_exported_again(alice: Client) -> None:
+    """Times of all ages, and the largest seq: every cursor given is taken, and what comes out goes in again."""
+    imported = []
+    for at in TIMES:
+        times = {"created_at": at, "updated_at": at, "last_message_at": at}
+        chat = {"id": UNKNOWN, "title": at, "metadata": {}, "message_count": 2, **times}
+        lines = [{"type": "chat", "chat": chat}]
+        for seq in (10**18 - 2, 10**18 - 1):
+            message = {"seq": seq, "role": "user", "sender_id": None, "content": "x", "metadata": {}}
+            lines.append({"type": "message", "message": {**message, "created_at": at, "edited_at": at}})
+        body = sealed(*(json.dumps(line).encode() for line in lines))
+        answer = alice.send("POST", f"{CHATS}/import", data=body, headers=NDJSON)
+        assert answer.status_code == 201, at
+        imported.append(answer.get_json()["id"])
+    listed, cursor = [], ""
+    while cursor is not None:
+        page = alice.send("GET", f"{CHATS}?limit=1{cursor and '&cursor=' + cursor}").get_json()
+        listed += page["items"]
+        cursor = page["next_cursor"]
+    assert [chat["id"] for chat in listed] == imported[::-1]
+    for chat_id, at in zip(imported, TIMES, strict=True):
+        first = alice.send("GET", f"{CHATS}/{chat_id}/messages?limit=1").get_json()
+        second = alice.send("GET", f"{CHATS}/{chat_id}/messages?limit=1&cursor={first['next_cursor']}").get_json()
+        assert [page["items"][0]["seq"] for page in (first, second)] == [10**18 - 2, 10**18 - 1]
+        assert second["items"][0]["created_at"] == at
+        out = export(alice, chat_id, "ndjson")
+        again = alice.send("POST", f"{CHATS}/import", data=out, headers=NDJSON).get_json()["id"]
+        assert (
+            export(alice, again, "ndjson").replace(again.encode(), chat_id.encode()).splitlines()[:-1]
+            == (out.splitlines()[:-1])
+        )
+        assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200

@@ -3,17 +3,7 @@
 from tests.live.corpus.raw import CANARY, CHAT, UNKNOWN, Case, bulk, delete, field, framed, http, imported, json
 
 MEDIA: dict[str, Case] = {
-    "no Content-Type": (
-        framed("Content-Length: 16").replace(b"Content-Type: application/json\r\n", b""),
-        415,
-        "unsupported_media_type",
-    ),
     "text": (framed("Content-Length: 16").replace(b"application/json", b"text/plain"), 415, "unsupported_media_type"),
-    "a form": (
-        framed("Content-Length: 16").replace(b"application/json", b"application/x-www-form-urlencoded"),
-        415,
-        "unsupported_media_type",
-    ),
     "problem+json": (
         framed("Content-Length: 16").replace(b"application/json", b"application/problem+json"),
         415,

@@ -1,5 +1,14 @@
 // The HTTP API as this page uses it. Every failure is a Problem.
 
+/** A new random UUID. `crypto.randomUUID` is there over https only. */
+export function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/(.{8})(.{4})(.{4})(.{4})(.{12})/, "$1-$2-$3-$4-$5");
+}
+
 /** What the service said was wrong (RFC 9457), or that it said nothing (`status` 0). */
 export class Problem extends Error {
   constructor(status, members, retryAfter = null) {
@@ -28,7 +37,7 @@ export class Api {
 
   create(title) {
     // The id is chosen here, so that a repetition cannot create two.
-    return this._json("POST", CHATS, { body: { id: crypto.randomUUID(), ...(title && { title }) } });
+    return this._json("POST", CHATS, { body: { id: newId(), ...(title && { title }) } });
   }
 
   chat(id) {

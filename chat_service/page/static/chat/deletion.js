@@ -1,5 +1,6 @@
 // Deleting a chat: say what will be lost, delete just that, and tell the truth about what became of it.
 
+import { newId } from "./api.js";
 import { byId, element, sentence } from "./elements.js";
 import { connectExports } from "./exporting.js";
 import { showReceipt } from "./receipt.js";
@@ -68,7 +69,7 @@ export class Deletion {
     this._note(null);
     this._wasOpen = (await this._suspend(this._chat.id)) || this._wasOpen;
     // One key for this very request: repeated after a lost answer, it gets that answer.
-    await this._send({ etag: this._preview.etag, idempotencyKey: crypto.randomUUID(), evict });
+    await this._send({ etag: this._preview.etag, idempotencyKey: newId(), evict });
   }
 
   async _send(request) {

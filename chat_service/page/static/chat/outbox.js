@@ -1,5 +1,6 @@
 // Own messages on their way: sending, failed, and tried again, each under a name of its own so that none is posted twice.
 
+import { newId } from "./api.js";
 import { element, sentence } from "./elements.js";
 
 const LARGEST_FRAME = 64 * 1024; // bytes; a larger one would end the connection
@@ -21,7 +22,7 @@ export class Outbox {
   add(content, sender) {
     // Half of an emoji, which a cut can leave, is no text that could be sent.
     const text = new TextDecoder().decode(encoder.encode(content));
-    const frame = { type: "message.create", content: text, sender_id: sender, client_id: crypto.randomUUID() };
+    const frame = { type: "message.create", content: text, sender_id: sender, client_id: newId() };
     const row = element("li", { className: "message own" });
     this._waiting.set(frame.client_id, { frame, row });
     this._place.append(row);
