@@ -10,6 +10,7 @@ from chat_service.api import limits
 from chat_service.api.context import caller, repositories
 from chat_service.errors import ChatNotFoundError, InsufficientScopeError
 from chat_service.models import Caller, Scope
+from chat_service.repository.idempotency import is_recorded
 
 API_PREFIX = "/api/"
 """Everything below needs a key, also what does not exist."""
@@ -53,12 +54,20 @@ def requires(
             if scope not in caller().scopes:
                 raise InsufficientScopeError(scope.value)
             limits.take(scope, counts)
-            chat_id = kwargs.get("chat_id")
-            if chat_id and not of_deleted and repositories().receipts.of_chats(caller().tenant_id, [str(chat_id)]):
-                raise ChatNotFoundError
+            if not of_deleted and "chat_id" in kwargs:
+                _require_not_deleted(str(kwargs["chat_id"]))
             return view(*args, **kwargs)
 
         guarded.required_scope = scope  # type: ignore[attr-defined]  # read by the structural tests
         return guarded
 
     return decorate
+
+
+def _require_not_deleted(chat_id: str) -> None:
+    """See that the chat has no receipt. The answer to a repetition stays what it was before the chat was deleted."""
+    tenant_id, key = caller().tenant_id, request.headers.get("Idempotency-Key")
+    if not repositories().receipts.of_chats(tenant_id, [chat_id]):
+        return
+    if key is None or not is_recorded(repositories().database, tenant_id, key):
+        raise ChatNotFoundError

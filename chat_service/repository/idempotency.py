@@ -133,6 +133,13 @@ def claimed(database: Database, key: IdempotencyKey, seconds: float) -> Iterator
         claim.give_up()
 
 
+def is_recorded(database: Database, tenant_id: str, key: str) -> bool:
+    """Tell whether an answer is kept under the key, to whatever request."""
+    kept = {"_id": {"tenant_id": tenant_id, "key": key}, "expires_at": {"$gt": database.now()}}
+    with database.operation():
+        return database.idempotency.find_one(kept, {"_id": True}) is not None
+
+
 def find(tx: UnitOfWork, key: IdempotencyKey) -> Facts | IdempotencyKeyReusedError | None:
     """Return the facts kept under the key, None if there are none, or the error if they are of another request."""
     record = tx.idempotency.find_one({"_id": _record_key(key), "expires_at": {"$gt": tx.now}})

@@ -237,6 +237,18 @@ class TestIdempotencyKey:
         assert alice.send("GET", f"{CHATS}/{chat_id}").status_code == 200
 
 
+def test_a_repetition_is_answered_as_before_the_chat_was_deleted(app: Flask, alice: Client) -> None:
+    """Its post has happened, and its poster has not heard of it; another post is refused."""
+    chat_id = alice.new_chat()
+    path, key = f"{CHATS}/{chat_id}/messages", {"Idempotency-Key": "post"}
+    first = alice.send("POST", path, json={"content": "x"}, headers=key)
+    assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
+    app.extensions["chat_service"].receipts._without.clear()  # as in a process that was not asked for the chat
+    again = alice.send("POST", path, json={"content": "x"}, headers=key)
+    assert (again.status_code, again.get_json()) == (201, first.get_json())
+    assert alice.send("POST", path, json={"content": "x"}, headers={"Idempotency-Key": "other"}).status_code == 404
+
+
 class TestRestored:
     """A restore of the database has brought a chat back beside its receipt: it was deleted, and every route says so."""
 
