@@ -182,8 +182,11 @@ def show_jobs() -> None:
 @_told_plainly
 def check(*, repair: bool) -> None:
     """Look for messages, leases, counts and receipts that do not agree. Ends with 1 if there are any."""
-    number = 0
-    for number, found in enumerate(repositories().checks.run(repair=repair), 1):  # noqa: B007 - counts
+    wrong = repositories().database.shortcomings()
+    for sentence in wrong:
+        click.echo(sentence)
+    number = len(wrong)
+    for number, found in enumerate(repositories().checks.run(repair=repair), number + 1):  # noqa: B007 - counts
         click.echo(f"{found.kind}  tenant {found.tenant_id}  chat {found.chat_id}  {found.detail}")
     click.echo(f"{number} findings{', mended where that is possible' if number and repair else ''}.")
     if number:

@@ -141,5 +141,9 @@ class OutcomeUnknownError(ChatServiceError):
     """A write was sent and its outcome could not be learnt in time: it may or may not have happened."""
 
 
+class WrongCollectionsError(ChatServiceError):
+    """The database has collections that are not what the service rests on; the text says what to do."""
+
+
 class UnsupportedServerError(ChatServiceError):
     """The server cannot run multi-document transactions, so the service refuses to start."""

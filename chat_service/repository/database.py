@@ -1,9 +1,11 @@
 """The client, the collections and their indexes, and how a single command is run."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import pymongo
 from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
@@ -12,20 +14,26 @@ from pymongo.driver_info import DriverInfo
 from pymongo.errors import (
     CollectionInvalid,
     ConfigurationError,
-    ConnectionFailure,
     InvalidURI,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
-    WTimeoutError,
 )
 from pymongo.uri_parser import parse_uri
 
-from chat_service.errors import ChatServiceError, DatabaseUnavailableError, OutcomeUnknownError, UnsupportedServerError
+from chat_service.errors import (
+    ChatServiceError,
+    DatabaseUnavailableError,
+    OutcomeUnknownError,
+    UnsupportedServerError,
+    WrongCollectionsError,
+)
 from chat_service.repository import deadline, processes
 from chat_service.repository.clock import ServerClock
-from chat_service.repository.outage import Outage
+from chat_service.repository.complaints import Complaints
+from chat_service.repository.outage import Outage, is_outage, is_refused, reasons
+from chat_service.repository.shape import OPTIONS, shortcomings
 from chat_service.repository.transaction import Again, T, TransactionRunner
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -106,9 +114,12 @@ class Database:
         """
         self._clock = ServerClock()
         self._outage = Outage()
+        self._has_collections = False
+        """As it was seen once: nobody takes them away while the service runs."""
+        self._complaints = Complaints()
         try:
             self.client = _connect(uri, (self._clock, self._outage, *listeners), max_pool_size)
-            self._seeds: list[tuple[str, int | None]] = parse_uri(uri)["nodelist"]
+            self._hosts = _hosts(uri)
         except (InvalidURI, ConfigurationError, ValueError) as error:
             raise UnsupportedServerError("MONGODB_URI is not a usable MongoDB address.") from error
         self._use(self.client.get_default_database(DEFAULT_DATABASE))
@@ -136,7 +147,8 @@ class Database:
         try:
             return self._transactions.run(lambda session: work(self._unit_of_work(session)), again)
         except PyMongoError as error:
-            if _is_outage(error):
+            if is_outage(error):
+                self._complain(error)
                 raise DatabaseUnavailableError from error
             raise
 
@@ -157,9 +169,11 @@ class Database:
             with pymongo.timeout(budget):
                 yield
         except PyMongoError as error:
-            if not _is_outage(error):
+            if not is_outage(error):
                 raise
-            sent = writes and not isinstance(error, ServerSelectionTimeoutError | WaitQueueTimeoutError)
+            self._complain(error)
+            refused = isinstance(error, ServerSelectionTimeoutError | WaitQueueTimeoutError) or is_refused(error)
+            sent = writes and not refused
             raise (OutcomeUnknownError if sent else DatabaseUnavailableError) from error
 
     @contextmanager
@@ -175,25 +189,35 @@ class Database:
     def _unit_of_work(self, session: ClientSession | None) -> UnitOfWork:
         return UnitOfWork(self.database, session, self.now())
 
+    def _complain(self, error: PyMongoError) -> None:
+        self._complaints.say(reasons(error, ", ".join(self._hosts), self.database.name))
+
     @property
     def is_local(self) -> bool:
         """Whether every server named in the address is this machine."""
-        return all(host in {"127.0.0.1", "localhost", "::1"} for host, _ in self._seeds)
+        return all(host in {"127.0.0.1", "localhost", "::1"} for host in self._hosts)
 
     def seconds_away(self) -> float:
         """Return for how long it has been known that there is no primary; 0 while there is one, or nobody knows."""
         return self._outage.seconds()
 
     def is_ready(self) -> bool:
-        """Tell whether a primary answers within a second; where it is known that there is none, at once."""
+        """Tell whether a primary answers within a second, and has the collections; without a known primary at once."""
         if self.seconds_away():
             return False
         try:
             with pymongo.timeout(1):
                 self.client.admin.command("ping")
-        except PyMongoError:
+                if not self._has_collections:
+                    wrong = self.shortcomings()
+                    self._complaints.say(wrong)
+                    self._has_collections = not wrong
+        except PyMongoError as error:
+            self._complain(error)
             return False
-        return True
+        except ChatServiceError:
+            return False
+        return self._has_collections
 
     def require_transactions(self) -> None:
         """Ask the server whether it can run transactions.
@@ -210,48 +234,46 @@ class Database:
                 "Start it with --replSet rs0, run rs.initiate() once, and add ?replicaSet=rs0 to MONGODB_URI."
             )
 
+    def shortcomings(self) -> list[str]:
+        """Return what of the collections is not as it must be, each in a sentence that says what to do."""
+        with self.operation():
+            return list(shortcomings(self.database, COLLECTIONS))
+
     def prepare(self) -> None:
-        """Create the collections and indexes that are missing. Safe to repeat, and what the release phase runs."""
+        """Create the collections and indexes that are missing. Safe to repeat, and what the release phase runs.
+
+        Raises:
+            UnsupportedServerError: the server has no transactions.
+            WrongCollectionsError: there is something else in their place.
+        """
         self.require_transactions()
         with self.operation(writes=True):
             for name, indexes in COLLECTIONS.items():
-                # Clustered: the primary key is the layout on disk, so that a chat's messages lie, and go, together.
-                options = {"clusteredIndex": {"key": {"_id": 1}, "unique": True}} if name == "messages" else {}
-                try:
-                    self.database.create_collection(name, **options)
-                except (CollectionInvalid, OperationFailure) as error:
-                    if isinstance(error, OperationFailure) and error.code != _NAMESPACE_EXISTS:
-                        raise
+                with suppress(CollectionInvalid):
+                    self._make(partial(self.database.create_collection, name, **OPTIONS.get(name, {})))
                 if indexes:
-                    self.database[name].create_indexes(indexes)
+                    self._make(partial(self.database[name].create_indexes, indexes))
+        if wrong := self.shortcomings():
+            raise WrongCollectionsError(" ".join(wrong))
+
+    def _make(self, create: Callable[[], object]) -> None:
+        try:
+            create()
+        except OperationFailure as error:
+            if error.code not in _SAID_IN_WORDS:
+                raise
 
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
 
 
-_NAMESPACE_EXISTS = 48
-
-PASSING = {
-    # Shutting down, stepping down, no primary: another member takes over (the driver's "not writable primary" errors).
-    *(91, 189, 216, 10058, 10107, 11600, 11601, 11602, 13435, 13436),
-    # The network between members, or between router and shard.
-    *(6, 7, 89, 133, 202, 9001),
-    # Out of time, or a lock that was not had in time.
-    *(24, 46, 50, 64, 262),
-    # The transaction or the snapshot is too old, was given up by the server, or met another.
-    *(112, 225, 239, 244, 246, 251, 290),
-    # A cursor that did not survive, as when collections move between shards.
-    *(43, 136, 150, 175, 234, 237, 13388),
-    # More than the server can do now: too much in its cache, no tickets, sessions, files or disk, a limit of the rate.
-    *(261, 264, 365, 462, 14031),
-    # MongoDB Atlas' own layer: connections or operations beyond what was booked.
-    8000,
-}
-"""Error codes of the server (its error_codes.yml) that pass by themselves: 503, and worth another try."""
+_SAID_IN_WORDS = {48, 85, 86, 166}
+"""Something is there already, the same or another: `shortcomings` tells which."""
 
 
-def _is_outage(error: PyMongoError) -> bool:
-    if isinstance(error, ConnectionFailure | WTimeoutError) or error.timeout:
-        return True
-    return isinstance(error, OperationFailure) and error.code in PASSING
+def _hosts(uri: str) -> list[str]:
+    """Return the hosts that a MongoDB address names, without asking DNS where they are."""
+    if uri.startswith("mongodb+srv://"):
+        return [str(urlsplit(uri).hostname)]
+    return [host for host, _ in parse_uri(uri)["nodelist"]]

@@ -27,7 +27,13 @@ from typing import Any, NamedTuple
 
 from gunicorn.arbiter import Arbiter
 
-from chat_service.errors import ChatServiceError, DatabaseUnavailableError, UnsupportedServerError
+from chat_service.errors import (
+    ChatServiceError,
+    DatabaseUnavailableError,
+    OutcomeUnknownError,
+    UnsupportedServerError,
+    WrongCollectionsError,
+)
 from chat_service.repository import processes
 from chat_service.repository.database import Database
 from chat_service.repository.orphans import Orphans
@@ -134,12 +140,14 @@ def on_starting(read_settings: ReadSettings, server: Any) -> None:
     try:
         database = Database(read_settings().mongodb_uri)
         try:
-            database.require_transactions()
+            database.prepare()
             Orphans(database).reap()  # of a service that died as a whole just before
         finally:
             database.close()
-    except DatabaseUnavailableError:
+    except (DatabaseUnavailableError, OutcomeUnknownError):
         server.log.warning("MongoDB does not answer yet; serving 503 until it does.")
+    except WrongCollectionsError as error:
+        server.log.warning("%s", str(error))  # /readyz says 503 until it is put right
     except (ConfigError, ChatServiceError) as error:
         server.log.critical("%s", str(error))
         sys.exit(1)

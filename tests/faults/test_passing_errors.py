@@ -11,8 +11,9 @@ from flask import Flask
 from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.repository import exports
-from chat_service.repository.database import PASSING, Database
+from chat_service.repository.database import Database
 from chat_service.repository.deadline import set_deadline
+from chat_service.repository.outage import PASSING
 from chat_service.repository.transaction import TransactionRunner
 from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess

@@ -1,0 +1,43 @@
+"""Whether the collections are what the service rests on: there, no views, clustered, with their indexes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pymongo import IndexModel
+
+CLUSTERED = {"clusteredIndex": {"key": {"_id": 1}, "unique": True}}
+"""The primary key is the layout on disk, so that a chat's messages lie, and go, together."""
+
+OPTIONS: Mapping[str, dict[str, Any]] = {"messages": CLUSTERED}
+
+_NAMES_OF_ITS_OWN = {"v", "name", "ns"}
+"""What the server adds to an index."""
+
+
+def shortcomings(database: Any, collections: Mapping[str, Sequence[IndexModel]]) -> Iterator[str]:
+    """Give what is not as it must be, each in a sentence that says what to do."""
+    found = {one["name"]: one for one in database.list_collections()}
+    for name, indexes in collections.items():
+        if name not in found:
+            yield f"The collection {name} is missing; `flask --app wsgi db init` makes it."
+        elif found[name]["type"] != "collection":
+            yield f"{name} is a {found[name]['type']} and must be a collection; name another database in MONGODB_URI."
+        else:
+            if name in OPTIONS and "clusteredIndex" not in found[name]["options"]:
+                yield f"{name} is not clustered; dump it, drop it, run `flask --app wsgi db init`, and restore it."
+            yield from _missing(name, indexes, list(database[name].list_indexes()) if indexes else [])
+
+
+def _missing(name: str, indexes: Sequence[IndexModel], found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    present = {one["name"]: _plain(one) for one in found}
+    for index in indexes:
+        wanted = index.document
+        if wanted["name"] not in present:
+            yield f"The index {wanted['name']} of {name} is missing; `flask --app wsgi db init` makes it."
+        elif present[wanted["name"]] != _plain(wanted):
+            yield f"The index {wanted['name']} of {name} has other options; drop it, and run `flask … db init`."
+
+
+def _plain(index: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in index.items() if name not in _NAMES_OF_ITS_OWN}
+    return {**plain, "key": list(plain["key"].items())}

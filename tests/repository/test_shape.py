@@ -1,0 +1,76 @@
+"""The database is what the service thinks it is, or says what is not."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pymongo import ASCENDING
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.errors import WrongCollectionsError
+from chat_service.repository.database import Database
+
+
+@pytest.fixture
+def fresh(mongod: EmbeddedMongod) -> Iterator[Database]:
+    """An empty database of its own."""
+    database = Database(mongod.uri.replace("/chat_service?", "/shape?"))
+    database.client.drop_database("shape")
+    yield database
+    database.client.drop_database("shape")
+    database.close()
+
+
+def unclustered(database: Any) -> None:
+    database.create_collection("messages")
+
+
+def view(database: Any) -> None:
+    database.command("create", "messages", viewOn="others", pipeline=[])
+
+
+def other_options(database: Any) -> None:
+    database["tickets"].create_index([("expires_at", ASCENDING)], expireAfterSeconds=60)
+
+
+def other_order(database: Any) -> None:
+    database["chats"].create_index(
+        [("updated_at", ASCENDING)], name="_id.tenant_id_1_updated_at_-1__id.chat_id_1", unique=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (unclustered, "messages is not clustered"),
+        (view, "messages is a view"),
+        (other_options, "expires_at_1 of tickets has other options"),
+        (other_order, "of chats has other options"),
+    ],
+)
+def test_what_stands_in_the_way_is_said(fresh: Database, make: Callable[[Any], None], said: str) -> None:
+    """By `db init`, which ends with it; and the service is not ready."""
+    make(fresh.database)
+    with pytest.raises(WrongCollectionsError, match=said):
+        fresh.prepare()
+    assert not fresh.is_ready()
+
+
+def test_an_empty_database_is_not_ready_before_it_is_prepared(fresh: Database) -> None:
+    """So that no post makes a collection of its own kind; and a missing index is told."""
+    assert not fresh.is_ready()
+    assert any("messages is missing" in sentence for sentence in fresh.shortcomings())
+    fresh.prepare()
+    assert fresh.shortcomings() == []
+    assert fresh.is_ready()
+    fresh.database["purges"].drop_indexes()
+    assert [sentence[:9] for sentence in fresh.shortcomings()] == ["The index"]
+
+
+def test_it_is_said_once_in_a_while(fresh: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """However often somebody asks."""
+    unclustered(fresh.database)
+    for _ in range(5):
+        fresh.is_ready()
+    said = [record.getMessage() for record in caplog.records if "not clustered" in record.getMessage()]
+    assert len(said) == 1
