@@ -186,7 +186,8 @@ def check(*, repair: bool) -> None:
     for sentence in wrong:
         click.echo(sentence)
     number = len(wrong)
-    for number, found in enumerate(repositories().checks.run(repair=repair), number + 1):  # noqa: B007 - counts
+    for found in repositories().checks.run(repair=repair):
+        number += 1
         click.echo(f"{found.kind}  tenant {found.tenant_id}  chat {found.chat_id}  {found.detail}")
     click.echo(f"{number} findings{', mended where that is possible' if number and repair else ''}.")
     if number:

@@ -20,6 +20,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
 )
+from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
 
 from chat_service.errors import (
@@ -181,6 +182,14 @@ class Database:
         """Give a unit of work whose reads see the majority-committed data of one moment (the server keeps 5 min)."""
         with self.client.start_session(snapshot=True) as session:
             yield self._unit_of_work(session)
+
+    def latest(self, collection: str) -> Any:
+        """Return a collection whose reads are of now: a majority confirms each, which takes as long as a commit.
+
+        A new primary answers other reads by what it knows to be committed. For a moment that is less than its
+        predecessor has told.
+        """
+        return self.database.get_collection(collection, read_concern=ReadConcern("linearizable"))
 
     def unbound(self) -> UnitOfWork:
         """Return the unit of work of single commands, each by itself, outside any transaction."""

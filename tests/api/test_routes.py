@@ -110,6 +110,7 @@ def test_every_domain_error_has_a_row() -> None:
     raised = {found for found in vars(errors).values() if isinstance(found, type)} - {
         errors.ChatServiceError,
         errors.UnsupportedServerError,  # ends the start of the service, before anything is answered
+        errors.WrongCollectionsError,  # is said there, and by the command line
         errors.ExportEndedError,  # as the next
         errors.ExportCutError,  # ends a stream after its head was sent: the cut is the answer
         errors.TooManyConnectionsError,  # these two close WebSockets
