@@ -25,10 +25,10 @@ class MockUnitOfWork(UnitOfWork):
         if "aggregate" in command:
             raise OperationFailure("mongomock keeps no statistics")
         if "insert" in command:
-            self._database[command["insert"]].insert_many(command["documents"])
+            self.database[command["insert"]].insert_many(command["documents"])
             return {"ok": 1}
         if "delete" in command:
-            messages = self._database[command["delete"]]
+            messages = self.database[command["delete"]]
             return {"ok": 1, "n": sum(messages.delete_many(one["q"]).deleted_count for one in command["deletes"])}
         found = self.chats.find_one_and_update(command["query"], command["update"], projection=command["fields"])
         return {"ok": 1, "value": found}

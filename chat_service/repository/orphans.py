@@ -60,7 +60,7 @@ class Orphans:
         Raises:
             DatabaseUnavailableError, OutcomeUnknownError: the database could not be asked; look again later.
         """
-        sessions = orphaned(self._operations(), [])
+        sessions = orphaned(self._look(), [])
         self._kill(sessions)
         return len(sessions)
 
@@ -72,7 +72,7 @@ class Orphans:
         Raises:
             DatabaseUnavailableError, OutcomeUnknownError: the database could not be asked; try again later.
         """
-        operations = self._operations()
+        operations = self._look()
         self._kill(orphaned(operations, [process]))
         # After the look: where that saw nothing of the dead, nothing can come after this.
         with self._database.operation(writes=True, seconds=LOOK_SECONDS):
@@ -88,7 +88,7 @@ class Orphans:
             holders |= set(self._database.purges.distinct("process", {"worker_id": {"$ne": None}}))
         if not holders:
             return []
-        absent = holders - _connected(self._operations())
+        absent = holders - _connected(self._look())
         with self._database.operation(seconds=LOOK_SECONDS):
             return [Absent(process, self._leased_until(process)) for process in sorted(absent)]
 
@@ -98,9 +98,9 @@ class Orphans:
         )
         return None if latest is None else latest["expires_at"]
 
-    def release_claims(self, processes: Collection[str]) -> int:
+    def release_claims(self, dead: Collection[str]) -> int:
         """Give up the purges that the processes have claimed, so that others go on with them; return how many."""
-        claimed = {"process": {"$in": list(processes)}, "worker_id": {"$ne": None}}
+        claimed = {"process": {"$in": list(dead)}, "worker_id": {"$ne": None}}
         free = {"$set": {"worker_id": None, "lease_until": self._database.now()}}
         with self._database.operation(writes=True, seconds=LOOK_SECONDS):
             return int(self._database.purges.update_many(claimed, free).modified_count)
@@ -116,10 +116,6 @@ class Orphans:
             with self._database.operation(writes=True, seconds=LOOK_SECONDS):
                 self._database.client.admin.command({"killSessions": [{"id": session} for session in sessions]})
 
-    def _operations(self) -> list[Operation]:
-        with self._database.operation(seconds=LOOK_SECONDS):
-            return self._look()
-
     def _look(self) -> list[Operation]:
         # A user may always see what is its own; to see that of others would take a privilege.
         every = {"allUsers": False, "idleSessions": True, "idleConnections": True}
@@ -130,7 +126,8 @@ class Orphans:
             {"$match": {"appName": APP_NAME}},
             {"$project": dict.fromkeys(fields, True)},
         ]
-        return list(admin.aggregate(pipeline))
+        with self._database.operation(seconds=LOOK_SECONDS):
+            return list(admin.aggregate(pipeline))
 
 
 def orphaned(operations: Iterable[Operation], dead: Collection[str]) -> list[Binary]:
