@@ -53,9 +53,6 @@ class MockDatabase(Database):
         del session
         return MockUnitOfWork(self.database, None, self.now())
 
-    def latest(self, collection: str) -> Any:
-        return self.database[collection]
-
     @contextmanager
     def operation(self, *, writes: bool = False, seconds: float | None = None) -> Iterator[None]:
         del writes, seconds

@@ -8,7 +8,7 @@ from flask import Flask, g, request
 
 from chat_service.api import limits
 from chat_service.api.context import caller, repositories
-from chat_service.errors import ChatNotFoundError, DatabaseUnavailableError, InsufficientScopeError
+from chat_service.errors import ChatNotFoundError, InsufficientScopeError
 from chat_service.models import Caller, Scope
 from chat_service.repository.idempotency import is_recorded
 
@@ -46,7 +46,6 @@ def requires(
         InsufficientScopeError: the key was not given this scope.
         RateLimitedError: it has asked too often.
         ChatNotFoundError: the chat was deleted.
-        DatabaseUnavailableError: it seemed not to be there, and is.
     """
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
@@ -55,17 +54,9 @@ def requires(
             if scope not in caller().scopes:
                 raise InsufficientScopeError(scope.value)
             limits.take(scope, counts)
-            if of_deleted or "chat_id" not in kwargs:
-                return view(*args, **kwargs)
-            chat_id = str(kwargs["chat_id"])
-            _require_not_deleted(chat_id)
-            try:
-                return view(*args, **kwargs)
-            except ChatNotFoundError:
-                # What writes say is committed. A read of a primary that is new may miss what its predecessor has told.
-                if scope is Scope.READ and repositories().chats.is_there(caller().tenant_id, chat_id):
-                    raise DatabaseUnavailableError from None
-                raise
+            if not of_deleted and "chat_id" in kwargs:
+                _require_not_deleted(str(kwargs["chat_id"]))
+            return view(*args, **kwargs)
 
         guarded.required_scope = scope  # type: ignore[attr-defined]  # read by the structural tests
         return guarded

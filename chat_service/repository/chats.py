@@ -86,12 +86,6 @@ class Chats:
             raise ChatNotFoundError
         return from_document(document, connections)
 
-    def is_there(self, tenant_id: str, chat_id: str) -> bool:
-        """Tell whether there is such a chat at this moment, confirmed by a majority of the servers."""
-        with self._database.operation():
-            key = {"_id": chat_key(tenant_id, chat_id)}
-            return self._database.latest("chats").find_one(key, {"_id": True}) is not None
-
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Chat]:
         """Return up to `limit` chats of the tenant that come after a place in the list, latest activity first."""
         wanted: dict[str, Any] = {"_id.tenant_id": tenant_id}

@@ -42,6 +42,9 @@ Work = Callable[[UnitOfWork], T | ChatServiceError]
 Document = dict[str, Any]
 Listeners = Sequence[Any]
 
+Primary = tuple[Any, Any]
+"""Where a primary is, and which election has made it one."""
+
 APP_NAME = "chat-service"
 """How the server's own tools (currentOp, failpoints, logs) tell our connections from others."""
 
@@ -118,6 +121,7 @@ class Database:
         self._has_collections = False
         """As it was seen once: nobody takes them away while the service runs."""
         self._complaints = Complaints()
+        self._confirmed: Primary | None = None
         try:
             self.client = _connect(uri, (self._clock, self._outage, *listeners), max_pool_size)
             self._hosts = _hosts(uri)
@@ -168,7 +172,11 @@ class Database:
             raise DatabaseUnavailableError
         try:
             with pymongo.timeout(budget):
+                self._confirm_primary()
                 yield
+                # The driver may have asked once more, and another one.
+                if not writes and self._primary() not in {None, self._confirmed}:
+                    raise DatabaseUnavailableError
         except PyMongoError as error:
             if not is_outage(error):
                 raise
@@ -180,16 +188,28 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[UnitOfWork]:
         """Give a unit of work whose reads see the majority-committed data of one moment (the server keeps 5 min)."""
+        with self.operation():
+            self._confirm_primary()
         with self.client.start_session(snapshot=True) as session:
             yield self._unit_of_work(session)
 
-    def latest(self, collection: str) -> Any:
-        """Return a collection whose reads are of now: a majority confirms each, which takes as long as a commit.
+    def _confirm_primary(self) -> None:
+        """Wait, once after each election, until a majority has confirmed the new primary.
 
-        A new primary answers other reads by what it knows to be committed. For a moment that is less than its
-        predecessor has told.
+        It answers reads by what it knows to be committed, and until then that may be less than its predecessor has
+        told: a chat that was made would be missing, and messages that were removed would be there.
         """
-        return self.database.get_collection(collection, read_concern=ReadConcern("linearizable"))
+        primary = self._primary()
+        if primary is None or primary != self._confirmed:
+            tenants = self.database.get_collection("tenants", read_concern=ReadConcern("linearizable"))
+            tenants.find_one({"_id": ""}, {"_id": True})
+            self._confirmed = self._primary()
+
+    def _primary(self) -> Primary | None:
+        for server in self.client.topology_description.server_descriptions().values():
+            if server.server_type_name == "RSPrimary":
+                return server.address, server.election_id
+        return None
 
     def unbound(self) -> UnitOfWork:
         """Return the unit of work of single commands, each by itself, outside any transaction."""
