@@ -78,6 +78,7 @@ def test_workers_that_die_as_they_start(mongod, how: str, *, is_away: bool, seco
     away = f"mongodb://127.0.0.1:{free_port()}/?replicaSet=rs0"
     with dying(how, away if is_away else mongod.uri) as process:
         wait_until(lambda: descendants(process.pid), 20)  # before, the master looks for the database for 5 s
+        seconds = int(seconds * PATIENCE)
         most, starts = watch(process, seconds)
         print(f"{most} processes at once, {starts} in {seconds} s")  # noqa: T201 - shown when it fails
         began = time.monotonic()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pymongo
@@ -13,6 +14,7 @@ import requests
 
 from chat_service.embedded.mongod import EmbeddedMongod, find_mongod
 from chat_service.embedded.process import die_with_parent, free_port, stop
+from chat_service.repository.database import Database
 from tests.client import CHATS
 
 HONCHO = [sys.executable, "-m", "honcho"]
@@ -140,6 +142,8 @@ def test_without_a_database_it_answers_503_until_there_is_one(project: Path, tmp
         assert (with_key.status_code, with_key.json()["code"]) == (503, "database_unavailable")
         assert time.monotonic() - began < 30
         with mongod:
+            with closing(Database(mongod.uri)) as database:
+                database.prepare()  # as the release phase does
             assert wait_for(f"http://127.0.0.1:{port}/readyz", 200).json() == {"status": "ready"}
     finally:
         web.terminate()

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -89,7 +89,8 @@ def test_idle_connections_do_not_hold_it(service, access) -> None:
     assert service.process.wait(EXIT_SECONDS) == 0
     assert time.monotonic() - began < EXIT_SECONDS
     for connection in (silent, half):
-        assert connection.recv(1) == b""
+        with suppress(ConnectionResetError):  # no worker had taken it yet
+            assert connection.recv(1) == b""
         connection.close()
     kept_alive.close()
 
