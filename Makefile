@@ -46,13 +46,21 @@ format: $(INSTALLED) ## lay the code out as `make lint` wants it
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## measure DELETE over HTTP against raw pymongo, in one run
+bench: $(VENV)-bench/.installed ## measure DELETE over HTTP against raw pymongo and others' services, in one run
 	@$(BIN)/python -m benchmarks.delete
+	@$(VENV)-bench/bin/python -m benchmarks.picture
+
+$(VENV)-bench/.installed: benchmarks/requirements.txt $(INSTALLED)
+	@echo "Installing what is measured beside it …"
+	@$(PYTHON) -m venv $(VENV)-bench
+	@$(VENV)-bench/bin/pip install -qq --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 lock: $(INSTALLED) ## renew requirements*.txt from setup.cfg
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade setup.cfg -o requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra dev setup.cfg -c requirements.txt -o requirements-dev.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra fuzz setup.cfg -c requirements-dev.txt -o requirements-fuzz.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade benchmarks/requirements.in -c requirements-dev.txt -o benchmarks/requirements.txt
 
 clean-data: ## remove the data of `make run`
 	@rm -rf .data

@@ -40,7 +40,7 @@ class Client:
         """Send a request to `/api/v1{path}`, with `body` as JSON, and return the body of the answer.
 
         Raises:
-            AssertionError: its status is neither 200 nor 201.
+            AssertionError: its status is not 200, 201 or 204.
         """
         sent = b"" if body is None else orjson.dumps(body)
         head = f"{method} /api/v1{path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {self._key}\r\n"
@@ -55,12 +55,14 @@ def _answer(connection: socket.socket) -> bytes:
     received = b""
     while (end := received.find(b"\r\n\r\n")) < 0:
         received += _receive(connection)
+    assert received[_STATUS] in {b"200", b"201", b"204"}, received[:end]
+    if received[_STATUS] == b"204":
+        return b""
     told = _LENGTH.search(received, 0, end + 2)
     assert told is not None, received[:end]
     size = end + 4 + int(told[1])
     while len(received) < size:
         received += _receive(connection)
-    assert received[_STATUS] in {b"200", b"201"}, received[:end]
     return received[end + 4 :]
 
 

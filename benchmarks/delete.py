@@ -1,18 +1,24 @@
-"""How much of raw pymongo's speed does DELETE over HTTP keep?
+"""How fast is DELETE over HTTP: against raw pymongo, and against what others would build?
 
-Both delete chats of the same size with the same five commands, from the same number of clients, in turns within one
-run: first raw pymongo in threads, then HTTP through the real gunicorn, then raw again, and so on. A ratio is taken for
-each round, and the median of the ratios is reported: the machine's mood is in both halves of a ratio.
+All delete chats of the same size on the same mongod, from the same number of clients, in turns within one run. A ratio
+is taken for each round, and the median of the ratios is reported: the machine's mood is in both halves of a ratio.
 
-    make bench                      the table below, and benchmarks/results/delete.json
+- floor: raw pymongo in threads, two commands and a commit: the chat and its messages, and nothing else.
+- raw: the same with the five commands of ours: presence and the receipt as well.
+- ours: this service, as it is deployed. FastAPI and Eve: see benchmarks/peers/.
+
+    make bench                      the table below, benchmarks/results/delete.json, and the picture
     python -m benchmarks.delete --rounds 3 --chats 100     a quick look
 """
 
 import argparse
 import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pymongo
 from pymongo.client_session import ClientSession
@@ -20,13 +26,16 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from benchmarks.client import Client
-from benchmarks.measure import Work, interleave, keep, medians, options, ratio, timed
-from benchmarks.service import TENANT, service
+from benchmarks.measure import RESULTS, Work, interleave, keep, medians, options, ratio, timed
+from benchmarks.peers.running import EVE, FASTAPI, peer
+from benchmarks.service import TENANT, Address, service
 from chat_service.repository.keys import chat_key, message_key, message_range
 
 CASES = [(10, 1), (10, 8), (10, 32), (1_000, 8)]
 
 Collections = Any
+Prepare = Callable[[int, int], list[str]]
+"""Stores so many chats of so many messages, and returns their ids."""
 
 
 def chat_document(chat_id: str, messages: int, tenant_id: str = TENANT) -> dict[str, Any]:
@@ -68,6 +77,18 @@ def prepare(db: Collections, chats: int, messages: int) -> list[str]:
     return ids
 
 
+def prepare_for_eve(db: Collections, chats: int, messages: int) -> list[str]:
+    """Store the same as Eve keeps it."""
+    ids = [str(uuid.uuid4()) for _ in range(chats)]
+    now = datetime.now(UTC)
+    own = {"tenant_id": TENANT, "_created": now, "_updated": now, "_etag": "0" * 40}
+    db.chats.insert_many([{"_id": chat_id, "title": "bench", **own} for chat_id in ids])
+    for chat_id in ids:
+        content = message_document(chat_id, 1)["content"]
+        db.messages.insert_many([{"chat_id": chat_id, "content": content, **own} for _ in range(messages)])
+    return ids
+
+
 def raw_delete(client: pymongo.MongoClient[dict[str, Any]], db: Collections, chat_id: str) -> None:
     """Delete one chat as a careful program on bare pymongo would: the same five commands, with_transaction."""
 
@@ -88,47 +109,93 @@ def raw_delete(client: pymongo.MongoClient[dict[str, Any]], db: Collections, cha
         )
 
 
+def floor_delete(client: pymongo.MongoClient[dict[str, Any]], db: Collections, chat_id: str) -> None:
+    """Delete one chat and its messages, and nothing more."""
+
+    def work(session: ClientSession) -> None:
+        assert db.chats.delete_one({"_id": chat_key(TENANT, chat_id)}, session=session).deleted_count == 1
+        db.messages.delete_many({"_id": message_range(TENANT, chat_id)}, session=session)
+
+    with client.start_session(causal_consistency=False) as session:
+        session.with_transaction(
+            work, read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority", j=True)
+        )
+
+
 def http_delete(client: Client, chat_id: str) -> None:
     """Delete one chat over a kept-alive connection."""
     client.send("DELETE", f"/chats/{chat_id}")
 
 
-def run_case(
-    db: Collections, address: tuple[str, int], messages: int, clients: int, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Run one case for all rounds and return its medians."""
+class Side(NamedTuple):
+    """One of those that are compared."""
+
+    prepare: Prepare
+    caller: Callable[[], Work]
+    """Makes a client of its own for each of the callers."""
+
+
+def over_http(address: Address, prepare: Prepare) -> Side:
+    """Return the side of a service at `address`."""
+    return Side(prepare, lambda: partial(http_delete, Client(address)))
+
+
+@contextmanager
+def all_sides() -> Iterator[dict[str, Side]]:
+    """Run everything that is compared."""
+    with (
+        service() as (uri, address),
+        pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=10) as client,
+        (RESULTS / "peers.log").open("wb") as log,
+        peer(FASTAPI, uri, log) as fastapi,
+        peer(EVE, uri.replace("/chat_service", "/eve"), log) as eve,
+    ):
+        db, others = client.get_default_database(), client["eve"]
+        others.messages.create_index(["tenant_id", "chat_id"])
+        ours, of_eve = partial(prepare, db), partial(prepare_for_eve, others)
+        yield {
+            "floor": Side(ours, lambda: partial(floor_delete, client, db)),
+            "raw": Side(ours, lambda: partial(raw_delete, client, db)),
+            "ours": over_http(address, ours),
+            "FastAPI": over_http(fastapi, ours),
+            "Eve": over_http(eve, of_eve),
+        }
+
+
+def run_case(sides: Mapping[str, Side], messages: int, clients: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Run one case for all rounds and return the medians of each side, and how it compares."""
     chats = args.chats if messages <= 100 else max(args.chats // 8, clients * 4)  # noqa: PLR2004
-    callers = [Client(address) for _ in range(clients)]
-    raw: list[Work] = [partial(raw_delete, db.client, db)] * clients
-    over_http: list[Work] = [partial(http_delete, caller) for caller in callers]
-    sides = {"raw": raw, "http": over_http}
-    results = interleave(
-        {side: partial(_round, db, workers, chats, messages) for side, workers in sides.items()}, args.rounds
-    )
-    for caller in callers:
-        caller.close()
-    found = {side: medians(rounds) for side, rounds in results.items()}
-    return {"messages": messages, "clients": clients, "ratio": ratio(results, "http", "raw"), **found}
+    callers = {name: [side.caller() for _ in range(clients)] for name, side in sides.items()}
 
+    def a_round(name: str) -> dict[str, float]:
+        return timed(callers[name], sides[name].prepare(chats, messages))
 
-def _round(db: Collections, workers: list[Work], chats: int, messages: int) -> dict[str, float]:
-    return timed(workers, prepare(db, chats, messages))
+    results = interleave({name: partial(a_round, name) for name in sides}, args.rounds)
+    return {
+        name: {"messages": messages, "clients": clients}
+        | medians(results[name])
+        | {f"over_{other}": ratio(results, name, other) for other in sides}
+        for name in sides
+    }
 
 
 def main() -> None:
     """Run all cases, print the table, write the JSON."""
-    args = options(__doc__, rounds=9, chats=400).parse_args()
+    args = options(__doc__, rounds=7, chats=400).parse_args()
     results = []
-    print("messages clients |  raw: chats/s   p50   p99 | http: chats/s   p50   p99 | ratio")
-    with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=10) as client:
+    print("| messages | clients | | chats/s | p50 ms | p99 ms | CPU ms | over floor | over raw | ours over it |")
+    print("|" + " --- |" * 10)
+    with all_sides() as sides:
         for messages, clients in CASES:
-            result = run_case(client.get_default_database(), address, messages, clients, args)
+            result = run_case(sides, messages, clients, args)
             results.append(result)
-            sides = " | ".join(
-                f"{result[side]['per_second']:12.0f} {result[side]['p50_ms']:5.1f} {result[side]['p99_ms']:5.1f}"
-                for side in ("raw", "http")
-            )
-            print(f"{messages:8d} {clients:7d} | {sides} | {result['ratio']:.2f}", flush=True)
+            for name, side in result.items():
+                print(
+                    f"| {messages:,} | {clients} | {name} | {side['per_second']:.0f} | {side['p50_ms']:.1f} "
+                    f"| {side['p99_ms']:.1f} | {side['cpu_ms']:.2f} | {side['over_floor']:.2f} "
+                    f"| {side['over_raw']:.2f} | {result['ours'][f'over_{name}']:.2f} |",
+                    flush=True,
+                )
     keep("delete", results)
 
 

@@ -13,7 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import cpu_of_services
+
 RESULTS = Path(__file__).parent / "results"
+RESULTS.mkdir(exist_ok=True)
 
 Work = Callable[[Any], object]
 Side = Callable[[], dict[str, float]]
@@ -28,7 +31,10 @@ def options(description: str | None, **numbers: int) -> argparse.ArgumentParser:
 
 
 def timed(workers: Sequence[Work], items: Sequence[Any]) -> dict[str, float]:
-    """Spread the items over the workers, run them at once, and return items per second and latencies in ms."""
+    """Spread the items over the workers, run them at once, and return what was measured.
+
+    That is items per second, and in ms the latencies and the CPU that an item costs the service.
+    """
 
     def run(work: Work, share: Sequence[Any]) -> list[float]:
         took = []
@@ -40,13 +46,14 @@ def timed(workers: Sequence[Work], items: Sequence[Any]) -> dict[str, float]:
 
     shares = [items[number :: len(workers)] for number in range(len(workers))]
     with ThreadPoolExecutor(len(workers)) as pool:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), cpu_of_services()
         latencies = sorted(chain.from_iterable(pool.map(run, workers, shares)))
-        seconds = time.perf_counter() - began
+        seconds, used = time.perf_counter() - began, cpu_of_services() - used
     return {
         "per_second": len(items) / seconds,
         "p50_ms": statistics.median(latencies),
         "p99_ms": latencies[int(len(latencies) * 0.99)],
+        "cpu_ms": used / len(items) * 1000,
     }
 
 
@@ -74,5 +81,4 @@ def ratio(results: dict[str, list[dict[str, float]]], of: str, to: str, figure: 
 
 def keep(name: str, result: Any) -> None:
     """Write a result to benchmarks/results/<name>.json."""
-    RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")

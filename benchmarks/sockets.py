@@ -21,6 +21,7 @@ import pymongo
 
 from benchmarks.client import Client
 from benchmarks.measure import keep, medians, options, ratio, timed
+from benchmarks.processes import children, memory
 from benchmarks.service import KEY, Address, service
 
 SOCKETS_OF_A_CHAT = 10
@@ -133,18 +134,6 @@ def worker() -> int:
     return children(masters[0])[0]
 
 
-def children(pid: int) -> list[int]:
-    """Return the process ids of a process' children."""
-    listed = [Path(f"/proc/{pid}/task/{task.name}/children") for task in Path(f"/proc/{pid}/task").iterdir()]
-    return [int(child) for path in listed for child in path.read_text().split()]
-
-
-def resident(pid: int) -> int:
-    """Return the memory of a process, in bytes."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
-
-
 def look(caller: Client, chat_id: str) -> None:
     """Send a small request: two commands of the database."""
     assert call(caller, "GET", f"/chats/{chat_id}")["id"] == chat_id
@@ -164,13 +153,13 @@ def measure_idle(uri: str, address: Address, sockets: int, rounds: int) -> dict[
         for caller in callers:
             caller.close()
         results["without"].append(timed(workers, items))
-        before, began = resident(pid), time.perf_counter()
+        before, began = memory(pid), time.perf_counter()
         crowd.ask("open", chat_ids * SOCKETS_OF_A_CHAT)
         for caller in callers:
             caller.close()
         opened_per_second.append(sockets / (time.perf_counter() - began))
         time.sleep(1)
-        kibibytes.append((resident(pid) - before) / sockets / 1024)
+        kibibytes.append((memory(pid) - before) / sockets / 1024)
         results["with"].append(timed(workers, items))
         crowd.ask("close")
         wait_until_closed(uri)
