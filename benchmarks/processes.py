@@ -18,6 +18,12 @@ def descendants(pid: int) -> list[int]:
     return found + [pid for child in found for pid in descendants(child)]
 
 
+def workers_of_service() -> list[int]:
+    """Return the process ids of the workers of the service that is a child of ours."""
+    masters = [pid for pid in children(os.getpid()) if "gunicorn" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return children(masters[0])
+
+
 def memory(pid: int) -> int:
     """Return the memory of a process, in bytes."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))

@@ -12,7 +12,6 @@ import os
 import time
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -21,7 +20,7 @@ import pymongo
 
 from benchmarks.client import Client
 from benchmarks.measure import keep, medians, options, ratio, timed
-from benchmarks.processes import children, memory
+from benchmarks.processes import memory, workers_of_service
 from benchmarks.service import KEY, Address, service
 
 SOCKETS_OF_A_CHAT = 10
@@ -128,12 +127,6 @@ def call(caller: Client, method: str, path: str, body: Any = None) -> Any:
     return orjson.loads(caller.send(method, path, body))
 
 
-def worker() -> int:
-    """Return the process id of the one worker of the service that is a child of ours."""
-    masters = [pid for pid in children(os.getpid()) if "gunicorn" in Path(f"/proc/{pid}/cmdline").read_text()]
-    return children(masters[0])[0]
-
-
 def look(caller: Client, chat_id: str) -> None:
     """Send a small request: two commands of the database."""
     assert call(caller, "GET", f"/chats/{chat_id}")["id"] == chat_id
@@ -145,7 +138,7 @@ def measure_idle(uri: str, address: Address, sockets: int, rounds: int) -> dict[
     chat_ids = [call(callers[0], "POST", "/chats", {})["id"] for _ in range(sockets // SOCKETS_OF_A_CHAT)]
     workers = [partial(look, caller) for caller in callers]
     items = [chat_ids[number % 50] for number in range(REQUESTS)]
-    crowd, pid = Crowd(address), worker()
+    crowd, pid = Crowd(address), workers_of_service()[0]
     results: dict[str, list[dict[str, float]]] = {"without": [], "with": []}
     kibibytes, opened_per_second = [], []
     timed(workers, items)
