@@ -3,7 +3,7 @@
 import os
 from functools import partial
 
-from chat_service.server import hooks
+from chat_service.server import hooks, shared_files
 from chat_service.server.logger import gunicorn_logger
 from config import from_env
 
@@ -13,7 +13,8 @@ bind = os.environ.get("BIND", bind)
 
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "chat_service.server.worker.Worker"
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112 - heartbeats, not on a slow disk
+# Heartbeats, not on a slow disk.
+worker_tmp_dir = shared_files.place()
 
 # No answer takes longer than 25 s, so after this many every request in flight has ended; routers wait for 30.
 graceful_timeout = 25

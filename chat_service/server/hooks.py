@@ -10,15 +10,12 @@
   setting ends the service at once, with a sentence.
 """
 
-import atexit
 import ctypes
 import gc
 import mmap
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +34,7 @@ from chat_service.errors import (
 from chat_service.repository import processes
 from chat_service.repository.database import Database
 from chat_service.repository.orphans import Orphans
+from chat_service.server import shared_files
 from chat_service.server.balance import counts
 from chat_service.settings import ConfigError, Settings
 
@@ -151,7 +149,9 @@ def on_starting(read_settings: ReadSettings, server: Any) -> None:
     except (ConfigError, ChatServiceError) as error:
         server.log.critical("%s", str(error))
         sys.exit(1)
-    _share_metrics(server.cfg.worker_tmp_dir)
+    if server.cfg.worker_tmp_dir is None:
+        server.log.warning("%s cannot be written or is full: heartbeats and metrics go to a disk.", shared_files.MEMORY)
+    shared_files.share_numbers(server.cfg.worker_tmp_dir)
 
 
 def _end_at_once_in_a_new_worker() -> None:
@@ -172,22 +172,6 @@ def _end_at_once_in_a_new_worker() -> None:
     )
 
 
-def _share_metrics(parent: str | None) -> None:
-    """Make a fresh folder in which the workers keep their numbers; it goes when this process, the master, ends.
-
-    prometheus_client reads the variable when it is imported, which is in the workers. After SIGHUP the folder stays, so
-    that no number falls; a new master (SIGUSR2) takes one of its own.
-    """
-    folder = tempfile.mkdtemp(prefix=f"chat-service-metrics-{os.getpid()}-", dir=parent)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    atexit.register(_remove, folder, os.getpid())
-
-
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # and not a worker, which has inherited this
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def on_reload(_server: Any) -> None:
     """Start the new workers at once: whoever reloads may have mended what kept the last ones from serving."""
     _succession.forget_failures()
@@ -202,6 +186,8 @@ def pre_fork(_server: Any, worker: Any) -> None:
 def post_fork(read_settings: ReadSettings, server: Any, worker: Any) -> None:
     """Begin to release what the dead held; then wait, if workers before this one ended before they served."""
     processes.set_number(worker.age)
+    if not shared_files.count_as(_number(worker)):
+        server.log.warning("There is no room for the metrics of a worker: it serves, and /metrics tells too little.")
     if worker.predecessors:
         work = (worker.predecessors, read_settings().mongodb_uri, server.log)
         threading.Thread(target=release, args=work, name="release-dead-workers", daemon=True).start()
@@ -281,6 +267,9 @@ def child_exit(_server: Any, worker: Any) -> None:
     """Note who is dead, in the master, and forget its gauges; what it counted stays."""
     counts.give_back(worker.slot)
     _succession.note_end(worker)
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the variable is set
+    shared_files.forget_gauges(_number(worker))
 
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+def _number(worker: Any) -> int:
+    """Return the number that a worker counts under: no other living one has it, and its successor will."""
+    return int(worker.pid if worker.slot is None else worker.slot)

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
 from tests.client import CHATS, TenantAccess
+from tests.workers import workers_of
 
 WORKERS = 6
 ROUNDS = 9
@@ -49,11 +49,6 @@ def access(live) -> TenantAccess:
     return live[1]()
 
 
-def workers(service: EmbeddedGunicorn) -> set[int]:
-    found = subprocess.run(["pgrep", "-P", str(service.process.pid)], capture_output=True, text=True, check=False)
-    return set(map(int, found.stdout.split()))
-
-
 def wait_until_loaded(service: EmbeddedGunicorn) -> set[int]:
     """Wait until all workers are there, have loaded the application and rest; return their pids."""
     deadline = time.monotonic() + 60
@@ -61,7 +56,7 @@ def wait_until_loaded(service: EmbeddedGunicorn) -> set[int]:
     while True:
         assert time.monotonic() < deadline
         time.sleep(0.3)
-        now = {pid: Path(f"/proc/{pid}/stat").read_text().split()[13] for pid in workers(service)}
+        now = {pid: Path(f"/proc/{pid}/stat").read_text().split()[13] for pid in workers_of(service)}
         if now == before and len(now) == WORKERS:
             return set(now)
         before = now

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from tests.client import CHATS, TenantAccess
 from tests.wait import wait_until
+from tests.workers import workers_of
 
 CANARY_KEY = "chat_canary-key-that-is-nowhere"
 CANARY = "canary-text-that-is-nowhere"
@@ -119,8 +119,7 @@ def test_the_numbers_of_all_workers_add_up(service, access) -> None:
     assert before['chat_service_deletes_total{outcome="not_found"}'] == 1
     label = 'method="DELETE",route="/api/v1/chats/<chat_id>",status="200"'
     assert before[f"chat_service_request_duration_seconds_count{{{label}}}"] == 20
-    found = subprocess.run(["pgrep", "-P", str(service.process.pid)], capture_output=True, text=True, check=True)
-    victim, *others = [int(pid) for pid in found.stdout.split()]
+    victim, *others = workers_of(service)
     assert others
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{victim}").exists(), 20)

@@ -4,7 +4,6 @@ import http.client
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from chat_service.embedded.service import EmbeddedGunicorn
 from tests.client import CHATS, TenantAccess
 from tests.pause import paused
 from tests.wait import PATIENCE, wait_until
+from tests.workers import workers_of
 
 BLOCK_SECONDS = 2.0
 EXIT_SECONDS = 6.0 * PATIENCE
@@ -48,13 +48,6 @@ def request(port: int, access: TenantAccess, method: str, path: str) -> tuple[in
         return answer.status, answer.read()
 
 
-def processes(service: EmbeddedGunicorn) -> list[int]:
-    """The master and its workers."""
-    master = service.process.pid
-    found = subprocess.run(["pgrep", "-P", str(master)], capture_output=True, text=True, check=True)
-    return [master, *map(int, found.stdout.split())]
-
-
 @pytest.mark.parametrize("rounds", [1, 2], ids=["once", "twice"])
 def test_a_delete_in_flight_is_answered(service, access, chats, slow_commit, rounds) -> None:
     """SIGTERM to all processes, as a platform sends it, also twice: 200, then a prompt exit; nobody new gets in."""
@@ -67,7 +60,7 @@ def test_a_delete_in_flight_is_answered(service, access, chats, slow_commit, rou
     thread.start()
     has_begun()
     for _ in range(rounds):
-        for pid in processes(service):
+        for pid in (service.process.pid, *workers_of(service)):
             os.kill(pid, signal.SIGTERM)
     assert service.process.wait(EXIT_SECONDS) == 0
     thread.join(5)
@@ -119,7 +112,7 @@ def test_a_request_that_crosses_with_the_end_of_a_kept_alive_connection_is_answe
     ):
         connection.request("GET", CHATS, headers=access.headers)
         assert connection.getresponse().read()
-        (worker,) = processes(service)[1:]
+        (worker,) = workers_of(service)
         with paused(worker):
             connection.request("GET", CHATS, headers=access.headers)
             time.sleep(seconds + 0.5)
@@ -142,9 +135,9 @@ def test_a_reload_drops_no_request(service, access) -> None:
         thread.start()
     try:
         for _ in range(3):
-            before = set(processes(service)[1:])
+            before = workers_of(service)
             service.process.send_signal(signal.SIGHUP)
-            wait_until(lambda before=before: before.isdisjoint(processes(service)[1:]), 20, every=0.05)
+            wait_until(lambda before=before: before.isdisjoint(workers_of(service)), 20, every=0.05)
             answered = len(statuses) + 20
             wait_until(lambda answered=answered: len(statuses) > answered, 20, every=0.05)
     finally:

@@ -5,7 +5,6 @@ import http.client
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from chat_service.server import balance
 from chat_service.server.balance import SLOTS, Acceptor, Counts, Loop
 from tests.pause import paused
 from tests.wait import wait_until
+from tests.workers import workers_of
 
 WORKERS, CONNECTIONS = 2, 40
 
@@ -31,17 +31,12 @@ def service(mongod) -> Iterator[EmbeddedGunicorn]:
         yield running
 
 
-def workers(service: EmbeddedGunicorn) -> list[int]:
-    told = subprocess.run(["pgrep", "-P", str(service.process.pid)], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in told.stdout.split()]
-
-
 def holders(service: EmbeddedGunicorn) -> Counter[int]:
     """How many of the established connections to the service each worker holds."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     inodes = {row[9] for row in rows if int(row[1].split(":")[1], 16) == service.port and row[3] == "01"}
     found: Counter[int] = Counter()
-    for pid in workers(service):
+    for pid in workers_of(service):
         for file in Path(f"/proc/{pid}/fd").glob("*"):
             with suppress(FileNotFoundError):  # closed meanwhile
                 found[pid] += str(file.readlink()).removeprefix("socket:[").removesuffix("]") in inodes
@@ -73,7 +68,7 @@ def test_a_worker_that_hangs_costs_a_moment(service) -> None:
     """It holds the fewest and takes none; the other one serves everybody."""
     with ExitStack() as stack:
         connect_until_all_serve(service, stack)
-        first, *_ = workers(service)
+        first, *_ = workers_of(service)
         with paused(first):
             began = time.monotonic()
             for _ in range(CONNECTIONS):
@@ -84,10 +79,10 @@ def test_a_worker_that_hangs_costs_a_moment(service) -> None:
 def test_a_worker_that_died_is_not_waited_for(service) -> None:
     """Its successor takes its share."""
     with ExitStack() as stack:
-        wait_until(lambda: len(workers(service)) == WORKERS, 20)
-        dead, *_ = workers(service)
+        wait_until(lambda: len(workers_of(service)) == WORKERS, 20)
+        dead, *_ = workers_of(service)
         os.kill(dead, signal.SIGKILL)
-        wait_until(lambda: dead not in workers(service), 20)
+        wait_until(lambda: dead not in workers_of(service), 20)
         connect_until_all_serve(service, stack)
         for _ in range(CONNECTIONS):
             connect(service, stack)

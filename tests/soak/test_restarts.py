@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tests.soak.conftest import number
 from tests.soak.connections import Sockets
 from tests.soak.load import Load
 from tests.soak.receipts import counting
+from tests.workers import workers_of
 
 RELOAD_SECONDS = 40
 """Longer than graceful_timeout."""
@@ -21,14 +21,9 @@ RELOAD_SECONDS = 40
 TELL_RESTARTS = 10
 
 
-def workers(running: EmbeddedGunicorn) -> set[int]:
-    found = subprocess.run(["pgrep", "-P", str(running.process.pid)], capture_output=True, text=True, check=False)
-    return set(map(int, found.stdout.split()))
-
-
 def reload(running: EmbeddedGunicorn) -> None:
     """Have all workers replaced, and wait until the old ones are gone."""
-    before = workers(running)
+    before = workers_of(running)
     os.kill(running.process.pid, signal.SIGHUP)
     deadline = time.monotonic() + RELOAD_SECONDS
     while any(Path(f"/proc/{pid}").exists() for pid in before):

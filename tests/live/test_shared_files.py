@@ -1,0 +1,110 @@
+"""The files that workers share: they do not become more with each that dies, and a full memory ends nobody."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import die_with_parent, free_port
+from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.server.shared_files import MEMORY, place
+from tests.wait import wait_until
+from tests.workers import workers_of
+
+IN_A_SMALL_MEMORY = ("unshare", "--mount", "--map-root-user", "sh", "-c")
+MOUNT = f'mount -t tmpfs -o size=2m tmpfs {MEMORY} && exec "$0" "$@"'
+ASKED = 20
+COUNTED = re.compile(r'^chat_service_request_duration_seconds_count\{.*route="/healthz".*\} (\S+)$', re.MULTILINE)
+
+
+class InASmallMemory(EmbeddedGunicorn):
+    """The service, for which the shared memory has 2 MiB."""
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        self.process = subprocess.Popen(
+            [*IN_A_SMALL_MEMORY, MOUNT, sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"],
+            env={**os.environ, **self._environment},
+            stderr=self._output,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+        )
+        return self.process
+
+    @property
+    def memory(self) -> Path:
+        """Its shared memory, from outside."""
+        return Path(f"/proc/{self.process.pid}/root{MEMORY}")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def service(mongod: EmbeddedMongod, output: Path) -> Iterator[InASmallMemory]:
+    with output.open("wb") as sink, InASmallMemory(mongod.uri, free_port(), output=sink) as running:
+        yield running
+
+
+def ask(service: EmbeddedGunicorn, times: int = ASKED) -> None:
+    for _ in range(times):
+        with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/healthz", timeout=10) as answer:
+            assert answer.status == 200
+
+
+def counted(service: EmbeddedGunicorn) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/metrics", timeout=10) as answer:
+        return sum(map(float, COUNTED.findall(answer.read().decode())))
+
+
+def replace(service: EmbeddedGunicorn) -> None:
+    """Kill all workers, and wait until others serve."""
+    before = workers_of(service)
+    for worker in before:
+        os.kill(worker, signal.SIGKILL)
+
+    def others_serve() -> bool:
+        with suppress(OSError):
+            ask(service, 1)
+            return len(workers_of(service) - before) == len(before)
+        return False
+
+    wait_until(others_serve, 30)
+
+
+def test_the_dead_leave_no_files(service: InASmallMemory) -> None:
+    """Workers that come after others go on with their files, and no number falls."""
+    ask(service)
+    files, last = len(list(service.memory.rglob("*.db"))), counted(service)
+    assert files
+    for _ in range(3):
+        replace(service)
+        ask(service)
+        assert counted(service) >= last + ASKED
+        last = counted(service)
+    assert len(list(service.memory.rglob("*.db"))) == files
+
+
+def test_a_memory_that_is_full_ends_nobody(service: InASmallMemory, output: Path) -> None:
+    """Workers that find no room for their numbers say so, and serve."""
+    with (service.memory / "full").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    replace(service)
+    ask(service)
+    assert "no room for the metrics" in output.read_text()
+    assert counted(service) > 0
+
+
+def test_the_place_has_room(tmp_path: Path) -> None:
+    """A folder that is not there, or full, is passed over."""
+    assert place((str(tmp_path / "absent"), "/proc", str(tmp_path))) == str(tmp_path)
+    assert place((str(tmp_path / "absent"),)) is None

@@ -1,0 +1,12 @@
+"""The processes of the real service."""
+
+import subprocess
+
+from chat_service.embedded.service import EmbeddedGunicorn
+
+
+def workers_of(service: EmbeddedGunicorn) -> set[int]:
+    """Return the process ids of the workers that live."""
+    assert service.process is not None
+    command = ["pgrep", "-P", str(service.process.pid)]
+    return set(map(int, subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()))
