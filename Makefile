@@ -1,7 +1,8 @@
 # Every command works in a fresh clone: what it needs is installed into .venv first.
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.installed-run
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -10,14 +11,29 @@ INSTALLED := $(VENV)/.installed
 help: ## list what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(INSTALLED): requirements.txt requirements-dev.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found; set PYTHON to a Python 3.11 or newer: make PYTHON=python3 …" >&2; exit 1; }
-	@test -d $(VENV) || { echo "Making $(VENV) …"; $(PYTHON) -m venv $(VENV); }
-	@echo "Installing the locked dependencies …"
-	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.txt
+# $(call install,<requirements>,<python's folder>)
+define install
+@$(2)/pip install -qq --disable-pip-version-check --require-hashes $(3) -r $(1) || { \
+  echo "make: $(1) could not be installed (see above): is the package registry reachable? Then run it again." >&2; exit 1; }
+endef
+
+# An environment that an interruption has left unfinished is made anew: pip would not mend it.
+$(RUNS): requirements-run.txt
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: This needs Python 3.11 or newer, and $(or $(PYTHON),no python3) is not that; name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@test -e $@ || { echo "Making $(VENV) ..."; $(PYTHON) -m venv --clear $(VENV); }
+	@rm -f $@
+	@echo "Installing what runs ..."
+	$(call install,$<,$(BIN))
 	@touch $@
 
-run: $(INSTALLED) ## serve on 127.0.0.1:8000 with a MongoDB of its own, a demo tenant and a demo chat
+$(INSTALLED): requirements-dev.txt $(RUNS)
+	@rm -f $@ $(RUNS)
+	@echo "Installing what tests and checks ..."
+	$(call install,$<,$(BIN))
+	@touch $(RUNS) $@
+
+run: $(RUNS) ## serve on 127.0.0.1:8000 with a MongoDB of its own, a demo tenant and a demo chat
 	@exec $(BIN)/python -m chat_service.dev
 
 test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they start themselves
@@ -33,7 +49,7 @@ fuzz: $(VENV)/.installed-fuzz ## fuzz what reads callers' bytes, for FUZZ_SECOND
 export FUZZ_SECONDS ?= 600
 
 $(VENV)/.installed-fuzz: requirements-fuzz.txt $(INSTALLED)
-	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-fuzz.txt
+	$(call install,requirements-fuzz.txt,$(BIN),--only-binary :all:)
 	@touch $@
 
 lint: $(INSTALLED) ## check style (ruff), types (mypy) and the import rule (import-linter)
@@ -51,16 +67,19 @@ bench: $(VENV)-bench/.installed ## measure DELETE over HTTP against raw pymongo 
 	@$(VENV)-bench/bin/python -m benchmarks.picture
 
 $(VENV)-bench/.installed: benchmarks/requirements.txt $(INSTALLED)
-	@echo "Installing what is measured beside it …"
-	@$(PYTHON) -m venv $(VENV)-bench
-	@$(VENV)-bench/bin/pip install -qq --disable-pip-version-check --require-hashes -r $<
+	@echo "Installing what is measured beside it ..."
+	@$(PYTHON) -m venv --clear $(VENV)-bench
+	$(call install,$<,$(VENV)-bench/bin)
 	@touch $@
 
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade
+
 lock: $(INSTALLED) ## renew requirements*.txt from setup.cfg
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade setup.cfg -o requirements.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra dev setup.cfg -c requirements.txt -o requirements-dev.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra fuzz setup.cfg -c requirements-dev.txt -o requirements-fuzz.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade benchmarks/requirements.in -c requirements-dev.txt -o benchmarks/requirements.txt
+	@$(LOCK) setup.cfg -o requirements.txt
+	@$(LOCK) --extra embedded setup.cfg -c requirements.txt -o requirements-run.txt
+	@$(LOCK) --extra dev setup.cfg -c requirements-run.txt -o requirements-dev.txt
+	@$(LOCK) --extra fuzz setup.cfg -c requirements-dev.txt -o requirements-fuzz.txt
+	@$(LOCK) benchmarks/requirements.in -c requirements-dev.txt -o benchmarks/requirements.txt
 
 clean-data: ## remove the data of `make run`
 	@rm -rf .data

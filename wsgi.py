@@ -1,9 +1,26 @@
 """The whole HTTP API as a WSGI application, for any WSGI server and for `flask --app wsgi`."""
 
+import click
+from flask import Flask
+
+from chat_service import cli
 from chat_service.app import create_app
+from chat_service.errors import UnsupportedServerError
+from chat_service.settings import ConfigError
 from chat_service.telemetry import logs
 from config import from_env
 
-_config = from_env()
-logs.configure(_config.log_format)
-app = create_app(_config)
+
+def _create() -> Flask:
+    try:
+        config = from_env()
+        logs.configure(config.log_format)
+        return create_app(config)
+    except (ConfigError, UnsupportedServerError) as error:
+        command = click.get_current_context(silent=True)
+        if command is None or command.info_name == "run":  # it is a server, which must not start
+            raise
+        return cli.only_help(str(error))
+
+
+app = _create()

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import click
-from flask import Flask
+from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 
 from chat_service.api.context import repositories
@@ -22,6 +22,8 @@ R = TypeVar("R")
 _SCOPES = click.Choice([scope.value for scope in Scope])
 
 _DEFAULT = "default"
+
+_WRONG_SETTINGS = "WRONG_SETTINGS"
 
 
 def _read_limit(_ctx: click.Context, _param: click.Parameter, value: str | None) -> RateLimit | str | None:
@@ -40,11 +42,21 @@ def install(app: Flask) -> None:
         app.cli.add_command(group)
 
 
+def only_help(wrong_settings: str) -> Flask:
+    """Return an application whose commands tell what they do, and in place of doing it what is wrong."""
+    app = Flask("chat_service", static_folder=None)
+    app.config[_WRONG_SETTINGS] = wrong_settings
+    install(app)
+    return app
+
+
 def _told_plainly(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn a domain error into one sentence and exit code 1."""
+    """Turn a domain error, and settings that are wrong, into a sentence and exit code 1."""
 
     @wraps(command)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _WRONG_SETTINGS in current_app.config:
+            raise click.ClickException(current_app.config[_WRONG_SETTINGS])
         try:
             return command(*args, **kwargs)
         except ChatServiceError as error:
@@ -134,7 +146,7 @@ def list_keys(tenant_id: str) -> None:
     """List the keys of TENANT_ID, without the keys themselves."""
     for key in repositories().tenants.list_keys(tenant_id):
         state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "live"
-        click.echo(f"{key.id}  {key.prefix}…  {','.join(sorted(key.scopes))}  {state}  {key.label}")
+        click.echo(f"{key.id}  {key.prefix}...  {','.join(sorted(key.scopes))}  {state}  {key.label}")
 
 
 @_keys.command("revoke")

@@ -83,7 +83,7 @@ def _port() -> int:
 
 
 def _start_mongod(cleanup: ExitStack) -> str:
-    print("Starting MongoDB …", flush=True)  # noqa: T201 - speaks to a person
+    print("Starting MongoDB ...", flush=True)  # noqa: T201 - speaks to a person
     return cleanup.enter_context(EmbeddedMongod(DATA)).uri
 
 
@@ -127,7 +127,7 @@ def _greet(port: int, key: str, uri: str, *, has_demo_chat: bool) -> None:
   Look:    curl -H 'X-API-Key: {key}' http://127.0.0.1:{port}/api/v1/chats/{chat}
   Delete:  curl -X DELETE -H 'X-API-Key: {key}' http://127.0.0.1:{port}/api/v1/chats/{chat}
 
-  For `flask --app wsgi …` in another terminal:  export MONGODB_URI='{uri}'
+  For `flask --app wsgi ...` in another terminal:  export MONGODB_URI='{uri}'
   Ctrl-C stops it all.
 """,
         flush=True,

@@ -1,6 +1,7 @@
 """Fixtures: one mongod for the whole run, one gunicorn for the live tests, and empty collections for every test."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,26 @@ MAX_BODY_BYTES = 2**20
 
 LONG_ONES = ["soak", "faults", "live", "realtime", "jobs", "races", "page", "api"]
 """Folders with long tests, to begin with: else some process would be busy with one when the others have finished."""
+
+
+HOW_TO_RUN_ALL = "`apt-get install chromium chromium-driver`, or Chrome and its chromedriver, and run them again"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a run in which something was skipped fail where nobody reads what it says."""
+    if "CI" in os.environ and _skipped(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say in the last line what did not run."""
+    if skipped := _skipped(config):
+        print(f"{skipped} tests did not run, because there is no browser: {HOW_TO_RUN_ALL}.")  # noqa: T201
+
+
+def _skipped(config: pytest.Config) -> int:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return len(reporter.stats.get("skipped", [])) if reporter else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

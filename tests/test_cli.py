@@ -1,6 +1,10 @@
 """What an operator does from a shell."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -74,6 +78,25 @@ def test_another_tenants_key_cannot_be_revoked(app: Flask, tenant_id: str) -> No
     other = run(app, "tenants", "create", "Another").stdout.strip()
     run(app, "keys", "revoke", other, key_id, code=1)
     assert "live" in run(app, "keys", "list", tenant_id).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        (("--help",), 0, "Customers of the service."),
+        (("tenants", "limit", "--help"), 0, "--write"),
+        (("db", "init"), 1, "MONGODB_URI: Environment variable not set."),
+        (("run",), 1, "MONGODB_URI: Environment variable not set."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_help_needs_no_settings(command: tuple[str, ...], code: int, told: str, project: Path) -> None:
+    """And whatever does need them says which."""
+    environment = {name: value for name, value in os.environ.items() if name != "MONGODB_URI"}
+    flask = [sys.executable, "-m", "flask", "--app", "wsgi", *command]
+    done = subprocess.run(flask, cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stderr
+    assert command == ("run",) or "Traceback" not in done.stderr
 
 
 def test_a_sound_database_has_no_findings(app: Flask) -> None:

