@@ -2,18 +2,17 @@
 
 What is not HTTP never becomes a request of the application, so it is answered here. The hooks of the base class that
 are used (all of them public): connection_made, connection_lost, data_received, eof_received, pause_writing,
-resume_writing, on_url, on_header, on_headers_complete, send_400_response, handle_websocket_upgrade, shutdown,
-timeout_keep_alive_handler. tests/server/test_foreign_names.py holds them against the pinned uvicorn.
+resume_writing, on_url, on_header, on_headers_complete, on_message_complete, on_response_complete, send_400_response,
+handle_websocket_upgrade, shutdown, timeout_keep_alive_handler. tests/server/test_foreign_names.py holds them against
+the pinned uvicorn.
 """
 
 import array
 import asyncio
 import fcntl
-import math
 import re
 import termios
 from asyncio import Transport
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from chat_service.api.refusals import Header, refusal
 from chat_service.server.balance import counts
 from chat_service.server.deadlines import TimeLimit
+from chat_service.server.stand_ins import Answer, IdleTimers
 
 TARGET_BYTES = 4_094
 """Of a request's target: many times what any of ours needs."""
@@ -41,16 +41,18 @@ LAST_REQUESTS_SECONDS = 1.0
 
 VERSIONS = {"1.0", "1.1"}
 
-_CONTINUE = b"HTTP/1.1 100 "
-
 _HEAD = TimeLimit(15.0)
 """For a request's head, from the first byte of the connection or after the answer before."""
 
 READER_SECONDS = 60.0
 """For a reader to take most of the 64 KiB that wait for it; then it is hung up on, and what it holds is freed."""
 
+REST_SECONDS = 30.0
+"""For the rest of a body that was answered before it was read: many clients look for an answer only once they have sent
+everything, and a connection that is closed before loses it for them. It is read, and thrown away."""
+
+_REST = TimeLimit(REST_SECONDS)
 _READER = TimeLimit(READER_SECONDS)
-_IDLE = TimeLimit(math.inf)
 
 # RFC 9112, section 3.2.2: the scheme and the authority of a target in absolute form.
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
@@ -69,9 +71,10 @@ class Http(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         """Begin as uvicorn does."""
         super().__init__(*arguments, **named)
-        self.loop: Any = _IdleTimers(self.loop)
+        self.loop: Any = IdleTimers(self.loop)
         self._refused_with = 400
         self._head_bytes = 0
+        self._is_in_body = False
         self._is_ending = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -85,12 +88,12 @@ class Http(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         counts.publish(len(self.connections))
-        _HEAD.stop(self)
-        _READER.stop(self)
+        for limit in (_HEAD, _REST, _READER):
+            limit.stop(self)
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived, within the limits of a head."""
-        if not self._is_busy():
+        if not self._is_busy() and not self._is_in_body:
             self._head_bytes += len(data)
             _HEAD.start(self, self.transport.close)
         super().data_received(data)
@@ -128,12 +131,39 @@ class Http(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is before:  # it is a handshake
             return
-        if self.scope["method"] != "HEAD":  # else no body follows
-            self.cycle.transport = _HeadWithBody(self.transport)  # type: ignore[assignment]
+        self._is_in_body = True
+        has_body = self.scope["method"] != "HEAD"
+        self.cycle.transport = Answer(self.transport, self._end, has_body=has_body)  # type: ignore[assignment]
         if self._is_ending:
             self.cycle.keep_alive = False
         if _may_be_long(self.headers):
             self.flow.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """Take note that the whole request is there; where it was answered before, the next one may come now."""
+        super().on_message_complete()
+        self._is_in_body = False
+        if not self._is_busy():
+            _REST.stop(self)
+            if self.cycle.keep_alive:
+                self._wait_for_next()
+            else:
+                self.transport.close()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_in_body:
+            _REST.start(self, self.transport.close)
+
+    def _wait_for_next(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _end(self) -> None:
+        """Close the connection after an answer, once everything is written and what is on its way has come."""
+        if self._is_in_body and self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
     def _check_head(self) -> None:
         absolute = _ABSOLUTE.match(self.url)
@@ -165,8 +195,9 @@ class Http(HttpToolsProtocol):
         self._answer_and_close(self._refused_with)
 
     def _answer_and_close(self, status: int, *more: Header) -> None:
-        self.transport.write(refusal(status, more))
-        self.transport.close()
+        if not self.transport.is_closing():
+            self.transport.write(refusal(status, more))
+            self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
         """Go on as a WebSocket, if the handshake is one."""
@@ -209,58 +240,6 @@ class Http(HttpToolsProtocol):
             asyncio.get_running_loop().call_soon(self._close_if_idle)
         else:
             self.transport.close()
-
-
-class _IdleTimers:
-    """What uvicorn's protocol uses of the event loop: its timer for an idle connection becomes an entry of one limit.
-
-    A timer that is stopped with each request is one more turn of the loop, in which it takes the interpreter from the
-    thread that has just begun to answer.
-    """
-
-    __slots__ = ("create_task",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.create_task = loop.create_task
-
-    def call_later(self, seconds: float, on_idle: Callable[[], object]) -> "_IdleTimers":
-        """Call `on_idle()` later, unless this is cancelled before."""
-        _IDLE.start(self, on_idle, seconds)
-        return self
-
-    def cancel(self) -> None:
-        _IDLE.stop(self)
-
-
-class _HeadWithBody:
-    """What a response is written to: its head goes out with the first part of its body, in one packet.
-
-    Each write is a system call here, and on the other side one more time that the client wakes up.
-    """
-
-    __slots__ = ("_head", "_transport")
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        """Keep the head, and write it with what comes next."""
-        if self._head is None and not data.startswith(_CONTINUE):
-            self._head = data
-            return
-        if self._head:
-            self._head, data = b"", self._head + data
-        self._transport.write(data)
-
-    def is_closing(self) -> bool:
-        """Tell whether the connection is being closed."""
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        """Close the connection once everything is written."""
-        self._transport.write(self._head or b"")
-        self._transport.close()
 
 
 def _may_be_long(headers: list[tuple[bytes, bytes]]) -> bool:

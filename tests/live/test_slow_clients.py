@@ -124,10 +124,14 @@ def rest(connection: socket.socket) -> bytes:
 
 @pytest.mark.soak
 def test_nobody_is_waited_for_for_ever(gunicorn: EmbeddedGunicorn, access, big_chat) -> None:
-    """A head has 15 s, a body 60 s however steadily it drips, a reader 60 s for what waits for it."""
+    """A head has 15 s, a body 60 s however steadily it drips, or 30 s if it was refused before it was there.
+
+    A reader has 60 s for what waits for it.
+    """
     body = head(access, "POST", CHATS, "Content-Type: application/json", "Content-Length: 1000")
     with ExitStack() as stack:
-        heads, bodies, reader = (stack.enter_context(connect(gunicorn.port)) for _ in range(3))
+        heads, bodies, refused, reader = (stack.enter_context(connect(gunicorn.port)) for _ in range(4))
+        refused.sendall(body.replace(access.key.encode(), b"unknown"))
         heads.sendall(head(access, "GET", CHATS)[:-2])
         bodies.sendall(body)
         reader.sendall(head(access, "GET", f"{CHATS}/{big_chat}/export?format=ndjson"))
@@ -136,7 +140,10 @@ def test_nobody_is_waited_for_for_ever(gunicorn: EmbeddedGunicorn, access, big_c
         assert 10 < time.monotonic() - began < 20
         while time.monotonic() - began < BODY_SECONDS - 1:
             bodies.sendall(b" ")
+            with suppress(OSError):
+                refused.sendall(b" ")
             time.sleep(1)
+        assert rest(refused).startswith(b"HTTP/1.1 401 ")
         answer = bodies.recv(2**16)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"code": "request_timeout"' in answer
