@@ -132,15 +132,16 @@ class Database:
 
     def _use(self, database: Any) -> None:
         self.database = database
-        self.tenants = database["tenants"]
-        self.api_keys = database["api_keys"]
-        self.chats = database["chats"]
-        self.messages = database["messages"]
-        self.presence = database["presence"]
-        self.deletions = database["deletions"]
-        self.purges = database["purges"]
-        self.tickets = database["tickets"]
-        self.idempotency = database["idempotency"]
+        self.collections = {name: database[name] for name in COLLECTIONS}
+        self.tenants = self.collections["tenants"]
+        self.api_keys = self.collections["api_keys"]
+        self.chats = self.collections["chats"]
+        self.messages = self.collections["messages"]
+        self.presence = self.collections["presence"]
+        self.deletions = self.collections["deletions"]
+        self.purges = self.collections["purges"]
+        self.tickets = self.collections["tickets"]
+        self.idempotency = self.collections["idempotency"]
 
     def now(self) -> datetime:
         """Return the server's time in UTC, in the milliseconds that BSON keeps."""
@@ -217,7 +218,7 @@ class Database:
         return self._unit_of_work(None)
 
     def _unit_of_work(self, session: ClientSession | None) -> UnitOfWork:
-        return UnitOfWork(self.database, session, self.now())
+        return UnitOfWork(self.database, self.collections, session, self.now())
 
     def _complain(self, error: PyMongoError) -> None:
         self._complaints.say(reasons(error, ", ".join(self._hosts), self.database.name))

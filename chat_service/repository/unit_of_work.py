@@ -73,7 +73,7 @@ class _Of:
         self._name = name
 
     def __get__(self, tx: "UnitOfWork", owner: type) -> Bound:
-        return Bound(tx.database[self._name], tx.session)
+        return Bound(tx.collections[self._name], tx.session)
 
 
 class UnitOfWork:
@@ -86,9 +86,12 @@ class UnitOfWork:
     purges = _Of()
     idempotency = _Of()
 
-    def __init__(self, database: Any, session: ClientSession | None, now: datetime) -> None:
-        """Bind the collections of `database`; `now` is the database's time, which the whole work goes by."""
+    def __init__(
+        self, database: Any, collections: Mapping[str, Any], session: ClientSession | None, now: datetime
+    ) -> None:
+        """Bind the `collections` of `database`, made once; `now` is the database's time, which the work goes by."""
         self.database = database
+        self.collections = collections
         self.session = session
         self.now = now
 

@@ -12,7 +12,7 @@ from chat_service.server import bodies
 from chat_service.server.admission import Admission, Weight
 from chat_service.server.application import Application
 from chat_service.server.bodies import BodyMemory
-from chat_service.server.bridge import Bridge, environ_of
+from chat_service.server.bridge import TENANT_UNREAD_BYTES, Bridge, environ_of
 from chat_service.server.threads import Threads
 
 SCOPE = {
@@ -29,10 +29,10 @@ async def ignore(_: dict[str, Any]) -> None:
     """Nobody looks."""
 
 
-def serving(app: Flask, wsgi: Any = None, admission: Admission | None = None) -> Application:
+def serving(app: Flask, wsgi: Any = None, admission: Admission | None = None, threads: int = 1) -> Application:
     tenants = Repositories.of(app.extensions).tenants
     admission = admission or Admission(1, lambda: 0.0)
-    return Application(wsgi or app, None, tenants, admission, threads=1, max_body_bytes=2**20)
+    return Application(wsgi or app, None, tenants, admission, threads=threads, max_body_bytes=2**20)
 
 
 @pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
@@ -118,6 +118,51 @@ def test_an_application_that_fails_before_its_answer_is_answered_for() -> None:
     assert sent[0]["status"] == 500
     assert b'"code": "internal_error"' in sent[1]["body"]
     assert b"secret" not in sent[1]["body"]
+
+
+@pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
+def test_who_has_much_unread_gets_no_more_before_it_is_read(app: Flask, alice, bob) -> None:
+    """429 for the tenant whose readers take nothing, 200 for another; and 200 for it once they have read."""
+    page = b"x" * 2**20
+    readers = TENANT_UNREAD_BYTES // len(page) + 1
+
+    def answers_with_a_page(environ: dict[str, Any], start_response: Any) -> Any:
+        if "/page" not in environ["PATH_INFO"]:
+            return app.wsgi_app(environ, start_response)
+        start_response("200 OK", [])
+        return [page]
+
+    async def play() -> None:
+        application = serving(app, answers_with_a_page, Admission(4, lambda: 0.0), threads=4)
+        reads = asyncio.Event()
+
+        async def slow(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.body":
+                await reads.wait()
+
+        async def get(caller: Any, path: str, send: Any) -> None:
+            headers = [(b"host", b"localhost"), (b"x-api-key", caller.access.key.encode())]
+            await application({**SCOPE, "method": "GET", "path": path, "headers": headers}, ignore, send)
+
+        async def status(caller: Any) -> int:
+            sent: list[dict[str, Any]] = []
+
+            async def send(message: dict[str, Any]) -> None:
+                sent.append(message)
+
+            await get(caller, "/api/v1/chats", send)
+            return sent[0]["status"]
+
+        assert await status(alice) == await status(bob) == 200
+        waiting = [asyncio.ensure_future(get(alice, "/api/v1/page", slow)) for _ in range(readers)]
+        while await status(alice) == 200:
+            pass  # some of the pages are still being made
+        assert (await status(alice), await status(bob)) == (429, 200)
+        reads.set()
+        await asyncio.gather(*waiting)
+        assert await status(alice) == 200
+
+    asyncio.run(asyncio.wait_for(play(), 60))
 
 
 class TestBodyMemory:
