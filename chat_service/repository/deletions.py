@@ -181,7 +181,7 @@ class Deletions:
         if len(deletes) == 1:
             return {deletes[0]: self._remove_one(tx, tenant_id, deletes[0])}
         keys = [chat_key(tenant_id, delete.chat_id) for delete in deletes]
-        chats = {chat["_id"]["chat_id"]: chat for chat in tx.chats.find({"_id": {"$in": keys}}, CHAT_FIELDS)}
+        chats = {chat["_id"]["chat_id"]: chat for chat in tx.read("chats", {"_id": {"$in": keys}}, CHAT_FIELDS)}
         verdicts: dict[Delete, Chat | ChatServiceError] = {}
         removed = []
         for delete in deletes:

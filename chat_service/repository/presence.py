@@ -121,7 +121,8 @@ class Presence:
     def count_each(self, tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str]) -> dict[str, LeaseCount]:
         """Return the leases of each of the chats, with one command."""
         # One read of the index alone; both numbers come from it, because a delete needs both.
-        leases = tx.presence.find(
+        leases = tx.read(
+            "presence",
             {"tenant_id": tenant_id, "chat_id": {"$in": list(chat_ids)}},
             {"_id": False, "chat_id": True, "expires_at": True},
         )

@@ -95,12 +95,25 @@ class UnitOfWork:
         self.session = session
         self.now = now
 
+    def read(self, collection: str, condition: Filter, fields: Filter) -> list[Document]:
+        """Return these fields of all documents that meet the condition: what a transaction nearly always begins with.
+
+        One batch is read by a command. Where it is not all, or no transaction asks again, the driver reads them.
+        """
+        if self.session is not None and self.session.in_transaction:
+            found = self.command({"find": collection, "filter": condition, "projection": fields})["cursor"]
+            if not found["id"]:
+                batch: list[Document] = found["firstBatch"]
+                return batch
+        return list(self.collections[collection].find(condition, fields, session=self.session))
+
     def command(self, command: Document) -> Document:
         """Run one command as it is, and return the server's reply.
 
         The driver's methods for collections take a third longer to say the same, which matters for what is done most.
         """
-        reply: Document = self.database.command(command, session=self.session)
+        options = self.database.codec_options  # else times would come without their zone
+        reply: Document = self.database.command(command, codec_options=options, session=self.session)
         if "writeErrors" in reply:  # which is no error to the driver when it does not know that this was a write
             raise BulkWriteError(reply)
         return reply

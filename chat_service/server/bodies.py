@@ -3,8 +3,8 @@
 import asyncio
 import io
 from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from chat_service.server.bridge import Environ, Receive
 from chat_service.server.deadlines import TimeLimit
@@ -61,6 +61,49 @@ class BodyMemory:
         return (not own or own + size <= self._share) and (not all_of_them or all_of_them + size <= self._total)
 
 
+class _Body:
+    """A body, from the first byte that is read of it until its request is answered.
+
+    A class, because a generator would be entered in a register of the event loop and taken out again with each request.
+    """
+
+    __slots__ = ("_limit", "_memory", "_receive", "_size", "_tenant_id")
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[bytes | None]],
+        limit: TimeLimit,
+        memory: BodyMemory,
+        tenant_id: str,
+        size: int,
+    ) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._memory = memory
+        self._tenant_id = tenant_id
+        self._size = size
+
+    async def __aenter__(self) -> bytes | None:
+        """Read it; return None if it was cut off.
+
+        Raises:
+            TimeoutError: it did not arrive in time.
+        """
+        return await self._limit.keep(self._arrive()) if self._size else b""
+
+    async def _arrive(self) -> bytes | None:
+        await self._memory.take(self._tenant_id, self._size)
+        try:
+            return await self._receive()
+        except BaseException:
+            self._memory.give_back(self._tenant_id, self._size)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._size:
+            self._memory.give_back(self._tenant_id, self._size)
+
+
 class Bodies:
     """Reads the bodies of requests."""
 
@@ -70,34 +113,18 @@ class Bodies:
         self._memory = BodyMemory()
         self._limit = TimeLimit(BODY_SECONDS)
 
-    @asynccontextmanager
-    async def read(self, environ: Environ, receive: Receive, tenant_id: str) -> AsyncIterator[bytes | None]:
-        """Give the body while its request is answered, or None if it was cut off.
+    def read(self, environ: Environ, receive: Receive, tenant_id: str) -> "_Body":
+        """Return the body, to be entered while its request is answered.
 
         Of one that is too large nothing is read, or one byte too many where its size was not known: the application
         refuses it by its Content-Length.
-
-        Raises:
-            TimeoutError: it did not arrive in time.
         """
         size = length_of(environ)
-        if size is not None and not 0 < size <= self._max_bytes:
-            yield b""
-            return
-        size = self._max_bytes if size is None else size
-        body = await self._limit.keep(self._arrive(receive, tenant_id, size))
-        try:
-            yield body
-        finally:
-            self._memory.give_back(tenant_id, size)
-
-    async def _arrive(self, receive: Receive, tenant_id: str, size: int) -> bytes | None:
-        await self._memory.take(tenant_id, size)
-        try:
-            return await self._receive(receive)
-        except BaseException:
-            self._memory.give_back(tenant_id, size)
-            raise
+        if size is None:
+            size = self._max_bytes
+        elif size > self._max_bytes:
+            size = 0
+        return _Body(partial(self._receive, receive), self._limit, self._memory, tenant_id, size)
 
     async def _receive(self, receive: Receive) -> bytes | None:
         body = bytearray()

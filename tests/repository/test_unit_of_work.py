@@ -22,6 +22,7 @@ from chat_service.repository.exports import Exports
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
+from chat_service.repository.unit_of_work import UnitOfWork
 
 TENANT = "tenant"
 ONE = [NewMessage(Role.USER, "x", None, {})]
@@ -160,3 +161,17 @@ def assert_in_one_transaction(recorder: Recorder) -> None:
     assert sent[-1][0] == "commitTransaction", sent
     assert len(sent) > 1
     assert {command[1:] for command in sent} == {sent[-1][1:]}, sent
+
+
+def test_a_read_gives_more_than_one_batch(database) -> None:
+    """The same documents inside a transaction and outside, with times that have a zone."""
+    database.presence.insert_many(
+        {"_id": f"{number:03}", "tenant_id": "t", "chat_id": "c", "expires_at": database.now()} for number in range(250)
+    )
+
+    def work(tx: UnitOfWork) -> list[dict[str, Any]]:
+        return tx.read("presence", {"tenant_id": "t"}, {"expires_at": True})
+
+    inside = database.transaction(work)
+    assert len({lease["_id"] for lease in inside}) == 250
+    assert inside == work(database.unbound())
