@@ -23,6 +23,10 @@ timeout = 30
 # way would be lost. An idle connection costs 16 KiB.
 keepalive = int(os.environ.get("KEEP_ALIVE", "620"))
 
+# Not less than load balancers let through (nginx: 8 KiB a field): a front end on the same domain brings its cookies.
+limit_request_fields = int(os.environ.get("MAX_HEADER_FIELDS", "100"))
+limit_request_field_size = int(os.environ.get("MAX_HEADER_BYTES", str(16 * 2**10)))
+
 # Every worker names itself, and its leases, when it loads the application.
 preload_app = False
 

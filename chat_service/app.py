@@ -18,6 +18,7 @@ from chat_service.api import (
     exports,
     fields,
     headers,
+    keys,
     limits,
     messages,
     openapi,
@@ -88,7 +89,7 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     for field in (fields.Rfc3339, fields.Time, fields.Seconds):
         api.register_field(field, "string", "date-time")
     problems.install(app)
-    for module in (chats, deletions, messages, exports, connections, system):
+    for module in (chats, deletions, messages, exports, connections, keys, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
     if config.chat_page:

@@ -35,12 +35,13 @@ def _authenticate() -> None:
 
 
 def requires(
-    scope: Scope, *, counts: str | None = None, of_deleted: bool = False
+    scope: Scope | None, *, counts: str | None = None, of_deleted: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let only callers with `scope` in, as often as they may; the scope can be read from the view as `required_scope`.
 
-    A request takes one token, or as many as there are items in the list `counts` of its body. A chat in its path must
-    not have a receipt, unless the view is there for deleted chats too: a restore may have brought the chat back.
+    None lets every key in, and counts as a read. A request takes one token, or as many as there are items in the list
+    `counts` of its body. A chat in its path must not have a receipt, unless the view is there for deleted chats too: a
+    restore may have brought the chat back.
 
     Raises (when the view is called):
         InsufficientScopeError: the key was not given this scope.
@@ -51,9 +52,9 @@ def requires(
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            if scope not in caller().scopes:
+            if scope is not None and scope not in caller().scopes:
                 raise InsufficientScopeError(scope.value)
-            limits.take(scope, counts)
+            limits.take(scope or Scope.READ, counts)
             if not of_deleted and "chat_id" in kwargs:
                 _require_not_deleted(str(kwargs["chat_id"]))
             return view(*args, **kwargs)

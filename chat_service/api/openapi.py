@@ -156,7 +156,8 @@ def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
         operation["parameters"] = [*_parameters(operation), *_headers(view)]
         _add_headers(operation["responses"])
         if rule.rule.startswith(API_PREFIX):
-            operation["description"] = f"Needs the scope `{view.required_scope.value}`."
+            scope = view.required_scope
+            operation["description"] = f"Needs the scope `{scope.value}`." if scope else "Any key may ask."
             for response in operation["responses"].values():
                 response["headers"].update(_refer_to_limits())
         else:

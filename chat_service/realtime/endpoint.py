@@ -131,7 +131,7 @@ class Sockets:
         """Open the lease, in a thread; return until when it is good, and the seq of the chat's last message."""
         # The key may have been revoked since it was cached, or since its ticket was made, and before the feed could
         # tell this socket. It will not be asked for again as long as the connection lives.
-        self._repositories.tenants.require_live(socket.caller.tenant_id, socket.caller.key_id)
+        self._repositories.tenants.key(socket.caller.tenant_id, socket.caller.key_id)
         if self._repositories.receipts.of_chats(socket.caller.tenant_id, [socket.owner[1]]):
             raise ChatNotFoundError
         lease, last = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id)

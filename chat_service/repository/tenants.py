@@ -112,16 +112,18 @@ class Tenants:
             found = next(iter(self._database.api_keys.aggregate(steps)), None)
         return found and {**found, "tenant": next(iter(found["tenant"]), {})}
 
-    def require_live(self, tenant_id: str, key_id: str) -> None:
-        """Ask the database itself whether the key is good: for what lasts longer than the cache may be wrong.
+    def key(self, tenant_id: str, key_id: str) -> ApiKey:
+        """Return a key as the database has it now: for what lasts longer than the cache may be wrong.
 
         Raises:
             InvalidApiKeyError: revoked.
         """
         wanted = {"_id": _key_range(key_id), "tenant_id": tenant_id, "revoked_at": None}
         with self._database.operation():
-            if self._database.api_keys.find_one(wanted, {"_id": True}) is None:
-                raise InvalidApiKeyError
+            document = self._database.api_keys.find_one(wanted)
+        if document is None:
+            raise InvalidApiKeyError
+        return _to_key(document)
 
     def create(self, name: str, tenant_id: str | None = None) -> Tenant:
         """Create a tenant and return it; with a `tenant_id` that exists already, return that one."""

@@ -26,10 +26,6 @@ from chat_service.server.stand_ins import Answer, IdleTimers
 TARGET_BYTES = 4_094
 """Of a request's target: many times what any of ours needs."""
 
-FIELDS = 64
-FIELD_BYTES = 4_096
-"""Of header fields, and of each with its name."""
-
 HEAD_BYTES = 64 * 2**10
 """Of a whole head: it lies in memory before anybody is known to have a key."""
 
@@ -67,6 +63,10 @@ class _RefusedError(Exception):
 
 class Http(HttpToolsProtocol):
     """One connection."""
+
+    most_fields = 100
+    most_field_bytes = 16 * 2**10
+    """Of header fields, and of each with its name; the worker sets what gunicorn.conf.py says."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         """Begin as uvicorn does."""
@@ -118,7 +118,7 @@ class Http(HttpToolsProtocol):
             self._refuse(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) >= FIELDS or len(name) + len(value) > FIELD_BYTES:
+        if len(self.headers) >= self.most_fields or len(name) + len(value) > self.most_field_bytes:
             self._refuse(431)
         super().on_header(name, value)
 
@@ -142,8 +142,9 @@ class Http(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Take note that the whole request is there; where it was answered before, the next one may come now."""
         super().on_message_complete()
+        was_answered = self._is_in_body and not self._is_busy()  # the rest of a handshake is no body
         self._is_in_body = False
-        if not self._is_busy():
+        if was_answered:
             _REST.stop(self)
             if self.cycle.keep_alive:
                 self._wait_for_next()

@@ -46,6 +46,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
     def init_process(self) -> None:
         """Serve until told to end."""
         counts.own = self.slot
+        Http.most_fields, Http.most_field_bytes = self.cfg.limit_request_fields, self.cfg.limit_request_field_size
         super().init_process()
 
     def init_signals(self) -> None:

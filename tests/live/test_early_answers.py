@@ -56,6 +56,13 @@ def test_a_client_that_first_sends_everything_has_its_answer(connection, access,
     assert read(connection) == (200, "")
 
 
+def test_what_a_front_end_brings_along_is_not_refused(connection, access) -> None:
+    """The cookies of its domain, and what proxies add."""
+    fields = [f"X-API-Key: {access.key}", f"Cookie: session={'c' * 15_000}", *(f"X-Hop-{at}: x" for at in range(90))]
+    connection.sendall("\r\n".join([f"GET {CHATS} HTTP/1.1", "Host: localhost", *fields, "", ""]).encode())
+    assert read(connection) == (200, "")
+
+
 def test_so_has_one_that_ends_its_connection(connection) -> None:
     """It is closed when everything has come, and what follows is not worked on."""
     assert send_all(connection, LENGTH, "Connection: close") == (401, "invalid_api_key")

@@ -24,10 +24,8 @@ class TestReach:
         window.wait_for("#deletion-buttons .danger", "Delete 1 message")
         window.tab_to_button("Delete 1 message")
         window.press(Keys.ENTER)
-        window.wait_for("#deletion-title", "Deleted")
-        window.wait(lambda: window.driver.switch_to.active_element.text == "Close")
-        window.press(Keys.ENTER)
-        window.wait_for("#gone-title", "This chat is deleted")
+        window.wait_for("#gone-title", "Deleted")
+        window.wait(lambda: window.driver.switch_to.active_element.text == "Deleted")
         window.tab_to_button("Back to the list")
         window.press(Keys.ENTER)
         window.wait_for("#no-chats")
@@ -68,7 +66,7 @@ class TestReach:
             assert fits()
             window.shot("phone-409")
             window.click("#deletion-buttons .danger")
-        window.wait_for("#deletion-title", "Deleted")
+        window.wait_for("#gone-title", "Deleted")
         window.shot("phone-deleted")
         assert complaints(window, 409) == []
 

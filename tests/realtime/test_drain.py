@@ -15,10 +15,11 @@ from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from tests.client import CHATS, TenantAccess
-from tests.live.test_shutdown import processes, request
+from tests.live.test_shutdown import request
 from tests.realtime.line import CLOSE, Closed, Line, RefusedError, together
 from tests.realtime.sockets import Service
 from tests.wait import wait_until
+from tests.workers import workers_of
 
 SOCKETS, CHATS_OF_THEM = 500, 25
 EXIT_SECONDS = 10.0
@@ -41,7 +42,7 @@ async def open_all(service: Service, sockets: int = SOCKETS) -> list[Line]:
 
 def terminate(service: Service) -> None:
     """To all processes, as a platform sends it."""
-    for pid in processes(service.gunicorn):
+    for pid in (service.gunicorn.process.pid, *workers_of(service.gunicorn)):
         os.kill(pid, signal.SIGTERM)
 
 
@@ -133,11 +134,11 @@ def test_a_reload_sends_sockets_to_the_new_workers(own) -> None:
 
     async def reload() -> Counter[object]:
         lines = await open_all(own, 100)
-        before = set(processes(own.gunicorn)[1:])
+        before = workers_of(own.gunicorn)
         own.gunicorn.process.send_signal(signal.SIGHUP)
         ends = await asyncio.gather(*(line.closed() for line in lines))
         again = [await come_back() for _ in range(20)]
-        await asyncio.to_thread(wait_until, lambda: not before & set(processes(own.gunicorn)[1:]), 20)
+        await asyncio.to_thread(wait_until, lambda: not before & workers_of(own.gunicorn), 20)
         again = [line if await is_open(line) else await come_back() for line in again]
         assert await asyncio.to_thread(own.database.presence.count_documents, {}) == 20
         for line in again:

@@ -15,10 +15,10 @@ from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from tests.client import TenantAccess
 from tests.conftest import tenant_maker
-from tests.live.test_shutdown import processes
 from tests.pause import paused
 from tests.realtime.sockets import Peer, Service
 from tests.wait import wait_until
+from tests.workers import workers_of
 
 PROMISE_SECONDS = 30.0
 LOOK_SECONDS = 3.0
@@ -35,7 +35,7 @@ def own(mongod: EmbeddedMongod, database: Database, new_tenant: Callable[..., Te
 
 
 def worker(service: Service) -> int:
-    return processes(service.gunicorn)[1]
+    return min(workers_of(service.gunicorn))
 
 
 def expire_all(database: Database) -> None:

@@ -19,10 +19,10 @@ from chat_service.realtime.closing import TOO_SLOW
 from chat_service.realtime.outbox import Outboxes, Socket
 from chat_service.repository.messages import Messages
 from chat_service.server.websocket_protocol import PING_SECONDS, PINGS, PONG_SECONDS, WebSocket
-from tests.live.test_shutdown import processes
 from tests.realtime.line import Line, together
 from tests.realtime.sockets import Service
 from tests.wait import wait_until
+from tests.workers import workers_of
 
 SLOW_READERS, SLOW_CHATS = 50, 10
 MEBIBYTE = 2**20
@@ -83,7 +83,7 @@ def test_slow_readers_do_not_fill_the_memory(mongod, database, new_tenant, query
             if query:
                 await asyncio.to_thread(post_all)
             good = await Line.open(gunicorn.port, quiet, service.access)
-            pid = processes(gunicorn)[1]
+            pid = min(workers_of(gunicorn))
             before = memory(pid)
             paths = [chat_ids[number % SLOW_CHATS] + query for number in range(SLOW_READERS)]
             slow = await together(Line.open(gunicorn.port, path, service.access) for path in paths)

@@ -209,7 +209,7 @@ def test_what_connections_cost(recorded) -> None:
     def open_one(connection_id: str) -> list[str]:
         recorder.commands.clear()
         sockets.tenants.authenticate(client.access.key)
-        sockets.tenants.require_live(tenant_id, client.access.key_id)
+        sockets.tenants.key(tenant_id, client.access.key_id)
         sockets.presence.open(tenant_id, chat_id, connection_id, "worker")
         return [name for name, _ in recorder.commands]
 

@@ -17,6 +17,7 @@ export class Problem extends Error {
     this.code = members.code;
     this.detail = members.detail;
     this.errors = members.errors;
+    this.reason = members.reason;
     this.activeConnections = members.active_connections;
     this.requestId = members.request_id;
     this.retryAfter = retryAfter;
@@ -24,11 +25,17 @@ export class Problem extends Error {
 }
 
 const CHATS = "/api/v1/chats";
+const SENDABLE = /^[\x21-\x7e]+$/; // in a header; fetch would refuse others as if nobody had answered
 
 export class Api {
   constructor(key, onKeyRejected) {
     this._key = key;
     this._onKeyRejected = onKeyRejected;
+  }
+
+  /** Returns whose key this is, and what it may do. */
+  me() {
+    return this._json("GET", "/api/v1/me");
   }
 
   chats(cursor, limit) {
@@ -38,6 +45,11 @@ export class Api {
   create(title) {
     // The id is chosen here, so that a repetition cannot create two.
     return this._json("POST", CHATS, { body: { id: newId(), ...(title && { title }) } });
+  }
+
+  /** Makes a new chat of a file that was exported as NDJSON. */
+  import(file) {
+    return this._json("POST", `${CHATS}/import`, { headers: { "Content-Type": "application/x-ndjson" }, file });
   }
 
   chat(id) {
@@ -88,13 +100,18 @@ export class Api {
     return (await this._send(method, path, options)).json();
   }
 
-  async _send(method, path, { body, headers = {} } = {}) {
+  async _send(method, path, { body, file, headers = {} } = {}) {
+    if (!SENDABLE.test(this._key)) {
+      const problem = new Problem(401, { detail: "This is no API key: it has characters that none has." });
+      this._onKeyRejected(problem);
+      throw problem;
+    }
     let answer;
     try {
       answer = await fetch(path, {
         method,
         headers: { "X-API-Key": this._key, ...(body && { "Content-Type": "application/json" }), ...headers },
-        body: body && JSON.stringify(body),
+        body: file ?? (body && JSON.stringify(body)),
       });
     } catch {
       throw new Problem(0, { detail: "The service did not answer. Is it running, and are you online?" });

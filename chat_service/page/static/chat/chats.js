@@ -20,6 +20,8 @@ export class Chats {
     this._list.replaceChildren();
     byId("more-chats").onclick = () => this._more();
     byId("new-chat").onsubmit = (event) => this._create(event);
+    byId("import").onclick = () => byId("import-file").click();
+    byId("import-file").onchange = ({ target }) => target.files.length && this._import(target);
     const refresh = () => document.visibilityState === "visible" && this.refresh();
     this._timer = setInterval(refresh, LOOK_AGAIN);
     document.onvisibilitychange = refresh;
@@ -78,9 +80,19 @@ export class Chats {
   async _create(event) {
     event.preventDefault();
     const title = byId("new-title");
+    await this._open(this._api.create(title.value.trim()), () => (title.value = ""));
+  }
+
+  async _import(input) {
+    await this._open(this._api.import(input.files[0]), () => {});
+    input.value = ""; // so that the same file can be chosen again
+  }
+
+  /** Opens a chat that is being made. */
+  async _open(making, onMade) {
     try {
-      const chat = await this._api.create(title.value.trim());
-      title.value = "";
+      const chat = await making;
+      onMade();
       location.hash = `chat=${chat.id}`;
       await this.refresh();
     } catch (problem) {

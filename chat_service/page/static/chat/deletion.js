@@ -11,10 +11,16 @@ const OWN_CLOSE_WAIT = 250; // ms; the service forgets our own connection a mome
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+/** Tells whether the service has said that it did nothing. */
+function isRefusal({ status, code }) {
+  return (status >= 400 && status < 500) || code === "database_unavailable";
+}
+
 export class Deletion {
   /**
    * `suspend(chatId)` closes this page's own connection to the chat, and returns whether there was one;
-   * `resume(chatId)` opens it again; `onDeleted(chatId)` hears that the chat is gone.
+   * `resume(chatId)` opens it again; `onDeleted(chatId, title)` hears that the chat is gone, and returns whether it
+   * shows the receipt itself, under that title.
    */
   constructor(api, { suspend, resume, onDeleted }) {
     this._api = api;
@@ -117,17 +123,21 @@ export class Deletion {
 
   _failed(problem, again) {
     const text = [element("p", { textContent: sentence(problem) })];
-    this._show("The chat was not deleted, as far as is known", text, [
-      this._cancel("Cancel"),
-      this._button("Try again", "primary", again),
-    ]);
+    const buttons = [this._cancel("Cancel")];
+    if (problem.status !== 403) buttons.push(this._button("Try again", "primary", again));
+    this._show(isRefusal(problem) ? "Nothing was deleted" : "The chat was not deleted, as far as is known", text, buttons);
   }
 
   async _done(title) {
     this._isDone = true;
+    const isShown = this._onDeleted(this._chat.id, title);
+    if (isShown) {
+      this._dialog.close();
+      byId("gone-title").focus();
+      return;
+    }
     const place = element("div");
     this._show(title, [element("p", {}, "“", element("b", { textContent: titleOf(this._chat) }), "”"), place], [this._cancel("Close")]);
-    this._onDeleted(this._chat.id);
     await showReceipt(this._api, this._chat.id, place);
   }
 

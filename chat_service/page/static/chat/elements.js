@@ -22,7 +22,8 @@ export function showError(place, error) {
 export function sentence(error) {
   const fields = Object.entries(error.errors ?? {}).map(([name, texts]) => ` ${name}: ${[texts].flat().join(" ")}`);
   const request = error.requestId ? ` (Request ${error.requestId})` : "";
-  return `${error.detail ?? error.message}${fields.join("")}${request}`;
+  const reason = error.reason ? ` ${error.reason}` : "";
+  return `${error.detail ?? error.message}${reason}${fields.join("")}${request}`;
 }
 
 /** Says something to those who listen to the page rather than look at it. */

@@ -28,9 +28,21 @@ function enter() {
   byId("entrance").hidden = true;
   byId("app").hidden = false;
   byId("name").value = session.name();
+  showWhatTheKeyMayDo();
   connectExports(byId("export"), api, () => conversation.chat.id, (problem) => showError(byId("chat-error"), problem));
   chats.refresh();
   follow();
+}
+
+/** Takes away what the key may not do; until that is known, it is there, and the service refuses it. */
+async function showWhatTheKeyMayDo() {
+  const asked = api;
+  byId("app").dataset.may = "read write delete";
+  byId("may").textContent = "";
+  const me = await api.me().catch(() => null); // the list of chats tells what is wrong
+  if (me === null || asked !== api) return;
+  byId("app").dataset.may = me.scopes.join(" ");
+  byId("may").textContent = `${me.label || "This key"} may ${new Intl.ListFormat("en").format(me.scopes)}.`;
 }
 
 /** Goes back to where a key is asked for; `problem` is what is wrong with the one there was. */
@@ -126,9 +138,11 @@ function resume(chatId) {
   if (conversation?.chat.id === chatId) conversation.connect();
 }
 
-function onDeleted(chatId) {
+function onDeleted(chatId, title) {
   chats.remove(chatId);
-  if (conversation?.chat.id === chatId) wasDeleted(chatId, "This chat is deleted");
+  const isOpen = conversation?.chat.id === chatId;
+  if (isOpen) wasDeleted(chatId, title);
+  return isOpen;
 }
 
 byId("key-form").onsubmit = (event) => {

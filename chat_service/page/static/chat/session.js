@@ -5,7 +5,8 @@ const NAME = "chat-service.name";
 
 /** Takes a key from the address (#key=…), where no server and no log sees it, and removes it from there. */
 export function takeKeyFromAddress() {
-  const key = new URLSearchParams(location.hash.slice(1)).get("key");
+  // A plus sign is one here: the address was typed, and is no form.
+  const key = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B")).get("key");
   if (key === null) return;
   sessionStorage.setItem(KEY, key);
   history.replaceState(null, "", location.pathname);

@@ -1,0 +1,34 @@
+"""A key tells what it is and what it may do."""
+
+import pytest
+from flask import Flask
+
+from chat_service.models import RateLimit, Scope
+from chat_service.repository.tenants import Tenants
+from tests.client import Client
+
+ME = "/api/v1/me"
+
+
+@pytest.mark.parametrize("scopes", [("read",), ("delete", "write"), ("delete", "read", "write")])
+def test_any_key_may_ask_what_it_may_do(app: Flask, new_tenant, scopes: tuple[str, ...]) -> None:
+    client = Client(app, new_tenant(*scopes))
+    answer = client.send("GET", ME)
+    assert answer.status_code == 200
+    assert answer.get_json() == {
+        "tenant_id": client.access.tenant_id,
+        "key_id": client.access.key_id,
+        "label": answer.get_json()["label"],
+        "scopes": [scope for scope in ("read", "write", "delete") if scope in scopes],
+        "limits": {"read": None, "write": None, "delete": None},
+        "expires_at": None,
+    }
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_its_limits_are_those_that_hold(app: Flask, new_tenant, either_database) -> None:
+    """The tenant's own, where it has any."""
+    client = Client(app, new_tenant())
+    Tenants(either_database).set_limits(client.access.tenant_id, {Scope.WRITE: RateLimit(0.5, 10)})
+    limits = client.send("GET", ME).get_json()["limits"]
+    assert limits == {"read": None, "write": {"rate": 0.5, "burst": 10}, "delete": None}
