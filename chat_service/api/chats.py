@@ -23,7 +23,11 @@ blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chat
 @blueprint.arguments(ChatIn())
 @blueprint.response(201, ChatOut())
 def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
-    """Create a chat."""
+    """Create a chat.
+
+    Choose the id yourself, or send an `Idempotency-Key`: then a repetition after a lost answer cannot create two. An id
+    that was deleted is never free again: 409 `chat_id_retired`.
+    """
     chat = repositories().chats.create(caller().tenant_id, new["title"], new["metadata"], new["id"], idempotency_key())
     return created(chat)
 
@@ -34,7 +38,10 @@ def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
 @blueprint.response(200, ChatPageOut())
 @paged("chats", lambda chat: ListPosition(chat.updated_at, chat.id))
 def list_chats(limit: int, after: ListPosition | None) -> list[Chat]:
-    """List the tenant's chats, latest activity first."""
+    """List the tenant's chats, latest activity first.
+
+    Follow `next_cursor` until it is null. A chat that changes meanwhile moves to the front, and may come twice.
+    """
     tenant_id, found = caller().tenant_id, list[Chat]()
     while len(found) < limit:
         chats = repositories().chats.page(tenant_id, limit - len(found), after)
@@ -52,7 +59,10 @@ def list_chats(limit: int, after: ListPosition | None) -> list[Chat]:
 @unless_seen
 @blueprint.response(200, ChatOut())
 def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
-    """Look a chat up, with its messages and live connections counted."""
+    """Look a chat up, with its messages and live connections counted.
+
+    Its `ETag` in `If-Match` of a PATCH or DELETE means: only if it is still as you saw it.
+    """
     chat = repositories().chats.get(caller().tenant_id, chat_id)
     return chat, etag(chat.revision, chat.active_connections)
 
@@ -63,7 +73,10 @@ def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
 @blueprint.arguments(ChatPatch())
 @blueprint.response(200, ChatOut())
 def update_chat(changes: dict[str, Any], chat_id: str) -> tuple[Chat, dict[str, str]]:
-    """Change the title or the metadata; with If-Match, only if nobody else has changed the chat."""
+    """Change the title or the metadata; with If-Match, only if nobody else has changed the chat.
+
+    What is not named stays. `metadata` is replaced as a whole.
+    """
     chat = repositories().chats.update(caller().tenant_id, chat_id, changes, expected_revisions())
     return chat, etag(chat.revision, chat.active_connections)
 

@@ -36,7 +36,10 @@ class UpgradeRequired(HTTPException):
 @blueprint.response(200, ConnectionPageOut())
 @paged("connections", lambda lease: ListPosition(lease.connected_at, lease.connection_id))
 def list_connections(limit: int, after: ListPosition | None, chat_id: str) -> list[Lease]:
-    """List the live connections to the chat, latest first."""
+    """List the live connections to the chat, latest first.
+
+    Those that hold a DELETE up.
+    """
     return repositories().presence.page(caller().tenant_id, chat_id, limit, after)
 
 
@@ -44,7 +47,10 @@ def list_connections(limit: int, after: ListPosition | None, chat_id: str) -> li
 @requires(Scope.READ)
 @blueprint.response(201, TicketOut())
 def issue_ticket(chat_id: str) -> Ticket:
-    """Make a ticket that opens one WebSocket to the chat within 30 s, with the scopes of this key."""
+    """Make a ticket that opens one WebSocket to the chat within 30 s, with the scopes of this key.
+
+    For browsers, which cannot send the key with a handshake. Good for one connection.
+    """
     return repositories().tickets.issue(caller(), chat_id)
 
 

@@ -41,7 +41,13 @@ blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="
 @blueprint.arguments(DeleteIn(), location="query")
 @blueprint.response(200, DeletionOut())
 def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
-    """Delete a chat with all its messages, permanently and atomically."""
+    """Delete a chat with all its messages, permanently and atomically.
+
+    Either everything is gone, or nothing has changed. Refused with 409 `active_connections` while WebSockets to the
+    chat are live, unless `on_active` is `evict`: then their clients are told, and disconnected. With an
+    `Idempotency-Key` a repetition gets the first answer again; after 503 `outcome_unknown` repeat it, or look the
+    receipt up. The id never comes back: a second delete is 404.
+    """
     who, evict = caller(), query["on_active"] == "evict"
     return repositories().deletions.delete(
         who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key(), evict=evict
@@ -52,7 +58,10 @@ def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
 @requires(Scope.READ)
 @blueprint.response(200, PreviewOut())
 def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
-    """Tell what deleting the chat now would do; its ETag in If-Match deletes just what was seen."""
+    """Tell what deleting the chat now would do; its ETag in If-Match deletes just what was seen.
+
+    Nothing is deleted or reserved.
+    """
     preview = repositories().previews.get(caller().tenant_id, chat_id)
     return preview, etag(preview.revision)
 
@@ -63,7 +72,11 @@ def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
 @blueprint.arguments(BulkIn())
 @blueprint.response(200, BulkOut())
 def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Delete up to 1,000 chats, each by itself: what cannot be done of one is told, and stops no other."""
+    """Delete up to 1,000 chats, each by itself: what cannot be done of one is told, and stops no other.
+
+    The answer is 200 also when nothing could be deleted: `failed` has a code for each chat, `successful` the others.
+    With an `Idempotency-Key` a repetition goes on where the first was cut off.
+    """
     who = caller()
     ids = [parse_uuid(chat_id) for chat_id in wanted["chat_ids"]]
     invalid = [chat_id for chat_id, parsed in zip(wanted["chat_ids"], ids, strict=True) if parsed is None]
@@ -78,7 +91,10 @@ def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
 @blueprint.response(200, ReceiptPageOut())
 @paged("deletions", lambda deletion: ListPosition(deletion.deleted_at, deletion.chat_id))
 def list_deletions(limit: int, after: ListPosition | None, since: datetime | None) -> list[Deletion]:
-    """List the receipts of the tenant's deleted chats, latest first."""
+    """List the receipts of the tenant's deleted chats, latest first.
+
+    Receipts stay. Follow `next_cursor` until it is null.
+    """
     return repositories().receipts.page(caller().tenant_id, limit, since, after)
 
 
@@ -87,7 +103,10 @@ def list_deletions(limit: int, after: ListPosition | None, since: datetime | Non
 @raises(DeletionNotFoundError)
 @blueprint.response(200, ReceiptOut())
 def get_deletion(chat_id: str) -> Deletion:
-    """Look a receipt up: that the chat was deleted, when, by which key, and how far the purge is."""
+    """Look a receipt up: that the chat was deleted, when, by which key, and how far the purge is.
+
+    What is left to be purged can be read by no route.
+    """
     return repositories().receipts.get(caller().tenant_id, chat_id)
 
 

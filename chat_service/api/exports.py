@@ -33,7 +33,7 @@ Batches = Iterator[list[Row]]
 
 IMPORTED = {"application/x-ndjson": {"schema": {"type": "string", "description": "The lines of an export."}}}
 EXPORTED = {
-    "application/json": {"schema": {"type": "object", "required": ["chat", "messages"]}},
+    "application/json": {"schema": {"$ref": "#/components/schemas/Export"}},
     **IMPORTED,
     "text/markdown": {"schema": {"type": "string"}},
 }
@@ -46,7 +46,11 @@ EXPORTED = {
 @blueprint.arguments(ExportIn(), location="query")
 @blueprint.doc(responses={"200": {"description": "The chat, streamed.", "content": EXPORTED}})
 def export_chat(query: dict[str, Any], chat_id: str) -> Response:
-    """Download the whole chat, as it is at this moment."""
+    """Download the whole chat, as it is at this moment.
+
+    `ndjson` can be imported again: its last line counts the messages and seals every byte before; without that line it
+    was cut off. It ends early, recognisably, when the chat is deleted meanwhile.
+    """
     media_type, suffix, write = _FORMATS[query["format"]]
     require_acceptable(media_type)
     with ExitStack() as opening:
@@ -63,7 +67,10 @@ def export_chat(query: dict[str, Any], chat_id: str) -> Response:
 @blueprint.doc(requestBody={"required": True, "content": IMPORTED})
 @blueprint.response(201, ChatOut())
 def import_chat() -> tuple[Chat, dict[str, str]]:
-    """Create a new chat from an ndjson export: all of it, or nothing."""
+    """Create a new chat from an ndjson export: all of it, or nothing.
+
+    It gets a new id; messages keep their numbers and times.
+    """
     chat, messages = read_export()
     return created(repositories().exports.create(caller().tenant_id, chat, messages, idempotency_key()))
 

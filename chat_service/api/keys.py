@@ -44,7 +44,10 @@ class MeOut(Schema):
 @requires(None)
 @blueprint.response(200, MeOut())
 def describe_caller() -> dict[str, Any]:
-    """Tell whose key this is, and what it may do."""
+    """Tell whose key this is, and what it may do.
+
+    Limits are requests per second and burst; null is no limit.
+    """
     key = repositories().tenants.key(caller().tenant_id, caller().key_id)
     limits = {scope: repositories().limits.of(caller().limits, scope) for scope in Scope}
     return {

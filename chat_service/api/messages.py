@@ -35,7 +35,11 @@ blueprint = Blueprint("messages", __name__, url_prefix="/api/v1", description="M
 @blueprint.arguments(MessagesIn())
 @blueprint.response(201, MessagesOut())
 def post_messages(new: list[NewMessage], chat_id: str) -> Response:
-    """Post one message, or up to 1,000 at once: all or none."""
+    """Post one message, or up to 1,000 at once: all or none.
+
+    Numbers (`seq`) grow without gaps in the order of posting. With an `Idempotency-Key` a repetition posts nothing
+    twice.
+    """
     messages = repositories().messages.append(caller().tenant_id, chat_id, new, idempotency_key())
     return _json({"messages": [message_json(message) for message in messages]}, 201)
 
@@ -45,7 +49,11 @@ def post_messages(new: list[NewMessage], chat_id: str) -> Response:
 @blueprint.arguments(PageIn(), location="query")
 @blueprint.response(200, MessagePageOut())
 def list_messages(query: dict[str, Any], chat_id: str) -> Response:
-    """Read a page of messages; it takes the same time wherever it lies."""
+    """Read a page of messages; it takes the same time wherever it lies.
+
+    Choose with `after`, `before` and `order`; follow `next_cursor` until it is null. A page of long messages has fewer
+    than `limit`.
+    """
     owners = caller().tenant_id, chat_id
     span = requested_span(query, *owners)
     fetch = partial(repositories().messages.page, *owners, span)
@@ -57,7 +65,10 @@ def list_messages(query: dict[str, Any], chat_id: str) -> Response:
 @requires(Scope.DELETE)
 @blueprint.response(200, ClearedOut())
 def clear_messages(chat_id: str) -> dict[str, int]:
-    """Empty the chat and keep it; the numbers of its messages are not used again."""
+    """Empty the chat and keep it; the numbers of its messages are not used again.
+
+    All of them at once, also while connections are live.
+    """
     return {"deleted": repositories().messages.clear(caller().tenant_id, chat_id)}
 
 
@@ -65,7 +76,10 @@ def clear_messages(chat_id: str) -> dict[str, int]:
 @requires(Scope.READ)
 @blueprint.response(200, MessageOut())
 def get_message(chat_id: str, seq: int) -> Response:
-    """Look one message up."""
+    """Look one message up.
+
+    404 `message_not_found` if it was deleted, `chat_not_found` if the chat was.
+    """
     return _json(message_json(repositories().messages.get(caller().tenant_id, chat_id, seq)))
 
 
@@ -74,7 +88,10 @@ def get_message(chat_id: str, seq: int) -> Response:
 @blueprint.arguments(MessagePatch())
 @blueprint.response(200, MessageOut())
 def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
-    """Change the content or the metadata of a message; `edited_at` tells when."""
+    """Change the content or the metadata of a message; `edited_at` tells when.
+
+    What is not named stays. Live connections are told that the chat has changed.
+    """
     return _json(message_json(repositories().messages.edit(caller().tenant_id, chat_id, seq, changes)))
 
 
@@ -82,7 +99,10 @@ def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
 @requires(Scope.DELETE)
 @blueprint.response(204)
 def delete_message(chat_id: str, seq: int) -> None:
-    """Delete one message; its number is not used again."""
+    """Delete one message; its number is not used again.
+
+    The others keep their numbers.
+    """
     repositories().messages.delete(caller().tenant_id, chat_id, seq)
 
 

@@ -13,16 +13,16 @@ from werkzeug.routing import Rule
 from chat_service import errors
 from chat_service.api import problems
 from chat_service.api.auth import API_PREFIX
-from chat_service.api.parsing import IF_MATCH
-
-INFO = {
-    "summary": "Chats of many tenants, deleted atomically, once, and for good.",
-    "description": (
-        "Send your tenant's API key in `X-API-Key`. Every error has one shape, `application/problem+json`, with a "
-        "`code` to act on and a `request_id` to ask about. Lists page by `next_cursor`."
-    ),
-    "license": {"name": "MIT", "identifier": "MIT"},
-}
+from chat_service.api.specification import (
+    COMPONENTS,
+    IDEMPOTENCY_KEY_FIELD,
+    IF_MATCH_FIELD,
+    IF_NONE_MATCH_FIELD,
+    INFO,
+    PATH_PARAMETERS,
+    RATE_LIMIT_HEADERS,
+    SERVERS,
+)
 
 _Error = type[errors.ChatServiceError] | int
 
@@ -36,94 +36,6 @@ _OF_THE_API: list[_Error] = [
     errors.DatabaseUnavailableError,
     406,
 ]
-
-_UUID = {
-    "type": "string",
-    "format": "uuid",
-    "pattern": "^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
-}
-
-_PATH_PARAMETERS: dict[str, dict[str, Any]] = {
-    "chat_id": {"schema": _UUID, "example": "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"},
-    "seq": {"schema": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}, "example": 1},
-    "name": {"schema": {"type": "string", "pattern": "^[a-z-]+$"}, "example": "chat-not-found"},
-}
-
-_IF_MATCH = {
-    "in": "header",
-    "name": "If-Match",
-    "description": "An `ETag` of the chat, or `*`: do it only if the chat is still as you saw it.",
-    "schema": {"type": "string", "pattern": IF_MATCH},
-}
-_IF_NONE_MATCH = {
-    "in": "header",
-    "name": "If-None-Match",
-    "description": "An `ETag` of the chat: answer 304 if it is still as you saw it.",
-    "schema": {"type": "string"},
-}
-_IDEMPOTENCY_KEY = {
-    "in": "header",
-    "name": "Idempotency-Key",
-    "description": "Your name for this request. For 24 hours the same key and request get the first answer again.",
-    "schema": {
-        "type": "string",
-        "format": "idempotency-key",
-        "minLength": 1,
-        "maxLength": 255,
-        "pattern": r"^[!-+\--~]+$",
-    },
-}
-
-_RATE_LIMIT_HEADERS = {
-    "RateLimit": {
-        "description": "What is left: `r` tokens, and the bucket is full in `t` seconds. Where there is a limit.",
-        "schema": {"type": "string"},
-        "example": '"delete";r=19;t=1',
-    },
-    "RateLimit-Policy": {
-        "description": "The limit: a full bucket holds `q` tokens, and fills in `w` seconds. Where there is one.",
-        "schema": {"type": "string"},
-        "example": '"delete";q=20;w=2',
-    },
-}
-"""As draft-ietf-httpapi-ratelimit-headers-11 has them; see limits.py."""
-
-_COMPONENTS = {
-    "Metadata": {
-        "type": "object",
-        "description": "An object of your own: at most 16 KiB as JSON, 32 levels deep, no key with `.` or a first `$`.",
-        "propertyNames": {"pattern": r"^([^$.\u0000][^.\u0000]*)?$"},
-        "additionalProperties": {"$ref": "#/components/schemas/MetadataValue"},
-        "example": {"customer": 42},
-    },
-    "MetadataValue": {
-        "anyOf": [
-            {"type": ["null", "boolean", "string"]},
-            {"type": "number", "description": "An integer of at most 64 bits, or a double."},
-            {"type": "array", "items": {"$ref": "#/components/schemas/MetadataValue"}},
-            {"$ref": "#/components/schemas/Metadata"},
-        ]
-    },
-    "Problem": {
-        "type": "object",
-        "description": "RFC 9457, with `success: false` beside it.",
-        "required": ["type", "title", "status", "detail", "success", "code", "request_id"],
-        "properties": {
-            "type": {"type": "string", "format": "uri-reference"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string", "description": "What to do."},
-            "success": {"const": False},
-            "code": {"type": "string", "description": "What to act on."},
-            "request_id": {"type": "string"},
-            "errors": {"type": "object", "description": "With `validation_error`: what to change, by field."},
-            "reason": {"type": "string"},
-            "required_scope": {"enum": ["read", "write", "delete"]},
-            "limited_scope": {"enum": ["read", "write", "delete"]},
-            "active_connections": {"type": "integer"},
-        },
-    },
-}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -143,13 +55,13 @@ def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
     # A WebSocket: a client that was generated from this could do nothing with it.
     del document["paths"][f"{API_PREFIX}v1/chats/{{chat_id}}/ws"]
     document["info"] = {**document["info"], **INFO}
-    document["servers"] = [{"url": "/"}]
+    document["servers"] = SERVERS
     document["security"] = [{"key": []}]
     components = document["components"]
     components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
-    components["schemas"] = {**_closed(components["schemas"]), **_COMPONENTS}
+    components["schemas"] = {**_closed(components["schemas"]), **COMPONENTS}
     components["responses"] = {}
-    components["headers"] = _RATE_LIMIT_HEADERS
+    components["headers"] = RATE_LIMIT_HEADERS
     for rule, method, operation in _operations(app, document):
         view: Any = app.view_functions[rule.endpoint]
         operation["operationId"] = rule.endpoint.rpartition(".")[2]
@@ -157,7 +69,8 @@ def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
         _add_headers(operation["responses"])
         if rule.rule.startswith(API_PREFIX):
             scope = view.required_scope
-            operation["description"] = f"Needs the scope `{scope.value}`." if scope else "Any key may ask."
+            needs = f"Needs the scope `{scope.value}`." if scope else "Any key may ask."
+            operation["description"] = f"{operation['description']}\n\n{needs}"
             for response in operation["responses"].values():
                 response["headers"].update(_refer_to_limits())
         else:
@@ -167,10 +80,10 @@ def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
         _add_errors(operation["responses"], components["responses"], _errors(rule, method, operation, view))
     for path, item in document["paths"].items():
         item.pop("parameters", None)
-        names = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in path]
+        names = [name for name in PATH_PARAMETERS if f"{{{name}}}" in path]
         if names:
             item["parameters"] = [
-                {"in": "path", "name": name, "required": True, **_PATH_PARAMETERS[name]} for name in names
+                {"in": "path", "name": name, "required": True, **PATH_PARAMETERS[name]} for name in names
             ]
     _describe_alternatives(document)
     return document
@@ -198,14 +111,23 @@ def _closed(schemas: dict[str, Any]) -> dict[str, Any]:
     for name, schema in known.items():
         schema["additionalProperties"] = False
         properties = schema["properties"]
-        for field in properties:
+        for field, described in properties.items():
             if field == "metadata":
                 properties[field] = {"$ref": "#/components/schemas/Metadata"}
+            else:
+                _tell_default_in_words(described)
         if not name.endswith(("In", "Patch")):
             schema["required"] = list(properties)
         elif name.endswith("Patch"):
             schema["minProperties"] = 1
     return known
+
+
+def _tell_default_in_words(described: dict[str, Any]) -> None:
+    """Say in the description what a field of a body is when it is left out: generators take a default for required."""
+    default = described.pop("default", None)
+    if default is not None:
+        described["description"] = f"{described.get('description', '')} `{default}` if it is left out.".strip()
 
 
 def _parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -224,7 +146,9 @@ def _parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _headers(view: Any) -> list[dict[str, Any]]:
     honours = getattr(view, "honours", ())
-    return [header for header in (_IF_MATCH, _IF_NONE_MATCH, _IDEMPOTENCY_KEY) if header["name"] in honours]
+    return [
+        header for header in (IF_MATCH_FIELD, IF_NONE_MATCH_FIELD, IDEMPOTENCY_KEY_FIELD) if header["name"] in honours
+    ]
 
 
 def _errors(rule: Rule, method: str, operation: dict[str, Any], view: Any) -> list[problems.Problem]:
@@ -301,7 +225,7 @@ def _add_headers(responses: dict[str, Any]) -> None:
 
 
 def _refer_to_limits() -> dict[str, Any]:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in _RATE_LIMIT_HEADERS}
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in RATE_LIMIT_HEADERS}
 
 
 def _describe_alternatives(document: dict[str, Any]) -> None:

@@ -38,7 +38,10 @@ class ProblemOut(Schema):
 @blueprint.get("/healthz")
 @blueprint.response(200, HealthOut())
 def healthz() -> dict[str, str | None]:
-    """Tell that the process lives, and which code it runs; asks nobody."""
+    """Tell that the process lives, and which code it runs; asks nobody.
+
+    For liveness probes: 200 also while the database is away.
+    """
     return {"status": "ok", "version": current_app.config["API_VERSION"], "commit": current_app.config["COMMIT"]}
 
 
@@ -46,7 +49,10 @@ def healthz() -> dict[str, str | None]:
 @raises(DatabaseUnavailableError)
 @blueprint.response(200, ReadyOut())
 def readyz() -> dict[str, str]:
-    """Tell whether requests can be served: the database has a primary that answers."""
+    """Tell whether requests can be served: the database has a primary that answers.
+
+    For readiness probes; the log says what is wrong.
+    """
     if not repositories().database.is_ready():
         raise DatabaseUnavailableError
     return {"status": "ready"}
@@ -55,7 +61,10 @@ def readyz() -> dict[str, str]:
 @blueprint.get("/problems/<name>")
 @blueprint.response(200, ProblemOut())
 def describe_problem(name: str) -> dict[str, object]:
-    """Describe an error: what the `type` of every problem points to."""
+    """Describe an error: what the `type` of every problem points to.
+
+    The name is the last part of the `type`, and the `code` with dashes.
+    """
     known = {problem.type: problem for problem in (*problems.DOMAIN.values(), *problems.HTTP.values())}
     problem = known.get(f"/problems/{name}") or abort(404)
     return {"type": problem.type, "title": problem.title, "status": problem.status, "detail": problem.detail}

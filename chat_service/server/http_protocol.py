@@ -267,6 +267,6 @@ def _problem_of_handshake(method: str, headers: dict[bytes, bytes]) -> tuple[int
 def _has_unread(transport: Transport) -> bool:
     """Tell whether bytes have arrived that the event loop has not come to."""
     size = array.array("i", [0])
-    with suppress(AttributeError, OSError):  # it is closed
+    with suppress(AttributeError, OSError, ValueError):  # it is closed
         fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, size)
     return size[0] > 0

@@ -1,6 +1,7 @@
 """The specification: valid, whole, and honest."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -128,3 +129,40 @@ def test_nothing_else_of_the_folders_is_served(app: Flask, name: str) -> None:
     answer = app.test_client().get(f"/docs/{name}")
     assert answer.status_code == 404
     assert json.loads(answer.data)["code"] == "not_found"
+
+
+def refers_to_itself(schemas: dict[str, Any], name: str, seen: tuple[str, ...] = ()) -> bool:
+    """Whether a schema is part of itself."""
+    if name in seen:
+        return True
+    named = re.findall(r"'#/components/schemas/(\w+)'", str(schemas[name]))
+    return any(refers_to_itself(schemas, one, (*seen, name)) for one in named)
+
+
+class TestForGenerators:
+    """What generators of clients stumble over: see docs/api.md."""
+
+    def test_no_schema_is_part_of_itself(self, document) -> None:
+        schemas = document["components"]["schemas"]
+        assert [name for name in schemas if refers_to_itself(schemas, name)] == []
+
+    def test_no_field_of_a_body_has_a_default(self, document) -> None:
+        """They take it for one that is always there."""
+        schemas = document["components"]["schemas"]
+        found = [
+            (name, field)
+            for name, one in schemas.items()
+            for field, as_ in one.get("properties", {}).items()
+            if "default" in as_
+        ]
+        assert found == []
+
+    def test_every_operation_says_more_than_its_name(self, document) -> None:
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                if method != "parameters":
+                    assert len(operation["description"]) > 30 or path == "/api/v1/me", (method, path)
+
+    def test_every_code_is_listed(self, document) -> None:
+        listed = document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]
+        assert set(listed) == {problem.code for problem in [*problems.DOMAIN.values(), *problems.HTTP.values()]}

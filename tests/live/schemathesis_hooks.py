@@ -43,6 +43,24 @@ def exports(draw: st.DrawFn) -> bytes:
 schemathesis.openapi.media_type("application/x-ndjson", exports())
 
 
+METADATA_VALUE = {
+    "anyOf": [
+        {"type": ["null", "boolean", "string"]},
+        {"type": "number"},
+        {"type": "array", "items": {"$ref": "#/components/schemas/MetadataValue"}},
+        {"$ref": "#/components/schemas/Metadata"},
+    ]
+}
+
+
+@schemathesis.hook
+def before_load_schema(_: Any, schema: dict[str, Any]) -> None:
+    """What may be in metadata, exactly: the document says it in words, because generators cannot take a recursion."""
+    known = schema["components"]["schemas"]
+    known["Metadata"]["additionalProperties"] = {"$ref": "#/components/schemas/MetadataValue"}
+    known["MetadataValue"] = METADATA_VALUE
+
+
 @schemathesis.hook
 def map_path_parameters(_: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
     """Half of the chats that are asked for are there."""

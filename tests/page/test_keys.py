@@ -12,10 +12,10 @@ class TestWhatTheKeyMayDo:
     @pytest.mark.parametrize("scopes", [("read",), ("read", "write"), ("read", "delete")])
     def test_the_rest_is_not_offered(self, window: Window, tenant: Tenant, database, scopes: tuple[str, ...]) -> None:
         """A key that may only read sees no field to write in, and none to delete with."""
-        key, _ = Tenants(database).create_key(tenant.access.tenant_id, "This one", scopes)
+        key, _ = Tenants(database).create_key(tenant.access.tenant_id, "limited", scopes)
         chat_id = tenant.chat("Look", "one")
         window.open(f"#key={key}")
-        window.wait_for("#may", f"This one may {' and '.join(scopes)}.")
+        window.wait_for("#may", f"The key “limited” may {' and '.join(scopes)}.")
         window.open(f"#chat={chat_id}")
         window.wait_for("#messages li", "one")
         assert window.find("#composer").is_displayed() == window.find("#new-chat").is_displayed() == ("write" in scopes)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,18 @@ TELL_RESTARTS = 10
 
 
 def reload(running: EmbeddedGunicorn) -> None:
-    """Have all workers replaced, and wait until the old ones are gone."""
+    """Have all workers replaced, and wait until the old ones are gone and a new one serves.
+
+    One that is told to end before it serves does so at once: whoever reloads faster than a worker starts has none.
+    """
     before = workers_of(running)
     os.kill(running.process.pid, signal.SIGHUP)
     deadline = time.monotonic() + RELOAD_SECONDS
     while any(Path(f"/proc/{pid}").exists() for pid in before):
         assert time.monotonic() < deadline, "a worker did not end"
         time.sleep(0.05)
+    with urllib.request.urlopen(f"http://127.0.0.1:{running.port}/healthz", timeout=RELOAD_SECONDS) as answer:
+        assert answer.status == 200
 
 
 @pytest.mark.soak

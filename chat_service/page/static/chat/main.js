@@ -42,7 +42,7 @@ async function showWhatTheKeyMayDo() {
   const me = await api.me().catch(() => null); // the list of chats tells what is wrong
   if (me === null || asked !== api) return;
   byId("app").dataset.may = me.scopes.join(" ");
-  byId("may").textContent = `${me.label || "This key"} may ${new Intl.ListFormat("en").format(me.scopes)}.`;
+  byId("may").textContent = `${me.label ? `The key “${me.label}”` : "This key"} may ${new Intl.ListFormat("en").format(me.scopes)}.`;
 }
 
 /** Goes back to where a key is asked for; `problem` is what is wrong with the one there was. */

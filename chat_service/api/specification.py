@@ -1,0 +1,131 @@
+"""What the OpenAPI document says that no route and no schema of a view tells."""
+
+from typing import Any
+
+from chat_service.api import problems
+from chat_service.api.parsing import IF_MATCH
+from chat_service.models import Scope
+
+INFO = {
+    "summary": "Chats of many tenants, deleted atomically, once, and for good.",
+    "description": (
+        "Send your tenant's API key in `X-API-Key`. Every error has one shape, `application/problem+json`, with a "
+        "`code` to act on and a `request_id` to ask about. Lists page by `next_cursor`."
+    ),
+    "license": {"name": "MIT", "identifier": "MIT"},
+}
+
+SERVERS = [
+    {"url": "/", "description": "Where this document was loaded from."},
+    {
+        "url": "{origin}",
+        "description": "Where the service is, for a client that was generated from this document.",
+        "variables": {"origin": {"default": "http://127.0.0.1:8000"}},
+    },
+]
+
+CODES = sorted({problem.code for problem in (*problems.DOMAIN.values(), *problems.HTTP.values())})
+
+_UUID = {
+    "type": "string",
+    "format": "uuid",
+    "pattern": "^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
+}
+
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "chat_id": {"schema": _UUID, "example": "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"},
+    "seq": {"schema": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}, "example": 1},
+    "name": {"schema": {"type": "string", "pattern": "^[a-z-]+$"}, "example": "chat-not-found"},
+}
+
+IF_MATCH_FIELD = {
+    "in": "header",
+    "name": "If-Match",
+    "description": "An `ETag` of the chat, or `*`: do it only if the chat is still as you saw it.",
+    "schema": {"type": "string", "pattern": IF_MATCH},
+}
+IF_NONE_MATCH_FIELD = {
+    "in": "header",
+    "name": "If-None-Match",
+    "description": "An `ETag` of the chat: answer 304 if it is still as you saw it.",
+    "schema": {"type": "string"},
+}
+IDEMPOTENCY_KEY_FIELD = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "description": "Your name for this request. For 24 hours the same key and request get the first answer again.",
+    "schema": {
+        "type": "string",
+        "format": "idempotency-key",
+        "minLength": 1,
+        "maxLength": 255,
+        "pattern": r"^[!-+\--~]+$",
+    },
+}
+
+RATE_LIMIT_HEADERS = {
+    "RateLimit": {
+        "description": "What is left: `r` tokens, and the bucket is full in `t` seconds. Where there is a limit.",
+        "schema": {"type": "string"},
+        "example": '"delete";r=19;t=1',
+    },
+    "RateLimit-Policy": {
+        "description": "The limit: a full bucket holds `q` tokens, and fills in `w` seconds. Where there is one.",
+        "schema": {"type": "string"},
+        "example": '"delete";q=20;w=2',
+    },
+}
+"""As draft-ietf-httpapi-ratelimit-headers-11 has them; see limits.py."""
+
+COMPONENTS = {
+    "Metadata": {
+        "type": "object",
+        # What is in it is any JSON: a schema that says so of itself is one that code generators cannot take.
+        "description": "An object of your own: at most 16 KiB as JSON, 32 levels deep, integers of at most 64 bits, no "
+        "key with `.` or a first `$`.",
+        "propertyNames": {"pattern": r"^([^$.\u0000][^.\u0000]*)?$"},
+        "additionalProperties": True,
+        "example": {"customer": 42},
+    },
+    "Export": {
+        "type": "object",
+        "required": ["chat", "messages"],
+        "properties": {
+            "chat": {"$ref": "#/components/schemas/ExportedChat"},
+            "messages": {"type": "array", "items": {"$ref": "#/components/schemas/MessageOut"}},
+        },
+    },
+    "ExportedChat": {
+        "type": "object",
+        "description": "What an export keeps of a chat.",
+        "required": ["id", "title", "metadata", "message_count", "created_at", "updated_at", "last_message_at"],
+        "properties": {
+            "id": {"type": "string", "format": "uuid"},
+            "title": {"type": ["string", "null"]},
+            "metadata": {"$ref": "#/components/schemas/Metadata"},
+            "message_count": {"type": "integer"},
+            "created_at": {"type": "string", "format": "date-time"},
+            "updated_at": {"type": "string", "format": "date-time"},
+            "last_message_at": {"type": ["string", "null"], "format": "date-time"},
+        },
+    },
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457, with `success: false` beside it.",
+        "required": ["type", "title", "status", "detail", "success", "code", "request_id"],
+        "properties": {
+            "type": {"type": "string", "format": "uri-reference"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string", "description": "What to do."},
+            "success": {"type": "boolean", "const": False},
+            "code": {"type": "string", "enum": CODES, "description": "What to act on."},
+            "request_id": {"type": "string"},
+            "errors": {"type": "object", "description": "With `validation_error`: what to change, by field."},
+            "reason": {"type": "string"},
+            "required_scope": {"type": "string", "enum": [scope.value for scope in Scope]},
+            "limited_scope": {"type": "string", "enum": [scope.value for scope in Scope]},
+            "active_connections": {"type": "integer"},
+        },
+    },
+}
