@@ -153,14 +153,20 @@ class Http(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._is_in_body:
+        if self._is_in_body and not self._is_busy():
             _REST.start(self, self.transport.close)
 
     def _wait_for_next(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _end(self) -> None:
-        """Close the connection after an answer, once everything is written and what is on its way has come."""
+        """Close the connection after an answer, once everything is written and what is on its way has come.
+
+        A next request may have come already, from a client that was not told in the head of this answer that it was the
+        last: then that one is.
+        """
+        if self.pipeline:
+            return
         if self._is_in_body and self.transport.can_write_eof():
             self.transport.write_eof()
         else:
