@@ -153,20 +153,18 @@ class Http(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._is_in_body and not self._is_busy():
+        if self._is_busy() or self.transport.is_closing():
+            return
+        if self._is_in_body:
             _REST.start(self, self.transport.close)
+        if self._is_ending:
+            self._close_soon()
 
     def _wait_for_next(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _end(self) -> None:
-        """Close the connection after an answer, once everything is written and what is on its way has come.
-
-        A next request may have come already, from a client that was not told in the head of this answer that it was the
-        last: then that one is.
-        """
-        if self.pipeline:
-            return
+        """Close the connection after an answer, once everything is written and what is on its way has come."""
         if self._is_in_body and self.transport.can_write_eof():
             self.transport.write_eof()
         else:
@@ -233,12 +231,18 @@ class Http(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
-        """End after the request in flight, or after one that is on its way."""
+        """End after the request in flight, or after one that is on its way.
+
+        Whose answer has begun was not told that it is the last, and may send another request as soon as it has read it.
+        """
         self._is_ending = True
-        if self._is_busy():
+        if not self._is_busy():
+            self._close_soon()
+        elif not self.cycle.response_started:
             self.cycle.keep_alive = False
-        else:
-            asyncio.get_running_loop().call_later(LAST_REQUESTS_SECONDS, self._close_if_idle)
+
+    def _close_soon(self) -> None:
+        asyncio.get_running_loop().call_later(LAST_REQUESTS_SECONDS, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         if self._is_busy():
