@@ -21,8 +21,10 @@ from tests.realtime.line import Closed, Line
 from tests.realtime.sockets import Service
 from tests.wait import wait_until
 
-CHATS_OF_A_ROUND, ROUNDS = 100, 2
-"""200 chats, a hundred of them fought for at a time."""
+CHATS_OF_A_ROUND, ROUNDS, MOST_ROUNDS = 100, 2, 8
+"""At least 200 chats, a hundred of them fought for at a time; more where too few were met by a connection."""
+
+EVICTED = 4410
 
 PROCESSES = 3
 DELETERS = 6
@@ -64,15 +66,24 @@ def delete_all(service: Service, chat_ids: list[str], query: str) -> tuple[dict[
     return answered_at, statuses
 
 
+def were_fought_for(statuses: Counter[int], stays: list[Stay], query: str) -> bool:
+    """Whether enough deletes met a connection. How many do in a round depends on who gets the processor."""
+    if query:
+        return sum(stay.code == EVICTED for stay in stays) > 20
+    return statuses[409] > 50
+
+
 @pytest.mark.parametrize("query", ["", "?on_active=evict"], ids=["refuse", "evict"])
 def test_a_200_and_a_socket_never_live_at_once(service, query) -> None:
-    """200 chats. Opened or not, whatever ends after the 200 has come was open beside it."""
+    """Opened or not, whatever ends after the 200 has come was open beside it."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails
     gone: dict[str, float] = {}
     stays: list[Stay] = []
     statuses: Counter[int] = Counter()
-    for number in range(ROUNDS):
+    for number in range(MOST_ROUNDS):
+        if number >= ROUNDS and were_fought_for(statuses, stays, query):
+            break
         chat_ids = [service.chat() for _ in range(CHATS_OF_A_ROUND)]
         connectors = connect_from_processes(service, chat_ids, seed + number * 100)
         wait_until(lambda: service.database.presence.count_documents({}) > PROCESSES * LINES / 2)
@@ -83,15 +94,14 @@ def test_a_200_and_a_socket_never_live_at_once(service, query) -> None:
     codes = Counter(stay.code for stay in stays)
     print(statuses, codes)  # noqa: T201 - shown when it fails
     assert list(Checks(service.database).run()) == []
-    assert len(gone) > ROUNDS * CHATS_OF_A_ROUND / 2
-    assert set(codes) <= {1000, 4404} | ({4410} if query else set())
+    assert were_fought_for(statuses, stays, query), "sockets were there"
+    assert len(gone) > CHATS_OF_A_ROUND, "deletes came through"
+    assert set(codes) <= {1000, 4404} | ({EVICTED} if query else set())
     outstayed = [stay.ended_at - gone[stay.chat_id] for stay in stays if stay.chat_id in gone and stay.code != 4404]
     if query:
         assert statuses[409] == 0
-        assert codes[4410] > 20, "sockets were there"
         assert max(outstayed) < RENEWAL_SECONDS
     else:
-        assert statuses[409] > 50, "sockets were there"
         assert codes[1000] > 200
         assert max(outstayed) < 0
 
