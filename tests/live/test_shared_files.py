@@ -74,7 +74,9 @@ def replace(service: EmbeddedGunicorn) -> None:
     def others_serve() -> bool:
         with suppress(OSError):
             ask(service, 1)
-            return len(workers_of(service) - before) == len(before)
+            workers = workers_of(service)
+            # Not just as many: one of the first may have been forked after the look at them.
+            return not workers & before and len(workers) >= len(before)
         return False
 
     wait_until(others_serve, 30)
@@ -83,14 +85,13 @@ def replace(service: EmbeddedGunicorn) -> None:
 def test_the_dead_leave_no_files(service: InASmallMemory) -> None:
     """Workers that come after others go on with their files, and no number falls."""
     ask(service)
-    files, last = len(list(service.memory.rglob("*.db"))), counted(service)
-    assert files
+    last = counted(service)
     for _ in range(3):
         replace(service)
         ask(service)
         assert counted(service) >= last + ASKED
         last = counted(service)
-    assert len(list(service.memory.rglob("*.db"))) == files
+    assert len({file.stem.rpartition("_")[2] for file in service.memory.rglob("*.db")}) == 2, "a name for each worker"
 
 
 def test_a_memory_that_is_full_ends_nobody(service: InASmallMemory, output: Path) -> None:
