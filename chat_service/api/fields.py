@@ -92,6 +92,7 @@ class Text(fields.String):
     def __init__(self, most: int, least: int = 1, **kwargs: Any) -> None:
         told = {"pattern": r"^[^\u0000]*$", **kwargs.pop("metadata", {})}
         super().__init__(validate=[validate.Length(least, most), _refuse_nul], metadata=told, **kwargs)
+        self.least, self.most = least, most
 
 
 def _refuse_nul(text: str) -> None:

@@ -6,8 +6,9 @@ Message pages are dumped by `message_json` and orjson instead: marshmallow takes
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import RAISE, Schema, fields, post_load, validate, validates_schema
+from marshmallow import Schema, fields, post_load, validate, validates_schema
 
+from chat_service.api.compiled import compiled
 from chat_service.api.fields import Metadata, Number, Rfc3339, Text, Time, Uuid, milliseconds
 from chat_service.api.schemas import CURSOR, PAGE_DEFAULT, PAGE_MOST, TITLE_CHARACTERS, refuse_empty
 from chat_service.models import Chat, Message, NewMessage, Role
@@ -29,20 +30,27 @@ class MessageIn(Schema):
     metadata = Metadata(load_default=dict)
 
     @post_load
-    def _build(self, data: dict[str, Any], **_: Any) -> NewMessage:
+    def build(self, data: dict[str, Any], **_: Any) -> NewMessage:
+        """Return the message."""
         return NewMessage(**data)
 
 
-_MESSAGE = MessageIn()
+_read_message = compiled(MessageIn())
 
 
 class BatchIn(Schema):
     """Several messages to post, all or none."""
 
-    messages = fields.List(fields.Nested(_MESSAGE), required=True, validate=validate.Length(1, BATCH_MESSAGES))
+    messages = fields.List(fields.Nested(MessageIn()), required=True, validate=validate.Length(1, BATCH_MESSAGES))
+
+    @post_load
+    def build(self, data: dict[str, Any], **_: Any) -> list[NewMessage]:
+        """Return the messages."""
+        messages: list[NewMessage] = data["messages"]
+        return messages
 
 
-_BATCH = BatchIn()
+_read_batch = compiled(BatchIn())
 
 
 class MessagesIn(BatchIn):
@@ -54,11 +62,9 @@ class MessagesIn(BatchIn):
         Raises:
             ValidationError: with the field names of the form that was sent.
         """
-        if isinstance(data, Mapping) and "messages" in data:
-            batch: list[NewMessage] = _BATCH.load(data, unknown=RAISE)["messages"]
-            return batch
-        one: NewMessage = _MESSAGE.load(data, unknown=RAISE)
-        return [one]
+        is_batch = isinstance(data, Mapping) and "messages" in data
+        messages: list[NewMessage] = _read_batch(data) if is_batch else [_read_message(data)]
+        return messages
 
 
 class MessagePatch(Schema):
@@ -139,7 +145,8 @@ class _ExportedMessage(MessageIn):
     edited_at = Rfc3339(required=True, allow_none=True)
 
     @post_load
-    def _build(self, data: dict[str, Any], **_: Any) -> Message:
+    def build(self, data: dict[str, Any], **_: Any) -> Message:
+        """Return the message, as it was kept."""
         return Message(**{**data, "role": data["role"].value})
 
 
@@ -150,7 +157,8 @@ class ExportedChatIn(Schema):
     chat = fields.Nested(_ExportedChat(), required=True)
 
     @post_load
-    def _build(self, data: dict[str, Any], **_: Any) -> Chat:
+    def build(self, data: dict[str, Any], **_: Any) -> Chat:
+        """Return the chat; how many messages come after it is not believed here."""
         return Chat(**data["chat"], active_connections=0, revision=1)
 
 
@@ -161,9 +169,14 @@ class ExportedMessageIn(Schema):
     message = fields.Nested(_ExportedMessage(), required=True)
 
     @post_load
-    def _build(self, data: dict[str, Any], **_: Any) -> Message:
+    def build(self, data: dict[str, Any], **_: Any) -> Message:
+        """Return the message."""
         message: Message = data["message"]
         return message
+
+
+read_exported_message = compiled(ExportedMessageIn())
+"""Return the message of a line."""
 
 
 class ExportedEndIn(Schema):

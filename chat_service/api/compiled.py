@@ -1,0 +1,91 @@
+"""Schemas that are compiled once: what is plainly right is read in a tenth of marshmallow's time.
+
+A batch or an import comes through here message by message, and holds the interpreter as long. The rules stand in the
+schema's own fields and nowhere else; whatever is not plainly right is left to the schema, which says what is wrong.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from chat_service.api.fields import Text
+
+Read = Callable[[Any], Any]
+
+
+def compiled(schema: Schema) -> Read:
+    """Return what does as `schema.load`, for a schema with a `build` after loading and without other hooks."""
+    readers = {name: _reader(field) for name, field in schema.fields.items()}
+    required = {name for name, field in schema.fields.items() if field.required}
+    defaults = {name: field.load_default for name, field in schema.fields.items() if not field.required}
+    build: Read = schema.build  # type: ignore[attr-defined]
+
+    def load(data: Any) -> Any:
+        if type(data) is dict and required <= data.keys() <= readers.keys():
+            try:
+                values = {name: readers[name](value) for name, value in data.items()}
+            except ValidationError:
+                pass  # told again below, as the schema tells it
+            else:
+                for name in defaults.keys() - values.keys():
+                    default = defaults[name]
+                    values[name] = default() if callable(default) else default
+                return build(values)
+        return schema.load(data)
+
+    return load
+
+
+def _reader(field: fields.Field[Any]) -> Read:
+    """Return what does as `field.deserialize`, which is always a right way, and for these kinds a long one."""
+    match field:
+        case Text():
+            return _text(field)
+        case fields.Enum(by_value=True):
+            return _choice(field)
+        case fields.Integer(strict=True, validators=[validate.Range() as span]):
+            return _integer(field, span)
+        case fields.Nested():
+            return compiled(field.schema)
+        case fields.List():
+            return _list(field)
+    return field.deserialize
+
+
+def _text(field: Text) -> Read:
+    def read(value: Any) -> Any:
+        is_plain = type(value) is str and field.least <= len(value) <= field.most and "\0" not in value
+        return value if is_plain else field.deserialize(value)
+
+    return read
+
+
+def _choice(field: fields.Enum[Any]) -> Read:
+    members = {member.value: member for member in field.enum}
+
+    def read(value: Any) -> Any:
+        return members[value] if type(value) is str and value in members else field.deserialize(value)
+
+    return read
+
+
+def _integer(field: fields.Integer, span: validate.Range) -> Read:
+    def read(value: Any) -> Any:
+        return value if type(value) is int and span.min <= value <= span.max else field.deserialize(value)
+
+    return read
+
+
+def _list(field: fields.List[Any]) -> Read:
+    read_one = _reader(field.inner)
+
+    def read(value: Any) -> Any:
+        if type(value) is not list:
+            return field.deserialize(value)
+        items = [read_one(item) for item in value]
+        for check in field.validators:
+            check(items)
+        return items
+
+    return read
