@@ -16,4 +16,5 @@ application = Application(
     Admission(_config.threads, _repositories.database.seconds_away),
     threads=_config.threads,
     max_body_bytes=_config.max_body_bytes,
+    max_import_bytes=_config.max_import_bytes,
 )

@@ -32,6 +32,7 @@ def from_env() -> Settings:
     settings = Settings(
         mongodb_uri=env.str("MONGODB_URI", validate=validate.Length(min=1)),
         max_body_bytes=env.int("MAX_BODY_BYTES", 4 * 2**20, validate=validate.Range(min=2**10, max=64 * 2**20)),
+        max_import_bytes=env.int("MAX_IMPORT_BYTES", 64 * 2**20, validate=validate.Range(min=2**10, max=2**30)),
         threads=env.int("THREADS", 8, validate=validate.Range(min=1, max=256)),
         delete_inline_limit=env.int("DELETE_INLINE_LIMIT", 1_000, validate=validate.Range(min=0, max=10_000)),
         rate_limits=_rate_limits(env),

@@ -109,6 +109,7 @@ def _flask(config: Settings) -> Flask:
     app.json = _Json(app)
     app.config.update(
         MAX_CONTENT_LENGTH=config.max_body_bytes,
+        MAX_IMPORT_BYTES=config.max_import_bytes,
         API_TITLE="Chat service",
         API_VERSION=__version__,
         COMMIT=config.commit,

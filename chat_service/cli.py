@@ -1,20 +1,23 @@
-"""`flask --app wsgi db|tenants|keys|jobs|check …`: what an operator does from a shell."""
+"""`flask --app wsgi db|tenants|keys|chats|jobs|check …`: what an operator does from a shell."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 import click
 from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 
 from chat_service.api.context import repositories
-from chat_service.errors import ChatServiceError
+from chat_service.api.imports import take_in
+from chat_service.errors import ChatServiceError, InvalidImportError
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
-from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, parse_limit
+from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, Tenant, parse_limit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +41,7 @@ def _read_limit(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 def install(app: Flask) -> None:
     """Add the commands to the application."""
-    for group in (_database, _tenants, _keys, _jobs, check):
+    for group in (_database, _tenants, _keys, _chats, _jobs, check):
         app.cli.add_command(group)
 
 
@@ -69,6 +72,7 @@ def _told_plainly(command: Callable[P, R]) -> Callable[P, R]:
 _database = AppGroup("db", help="The database's collections and indexes.")
 _tenants = AppGroup("tenants", help="Customers of the service.")
 _keys = AppGroup("keys", help="API keys of a tenant.")
+_chats = AppGroup("chats", help="Chats that are too large for HTTP.")
 _jobs = AppGroup("jobs", help="Background work: purging the messages of large deleted chats.")
 
 
@@ -112,15 +116,20 @@ def limit_tenant(tenant_id: str, **told: RateLimit | str | None) -> None:
         if scope not in to_default
     }
     found = repositories()
-    try:
-        if changes:
-            found.tenants.set_limits(tenant_id, own, to_default)
-        tenant = found.tenants.get(tenant_id)
-    except LookupError:
-        raise click.ClickException(f"There is no tenant {tenant_id}; `tenants list` shows them.") from None
+    _tenant(tenant_id)
+    if changes:
+        found.tenants.set_limits(tenant_id, own, to_default)
+    tenant = _tenant(tenant_id)
     for scope in Scope:
         whose = "its own" if scope in tenant.limits else "default"
         click.echo(f"{scope:<6}  {found.limits.of(tenant.limits, scope) or 'off'}  ({whose})")
+
+
+def _tenant(tenant_id: str) -> Tenant:
+    try:
+        return repositories().tenants.get(tenant_id)
+    except LookupError:
+        raise click.ClickException(f"There is no tenant {tenant_id}; `tenants list` shows them.") from None
 
 
 @_keys.command("create")
@@ -131,10 +140,8 @@ def limit_tenant(tenant_id: str, **told: RateLimit | str | None) -> None:
 def create_key(tenant_id: str, label: str, scopes: tuple[str, ...]) -> None:
     """Make a key for TENANT_ID and print it: the only time it is shown."""
     wanted: Any = [Scope(scope) for scope in scopes] or Scope
-    try:
-        key, made = repositories().tenants.create_key(tenant_id, label, wanted)
-    except LookupError:
-        raise click.ClickException(f"There is no tenant {tenant_id}; `tenants list` shows them.") from None
+    _tenant(tenant_id)
+    key, made = repositories().tenants.create_key(tenant_id, label, wanted)
     click.echo(key)
     click.echo(f"Keep it now, it is stored only as a digest. Its id, to revoke it: {made.id}", err=True)
 
@@ -186,6 +193,22 @@ def run_jobs(*, until_idle: bool) -> None:
 def show_jobs() -> None:
     """Tell how much is left to purge."""
     click.echo("{} purges open, {:,} messages left".format(*repositories().purges.progress()))
+
+
+@_chats.command("import")
+@click.argument("tenant_id")
+@click.argument("file", type=click.File("rb"))
+@_told_plainly
+def import_chat(tenant_id: str, file: BinaryIO) -> None:
+    """Make a chat of TENANT_ID from the ndjson export FILE, however large, and print its id: all of it, or nothing."""
+    _tenant(tenant_id)
+    size = os.fstat(file.fileno()).st_size
+    with click.progressbar(length=size, label="Importing", file=sys.stderr) as bar:
+        try:
+            chat = take_in(tenant_id, file, lambda line: bar.update(len(line)))
+        except InvalidImportError as error:
+            raise click.ClickException(f"This is not a whole export. {error.reason}") from None
+    click.echo(chat.id)
 
 
 @click.command("check")

@@ -105,6 +105,14 @@ class InvalidImportError(ChatServiceError):
         self.reason = reason
 
 
+class ImportTooLargeError(ChatServiceError):
+    """An export is larger than what is taken back in over HTTP, or takes longer than a request may."""
+
+
+class UploadStorageError(ChatServiceError):
+    """A body could not be kept on the disk while it arrived; nothing was done."""
+
+
 class TooMuchUnreadError(ChatServiceError):
     """The tenant's readers leave so much of their answers untaken that it gets no further one."""
 

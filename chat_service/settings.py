@@ -19,6 +19,7 @@ class Settings:
     log_format: str
     delete_inline_limit: int = 1_000
     """Up to how many messages are removed with their chat; those of larger ones are left to a purge."""
+    max_import_bytes: int = 64 * 2**20
     rate_limits: Limits = field(default_factory=dict)
     cors_origins: tuple[str, ...] = ()
     connections_per_chat: int = 1_000

@@ -63,6 +63,7 @@ def test_a_revoked_key_is_listed_as_such(app: Flask, tenant_id: str) -> None:
         ("tenants", "limit", "nobody", "--read", "1:2"),
         ("keys", "revoke", "nobody", "0123456789ab"),
         ("keys", "revoke", "nobody", ".*"),
+        ("chats", "import", "nobody", __file__),
     ],
 )
 def test_what_is_not_there_is_said_plainly(app: Flask, command: tuple[str, ...]) -> None:
@@ -78,6 +79,22 @@ def test_another_tenants_key_cannot_be_revoked(app: Flask, tenant_id: str) -> No
     other = run(app, "tenants", "create", "Another").stdout.strip()
     run(app, "keys", "revoke", other, key_id, code=1)
     assert "live" in run(app, "keys", "list", tenant_id).stdout
+
+
+@pytest.mark.parametrize("either_database", ["mongod"], indirect=True)
+def test_an_export_of_any_size_comes_back_in(app: Flask, tenant_id: str, tmp_path: Path) -> None:
+    """Also one that is larger than what is taken over HTTP; of what is not whole, nothing."""
+    app.config["MAX_IMPORT_BYTES"] = 1
+    client = Client(app, TenantAccess(tenant_id, run(app, "keys", "create", tenant_id).stdout.strip(), ""))
+    chat_id = client.new_chat("first", "second")
+    file = tmp_path / "chat.ndjson"
+    file.write_bytes(client.send("GET", f"{CHATS}/{chat_id}/export?format=ndjson").data)
+    made = run(app, "chats", "import", tenant_id, str(file)).stdout.split()[-1]
+    assert client.send("GET", f"{CHATS}/{made}").get_json()["message_count"] == 2
+    file.write_bytes(file.read_bytes().replace(b"first", b"forged"))
+    told = run(app, "chats", "import", tenant_id, str(file), code=1).stderr
+    assert "Error: This is not a whole export. Line 4: Its SHA-256" in told
+    assert len(client.send("GET", CHATS).get_json()["items"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ URI = "mongodb://127.0.0.1/?replicaSet=rs0"
 
 
 def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
-    for name in ("MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "CORS_ORIGINS", "METRICS"):
+    for name in (
+        "MAX_BODY_BYTES",
+        "MAX_IMPORT_BYTES",
+        "THREADS",
+        "DELETE_INLINE_LIMIT",
+        "LOG_FORMAT",
+        "CORS_ORIGINS",
+        "METRICS",
+    ):
         monkeypatch.delenv(name, raising=False)
     for scope in Scope:
         monkeypatch.delenv(f"RATE_LIMIT_{scope.name}", raising=False)
@@ -35,6 +43,7 @@ def test_everything_can_be_told(monkeypatch) -> None:
         monkeypatch,
         MONGODB_URI=URI,
         MAX_BODY_BYTES="2048",
+        MAX_IMPORT_BYTES="4096",
         THREADS="3",
         DELETE_INLINE_LIMIT="0",
         LOG_FORMAT="console",
@@ -46,6 +55,7 @@ def test_everything_can_be_told(monkeypatch) -> None:
         RATE_LIMIT_DELETE="0.5:10",
     )
     assert (config.max_body_bytes, config.threads, config.delete_inline_limit) == (2048, 3, 0)
+    assert config.max_import_bytes == 4096
     assert (config.log_format, config.metrics, config.chat_page) == ("console", False, True)
     assert config.cors_origins == ("https://a.example", "http://localhost:3000")
     limits = {Scope.READ: None, Scope.WRITE: RateLimit(100, 200), Scope.DELETE: RateLimit(0.5, 10)}

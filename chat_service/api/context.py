@@ -12,6 +12,7 @@ from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import Exports
+from chat_service.repository.imports import Imports
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import Orphans
@@ -40,6 +41,7 @@ class Repositories:
     orphans: Orphans
     messages: Messages
     exports: Exports
+    imports: Imports
     tenants: Tenants
     presence: Presence
     tickets: Tickets
@@ -62,6 +64,7 @@ class Repositories:
             orphans=Orphans(database),
             messages=Messages(database, inline_limit),
             exports=Exports(database),
+            imports=Imports(database),
             tenants=tenants,
             presence=Presence(database, caps),
             tickets=Tickets(database, tenants),

@@ -6,24 +6,25 @@ last sentence (markdown), and over HTTP no clean end.
 """
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import orjson
-from flask import Response
+from flask import Response, request
 from flask_smorest import Blueprint
 
 from chat_service.api.auth import requires
 from chat_service.api.chats import created
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import milliseconds
-from chat_service.api.imports import read_export
+from chat_service.api.imports import require_export, take_in
 from chat_service.api.message_schemas import ExportIn
 from chat_service.api.openapi import raises
-from chat_service.api.parsing import idempotency_key, require_acceptable
+from chat_service.api.parsing import Fingerprint, require_acceptable
 from chat_service.api.schemas import ChatOut
-from chat_service.errors import InvalidImportError, TooManyExportsError
+from chat_service.errors import ImportTooLargeError, InvalidImportError, TooManyExportsError, UploadStorageError
 from chat_service.models import Chat, Scope
 from chat_service.repository.exports import Row
 
@@ -63,16 +64,18 @@ def export_chat(query: dict[str, Any], chat_id: str) -> Response:
 
 @blueprint.post("/chats/import")
 @requires(Scope.WRITE)
-@raises(InvalidImportError, headers="Idempotency-Key")
+@raises(InvalidImportError, ImportTooLargeError, UploadStorageError, headers="Idempotency-Key")
 @blueprint.doc(requestBody={"required": True, "content": IMPORTED})
 @blueprint.response(201, ChatOut())
 def import_chat() -> tuple[Chat, dict[str, str]]:
     """Create a new chat from an ndjson export: all of it, or nothing.
 
-    It gets a new id; messages keep their numbers and times.
+    It gets a new id; messages keep their numbers and times. It may be larger than other bodies (`MAX_IMPORT_BYTES`).
     """
-    chat, messages = read_export()
-    return created(repositories().exports.create(caller().tenant_id, chat, messages, idempotency_key()))
+    require_export()
+    fingerprint = Fingerprint()
+    body = io.BufferedReader(request.stream)  # type: ignore[type-var]  # which by itself has lines byte by byte
+    return created(take_in(caller().tenant_id, body, fingerprint.add, fingerprint.key))
 
 
 def chat_json(chat: Chat) -> dict[str, Any]:

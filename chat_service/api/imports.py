@@ -1,69 +1,137 @@
-"""Reads an ndjson export and trusts nothing in it until its last line has been checked."""
+"""Reads an ndjson export as it comes, and trusts nothing in it until its last line has been checked."""
 
 import hashlib
 import hmac
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any, NoReturn
+from itertools import chain, count, pairwise
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from flask import abort, request
 from marshmallow import ValidationError
 
-from chat_service.api.message_schemas import ExportedChatIn, ExportedEndIn, ExportedMessageIn
+from chat_service.api.context import repositories
+from chat_service.api.message_schemas import ExportedChatIn, ExportedEndIn, read_exported_message
 from chat_service.api.parsing import is_encoded, parse_json
 from chat_service.errors import InvalidImportError, InvalidJsonError
-from chat_service.models import Chat, Message
+from chat_service.models import Chat, IdempotencyKey, Message
 
 MEDIA_TYPES = {"application/x-ndjson", "application/ndjson"}
 
-_MESSAGE_LINE = ExportedMessageIn()  # made once: to make it takes longer than to use it
+LINE_BYTES = 2**20
+"""More than any line of an export has: 32,768 characters of content, each as two `\\u` escapes, take 400 KB."""
+
+BATCH_BYTES, BATCH_MESSAGES = 2**20, 1_000
+"""What is read and written at a time."""
 
 
-def read_export() -> tuple[Chat, list[Message]]:
-    """Return the chat in the request's body, under a new id, and its messages.
+class _Line(NamedTuple):
+    number: int
+    text: bytes
+
+
+def require_export() -> None:
+    """See that the current request says that its body is an export.
 
     Raises:
-        InvalidImportError: the body is not a whole export.
-        UnsupportedMediaType: it does not say that it is one.
+        UnsupportedMediaType: it does not.
     """
     if request.mimetype not in MEDIA_TYPES or is_encoded(request):
         abort(415)
-    lines = request.get_data().splitlines(keepends=True)
-    if len(lines) < 2:  # noqa: PLR2004 - the chat and the end
-        raise InvalidImportError("An export has at least two lines: the chat and the end.")
-    _check_end(lines)
-    chat: Chat = _load(ExportedChatIn(), lines[0], 1)
-    messages: list[Message] = [_load(_MESSAGE_LINE, line, number) for number, line in enumerate(lines[1:-1], 2)]
-    for number, (message, following) in enumerate(pairwise(messages), 3):
-        if following.seq <= message.seq:
-            _refuse(number, "seq must grow from message to message.")
-    return replace(chat, id=str(uuid.uuid4()), message_count=len(messages)), messages
 
 
-def _check_end(lines: list[bytes]) -> None:
-    end: dict[str, Any] = _load(ExportedEndIn(), lines[-1], len(lines))
-    if end["message_count"] != len(lines) - 2:
-        _refuse(len(lines), f"It counts {end['message_count']} messages, and there are {len(lines) - 2}.")
-    digest = hashlib.sha256()
-    for line in lines[:-1]:
-        digest.update(line)
-    if not hmac.compare_digest(digest.hexdigest(), end["sha256"]):
-        _refuse(len(lines), "Its SHA-256 is not that of the lines before.")
+def take_in(
+    tenant_id: str,
+    source: BinaryIO,
+    see: Callable[[bytes], object] = lambda _: None,
+    key: Callable[[], IdempotencyKey | None] = lambda: None,
+) -> Chat:
+    """Create a chat of the tenant from an export and return it, or the one that was made before under the same key.
+
+    `see` is shown each line, and `key` is asked for the key after the last one.
+
+    Raises:
+        InvalidImportError: `source` is not a whole export.
+        ImportTooLargeError: it takes longer than a request may.
+        IdempotencyKeyReusedError: the key came with another request before.
+    """
+    export = Export(source, see)
+    with repositories().imports.begin(tenant_id, export.chat()) as begun:
+        for batch in export.batches():
+            begun.add(batch)
+        return begun.finish(key())
 
 
-def _load(schema: Any, line: bytes, number: int) -> Any:
+class Export:
+    """The lines of an export, each read with the one that follows it: the last one is another kind of line."""
+
+    def __init__(self, source: BinaryIO, see: Callable[[bytes], object] = lambda _: None) -> None:
+        self._pairs = pairwise(chain(_lines(source, see), [None]))
+        self._digest = hashlib.sha256()
+
+    def chat(self) -> Chat:
+        """Return the chat of the first line, under a new id."""
+        first, following = next(self._pairs, (None, None))
+        if first is None or following is None:
+            raise InvalidImportError("An export has at least two lines: the chat and the end.")
+        self._digest.update(first.text)
+        chat: Chat = _load(ExportedChatIn().load, first)
+        return replace(chat, id=str(uuid.uuid4()))
+
+    def batches(self) -> Iterator[list[Message]]:
+        """Give the messages. The last batch comes only if the last line is right, so take it in after that."""
+        batch: list[Message] = []
+        size, last_seq = 0, 0
+        for line, following in self._pairs:
+            assert line is not None  # noqa: S101 - only the last `following` is
+            if following is None:
+                self._check_end(line)
+                break
+            self._digest.update(line.text)
+            message: Message = _load(read_exported_message, line)
+            if message.seq <= last_seq:
+                _refuse(line, "seq must grow from message to message.")
+            if size >= BATCH_BYTES or len(batch) == BATCH_MESSAGES:
+                yield batch
+                batch, size = [], 0
+            batch.append(message)
+            size, last_seq = size + len(line.text), message.seq
+        if batch:
+            yield batch
+
+    def _check_end(self, line: _Line) -> None:
+        end: dict[str, Any] = _load(ExportedEndIn().load, line)
+        messages = line.number - 2
+        if end["message_count"] != messages:
+            _refuse(line, f"It counts {end['message_count']} messages, and there are {messages}.")
+        if not hmac.compare_digest(self._digest.hexdigest(), end["sha256"]):
+            _refuse(line, "Its SHA-256 is not that of the lines before.")
+
+
+def _lines(source: BinaryIO, see: Callable[[bytes], object]) -> Iterator[_Line]:
+    for number in count(1):
+        line = _Line(number, source.readline(LINE_BYTES + 1))
+        if not line.text:
+            return
+        if len(line.text) > LINE_BYTES:
+            _refuse(line, f"It is longer than {LINE_BYTES:,} bytes, and no line of an export is.")
+        see(line.text)
+        yield line
+
+
+def _load(read: Callable[[Any], Any], line: _Line) -> Any:
     try:
-        return schema.load(parse_json(line))
+        return read(parse_json(line.text))
     except InvalidJsonError as error:
-        _refuse(number, f"It is not JSON. {error.reason}")
+        _refuse(line, f"It is not JSON. {error.reason}")
     except ValidationError as error:
-        _refuse(number, f"These fields are wrong: {', '.join(sorted(_names(error.messages)))}.")
+        _refuse(line, f"These fields are wrong: {', '.join(sorted(_names(error.messages)))}.")
 
 
 def _names(messages: Any) -> set[str]:
     return {str(name) for name in messages} if isinstance(messages, dict) else {"body"}
 
 
-def _refuse(number: int, reason: str) -> NoReturn:
-    raise InvalidImportError(f"Line {number}: {reason}")
+def _refuse(line: _Line, reason: str) -> NoReturn:
+    raise InvalidImportError(f"Line {line.number}: {reason}")

@@ -13,11 +13,13 @@ from flask import Flask, Request, Response, abort, current_app, request
 from flask_smorest import Blueprint
 from marshmallow import ValidationError
 from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from chat_service.api.auth import API_PREFIX
 from chat_service.api.context import caller
 from chat_service.errors import (
+    ImportTooLargeError,
     InvalidChatIdError,
     InvalidIdempotencyKeyError,
     InvalidJsonError,
@@ -103,7 +105,10 @@ def parse_json(raw: bytes) -> Any:
     if not raw:
         raise InvalidJsonError("The body is empty.")
     try:
-        orjson.loads(raw)  # strict on encoding, surrogates, depth and trailing text, but lets duplicate keys pass
+        # Strict on encoding, surrogates, depth and trailing text; lets duplicate keys and large integers pass.
+        value = orjson.loads(raw)
+        if raw.count(b'":') == _plain_keys(value) and not _SPACE_AFTER_KEY.search(raw):
+            return value
         return json.loads(
             raw, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_int64
         )
@@ -111,6 +116,29 @@ def parse_json(raw: bytes) -> Any:
         raise InvalidJsonError(f"Line {error.lineno}, column {error.colno}.") from None
     except RecursionError:
         raise InvalidJsonError("Nested too deep.") from None
+
+
+_SPACE_AFTER_KEY = re.compile(rb'"\s+:')
+
+
+def _plain_keys(value: Any) -> int:
+    """Return how many keys its objects have; -1 if it has numbers that are not told apart from others any more.
+
+    As many as the text has: so none was there twice.
+    """
+    found = 0
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        kind = type(value)
+        if kind is dict:
+            found += len(value)
+            waiting += value.values()
+        elif kind is list:
+            waiting += value
+        elif kind is float or (kind is int and value >= 2**63):
+            return -1
+    return found
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -170,21 +198,45 @@ def unless_seen(view: Callable[P, Response]) -> Callable[P, Response]:
     return answer
 
 
+class Fingerprint:
+    """What tells a request under an Idempotency-Key from another one under the same; without a key it does nothing."""
+
+    def __init__(self) -> None:
+        """Begin with what stands in the head of the current request.
+
+        Raises:
+            InvalidIdempotencyKeyError: it is no usable key.
+        """
+        self._key = request.headers.get("Idempotency-Key")
+        if self._key is not None and not _IDEMPOTENCY_KEY.fullmatch(self._key):
+            raise InvalidIdempotencyKeyError
+        asked = (request.method, request.full_path, request.headers.get("If-Match", ""))
+        self._digest = hashlib.sha256("\n".join(asked).encode() + b"\n")
+
+    def add(self, part: bytes) -> None:
+        """Take in a part of the body."""
+        if self._key is not None:
+            self._digest.update(part)
+
+    def key(self) -> IdempotencyKey | None:
+        """Return the caller's key with the digest of the request, or None if there is no key."""
+        return None if self._key is None else IdempotencyKey(caller().tenant_id, self._key, self._digest.hexdigest())
+
+
 def idempotency_key() -> IdempotencyKey | None:
     """Return the caller's Idempotency-Key with a digest of this request, or None if it sent none.
 
     Raises:
         InvalidIdempotencyKeyError: it is no usable key.
     """
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
+    if "Idempotency-Key" not in request.headers:
         return None
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise InvalidIdempotencyKeyError
-    asked = (request.method, request.full_path, request.headers.get("If-Match", ""))
-    digest = hashlib.sha256("\n".join(asked).encode() + b"\n" + request.get_data())
-    return IdempotencyKey(caller().tenant_id, key, digest.hexdigest())
+    fingerprint = Fingerprint()
+    fingerprint.add(request.get_data())
+    return fingerprint.key()
 
+
+MAX_IMPORT_BYTES = "MAX_IMPORT_BYTES"
 
 _QUERY_FIELDS = "chat_service.query_fields"
 
@@ -250,9 +302,12 @@ def require_acceptable(media_type: str) -> None:
 
 def _check_size() -> None:
     """Refuse too large a body on every operation, also where it would not be read."""
+    is_import = request.endpoint == "exports.import_chat"
+    if is_import:
+        request.max_content_length = current_app.config[MAX_IMPORT_BYTES]
     limit = request.max_content_length
     if limit is not None and (request.content_length or 0) > limit:
-        abort(413)
+        raise ImportTooLargeError if is_import else RequestEntityTooLarge
 
 
 def _check_query() -> None:

@@ -161,6 +161,20 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         "The request was understood, but the fields under `errors` need to change.",
         extras=lambda error: {"errors": error.errors},
     ),
+    errors.ImportTooLargeError: Problem(
+        413,
+        "import_too_large",
+        "Import too large",
+        "The export is over the limit for imports (MAX_IMPORT_BYTES), or takes longer than a request may. Nothing was "
+        "created. Whoever runs the service can take in a file of any size with `flask --app wsgi chats import`.",
+    ),
+    errors.UploadStorageError: Problem(
+        503,
+        "upload_storage_unavailable",
+        "Upload storage unavailable",
+        "The server has no place to keep the body while it arrives. Nothing was changed; try again later.",
+        headers=_retry_after(30),
+    ),
     errors.DatabaseUnavailableError: Problem(
         503,
         "database_unavailable",

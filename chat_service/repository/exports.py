@@ -1,14 +1,9 @@
-"""A whole chat out of the database and back in.
-
-Out: from one snapshot, so that what is written or deleted meanwhile changes nothing. In: one transaction, so that there
-is never half a chat that looks whole.
-"""
+"""A whole chat out of the database, from one snapshot: what is written or deleted meanwhile changes nothing."""
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pymongo
@@ -18,10 +13,9 @@ from pymongo import ASCENDING
 from pymongo.errors import PyMongoError
 
 from chat_service.errors import ChatNotFoundError, ExportCutError, ExportEndedError, TooManyExportsError
-from chat_service.models import Caller, Chat, IdempotencyKey, Message
-from chat_service.repository import chats, messages
+from chat_service.models import Caller, Chat
+from chat_service.repository import chats
 from chat_service.repository.database import Database
-from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, message_range
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -160,28 +154,6 @@ class Exports:
             if length >= HELD_BYTES:
                 break
         return _Batch([decode(row, self._database.database.codec_options) for row in raw], size, length, is_last=False)
-
-    def create(self, tenant_id: str, chat: Chat, kept: Sequence[Message], key: IdempotencyKey | None = None) -> Chat:
-        """Create a chat with these messages, all or nothing, and return it. The id must be a fresh random one.
-
-        Raises:
-            IdempotencyKeyReusedError: `key` came with another request before.
-        """
-        chat = replace(chat, message_count=len(kept))
-        document = chats.to_document(tenant_id, chat)
-        document["next_seq"] = kept[-1].seq + 1 if kept else 1
-
-        def work(tx: UnitOfWork) -> Chat:
-            tx.chats.insert_one(document)
-            if kept:
-                tx.messages.insert_many([messages.to_document(tenant_id, chat.id, message) for message in kept])
-            return chat
-
-        def recall(facts: dict[str, Any]) -> Chat:
-            return replace(chat, id=facts["id"])
-
-        work_once = once(key, work, lambda made: {"id": made.id}, recall)
-        return self._database.transaction(work_once)
 
 
 @contextmanager

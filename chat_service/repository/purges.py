@@ -65,6 +65,33 @@ class Purges:
             }
         )
 
+    def open_held(self, tx: UnitOfWork, purge: Purge) -> None:
+        """Open a purge that a caller holds who will withdraw it if all goes well, as part of a transaction."""
+        stretch = (purge.first_seq, purge.last_seq)
+        self.open(tx, purge.tenant_id, purge.chat_id, stretch, messages=0, of_deletion=False)
+        claim = {"worker_id": purge.worker_id, "process": own_name()}
+        tx.purges.update_one({**_held(purge), "worker_id": None}, {"$set": claim})
+
+    def renew(self, tx: UnitOfWork, purge: Purge, messages: int = 0) -> None:
+        """Hold the purge for longer, with so many more messages to remove, as part of a transaction.
+
+        Raises:
+            ClaimLostError: another worker holds it now.
+        """
+        change = {"$set": {"lease_until": tx.now + LEASE}, "$inc": {"messages": messages}}
+        # Raised, not returned: the transaction must not be committed.
+        if not tx.purges.update_one(_held(purge), change).matched_count:
+            raise ClaimLostError
+
+    def withdraw(self, tx: UnitOfWork, purge: Purge) -> None:
+        """End a purge that has removed nothing, as part of a transaction.
+
+        Raises:
+            ClaimLostError: another worker holds it now.
+        """
+        if not tx.purges.delete_one(_held(purge)).deleted_count:
+            raise ClaimLostError
+
     def take_over(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> list[dict[str, Any]]:
         """End the open purges of a chat, as part of a transaction, and return them: another one goes on with them.
 

@@ -43,12 +43,13 @@ class Application:
         *,
         threads: int,
         max_body_bytes: int,
+        max_import_bytes: int,
     ) -> None:
-        """Work on up to `threads` requests at once, each with a body of up to `max_body_bytes` bytes."""
+        """Work on up to `threads` requests at once, each with a body of up to as many bytes."""
         self._sockets = sockets
         self._tenants = tenants
         self._admission = admission
-        self._bodies = Bodies(max_body_bytes)
+        self._bodies = Bodies(max_body_bytes, max_import_bytes)
         self._threads = Threads(threads, "request")
         self._express = Threads(EXPRESS_THREADS, "express")
         self._bridge = Bridge(app, Threads(max(threads // 2, 1), "stream"))
@@ -105,11 +106,12 @@ class Application:
             caller = await self._authenticate(key, tenant_id, end)
             tenant_id = caller.tenant_id
         asked_at = time.monotonic()
-        async with self._bodies.read(environ, receive, tenant_id or "") as body:
+        reading = self._bodies.read(environ, receive, tenant_id or "")
+        async with reading as body:
             if body is None:  # the client left before it had sent everything: there is nobody to answer
                 return
-            attach(environ, body)
-            weight = weigh(environ["PATH_INFO"], len(body))
+            end += reading.seconds  # a router's clock stands still while it passes the body on
+            weight = weigh(environ["PATH_INFO"], attach(environ, body))
             place = await self._admission.enter(tenant_id, weight, end)
             if place is None:
                 raise DatabaseUnavailableError

@@ -1,27 +1,45 @@
-"""Bodies, read whole: within their size and their time, and within what all bodies together may take of the memory."""
+"""Bodies, read whole: within their size and their time, and within what all bodies together may take.
+
+They are kept in memory; an import that is larger than other bodies may be goes into a file as it arrives.
+"""
 
 import asyncio
 import io
+import logging
+import tempfile
+import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
-from functools import partial
+from typing import BinaryIO
 
+from chat_service.errors import UploadStorageError
 from chat_service.server.bridge import Environ, Receive
 from chat_service.server.deadlines import TimeLimit
+from chat_service.server.threads import Threads
 
 BODY_SECONDS = 60.0
-"""For a body to arrive, with its wait for memory: the largest that is read by default needs 70 KB/s."""
+BYTES_A_SECOND = 70_000
+"""For a body to arrive, with its wait for room: a minute, or longer where it is so large that it needs this pace."""
 
 ALL_BODIES_BYTES = 64 * 2**20
 TENANT_BODIES_BYTES = 24 * 2**20
-"""What the bodies under way in a process may take, and those of one tenant, from their first byte to their answer.
-Backpressure: a sender beyond it is not read from until others are answered; its connection holds 64 KiB meanwhile."""
+"""What the bodies under way in a process may take of the memory, and those of one tenant, from their first byte to
+their answer. Backpressure: a sender beyond it is not read from until others are answered; its connection holds 64 KiB
+meanwhile."""
+
+ALL_UPLOADS, TENANT_UPLOADS = 8, 2
+"""How many of the largest uploads may lie on the disk at once, of a process and of a tenant. Backpressure likewise."""
+
+UPLOADS = "/api/v1/chats/import"
+"""Whose bodies have a limit of their own."""
+
+_log = logging.getLogger(__name__)
 
 
-class BodyMemory:
-    """What is left for bodies, shared out by tenant; used by one event loop."""
+class Room:
+    """What is left for bodies, in memory or on the disk, shared out by tenant; used by one event loop."""
 
-    def __init__(self, total: int = ALL_BODIES_BYTES, share: int = TENANT_BODIES_BYTES) -> None:
+    def __init__(self, total: int, share: int) -> None:
+        """Hold up to `total` bytes at once, and up to `share` of one tenant."""
         self._total = total
         self._share = share
         self._taken: Counter[str] = Counter()
@@ -61,81 +79,127 @@ class BodyMemory:
         return (not own or own + size <= self._share) and (not all_of_them or all_of_them + size <= self._total)
 
 
+class _InMemory:
+    """Keeps a body as it arrives."""
+
+    def __init__(self) -> None:
+        self.file: BinaryIO = io.BytesIO()
+
+    async def add(self, part: bytes) -> None:
+        self.file.write(part)
+
+
+class _OnDisk:
+    """Keeps a body in a file that nobody else sees, and that is gone with the process whatever ends it."""
+
+    def __init__(self, threads: Threads) -> None:
+        self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the body
+        self._threads = threads
+
+    async def add(self, part: bytes) -> None:
+        # A disk that hangs must not hold up the event loop.
+        await self._threads.run(self.file.write, part)
+
+
 class _Body:
     """A body, from the first byte that is read of it until its request is answered.
 
     A class, because a generator would be entered in a register of the event loop and taken out again with each request.
     """
 
-    __slots__ = ("_limit", "_memory", "_receive", "_size", "_tenant_id")
+    __slots__ = ("_bodies", "_file", "_limit", "_receive", "_room", "_size", "_tenant_id", "seconds")
 
-    def __init__(
-        self,
-        receive: Callable[[], Awaitable[bytes | None]],
-        limit: TimeLimit,
-        memory: BodyMemory,
-        tenant_id: str,
-        size: int,
-    ) -> None:
+    def __init__(self, bodies: "Bodies", receive: Receive, tenant_id: str, size: int, limit: int) -> None:
+        self._bodies = bodies
         self._receive = receive
-        self._limit = limit
-        self._memory = memory
         self._tenant_id = tenant_id
         self._size = size
+        self._limit = limit
+        self._room = bodies.disk if self._is_upload else bodies.memory
+        self._file: BinaryIO | None = None
+        self.seconds = 0.0
+        """How long it took to arrive, once there was room for it."""
 
-    async def __aenter__(self) -> bytes | None:
+    @property
+    def _is_upload(self) -> bool:
+        return self._size > self._bodies.max_bytes
+
+    async def __aenter__(self) -> BinaryIO | None:
         """Read it; return None if it was cut off.
 
         Raises:
             TimeoutError: it did not arrive in time.
+            UploadStorageError: there was no place to keep it.
         """
-        return await self._limit.keep(self._arrive()) if self._size else b""
+        if not self._size:
+            return io.BytesIO()
+        return await self._bodies.limit.keep(self._arrive(), max(BODY_SECONDS, self._size / BYTES_A_SECOND))
 
-    async def _arrive(self) -> bytes | None:
-        await self._memory.take(self._tenant_id, self._size)
+    async def _arrive(self) -> BinaryIO | None:
+        await self._room.take(self._tenant_id, self._size)
+        began = time.monotonic()
         try:
-            return await self._receive()
+            return await self._read()
         except BaseException:
-            self._memory.give_back(self._tenant_id, self._size)
+            self._leave()
             raise
+        finally:
+            self.seconds = time.monotonic() - began
+
+    async def _read(self) -> BinaryIO | None:
+        try:
+            kept = _OnDisk(self._bodies.threads) if self._is_upload else _InMemory()
+            self._file = kept.file
+            received = 0
+            while received <= self._limit:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part = message.get("body", b"")
+                received += len(part)
+                await kept.add(part)
+                if not message.get("more_body", False):
+                    break
+        except OSError as error:
+            _log.error("A body could not be kept in %s: %s", tempfile.gettempdir(), error.strerror)
+            raise UploadStorageError from error
+        return self._file
 
     async def __aexit__(self, *_: object) -> None:
         if self._size:
-            self._memory.give_back(self._tenant_id, self._size)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._room.give_back(self._tenant_id, self._size)
+        if self._file is not None:
+            self._file.close()
 
 
 class Bodies:
     """Reads the bodies of requests."""
 
-    def __init__(self, max_bytes: int) -> None:
-        """Read bodies of up to `max_bytes` bytes."""
-        self._max_bytes = max_bytes
-        self._memory = BodyMemory()
-        self._limit = TimeLimit(BODY_SECONDS)
+    def __init__(self, max_bytes: int, max_upload_bytes: int) -> None:
+        """Read bodies of up to `max_bytes` bytes, and uploads of up to `max_upload_bytes`."""
+        self.max_bytes = max_bytes
+        self._max_upload_bytes = max_upload_bytes
+        self.memory = Room(ALL_BODIES_BYTES, TENANT_BODIES_BYTES)
+        self.disk = Room(ALL_UPLOADS * max_upload_bytes, TENANT_UPLOADS * max_upload_bytes)
+        self.limit = TimeLimit(BODY_SECONDS)
+        self.threads = Threads(2, "upload")
 
-    def read(self, environ: Environ, receive: Receive, tenant_id: str) -> "_Body":
+    def read(self, environ: Environ, receive: Receive, tenant_id: str) -> _Body:
         """Return the body, to be entered while its request is answered.
 
         Of one that is too large nothing is read, or one byte too many where its size was not known: the application
         refuses it by its Content-Length.
         """
+        limit = self._max_upload_bytes if environ["PATH_INFO"] == UPLOADS else self.max_bytes
         size = length_of(environ)
         if size is None:
-            size = self._max_bytes
-        elif size > self._max_bytes:
+            size = limit
+        elif size > limit:
             size = 0
-        return _Body(partial(self._receive, receive), self._limit, self._memory, tenant_id, size)
-
-    async def _receive(self, receive: Receive) -> bytes | None:
-        body = bytearray()
-        while len(body) <= self._max_bytes:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if not message.get("more_body", False):
-                break
-        return bytes(body)
+        return _Body(self, receive, tenant_id, size, limit)
 
 
 def length_of(environ: Environ) -> int | None:
@@ -145,9 +209,12 @@ def length_of(environ: Environ) -> int | None:
     return int(environ.get("CONTENT_LENGTH", 0))
 
 
-def attach(environ: Environ, body: bytes) -> None:
-    """Give a request its body, with a Content-Length that is true, whatever framing it came in."""
-    environ["wsgi.input"] = io.BytesIO(body)
+def attach(environ: Environ, body: BinaryIO) -> int:
+    """Give a request its body, with a Content-Length that is true, whatever framing it came in; return that."""
+    size = body.seek(0, io.SEEK_END)
+    body.seek(0)
+    environ["wsgi.input"] = body
     if environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked":
         del environ["HTTP_TRANSFER_ENCODING"]
-        environ["CONTENT_LENGTH"] = str(len(body))
+        environ["CONTENT_LENGTH"] = str(size)
+    return size

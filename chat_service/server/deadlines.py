@@ -72,14 +72,14 @@ class TimeLimit:
         """Forget `key`, if it was started."""
         self._ends.pop(key, None)
 
-    async def keep(self, work: Awaitable[T]) -> T:
+    async def keep(self, work: Awaitable[T], seconds: float | None = None) -> T:
         """Return what `work` returns.
 
         Raises:
             TimeoutError: it took longer, and was cancelled.
         """
         async with asyncio.timeout(None) as timeout:
-            self.start(timeout, lambda: timeout.reschedule(asyncio.get_running_loop().time()))
+            self.start(timeout, lambda: timeout.reschedule(asyncio.get_running_loop().time()), seconds)
             try:
                 return await work
             finally:

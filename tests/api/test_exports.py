@@ -4,9 +4,11 @@ import hashlib
 import json
 
 import pytest
+from flask import Flask
 
 from chat_service.repository.database import Database
 from tests.client import CHATS, Client
+from tests.conftest import MAX_BODY_BYTES
 
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -122,6 +124,30 @@ class TestImport:
             assert answer.status_code == 422
             assert answer.get_json()["reason"].startswith(reason)
             assert "canary" not in answer.text
+
+    def test_may_be_larger_than_other_bodies(self, alice: Client) -> None:
+        """An export of any size that is taken back in at all comes out the same, in as many batches as it takes."""
+        chat_id = alice.new_chat()
+        for _ in range(3):
+            messages = [{"content": "x" * 300}] * 1_000
+            assert alice.send("POST", f"{CHATS}/{chat_id}/messages", json={"messages": messages}).status_code == 201
+        whole = export(alice, chat_id, "ndjson")
+        assert len(whole) > MAX_BODY_BYTES
+        answer = alice.send("POST", f"{CHATS}/import", data=whole, headers=NDJSON)
+        assert (answer.status_code, answer.get_json()["message_count"]) == (201, 3_000)
+        again = export(alice, answer.get_json()["id"], "ndjson")
+        assert again.splitlines()[1:-1] == whole.splitlines()[1:-1]
+
+    def test_over_its_limit_is_told_what_helps(self, alice: Client, app: Flask) -> None:
+        app.config["MAX_IMPORT_BYTES"] = 100
+        answer = alice.send("POST", f"{CHATS}/import", data=b"x" * 101, headers=NDJSON)
+        assert (answer.status_code, answer.get_json()["code"]) == (413, "import_too_large")
+        assert "chats import" in answer.get_json()["detail"]
+
+    def test_of_a_line_without_end_is_422(self, alice: Client) -> None:
+        """It is not read to its end to know."""
+        answer = alice.send("POST", f"{CHATS}/import", data=b"x" * (2**20 + 1), headers=NDJSON)
+        assert answer.get_json()["reason"] == "Line 1: It is longer than 1,048,576 bytes, and no line of an export is."
 
     def test_of_something_else_is_415(self, alice: Client) -> None:
         """An import says that it is ndjson."""

@@ -1,10 +1,12 @@
 """kill -9 of a web worker in the middle of a transaction: the chat it held can be deleted within three seconds."""
 
+import json
 import os
 import random
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ import requests
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port, start
 from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
@@ -24,6 +27,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.idempotency import CLAIM
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned, process_of
+from chat_service.repository.purges import Purges
 from tests.client import CHATS, TenantAccess
 from tests.failpoint import FailPoint
 from tests.realtime.sockets import Peer
@@ -149,6 +153,32 @@ def test_the_key_of_a_bulk_delete_is_free_soon_after_its_worker_is_killed(servic
     assert time.monotonic() - began < CLAIM.total_seconds() + FREE_SECONDS
     assert [chat["chat_id"] for chat in told["successful"]] == ids
     assert list(Checks(database).run()) == []
+
+
+def test_of_an_import_whose_worker_is_killed_nothing_stays(service, access, database, failpoint) -> None:
+    """What it had staged is left to the purge workers at once, not when its lease has ended."""
+    now = "2026-01-01T00:00:00.000Z"
+    chat = {"id": str(uuid.uuid4()), "title": None, "metadata": {}, "message_count": 0, "last_message_at": None}
+    message = {"role": "user", "sender_id": None, "content": "x", "metadata": {}, "created_at": now, "edited_at": None}
+    lines = [json.dumps({"type": "chat", "chat": {**chat, "created_at": now, "updated_at": now}})]
+    lines += [json.dumps({"type": "message", "message": {"seq": seq, **message}}) for seq in range(1, 20_001)]
+    headers = {**access.headers, "Content-Type": "application/x-ndjson"}
+
+    def run() -> None:
+        with suppress(requests.ConnectionError):
+            url = f"http://127.0.0.1:{service.port}{CHATS}/import"
+            requests.post(url, data="\n".join(lines).encode(), headers=headers, timeout=30)
+
+    failpoint.block("insert", seconds=0.1)
+    victim = threading.Thread(target=run)
+    victim.start()
+    wait_until(lambda: database.purges.find_one({"messages": {"$gt": 0}}), 20)
+    os.kill(int(database.purges.find_one()["process"].split(".")[1]), signal.SIGKILL)
+    victim.join(20)
+    failpoint.disarm()
+    wait_until(lambda: database.purges.find_one({"worker_id": None}), FREE_SECONDS)
+    PurgeWorker(Purges(database), threading.Event()).run(until_idle=True)
+    assert [database.collections[name].count_documents({}) for name in ("chats", "messages", "purges")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(40, marks=pytest.mark.soak)])

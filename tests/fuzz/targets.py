@@ -4,6 +4,7 @@ What is accepted has to hold as well: it can be stored (BSON) and told (JSON), o
 """
 
 import hashlib
+import io
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -78,11 +79,10 @@ def chat_id(data: bytes) -> None:
 
 def exported(data: bytes) -> None:
     """An import of lines as they come."""
-    with (
-        _APP.test_request_context(data=data, content_type="application/x-ndjson", method="POST"),
-        suppress(InvalidImportError),
-    ):
-        _store(*imports.read_export())
+    with suppress(InvalidImportError):
+        export = imports.Export(io.BytesIO(data))
+        chat = export.chat()
+        _store(chat, [message for batch in export.batches() for message in batch])
 
 
 def exported_whole(data: bytes) -> None:

@@ -12,13 +12,13 @@ from pymongo import monitoring
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import ChatServiceError
-from chat_service.models import Chat, IdempotencyKey, Message, NewMessage, Role
+from chat_service.models import IdempotencyKey, Message, NewMessage, Role
 from chat_service.repository.bulk import BulkDeletions
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
-from chat_service.repository.exports import Exports
+from chat_service.repository.imports import Import
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
@@ -60,7 +60,7 @@ class Scene:
         self.database = database
         self.chats, self.messages = Chats(database), Messages(database, inline_limit=4)
         self.deletions, self.presence = Deletions(database, inline_limit=4), Presence(database)
-        self.purges, self.checks, self.exports = Purges(database), Checks(database), Exports(database)
+        self.purges, self.checks = Purges(database), Checks(database)
         self.id = self.chats.create(TENANT, None, {}).id
         self.messages.append(TENANT, self.id, ONE * 3)
 
@@ -82,10 +82,18 @@ class Scene:
     def other(self) -> str:
         return self.chats.create(TENANT, None, {}).id
 
-    def imported(self) -> tuple[Chat, list[Message]]:
-        chat = replace(self.chats.get(TENANT, self.id), id=str(uuid.uuid4()))
-        now = self.database.now()
-        return chat, [Message(seq, "user", None, "x", {}, now, None) for seq in (1, 2)]
+    def imported(self) -> Import:
+        begun = Import(self.database, TENANT, replace(self.chats.get(TENANT, self.id), id=str(uuid.uuid4())))
+        begun.add([Message(1, "user", None, "x", {}, self.database.now(), None)])
+        return begun
+
+    def stage(self, begun: Import) -> None:
+        begun.add([Message(2, "user", None, "x", {}, self.database.now(), None)])
+
+    def staged(self) -> Import:
+        begun = self.imported()
+        self.stage(begun)
+        return begun
 
 
 Prepare = Callable[[Scene], Any]
@@ -117,7 +125,9 @@ OPERATIONS: dict[str, tuple[Prepare, Callable[[Scene, Any], object]]] = {
         lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key", evict=True),
     ),
     "connect": (lambda _: None, lambda scene, _: scene.presence.open(TENANT, scene.id, "connection", "worker")),
-    "import": (Scene.imported, lambda scene, whole: scene.exports.create(TENANT, *whole)),
+    "import": (Scene.imported, lambda _, begun: begun.finish()),
+    "stage an import": (Scene.imported, Scene.stage),
+    "import what is staged": (Scene.staged, lambda _, begun: begun.finish()),
     "purge": (Scene.purge, lambda scene, purge: scene.purges.remove(purge, 0, 5)),
     "finish a purge": (Scene.purge, lambda scene, purge: scene.purges.finish(purge)),
 }

@@ -8,10 +8,10 @@ import pytest
 from flask import Flask
 
 from chat_service.api.context import Repositories
-from chat_service.server import bodies
+from chat_service.server import bodies, deadlines
 from chat_service.server.admission import Admission, Weight
 from chat_service.server.application import Application
-from chat_service.server.bodies import BodyMemory
+from chat_service.server.bodies import Room
 from chat_service.server.bridge import TENANT_UNREAD_BYTES, Bridge, environ_of
 from chat_service.server.threads import Threads
 
@@ -32,7 +32,8 @@ async def ignore(_: dict[str, Any]) -> None:
 def serving(app: Flask, wsgi: Any = None, admission: Admission | None = None, threads: int = 1) -> Application:
     tenants = Repositories.of(app.extensions).tenants
     admission = admission or Admission(1, lambda: 0.0)
-    return Application(wsgi or app, None, tenants, admission, threads=threads, max_body_bytes=2**20)
+    sizes = {"max_body_bytes": 2**20, "max_import_bytes": 2**22}
+    return Application(wsgi or app, None, tenants, admission, threads=threads, **sizes)
 
 
 @pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
@@ -52,6 +53,27 @@ def test_a_body_that_drips_is_not_waited_for(app: Flask, alice, monkeypatch) -> 
     asyncio.run(asyncio.wait_for(serving(app)({**SCOPE, "headers": headers}, receive, send), 5))
     assert sent[0]["status"] == 408
     assert b'"code": "request_timeout"' in sent[1]["body"]
+
+
+@pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
+def test_a_body_that_comes_slowly_takes_nothing_of_its_answers_time(app: Flask, alice, monkeypatch) -> None:
+    """A router counts from when it has passed the whole request on."""
+    monkeypatch.setattr(deadlines, "ANSWER_SECONDS", deadlines.AFTERWARDS_SECONDS + 0.5)
+    sent: list[dict[str, Any]] = []
+    parts = [(0.2, b"{"), (0.2, b" "), (0.2, b" "), (0.2, b"}")]
+
+    async def receive() -> dict[str, Any]:
+        seconds, part = parts.pop(0)
+        await asyncio.sleep(seconds)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-length", b"4"), (b"content-type", b"application/json")]
+    headers.append((b"x-api-key", alice.access.key.encode()))
+    asyncio.run(asyncio.wait_for(serving(app)({**SCOPE, "headers": headers}, receive, send), 5))
+    assert sent[0]["status"] == 201
 
 
 @pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
@@ -165,32 +187,32 @@ def test_who_has_much_unread_gets_no_more_before_it_is_read(app: Flask, alice, b
     asyncio.run(asyncio.wait_for(play(), 60))
 
 
-class TestBodyMemory:
+class TestRoom:
     """What the bodies of a process may take, shared out by tenant."""
 
     def test_a_tenant_beyond_its_share_waits_for_its_own_only(self) -> None:
         async def play() -> None:
-            memory = BodyMemory(total=100, share=40)
-            await memory.take("a", 30)
-            waiting = asyncio.ensure_future(memory.take("a", 20))
-            await asyncio.wait_for(memory.take("b", 40), 1)
+            room = Room(total=100, share=40)
+            await room.take("a", 30)
+            waiting = asyncio.ensure_future(room.take("a", 20))
+            await asyncio.wait_for(room.take("b", 40), 1)
             assert not waiting.done()
-            memory.give_back("a", 30)
+            room.give_back("a", 30)
             await asyncio.wait_for(waiting, 1)
 
         asyncio.run(play())
 
     def test_all_tenants_together_have_a_limit_and_who_leaves_waits_no_more(self) -> None:
         async def play() -> None:
-            memory = BodyMemory(total=100, share=40)
+            room = Room(total=100, share=40)
             for tenant in "abc":
-                await memory.take(tenant, 30)
-            leaves, stays = (asyncio.ensure_future(memory.take(tenant, 20)) for tenant in "de")
+                await room.take(tenant, 30)
+            leaves, stays = (asyncio.ensure_future(room.take(tenant, 20)) for tenant in "de")
             await asyncio.sleep(0)
             leaves.cancel()
-            memory.give_back("a", 30)
+            room.give_back("a", 30)
             await asyncio.wait_for(stays, 1)
             assert leaves.cancelled()
-            await asyncio.wait_for(memory.take("f", 20), 1)
+            await asyncio.wait_for(room.take("f", 20), 1)
 
         asyncio.run(play())
