@@ -40,7 +40,8 @@ class _Frame(MessageIn):
     client_id = fields.String(load_default=None, allow_none=True)
 
     @post_load
-    def _build(self, data: dict[str, Any], **_: Any) -> MessageCreate:
+    def build(self, data: dict[str, Any], **_: Any) -> MessageCreate:
+        """Return what the frame asks for."""
         client_id = data.pop("client_id")
         if client_id is not None and not _CLIENT_ID.fullmatch(client_id):
             raise ValidationError("1 to 100 visible ASCII characters, without spaces.", "client_id")
