@@ -93,6 +93,10 @@ class ExportEndedError(ExportCutError):
     """The chat was deleted while it was exported: from then on nothing of it is given out."""
 
 
+class ExportOutdatedError(ExportCutError):
+    """A slow export outlived the moment that it shows, and the rest of the chat has changed since."""
+
+
 class TooManyExportsError(ChatServiceError):
     """As many exports are under way as there may be: of the key, of the tenant, or in this process."""
 

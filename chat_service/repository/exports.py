@@ -4,15 +4,22 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pymongo
 from bson import CodecOptions, decode, decode_all, decode_iter
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
-from chat_service.errors import ChatNotFoundError, ExportCutError, ExportEndedError, TooManyExportsError
+from chat_service.errors import (
+    ChatNotFoundError,
+    ExportCutError,
+    ExportEndedError,
+    ExportOutdatedError,
+    TooManyExportsError,
+)
 from chat_service.models import Caller, Chat
 from chat_service.repository import chats
 from chat_service.repository.database import Database
@@ -30,6 +37,12 @@ FIRST_MESSAGES, GROWTH, BATCH_MESSAGES = 8, 16, 1_000
 
 OF_KEY, OF_TENANT, OF_PROCESS = 100, 150, 200
 """Exports under way at once in a process: each holds a batch and its text, so that all of them stay below 200 MB."""
+
+CLOCKS_APART = timedelta(seconds=1)
+"""Processes take the time from the server, and are apart by less."""
+
+SNAPSHOT_TOO_OLD = 239
+"""The server keeps the past for a while, 300 s unless it is told otherwise (minSnapshotHistoryWindowInSeconds)."""
 
 FETCH_SECONDS = 10.0
 """For one batch. A reader may take its time between two of them, the database may not."""
@@ -65,6 +78,8 @@ class _Batch(NamedTuple):
     """How many were asked for."""
     bytes: int
     is_last: bool
+    is_of_now: bool = False
+    """Whether it is from after the moment that the export shows."""
 
 
 class Exports:
@@ -85,6 +100,7 @@ class Exports:
             DatabaseUnavailableError: it did not answer.
             ExportCutError (from the iterator): the rest could not be read.
             ExportEndedError (from the iterator): the chat was deleted meanwhile.
+            ExportOutdatedError (from the iterator): the server's past is over, and the rest has changed.
         """
         key = chat_key(caller.tenant_id, chat_id)
         with self._place(caller), self._database.snapshot() as tx:
@@ -116,6 +132,7 @@ class Exports:
     def _batches(self, tx: UnitOfWork, chat: dict[str, Any], first: list[_Batch]) -> Iterator[list[Row]]:
         """Give the messages in batches of about `HELD_BYTES`, after those that were fetched first."""
         last = first[-1]
+        count = sum(len(batch.rows) for batch in first)
         yield from (batch.rows for batch in first if batch.rows)
         first.clear()
         while not last.is_last:
@@ -123,9 +140,29 @@ class Exports:
                 # Outside the snapshot, which would see it for ever: what is deleted can be read by no route.
                 if self._database.unbound().chats.find_one({"_id": chat["_id"]}, {"_id": True}) is None:
                     raise ExportEndedError
-                last = self._next(tx, chat, last)
+                last = self._later(tx, chat, last)
+            count += len(last.rows)
+            if last.is_last and last.is_of_now and count != chat["message_count"]:
+                raise ExportOutdatedError
             if last.rows:
                 yield last.rows
+
+    def _later(self, tx: UnitOfWork, chat: dict[str, Any], batch: _Batch) -> _Batch:
+        """Return the batch after one that was not the last, from the snapshot for as long as the server keeps it.
+
+        A slow reader outlives it. What it gets then is what is there now, which is the same unless somebody has edited
+        or removed a message since.
+        """
+        try:
+            return self._next(tx, chat, batch)
+        except OperationFailure as error:
+            if error.code != SNAPSHOT_TOO_OLD:
+                raise
+        now = self._next(self._database.unbound(), chat, batch)
+        since = (tx.now - CLOCKS_APART).isoformat(timespec="milliseconds")
+        if any(row["edited_at"] is not None and row["edited_at"] > since for row in now.rows):
+            raise ExportOutdatedError
+        return now._replace(is_of_now=True)
 
     def _next(self, tx: UnitOfWork, chat: dict[str, Any], batch: _Batch) -> _Batch:
         """Return the batch after one that was not the last."""
@@ -134,7 +171,8 @@ class Exports:
 
     def _fetch(self, tx: UnitOfWork, chat: dict[str, Any], first_seq: int, size: int) -> _Batch:
         """Return up to `size` of the messages from `first_seq` on, as many as a batch may hold."""
-        messages = message_range(chat["_id"]["tenant_id"], chat["_id"]["chat_id"], first_seq)
+        # Not beyond those of the snapshot, where it is not read from the snapshot any more.
+        messages = message_range(chat["_id"]["tenant_id"], chat["_id"]["chat_id"], first_seq, chat["next_seq"] - 1)
         pipeline: list[Row] = [
             {"$match": {"_id": messages}},
             {"$sort": {"_id": ASCENDING}},

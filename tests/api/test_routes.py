@@ -114,7 +114,8 @@ def test_every_domain_error_has_a_row() -> None:
         errors.ChatServiceError,
         errors.UnsupportedServerError,  # ends the start of the service, before anything is answered
         errors.WrongCollectionsError,  # is said there, and by the command line
-        errors.ExportEndedError,  # as the next
+        errors.ExportEndedError,  # as the next but one
+        errors.ExportOutdatedError,  # as the next
         errors.ExportCutError,  # ends a stream after its head was sent: the cut is the answer
         errors.TooManyConnectionsError,  # these two close WebSockets
         errors.ChangesLostError,

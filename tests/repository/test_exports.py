@@ -1,0 +1,103 @@
+"""Exports that take longer than the server keeps the moment which they show."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pymongo.errors import OperationFailure
+
+from chat_service.errors import ExportEndedError, ExportOutdatedError
+from chat_service.jobs.purge import PurgeWorker
+from chat_service.models import Caller, NewMessage, Role
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.exports import SNAPSHOT_TOO_OLD, Exports
+from chat_service.repository.messages import Messages
+from chat_service.repository.purges import Purges
+from tests.wait import wait_until
+
+CALLER = Caller("t" * 36, "key", frozenset())
+MESSAGES = 3_000
+WINDOW = "minSnapshotHistoryWindowInSeconds"
+
+
+@pytest.fixture
+def short_past(database: Database) -> Iterator[None]:
+    admin = database.client.admin
+    before = admin.command("getParameter", 1, **{WINDOW: 1})[WINDOW]
+    admin.command("setParameter", 1, **{WINDOW: 0})
+    yield
+    admin.command("setParameter", 1, **{WINDOW: before})
+
+
+@pytest.fixture
+def chat_id(database: Database) -> str:
+    chat_id = Chats(database).create(CALLER.tenant_id, None, {}).id
+    for _ in range(MESSAGES // 1_000):
+        Messages(database).append(CALLER.tenant_id, chat_id, [NewMessage(Role.USER, "x" * 200, None, {})] * 1_000)
+    return chat_id
+
+
+def outlive(database: Database) -> None:
+    """Wait until nothing can be read any more of the moment at which this is called."""
+    with database.client.start_session(snapshot=True) as session:
+        database.database.chats.find_one({}, session=session)
+
+        def is_too_old() -> bool:
+            database.database.tenants.update_one({"_id": "clock"}, {"$inc": {"ticks": 1}}, upsert=True)
+            try:
+                database.database.chats.find_one({}, session=session)
+            except OperationFailure as error:
+                return error.code == SNAPSHOT_TOO_OLD
+            return False
+
+        wait_until(is_too_old, 30)
+
+
+def purge(database: Database) -> None:
+    PurgeWorker(Purges(database), threading.Event()).run(until_idle=True)
+
+
+def exported(database: Database, chat_id: str, meanwhile: Callable[[], object]) -> list[dict[str, Any]]:
+    with Exports(database).open(CALLER, chat_id) as (_, batches):
+        rows = next(batches)
+        meanwhile()
+        outlive(database)
+        return [*rows, *(row for batch in batches for row in batch)]
+
+
+@pytest.mark.usefixtures("short_past")
+def test_a_slow_reader_gets_all_that_was_there(database: Database, chat_id: str) -> None:
+    """And nothing that came later; what has been sent may be edited."""
+
+    def meanwhile() -> None:
+        Messages(database).append(CALLER.tenant_id, chat_id, [NewMessage(Role.USER, "later", None, {})])
+        Messages(database).edit(CALLER.tenant_id, chat_id, 1, {"content": "sent before"})
+
+    rows = exported(database, chat_id, meanwhile)
+    assert [row["seq"] for row in rows] == list(range(1, MESSAGES + 1))
+    assert rows[0]["content"] != "sent before"
+
+
+@pytest.mark.usefixtures("short_past")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda database, chat_id: Messages(database).edit(CALLER.tenant_id, chat_id, MESSAGES, {"content": "edited"}),
+        lambda database, chat_id: Messages(database).delete(CALLER.tenant_id, chat_id, MESSAGES),
+        lambda database, chat_id: [Messages(database).clear(CALLER.tenant_id, chat_id), purge(database)],
+    ],
+    ids=["edited", "removed", "emptied"],
+)
+def test_what_has_changed_is_not_told_as_if_it_had_been_so(database: Database, chat_id: str, change: Any) -> None:
+    """The export is cut."""
+    with pytest.raises(ExportOutdatedError):
+        exported(database, chat_id, lambda: change(database, chat_id))
+
+
+@pytest.mark.usefixtures("short_past")
+def test_a_deleted_chat_ends_it_as_ever(database: Database, chat_id: str) -> None:
+    with pytest.raises(ExportEndedError):
+        exported(database, chat_id, lambda: Deletions(database).delete(CALLER.tenant_id, chat_id, "key"))
