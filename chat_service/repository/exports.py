@@ -162,7 +162,7 @@ class Exports:
         since = (tx.now - CLOCKS_APART).isoformat(timespec="milliseconds")
         if any(row["edited_at"] is not None and row["edited_at"] > since for row in now.rows):
             raise ExportOutdatedError
-        return now._replace(is_of_now=True)
+        return _Batch(now.rows, now.size, now.bytes, now.is_last, is_of_now=True)
 
     def _next(self, tx: UnitOfWork, chat: dict[str, Any], batch: _Batch) -> _Batch:
         """Return the batch after one that was not the last."""
