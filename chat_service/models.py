@@ -236,6 +236,8 @@ class Lease:
     worker_id: str
     connected_at: datetime
     expires_at: datetime
+    name: str | None = None
+    """As whoever connected wants to be called."""
 
 
 @dataclass(frozen=True, slots=True)

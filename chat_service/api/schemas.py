@@ -144,6 +144,9 @@ class ConnectionOut(Schema):
     """A live connection. It ends at `expires_at` unless it is renewed before."""
 
     id = fields.String(attribute="connection_id", metadata={"format": "uuid"})
+    name = fields.String(
+        allow_none=True, metadata={"description": "What its client calls itself; nobody vouches for it."}
+    )
     connected_at = Time()
     expires_at = Time()
 

@@ -107,13 +107,13 @@ class Sockets:
         with self._as_arrival():
             repositories = self._repositories
             caller, chat_id = await self._run(gate.admit, handshake, repositories)
-            after = handshake.after
+            after, name = handshake.after, handshake.name
             socket = Socket(send, self._outboxes, caller, chat_id, str(uuid.uuid4()))
             # Known to the feed before it is looked at what was there already, so that nothing falls in between.
             self._hub.add(socket)
             try:
                 await self._feed.wait_until_followed(caller.tenant_id)
-                socket.leased_until, last = await self._run(self._open, socket)
+                socket.leased_until, last = await self._run(self._open, socket, name)
                 self._require_open_door(socket)
             except BaseException as error:
                 self._hub.remove(socket)
@@ -127,14 +127,14 @@ class Sockets:
             socket.catch_up(last if after is None else min(after, last), last)
             return socket
 
-    def _open(self, socket: Socket) -> tuple[datetime, int]:
+    def _open(self, socket: Socket, name: str | None) -> tuple[datetime, int]:
         """Open the lease, in a thread; return until when it is good, and the seq of the chat's last message."""
         # The key may have been revoked since it was cached, or since its ticket was made, and before the feed could
         # tell this socket. It will not be asked for again as long as the connection lives.
         self._repositories.tenants.key(socket.caller.tenant_id, socket.caller.key_id)
         if self._repositories.receipts.of_chats(socket.caller.tenant_id, [socket.owner[1]]):
             raise ChatNotFoundError
-        lease, last = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id)
+        lease, last = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id, name)
         if socket.refusal is not None:
             self._repositories.presence.close(self._worker_id, [socket.connection_id])
         return lease.expires_at, last

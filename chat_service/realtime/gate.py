@@ -16,7 +16,10 @@ _PATH = re.compile(r"/api/v1/chats/([^/]+)/ws")
 _SEQ = re.compile("[0-9]{1,18}", re.ASCII)
 
 FIELDS_MOST = 10
-"""Of a query; two have a meaning."""
+"""Of a query; three have a meaning."""
+
+NAME_CHARACTERS = 200
+"""As many as a sender_id has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,22 @@ class Handshake:
             ClosedError: that is no seq, or the query has something else in it.
         """
         after = self.query.get("after")
-        known = self.query.keys() <= {"after", "ticket"} and not self.is_repeated
+        known = self.query.keys() <= {"after", "name", "ticket"} and not self.is_repeated
         if not known or (after is not None and not _SEQ.fullmatch(after)):
             raise ClosedError(INVALID_QUERY)
         return None if after is None else int(after)
+
+    @property
+    def name(self) -> str | None:
+        """How the client wants to be called among the connections, if it says so; nobody vouches for it.
+
+        Raises:
+            ClosedError: that is no name.
+        """
+        name = self.query.get("name")
+        if name is not None and (not 1 <= len(name) <= NAME_CHARACTERS or "\0" in name):
+            raise ClosedError(INVALID_QUERY)
+        return name
 
 
 def read(scope: MutableMapping[str, Any]) -> Handshake | None:

@@ -52,7 +52,9 @@ class Presence:
         self._of_tenants: TTLCache[str, Iterator[int]] = TTLCache(maxsize=10_000, ttl=TENANT_COUNT_SECONDS)
         self._lock = threading.Lock()
 
-    def open(self, tenant_id: str, chat_id: str, connection_id: str, worker_id: str) -> tuple[Lease, int]:
+    def open(
+        self, tenant_id: str, chat_id: str, connection_id: str, worker_id: str, name: str | None = None
+    ) -> tuple[Lease, int]:
         """Open a lease for a new connection to the chat; return it, and the seq of the chat's last message.
 
         Raises:
@@ -74,7 +76,7 @@ class Presence:
             )
             if chat is None:
                 return ChatNotFoundError()
-            lease = Lease(connection_id, chat_id, worker_id, connected_at=tx.now, expires_at=tx.now + LEASE)
+            lease = Lease(connection_id, chat_id, worker_id, tx.now, tx.now + LEASE, name)
             tx.presence.insert_one(_to_document(tenant_id, lease))
             return lease, chat["next_seq"] - 1
 
@@ -165,6 +167,7 @@ def _to_document(tenant_id: str, lease: Lease) -> dict[str, Any]:
         "worker_id": lease.worker_id,
         "connected_at": lease.connected_at,
         "expires_at": lease.expires_at,
+        "name": lease.name,
     }
 
 
@@ -175,4 +178,5 @@ def _from_document(document: dict[str, Any]) -> Lease:
         worker_id=document["worker_id"],
         connected_at=document["connected_at"],
         expires_at=document["expires_at"],
+        name=document.get("name"),
     )

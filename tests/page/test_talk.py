@@ -71,6 +71,7 @@ class TestTalk:
             assert one.texts("#pending li") == []
             one.wait_for("#chats a", "4 messages")
             one.wait_for("#present-count", "2 connected")
+            one.wait(lambda one=one: all(text.startswith("guest-") for text in one.texts("#present-list li")))
         assert len(window.driver.find_elements(By.CSS_SELECTOR, ".message.own")) == 1
         window.shot("talk")
         assert complaints(window) + complaints(other) == []

@@ -5,9 +5,11 @@ import socket
 from typing import NamedTuple
 
 import pytest
+import requests
 
 from tests.client import CHATS
 from tests.live.test_wrong_requests import exchange
+from tests.realtime.sockets import Peer
 
 UNKNOWN = "00000000-0000-4000-8000-00000000dead"
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
@@ -59,6 +61,9 @@ CLOSED = {
     "a negative place": ("?after=-1", "@GOOD@", (4400, "validation_error")),
     "a place of other digits": ("?after=%EF%BC%91", "@GOOD@", (4400, "validation_error")),
     "a place beyond 64 bits": ("?after=9999999999999999999", "@GOOD@", (4400, "validation_error")),
+    "no name": ("?name=", "@GOOD@", (4400, "validation_error")),
+    "a name that is too long": (f"?name={'x' * 201}", "@GOOD@", (4400, "validation_error")),
+    "a name with NUL": ("?name=a%00", "@GOOD@", (4400, "validation_error")),
     "two places": ("?after=1&after=1", "@GOOD@", (4400, "validation_error")),
 }
 
@@ -96,3 +101,13 @@ def test_who_is_not_let_in_is_told_by_a_close(service, query, key, close) -> Non
     assert head.startswith(b"HTTP/1.1 101")
     assert (int.from_bytes(frames[2:4]), frames[4 : 2 + frames[1]].decode()) == close
     assert service.database.presence.count_documents({}) == 0
+
+
+def test_who_says_a_name_is_listed_by_it(service) -> None:
+    """In any script; who says none has none."""
+    chat_id = service.chat()
+    url = f"http://127.0.0.1:{service.gunicorn.port}{CHATS}/{chat_id}/connections"
+    named = f"{chat_id}?name=Zo%C3%AB%20%F0%9F%8E%89"
+    with Peer(service.gunicorn, named, service.access), Peer(service.gunicorn, chat_id, service.access):
+        listed = requests.get(url, headers=service.access.headers, timeout=10).json()["items"]
+    assert sorted(str(one["name"]) for one in listed) == ["None", "Zoë 🎉"]

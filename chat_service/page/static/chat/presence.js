@@ -24,8 +24,8 @@ export function watchPresence(api, chatId) {
 
 function draw({ items, next_cursor }) {
   byId("present-count").textContent = `${items.length}${next_cursor ? "+" : ""} connected`;
-  const rows = items.map(({ id, connected_at }) =>
-    element("li", {}, element("code", { textContent: id.slice(0, 8) }), ` since ${when(connected_at)}`),
+  const rows = items.map(({ id, name, connected_at }) =>
+    element("li", {}, element("bdi", { textContent: name ?? id.slice(0, 8) }), ` since ${when(connected_at)}`),
   );
   if (next_cursor) rows.push(element("li", { textContent: "and more" }));
   if (!items.length) rows.push(element("li", { textContent: "Nobody" }));

@@ -1,5 +1,7 @@
 // The live connection to a chat: a ticket, a WebSocket, and a way back after every interruption.
 
+import { name } from "./session.js";
+
 const FIRST_WAIT = 500; // ms; doubles with every attempt that fails
 const LONGEST_WAIT = 15_000;
 const SETTLED = 5_000; // ms; a connection that lasted so long was a good one, and the waits begin anew
@@ -80,7 +82,7 @@ export class ChatSocket {
 
   _open(ticket) {
     const address = new URL(`/api/v1/chats/${this._chatId}/ws`, location.href.replace(/^http/, "ws"));
-    address.search = new URLSearchParams({ ticket, after: this._lastSeq() });
+    address.search = new URLSearchParams({ ticket, after: this._lastSeq(), name: name() });
     address.hash = "";
     const socket = new WebSocket(address);
     this._socket = socket;
