@@ -16,8 +16,8 @@ worker_class = "chat_service.server.worker.Worker"
 # Heartbeats, not on a slow disk.
 worker_tmp_dir = shared_files.place()
 
-# No answer takes longer than 25 s, so after this many every request in flight has ended; routers wait for 30.
-graceful_timeout = 25
+# No answer takes longer than 25 s, so after this many every request in flight has ended; platforms wait for 30.
+graceful_timeout = int(os.environ.get("SHUTDOWN_SECONDS", "25"))
 timeout = 30
 # Longer than load balancers keep an idle connection (60 s to 600 s): were we to hang up first, a request that is on its
 # way would be lost. An idle connection costs 16 KiB.

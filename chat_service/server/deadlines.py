@@ -9,6 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar
 
+from chat_service.repository.complaints import Complaints
+
 ANSWER_SECONDS = 25.0
 """After this nobody may see the answer any more: routers give up after 30."""
 
@@ -21,10 +23,18 @@ AHEAD_SECONDS = 5.0
 BEHIND_SECONDS = 300.0
 """No request was ever that long on its way: a clock is wrong here too."""
 
+_WRONG = (
+    "X-Request-Start is {} the clock of this machine: one of the two is wrong, and requests count from their arrival."
+)
+AHEAD = _WRONG.format("ahead of")
+BEHIND = _WRONG.format("minutes behind")
+
 LOOK_SECONDS = 0.5
 """Between two looks at those who have a limit of time."""
 
 T = TypeVar("T")
+
+_complaints = Complaints()
 
 # Heroku: milliseconds since 1970. nginx: `t=` and seconds.
 _MILLISECONDS = re.compile(r"[0-9]{13}", re.ASCII)
@@ -40,7 +50,10 @@ def started_at(request_start: str | None, now: float) -> float:
         began = float(match[1])
     else:
         return now
-    return min(began, now) if now - BEHIND_SECONDS < began < now + AHEAD_SECONDS else now
+    if now - BEHIND_SECONDS < began < now + AHEAD_SECONDS:
+        return min(began, now)
+    _complaints.say([AHEAD if began > now else BEHIND])
+    return now
 
 
 def deadline(request_start: str | None) -> float:

@@ -15,8 +15,8 @@ from chat_service.server.hooks import Phase
 from chat_service.server.http_protocol import Http
 from chat_service.server.websocket_protocol import FRAME_BYTES, PING_SECONDS, PONG_SECONDS, WebSocket
 
-DRAIN_SECONDS = 22
-"""For requests in flight when the worker is told to end: each has ended before (gunicorn kills after 25 s)."""
+BEFORE_THE_KILL_SECONDS = 3
+"""Kept of `graceful_timeout`, after which gunicorn kills a worker: requests in flight have what is left of it."""
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
@@ -33,7 +33,6 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
         "ws_per_message_deflate": False,
         "interface": "asgi3",
         "lifespan": "on",
-        "timeout_graceful_shutdown": DRAIN_SECONDS,
         "server_header": False,
         # Each request has a line of the application's own; what uvicorn would say besides quotes requests.
         "access_log": False,
@@ -47,6 +46,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
         """Serve until told to end."""
         counts.own = self.slot
         Http.most_fields, Http.most_field_bytes = self.cfg.limit_request_fields, self.cfg.limit_request_field_size
+        self.config.timeout_graceful_shutdown = max(self.cfg.graceful_timeout - BEFORE_THE_KILL_SECONDS, 1)
         super().init_process()
 
     def init_signals(self) -> None:

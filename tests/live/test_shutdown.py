@@ -69,6 +69,27 @@ def test_a_delete_in_flight_is_answered(service, access, chats, slow_commit, rou
         socket.create_connection(("127.0.0.1", service.port), 1)
 
 
+def test_a_platform_that_waits_less_is_heeded(mongod: EmbeddedMongod, access, chats, failpoint) -> None:
+    """What is in flight for longer than SHUTDOWN_SECONDS ends with the service, whole or not at all."""
+    chat_id = chats.create(access.tenant_id, None, {}).id
+    with EmbeddedGunicorn(mongod.uri, free_port(), SHUTDOWN_SECONDS="2") as running:
+        has_begun = failpoint.block("commitTransaction", seconds=EXIT_SECONDS + 4, times=1)
+
+        def delete() -> None:
+            with suppress(OSError, http.client.HTTPException):
+                request(running.port, access, "DELETE", f"{CHATS}/{chat_id}")
+
+        thread = threading.Thread(target=delete)
+        thread.start()
+        has_begun()
+        began = time.monotonic()
+        running.process.terminate()
+        running.process.wait(30)
+        assert time.monotonic() - began < EXIT_SECONDS
+        thread.join(10)
+    failpoint.disarm()
+
+
 def test_idle_connections_do_not_hold_it(service, access) -> None:
     """Neither one that is kept alive, nor one that never said a word, nor half a request."""
     kept_alive = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)

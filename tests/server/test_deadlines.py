@@ -4,10 +4,14 @@ import asyncio
 
 import pytest
 
+from chat_service.repository.complaints import Complaints
+from chat_service.server import deadlines
 from chat_service.server.deadlines import (
     AFTERWARDS_SECONDS,
+    AHEAD,
     AHEAD_SECONDS,
     ANSWER_SECONDS,
+    BEHIND,
     BEHIND_SECONDS,
     TimeLimit,
     started_at,
@@ -29,6 +33,15 @@ NOW = 1_700_000_000.0
 def test_it_is_believed(told, began) -> None:
     """Milliseconds or seconds; and a little ahead of us is now."""
     assert started_at(told, NOW) == pytest.approx(began)
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(AHEAD_SECONDS + 1, AHEAD), (-BEHIND_SECONDS - 1, BEHIND)])
+def test_a_clock_that_is_wrong_is_said(seconds: float, said: str, caplog, monkeypatch) -> None:
+    """Once in a while, however many requests come by it; one of the two machines needs its clock set."""
+    monkeypatch.setattr(deadlines, "_complaints", Complaints())
+    for _ in range(3):
+        started_at(f"{(NOW + seconds) * 1000:.0f}", NOW)
+    assert caplog.messages == [said]
 
 
 @pytest.mark.parametrize(
