@@ -50,8 +50,13 @@ def find_mongod() -> str:
     )
 
 
-def launch(data: Path, port: int, parameters: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
-    """Start a mongod of the set `rs0` on the folder `data`, which is made if need be; its log is `mongod.log` there.
+REPLICA_SET = ("--replSet", "rs0")
+
+
+def launch(
+    data: Path, port: int, parameters: tuple[str, ...] = (), options: tuple[str, ...] = REPLICA_SET
+) -> "subprocess.Popen[bytes]":
+    """Start a mongod on the folder `data`, which is made if need be; its log is `mongod.log` there.
 
     It ends with the thread that calls this (die_with_parent), so that should be one that stays.
 
@@ -64,7 +69,7 @@ def launch(data: Path, port: int, parameters: tuple[str, ...] = ()) -> "subproce
     except OSError as error:
         raise EmbeddedError(f"The data directory {data} cannot be made: {error.strerror}.") from None
     command = [
-        *(mongod, "--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", str(port)),
+        *(mongod, *options, "--bind_ip", "127.0.0.1", "--port", str(port)),
         *("--dbpath", str(data / "db"), "--logpath", str(data / "mongod.log")),
         *("--wiredTigerCacheSizeGB", str(CACHE_GIGABYTES), "--nounixsocket"),
         *("--slowOpSampleRate", "0"),  # its log would quote slow updates: the text of edited messages

@@ -24,7 +24,13 @@ REQUEST_SECONDS = 0.15
 CODES = [365, 290, 225, 246, 14031, 8000, 91]
 """Those that were seen to be 500, and one that the driver knows."""
 
-ALL_CODES = [*CODES, *(pytest.param(code, marks=pytest.mark.soak) for code in sorted(PASSING - {*CODES}))]
+NEEDS_DETAILS = {13388}
+"""What a failpoint cannot have the server answer: it says that something is missing."""
+
+ALL_CODES = [
+    *CODES,
+    *(pytest.param(code, marks=pytest.mark.soak) for code in sorted(PASSING - {*CODES} - NEEDS_DETAILS)),
+]
 
 ROUTES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "list chats": ("GET", "", {}),

@@ -3,39 +3,31 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.embedded.process import die_with_parent, free_port
+from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.server.shared_files import MEMORY, place
+from tests.mounts import InOwnMounts
 from tests.wait import wait_until
 from tests.workers import workers_of
 
-IN_A_SMALL_MEMORY = ("unshare", "--mount", "--map-root-user", "sh", "-c")
-MOUNT = f'mount -t tmpfs -o size=2m tmpfs {MEMORY} && exec "$0" "$@"'
 ASKED = 20
 COUNTED = re.compile(r'^chat_service_request_duration_seconds_count\{.*route="/healthz".*\} (\S+)$', re.MULTILINE)
 
 
-class InASmallMemory(EmbeddedGunicorn):
+class InASmallMemory(InOwnMounts):
     """The service, for which the shared memory has 2 MiB."""
 
-    def start(self) -> "subprocess.Popen[bytes]":
-        self.process = subprocess.Popen(
-            [*IN_A_SMALL_MEMORY, MOUNT, sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"],
-            env={**os.environ, **self._environment},
-            stderr=self._output,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
-        )
-        return self.process
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(f"mount -t tmpfs -o size=2m tmpfs {MEMORY}", *args, **kwargs)
 
     @property
     def memory(self) -> Path:
