@@ -28,8 +28,8 @@ class BusyChat(Presence):
         super().__init__(database)
         self._happen = happen
 
-    def open(self, tenant_id: str, chat_id: str, connection_id: str, worker_id: str) -> tuple[Lease, int]:
-        found = super().open(tenant_id, chat_id, connection_id, worker_id)
+    def open(self, tenant_id: str, chat_id: str, *connection: Any) -> tuple[Lease, int]:
+        found = super().open(tenant_id, chat_id, *connection)
         self._happen(tenant_id, chat_id)
         time.sleep(FEED_SECONDS)
         return found
