@@ -13,7 +13,8 @@ from marshmallow import ValidationError
 
 from chat_service.api.context import repositories
 from chat_service.api.message_schemas import ExportedChatIn, ExportedEndIn, read_exported_message
-from chat_service.api.parsing import is_encoded, parse_json
+from chat_service.api.parsing import is_encoded
+from chat_service.api.strict_json import parse_json
 from chat_service.errors import InvalidImportError, InvalidJsonError
 from chat_service.models import Chat, IdempotencyKey, Message
 

@@ -9,9 +9,9 @@ import orjson
 from marshmallow import ValidationError, fields, post_load
 
 from chat_service.api.message_schemas import MessageIn, message_json
-from chat_service.api.parsing import parse_json
 from chat_service.api.problems import DOMAIN
 from chat_service.api.schemas import ChatOut
+from chat_service.api.strict_json import parse_json
 from chat_service.errors import ChatServiceError, InvalidJsonError, ValidationFailedError
 from chat_service.models import Chat, IdempotencyKey, Message, NewMessage
 from chat_service.realtime.closing import BAD_FRAME, ClosedError

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from marshmallow import Schema, ValidationError
 
-from chat_service.api import message_schemas, parsing
+from chat_service.api import message_schemas, strict_json
 from chat_service.api.compiled import compiled
 from chat_service.errors import InvalidJsonError
 
@@ -73,7 +73,7 @@ def test_a_compiled_schema_reads_as_the_schema_does(schema: Schema, values: list
 @example("[1e400, -0, 1.0]")
 def test_json_is_read_as_strictly_by_the_short_way(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parsing, "_plain_keys", lambda _: -1)
-        expected = outcome(parsing.parse_json, text.encode())
-    found = outcome(parsing.parse_json, text.encode())
+        patch.setattr(strict_json, "_plain_keys", lambda _: -1)
+        expected = outcome(strict_json.parse_json, text.encode())
+    found = outcome(strict_json.parse_json, text.encode())
     assert (found, type(found)) == (expected, type(expected))

@@ -16,7 +16,7 @@ from flask import Flask
 from marshmallow import RAISE, Schema, ValidationError
 from werkzeug.exceptions import BadRequest
 
-from chat_service.api import cursors, imports, message_schemas, parsing, schemas
+from chat_service.api import cursors, imports, message_schemas, parsing, schemas, strict_json
 from chat_service.api.fields import milliseconds
 from chat_service.errors import InvalidCursorError, InvalidImportError, InvalidJsonError, ValidationFailedError
 from chat_service.models import Chat, ListPosition, Message, NewMessage
@@ -30,7 +30,7 @@ _APP = Flask("fuzz")
 def json(data: bytes) -> None:
     """A body. Two parsers agree on what is accepted, and it can be written again."""
     with suppress(InvalidJsonError):
-        value = parsing.parse_json(data)
+        value = strict_json.parse_json(data)
         assert orjson.loads(orjson.dumps(value)) == orjson.loads(data)
 
 
@@ -112,7 +112,7 @@ def fields(data: bytes) -> None:
     """JSON against each schema of a body or a query; the first byte chooses. What is accepted can be stored."""
     schema = SCHEMAS[data[0] % len(SCHEMAS)] if data else SCHEMAS[0]
     with suppress(InvalidJsonError, ValidationError):
-        loaded = schema.load(parsing.parse_json(data[1:]), unknown=RAISE)
+        loaded = schema.load(strict_json.parse_json(data[1:]), unknown=RAISE)
         _store_loaded(loaded)
 
 

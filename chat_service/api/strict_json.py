@@ -1,0 +1,81 @@
+"""JSON as RFC 8259 has it, and nothing that readers silently disagree on."""
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+import orjson
+
+from chat_service.errors import InvalidJsonError
+
+_SPACE_AFTER_KEY = re.compile(rb'"\s+:')
+
+
+def parse_json(raw: bytes) -> Any:
+    """Return the JSON value in `raw`; an empty body is an error too.
+
+    Raises:
+        InvalidJsonError: not UTF-8, not RFC 8259, nested too deep, or one of the things parsers silently disagree on
+            (duplicate keys, NaN, numbers out of range, unpaired surrogates).
+    """
+    if not raw:
+        raise InvalidJsonError("The body is empty.")
+    try:
+        # Strict on encoding, surrogates, depth and trailing text; lets duplicate keys and large integers pass.
+        value = orjson.loads(raw)
+        if raw.count(b'":') == _plain_keys(value) and not _SPACE_AFTER_KEY.search(raw):
+            return value
+        return json.loads(
+            raw, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_int64
+        )
+    except orjson.JSONDecodeError as error:
+        raise InvalidJsonError(f"Line {error.lineno}, column {error.colno}.") from None
+    except RecursionError:
+        raise InvalidJsonError("Nested too deep.") from None
+
+
+def _plain_keys(value: Any) -> int:
+    """Return how many keys its objects have; -1 if it has numbers that are not told apart from others any more.
+
+    As many as the text has: so none was there twice.
+    """
+    found = 0
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        kind = type(value)
+        if kind is dict:
+            found += len(value)
+            waiting += value.values()
+        elif kind is list:
+            waiting += value
+        elif kind is float or (kind is int and value >= 2**63):
+            return -1
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InvalidJsonError("An object has the same key twice.")
+    return found
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise InvalidJsonError("NaN and Infinity are not JSON.")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise InvalidJsonError("A number is out of range.")
+    return number
+
+
+def _int64(text: str) -> int:
+    # 20 characters hold every 64-bit integer with its sign; a longer text need not be converted to know.
+    number = int(text) if len(text) <= 20 else 2**63  # noqa: PLR2004
+    if not -(2**63) <= number < 2**63:
+        raise InvalidJsonError("An integer needs more than 64 bits.")
+    return number
