@@ -102,11 +102,13 @@ class Import:
     def _stage(self) -> None:
         """Write the last batch under the purge that would remove it again."""
         rows, is_first = self._rows(), not self._is_staged
+        owner, worker_id = (self._tenant_id, self._chat.id), self._purge.worker_id
 
         def work(tx: UnitOfWork) -> None:
             if is_first:
-                self._purges.open_held(tx, self._purge)
-            self._purges.renew(tx, self._purge, len(rows))
+                self._purges.open(tx, *owner, (1, MAX_SEQ), len(rows), of_deletion=False, worker_id=worker_id)
+            else:
+                self._purges.renew(tx, self._purge, messages=len(rows))
             tx.messages.insert_many(rows)
 
         self._is_staged = True

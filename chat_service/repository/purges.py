@@ -45,10 +45,11 @@ class Purges:
         *,
         of_deletion: bool,
         purged: int = 0,
+        worker_id: str | None = None,
     ) -> None:
         """Open a purge of the messages from the first to the last seq of `stretch`, as part of a transaction.
 
-        Of the `messages` that it counts, `purged` have been removed before.
+        Of the `messages` that it counts, `purged` have been removed before. With `worker_id` it is claimed at once.
         """
         first_seq, last_seq = stretch
         tx.purges.insert_one(
@@ -60,37 +61,33 @@ class Purges:
                 "purged": purged,
                 "position": first_seq,
                 "opened_at": tx.now,
-                "worker_id": None,
-                "lease_until": tx.now,
+                **(_claim(worker_id, tx.now) if worker_id else {"worker_id": None, "lease_until": tx.now}),
             }
         )
 
-    def open_held(self, tx: UnitOfWork, purge: Purge) -> None:
-        """Open a purge that a caller holds who will withdraw it if all goes well, as part of a transaction."""
-        stretch = (purge.first_seq, purge.last_seq)
-        self.open(tx, purge.tenant_id, purge.chat_id, stretch, messages=0, of_deletion=False)
-        claim = {"worker_id": purge.worker_id, "process": own_name()}
-        tx.purges.update_one({**_held(purge), "worker_id": None}, {"$set": claim})
-
-    def renew(self, tx: UnitOfWork, purge: Purge, messages: int = 0) -> None:
-        """Hold the purge for longer, with so many more messages to remove, as part of a transaction.
+    def renew(self, tx: UnitOfWork, purge: Purge, **counts: int) -> None:
+        """Hold the purge for longer, and add to its counts, as part of a transaction.
 
         Raises:
             ClaimLostError: another worker holds it now.
         """
-        change = {"$set": {"lease_until": tx.now + LEASE}, "$inc": {"messages": messages}}
-        # Raised, not returned: the transaction must not be committed.
+        self._change(tx, purge, {"$set": {"lease_until": tx.now + LEASE}, "$inc": counts})
+
+    def _change(self, tx: UnitOfWork, purge: Purge, change: dict[str, Any]) -> None:
         if not tx.purges.update_one(_held(purge), change).matched_count:
+            # Raised, not returned: the transaction must not be committed.
             raise ClaimLostError
 
-    def withdraw(self, tx: UnitOfWork, purge: Purge) -> None:
-        """End a purge that has removed nothing, as part of a transaction.
+    def withdraw(self, tx: UnitOfWork, purge: Purge) -> dict[str, Any]:
+        """End a purge and return it, as part of a transaction.
 
         Raises:
             ClaimLostError: another worker holds it now.
         """
-        if not tx.purges.delete_one(_held(purge)).deleted_count:
+        ended = tx.purges.find_one_and_delete(_held(purge))
+        if ended is None:
             raise ClaimLostError
+        return ended
 
     def take_over(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> list[dict[str, Any]]:
         """End the open purges of a chat, as part of a transaction, and return them: another one goes on with them.
@@ -119,7 +116,7 @@ class Purges:
             tenant_id = next((found for found in waiting if after_tenant is None or found > after_tenant), waiting[0])
             claimed = self._database.purges.find_one_and_update(
                 {"_id.tenant_id": tenant_id, **free},
-                {"$set": {"worker_id": worker_id, "process": own_name(), "lease_until": now + LEASE}, **started},
+                {"$set": _claim(worker_id, now), **started},
                 sort=[("lease_until", ASCENDING)],
                 return_document=ReturnDocument.AFTER,
             )
@@ -137,10 +134,7 @@ class Purges:
         def work(tx: UnitOfWork) -> int:
             removed = int(tx.messages.delete_many(stretch).deleted_count)
             progress = {"position": last + 1, "lease_until": tx.now + LEASE}
-            held = tx.purges.update_one(_held(purge), {"$inc": {"purged": removed}, "$set": progress})
-            if held.matched_count == 0:
-                # Raised, not returned: the transaction must not be committed.
-                raise ClaimLostError
+            self._change(tx, purge, {"$inc": {"purged": removed}, "$set": progress})
             return removed
 
         return self._database.transaction(work)
@@ -171,9 +165,7 @@ class Purges:
         """
 
         def work(tx: UnitOfWork) -> None:
-            done = tx.purges.find_one_and_delete(_held(purge))
-            if done is None:
-                raise ClaimLostError
+            done = self.withdraw(tx, purge)
             if done["of_deletion"]:
                 tx.deletions.update_one(
                     {"_id": chat_key(purge.tenant_id, purge.chat_id)},
@@ -207,6 +199,10 @@ def estimated_end(document: dict[str, Any], now: datetime) -> datetime | None:
     since: timedelta = now - document["started_at"]
     left: float = max(document["messages"] - document["purged"], 0) / document["purged"]
     return now + since * left
+
+
+def _claim(worker_id: str, now: datetime) -> dict[str, Any]:
+    return {"worker_id": worker_id, "process": own_name(), "lease_until": now + LEASE}
 
 
 def _held(purge: Purge) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def test_of_an_import_whose_worker_is_killed_nothing_stays(service, access, data
     victim.join(20)
     failpoint.disarm()
     wait_until(lambda: database.purges.find_one({"worker_id": None}), FREE_SECONDS)
-    PurgeWorker(Purges(database), threading.Event()).run(until_idle=True)
+    PurgeWorker(Purges(database)).run(until_idle=True)
     assert [database.collections[name].count_documents({}) for name in ("chats", "messages", "purges")] == [0, 0, 0]
 
 

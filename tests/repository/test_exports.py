@@ -1,6 +1,5 @@
 """Exports that take longer than the server keeps the moment which they show."""
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,7 +56,7 @@ def outlive(database: Database) -> None:
 
 
 def purge(database: Database) -> None:
-    PurgeWorker(Purges(database), threading.Event()).run(until_idle=True)
+    PurgeWorker(Purges(database)).run(until_idle=True)
 
 
 def exported(database: Database, chat_id: str, meanwhile: Callable[[], object]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Imports that take several transactions: whole, or nothing that anybody could reach or that stays."""
 
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ def batch(database: Database, first: int, size: int = 3) -> list[Message]:
 
 
 def purge(database: Database) -> None:
-    PurgeWorker(Purges(database), threading.Event()).run(until_idle=True)
+    PurgeWorker(Purges(database)).run(until_idle=True)
 
 
 def give_up(database: Database, chat: Chat) -> None:
