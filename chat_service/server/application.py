@@ -45,7 +45,7 @@ class Application:
         max_body_bytes: int,
         max_import_bytes: int,
     ) -> None:
-        """Work on up to `threads` requests at once, each with a body of up to as many bytes."""
+        """Work on up to `threads` requests at once, each with a body of up to as many bytes as its kind may have."""
         self._sockets = sockets
         self._tenants = tenants
         self._admission = admission

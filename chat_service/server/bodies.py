@@ -79,35 +79,13 @@ class Room:
         return (not own or own + size <= self._share) and (not all_of_them or all_of_them + size <= self._total)
 
 
-class _InMemory:
-    """Keeps a body as it arrives."""
-
-    def __init__(self) -> None:
-        self.file: BinaryIO = io.BytesIO()
-
-    async def add(self, part: bytes) -> None:
-        self.file.write(part)
-
-
-class _OnDisk:
-    """Keeps a body in a file that nobody else sees, and that is gone with the process whatever ends it."""
-
-    def __init__(self, threads: Threads) -> None:
-        self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the body
-        self._threads = threads
-
-    async def add(self, part: bytes) -> None:
-        # A disk that hangs must not hold up the event loop.
-        await self._threads.run(self.file.write, part)
-
-
 class _Body:
     """A body, from the first byte that is read of it until its request is answered.
 
     A class, because a generator would be entered in a register of the event loop and taken out again with each request.
     """
 
-    __slots__ = ("_bodies", "_file", "_limit", "_receive", "_room", "_size", "_tenant_id", "seconds")
+    __slots__ = ("_bodies", "_file", "_is_upload", "_limit", "_receive", "_room", "_size", "_tenant_id", "seconds")
 
     def __init__(self, bodies: "Bodies", receive: Receive, tenant_id: str, size: int, limit: int) -> None:
         self._bodies = bodies
@@ -115,14 +93,12 @@ class _Body:
         self._tenant_id = tenant_id
         self._size = size
         self._limit = limit
+        self._is_upload = size > bodies.max_bytes
+        """Whether it is too large for the memory, and goes into a file."""
         self._room = bodies.disk if self._is_upload else bodies.memory
         self._file: BinaryIO | None = None
         self.seconds = 0.0
         """How long it took to arrive, once there was room for it."""
-
-    @property
-    def _is_upload(self) -> bool:
-        return self._size > self._bodies.max_bytes
 
     async def __aenter__(self) -> BinaryIO | None:
         """Read it; return None if it was cut off.
@@ -148,8 +124,8 @@ class _Body:
 
     async def _read(self) -> BinaryIO | None:
         try:
-            kept = _OnDisk(self._bodies.threads) if self._is_upload else _InMemory()
-            self._file = kept.file
+            file = await self._bodies.threads.run(_new_file) if self._is_upload else io.BytesIO()
+            self._file = file
             received = 0
             while received <= self._limit:
                 message = await self._receive()
@@ -157,13 +133,17 @@ class _Body:
                     return None
                 part = message.get("body", b"")
                 received += len(part)
-                await kept.add(part)
+                if self._is_upload:  # a disk that hangs must not hold up the event loop
+                    await self._bodies.threads.run(file.write, part)
+                else:
+                    file.write(part)
                 if not message.get("more_body", False):
                     break
         except OSError as error:
-            _log.error("A body could not be kept in %s: %s", tempfile.gettempdir(), error.strerror)
+            # Not where: to ask for the folder fails where there is none that can be written.
+            _log.error("A body could not be kept in TMPDIR: %s", error.strerror)
             raise UploadStorageError from error
-        return self._file
+        return file
 
     async def __aexit__(self, *_: object) -> None:
         if self._size:
@@ -173,6 +153,11 @@ class _Body:
         self._room.give_back(self._tenant_id, self._size)
         if self._file is not None:
             self._file.close()
+
+
+def _new_file() -> BinaryIO:
+    """Return a file that nobody else sees, and that is gone with the process whatever ends it."""
+    return tempfile.TemporaryFile()
 
 
 class Bodies:
