@@ -4,8 +4,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import pymongo
 from bson import CodecOptions, decode, decode_all, decode_iter
@@ -70,7 +71,8 @@ _ROW = {
 }
 
 
-class _Batch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Batch:
     """Messages that were fetched together."""
 
     rows: list[Row]
@@ -153,16 +155,17 @@ class Exports:
         A slow reader outlives it. What it gets then is what is there now, which is the same unless somebody has edited
         or removed a message since.
         """
-        try:
-            return self._next(tx, chat, batch)
-        except OperationFailure as error:
-            if error.code != SNAPSHOT_TOO_OLD:
-                raise
+        if not batch.is_of_now:
+            try:
+                return self._next(tx, chat, batch)
+            except OperationFailure as error:
+                if error.code != SNAPSHOT_TOO_OLD:
+                    raise
         now = self._next(self._database.unbound(), chat, batch)
         since = (tx.now - CLOCKS_APART).isoformat(timespec="milliseconds")
         if any(row["edited_at"] is not None and row["edited_at"] > since for row in now.rows):
             raise ExportOutdatedError
-        return _Batch(now.rows, now.size, now.bytes, now.is_last, is_of_now=True)
+        return replace(now, is_of_now=True)
 
     def _next(self, tx: UnitOfWork, chat: dict[str, Any], batch: _Batch) -> _Batch:
         """Return the batch after one that was not the last."""
