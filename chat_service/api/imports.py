@@ -5,7 +5,7 @@ import hmac
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain, count, pairwise
+from itertools import count
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from flask import abort, request
@@ -68,13 +68,13 @@ class Export:
     """The lines of an export, each read with the one that follows it: the last one is another kind of line."""
 
     def __init__(self, source: BinaryIO, see: Callable[[bytes], object] = lambda _: None) -> None:
-        self._pairs = pairwise(chain(_lines(source, see), [None]))
+        self._pairs = _with_next(_lines(source, see))
         self._digest = hashlib.sha256()
 
     def chat(self) -> Chat:
         """Return the chat of the first line, under a new id."""
-        first, following = next(self._pairs, (None, None))
-        if first is None or following is None:
+        first, following = next(self._pairs, (_Line(1, b""), None))
+        if following is None:
             raise InvalidImportError("An export has at least two lines: the chat and the end.")
         self._digest.update(first.text)
         chat: Chat = _load(ExportedChatIn().load, first)
@@ -85,7 +85,6 @@ class Export:
         batch: list[Message] = []
         size, last_seq = 0, 0
         for line, following in self._pairs:
-            assert line is not None  # noqa: S101 - only the last `following` is
             if following is None:
                 self._check_end(line)
                 break
@@ -119,6 +118,14 @@ def _lines(source: BinaryIO, see: Callable[[bytes], object]) -> Iterator[_Line]:
             _refuse(line, f"It is longer than {LINE_BYTES:,} bytes, and no line of an export is.")
         see(line.text)
         yield line
+
+
+def _with_next(lines: Iterator[_Line]) -> Iterator[tuple[_Line, _Line | None]]:
+    line = next(lines, None)
+    while line is not None:
+        following = next(lines, None)
+        yield line, following
+        line = following
 
 
 def _load(read: Callable[[Any], Any], line: _Line) -> Any:
