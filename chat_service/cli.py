@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
@@ -17,7 +18,7 @@ from chat_service.api.imports import take_in
 from chat_service.errors import ChatServiceError, InvalidImportError
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
-from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, Tenant, parse_limit
+from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, parse_limit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -116,18 +117,20 @@ def limit_tenant(tenant_id: str, **told: RateLimit | str | None) -> None:
         if scope not in to_default
     }
     found = repositories()
-    _tenant(tenant_id)
-    if changes:
-        found.tenants.set_limits(tenant_id, own, to_default)
-    tenant = _tenant(tenant_id)
+    with _known(tenant_id):
+        if changes:
+            found.tenants.set_limits(tenant_id, own, to_default)
+        tenant = found.tenants.get(tenant_id)
     for scope in Scope:
         whose = "its own" if scope in tenant.limits else "default"
         click.echo(f"{scope:<6}  {found.limits.of(tenant.limits, scope) or 'off'}  ({whose})")
 
 
-def _tenant(tenant_id: str) -> Tenant:
+@contextmanager
+def _known(tenant_id: str) -> Iterator[None]:
+    """Turn what the repository raises for a tenant that is not there into a sentence."""
     try:
-        return repositories().tenants.get(tenant_id)
+        yield
     except LookupError:
         raise click.ClickException(f"There is no tenant {tenant_id}; `tenants list` shows them.") from None
 
@@ -140,8 +143,8 @@ def _tenant(tenant_id: str) -> Tenant:
 def create_key(tenant_id: str, label: str, scopes: tuple[str, ...]) -> None:
     """Make a key for TENANT_ID and print it: the only time it is shown."""
     wanted: Any = [Scope(scope) for scope in scopes] or Scope
-    _tenant(tenant_id)
-    key, made = repositories().tenants.create_key(tenant_id, label, wanted)
+    with _known(tenant_id):
+        key, made = repositories().tenants.create_key(tenant_id, label, wanted)
     click.echo(key)
     click.echo(f"Keep it now, it is stored only as a digest. Its id, to revoke it: {made.id}", err=True)
 
@@ -201,7 +204,8 @@ def show_jobs() -> None:
 @_told_plainly
 def import_chat(tenant_id: str, file: BinaryIO) -> None:
     """Make a chat of TENANT_ID from the ndjson export FILE, however large, and print its id: all of it, or nothing."""
-    _tenant(tenant_id)
+    with _known(tenant_id):
+        repositories().tenants.get(tenant_id)
     size = os.fstat(file.fileno()).st_size
     with click.progressbar(length=size, label="Importing", file=sys.stderr) as bar:
         try:
