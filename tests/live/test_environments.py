@@ -5,11 +5,11 @@ Each row is an environment: what `/readyz` says, what a request to the API gets,
 """
 
 import socket
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -52,7 +52,7 @@ class World:
         self.client.drop_database(name)
         return f"mongodb://127.0.0.1:{self._mongod.port}/{name}?{options}"
 
-    @property
+    @cached_property
     def client(self) -> Any:
         client: Any = pymongo.MongoClient(self._mongod.uri)
         self._ends.callback(client.close)
@@ -95,8 +95,8 @@ def _add_users(port: int) -> None:
         member = {"_id": 0, "host": f"127.0.0.1:{port}"}
         client.admin.command({"replSetInitiate": {"_id": "rs0", "members": [member]}})
         wait_until(lambda: client.admin.command("hello")["isWritablePrimary"], 30)
-        client.admin.command("createUser", "root", pwd="root", roles=["root"])  # noqa: S106
-    with pymongo.MongoClient[Any](f"mongodb://root:root@127.0.0.1:{port}/?directConnection=true") as client:
+        client.admin.command("createUser", "root", pwd=SECRET, roles=["root"])
+    with pymongo.MongoClient[Any](f"mongodb://root:{SECRET}@127.0.0.1:{port}/?directConnection=true") as client:
         for name, role, database in (("rw", "readWrite", "chat"), ("ro", "read", "chat"), ("other", "readWrite", "x")):
             client.admin.command("createUser", name, pwd=SECRET, roles=[{"role": role, "db": database}])
 
@@ -120,7 +120,7 @@ class Wrong(NamedTuple):
     ready: int
     api: int
     log: str
-    """What stands in the log, as a pattern; empty for nothing of the kind."""
+    """What stands in the log; empty for nothing that is an error."""
     init_code: int
     init_said: str
     mount: str = "true"
@@ -263,12 +263,12 @@ def settled(port: int, path: str, expected: int) -> int:
     return found
 
 
-def init(uri: str) -> subprocess.CompletedProcess[str]:
-    with tempfile.TemporaryFile("w+") as said:
-        process = start("flask", "--app", "wsgi", "db", "init", output=said, MONGODB_URI=uri)  # type: ignore[arg-type]
-        code = process.wait(60)
+def init(uri: str) -> tuple[int, str]:
+    """Return with what `db init` ends, and what it says."""
+    with tempfile.TemporaryFile() as said:
+        code = start("flask", "--app", "wsgi", "db", "init", output=said, MONGODB_URI=uri).wait(60)
         said.seek(0)
-        return subprocess.CompletedProcess([], code, said.read())
+        return code, said.read().decode()
 
 
 def look(uri: str, wrong: Wrong, output: Path) -> Found:
@@ -284,7 +284,7 @@ def look(uri: str, wrong: Wrong, output: Path) -> Found:
                     pool.submit(settled, service.port, *one) for one in (("/readyz", wrong.ready), (CHATS, wrong.api))
                 ]
                 ready, api = (one.result() for one in later)
-        return Found(ready, api, output.read_text(), done.result().returncode, done.result().stdout)
+        return Found(ready, api, output.read_text(), *done.result())
 
 
 @pytest.mark.parametrize("wrong", ENVIRONMENTS, ids=lambda wrong: wrong.name)

@@ -12,7 +12,7 @@ import pymongo
 import pytest
 import requests
 
-from chat_service.embedded.mongod import EmbeddedMongod, find_mongod
+from chat_service.embedded.mongod import EmbeddedMongod, launch
 from chat_service.embedded.process import die_with_parent, free_port, stop
 from chat_service.repository.database import Database
 from tests.client import CHATS
@@ -82,11 +82,7 @@ def test_release_web_and_worker(project: Path, mongod: EmbeddedMongod) -> None:
 def standalone(tmp_path: Path) -> Iterator[str]:
     """A mongod without a replica set."""
     port = free_port()
-    process = subprocess.Popen(
-        [find_mongod(), "--dbpath", str(tmp_path), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"],
-        stdout=subprocess.DEVNULL,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
-    )
+    process = launch(tmp_path, port, options=())
     uri = f"mongodb://127.0.0.1:{port}/chat"
     with pymongo.MongoClient(uri, serverSelectionTimeoutMS=20_000) as client:
         client.admin.command("ping")
