@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from chat_service.api.context import Repositories
 from chat_service.models import Lease, NewMessage, Role
+from chat_service.realtime import feed
 from chat_service.realtime.endpoint import Sockets
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
@@ -16,9 +20,18 @@ from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import ConnectionCaps, Presence
 from tests.client import CHATS, TenantAccess
+from tests.wait import wait_until
 
 FEED_SECONDS = 1.0
 """In which the feed has brought what was committed before it began; it takes milliseconds."""
+
+
+@pytest.fixture(autouse=True)
+def feed_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the feed of this process end with its sockets: what later tests do to a feed is meant for the service's."""
+    monkeypatch.setattr(feed, "LINGER_QUESTIONS", 0)
+    yield
+    wait_until(lambda: all(thread.name != "feed" for thread in threading.enumerate()))
 
 
 class BusyChat(Presence):
