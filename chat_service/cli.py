@@ -55,13 +55,14 @@ def only_help(wrong_settings: str) -> Flask:
 
 
 def _told_plainly(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn a domain error, and settings that are wrong, into a sentence and exit code 1."""
+    """Turn a domain error, wrong settings, and a database that is away, into a sentence and exit code 1."""
 
     @wraps(command)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
         if _WRONG_SETTINGS in current_app.config:
             raise click.ClickException(current_app.config[_WRONG_SETTINGS])
         try:
+            repositories().database.require_transactions()
             return command(*args, **kwargs)
         except ChatServiceError as error:
             sentence = str(error) or (type(error).__doc__ or "").strip()

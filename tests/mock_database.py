@@ -62,6 +62,9 @@ class MockDatabase(Database):
     def snapshot(self) -> Iterator[UnitOfWork]:
         yield self.unbound()
 
+    def require_transactions(self) -> None:
+        """Nobody can tell the difference here."""
+
     def seconds_away(self) -> float:
         return 0.0
 

@@ -4,13 +4,17 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from flask import Flask
 
-from chat_service.repository.database import Database
+from chat_service.app import create_app
+from chat_service.embedded.process import free_port
+from chat_service.repository.database import REACH_SECONDS, Database
+from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
 
 
@@ -114,6 +118,18 @@ def test_help_needs_no_settings(command: tuple[str, ...], code: int, told: str, 
     done = subprocess.run(flask, cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stderr
     assert command == ("run",) or "Traceback" not in done.stderr
+
+
+def test_a_database_that_is_away_is_said_soon(caplog: pytest.LogCaptureFixture) -> None:
+    """Within 5 s, as the contract of the command line is; a process of its own takes a second more to start."""
+    database = Database(f"mongodb://127.0.0.1:{free_port()}/chat?replicaSet=rs0")
+    app = create_app(Settings("unused", 2**20, threads=1, log_format="json"), database)
+    began = time.monotonic()
+    said = run(app, "tenants", "list", code=1).output
+    assert time.monotonic() - began < REACH_SECONDS + 1
+    assert said == "Error: The database could not be asked in time, and nothing was changed.\n"
+    assert "No primary of the replica set in MONGODB_URI answers at 127.0.0.1." in caplog.text
+    database.close()
 
 
 def test_a_sound_database_has_no_findings(app: Flask) -> None:

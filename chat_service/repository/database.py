@@ -53,6 +53,9 @@ DEFAULT_DATABASE = "chat_service"
 OPERATION_SECONDS = 12.0
 """For one command outside a transaction, with the driver's own retry: an election (up to 11 s) fits in it."""
 
+REACH_SECONDS = 4.0
+"""For the first command of somebody who waits for a word: a person at a command line, or a service that is to start."""
+
 COLLECTIONS: dict[str, list[IndexModel]] = {
     "tenants": [],
     "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
@@ -253,9 +256,9 @@ class Database:
 
         Raises:
             UnsupportedServerError: it cannot; the message says what to do.
-            DatabaseUnavailableError: it did not answer.
+            DatabaseUnavailableError: it did not answer within `REACH_SECONDS`.
         """
-        with self.operation(), pymongo.timeout(5):
+        with self.operation(seconds=REACH_SECONDS):
             hello = self.client.admin.command("hello")
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             raise UnsupportedServerError(

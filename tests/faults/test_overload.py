@@ -26,6 +26,7 @@ from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
 from tests.pause import paused
+from tests.wait import wait_until
 
 WORKERS, THREADS = 2, 8
 CLIENTS = 4 * WORKERS * THREADS
@@ -37,6 +38,9 @@ QUICK_SECONDS = 0.1
 FREE_SECONDS = 3.0
 PAUSE_SECONDS = 14.0
 """Longer than an election, so that those who wait for one are answered during it too."""
+
+WAITING_SECONDS = (1.0, 8.0)
+"""Whoever has waited for so long has time left for an answer."""
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -83,6 +87,7 @@ class Crowd:
 
     def __init__(self, clients: int, send: Callable[[requests.Session, int], requests.Response]) -> None:
         self.answers: list[Answer] = []
+        self._under_way: dict[int, float] = {}
         self._send = send
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
@@ -90,12 +95,18 @@ class Crowd:
     def _run(self, number: int) -> None:
         with requests.Session() as session:
             while not self._stop.is_set():
-                began = time.monotonic()
+                began = self._under_way[number] = time.monotonic()
                 answer = self._send(session, number)
+                del self._under_way[number]
                 took = time.monotonic() - began
                 self.answers.append(Answer(began, took, answer.status_code, answer.headers.get("Retry-After")))
                 # Sooner than Retry-After says, and not all at the same time.
                 self._stop.wait(random.uniform(0.5, 1.5) if answer.status_code == 503 else 0.05)
+
+    def waiting(self, least: float, most: float) -> int:
+        """Return how many have waited for their answer for at least and at most so many seconds."""
+        now = time.monotonic()
+        return sum(least < now - began < most for began in list(self._under_way.values()))
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -140,6 +151,8 @@ def test_a_paused_database(own_mongod, own_database, service, access) -> None:
         stopped = time.monotonic()
         with paused(own_mongod.process.pid):
             time.sleep(PAUSE_SECONDS)
+            # Those of the beginning may hold their places until now, on a busy machine.
+            wait_until(lambda: crowd.waiting(*WAITING_SECONDS) >= WORKERS, 20)
             resumed = time.monotonic()
         time.sleep(FREE_SECONDS - 1)
         after = [answer for answer in crowd.answers if answer.began > resumed + 1.0]

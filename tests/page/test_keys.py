@@ -45,8 +45,8 @@ class TestKeysAsPeopleTypeThem:
     def test_what_cannot_be_one_is_called_wrong(self, window: Window, tenant: Tenant, key: str) -> None:
         """Rather than that the service did not answer."""
         del tenant
-        window.driver.execute_script("sessionStorage.clear()")
-        window.open()
+        window.click("#leave")
+        window.wait_for("#key")
         window.driver.execute_script("document.getElementById('key').value = arguments[0]", key)
         window.click("#key-form button")
         window.wait_for("#key-error", "This API key is wrong, or was revoked.")

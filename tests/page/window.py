@@ -81,7 +81,10 @@ class Window:
         self.tab_to(lambda element: element.text.startswith(text))
 
     def say(self, text: str) -> None:
-        self.find("#text").send_keys(text, Keys.ENTER)
+        self.find("#text").click()
+        # As an input method does it: chromedriver has no keys for what is beyond U+FFFF.
+        self.driver.execute_cdp_cmd("Input.insertText", {"text": text})
+        self.press(Keys.ENTER)
 
     def is_live(self) -> None:
         self.wait_for("#state", "Live")
