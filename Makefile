@@ -37,7 +37,7 @@ run: $(RUNS) ## serve on 127.0.0.1:8000 with a MongoDB of its own, a demo tenant
 	@exec $(BIN)/python -m chat_service.dev
 
 test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they start themselves
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED) ## run the long tests: every fault at every step, failovers under load, races, restarts, fuzzing
 	@PATIENCE=1 $(BIN)/python -m pytest -m soak -v

@@ -147,7 +147,7 @@ def test_a_paused_database(own_mongod, own_database, service, access) -> None:
         return session.get(url + ("/healthz", "/readyz")[number], timeout=60)
 
     with Crowd(CLIENTS, work) as crowd, Crowd(2, look) as watchers:
-        time.sleep(1)
+        wait_until(lambda: len(crowd.answers) > 2 * CLIENTS, 30)
         stopped = time.monotonic()
         with paused(own_mongod.process.pid):
             time.sleep(PAUSE_SECONDS)

@@ -31,6 +31,8 @@ class Window:
 
     def open(self, fragment: str = "") -> None:
         self.driver.get(f"{self.origin}/{fragment}")
+        # The driver may come back before the page has read its address; the next one would take the place of that.
+        self.wait(lambda: self.driver.find_elements(By.CSS_SELECTOR, "#app:not([hidden]), #entrance:not([hidden])"))
 
     def find(self, css: str) -> WebElement:
         return self.driver.find_element(By.CSS_SELECTOR, css)
