@@ -26,6 +26,7 @@ from chat_service.api import (
     problems,
     refusals,
     system,
+    trash,
 )
 from chat_service.api.context import Repositories
 from chat_service.page import chat as chat_page
@@ -89,7 +90,7 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     for field in (fields.Rfc3339, fields.Time, fields.Seconds):
         api.register_field(field, "string", "date-time")
     problems.install(app)
-    for module in (chats, deletions, messages, exports, connections, keys, system):
+    for module in (chats, deletions, trash, messages, exports, connections, keys, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
     if config.chat_page:

@@ -16,9 +16,12 @@ from flask.cli import AppGroup, with_appcontext
 from chat_service.api.context import repositories
 from chat_service.api.imports import take_in
 from chat_service.errors import ChatServiceError, InvalidImportError
+from chat_service.jobs.expiry import TrashExpiry
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
+from chat_service.jobs.runner import run, start
 from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, parse_limit
+from chat_service.repository.migration import migrate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,9 +84,16 @@ _jobs = AppGroup("jobs", help="Background work: purging the messages of large de
 @_database.command("init")
 @_told_plainly
 def init() -> None:
-    """Create the collections and indexes that are missing. Safe to repeat; the release phase runs it."""
+    """Create the collections and indexes that are missing, and bring what earlier versions wrote into today's form.
+
+    Safe to repeat, and while the service runs; the release phase runs it.
+    """
     repositories().database.prepare()
     click.echo("Collections and indexes are in place.")
+    done = 0
+    for documents in migrate(repositories().database):
+        done += documents
+        click.echo(f"{done:,} documents of an earlier version brought into today's form.")
 
 
 @_tenants.command("create")
@@ -175,21 +185,26 @@ def revoke_key(tenant_id: str, key_id: str) -> None:
 @click.option("--until-idle", is_flag=True, help="End when no purge is open, and show how it goes.")
 @_told_plainly
 def run_jobs(*, until_idle: bool) -> None:
-    """Purge, and free what dead processes hold, until told to stop (SIGTERM or Ctrl-C).
+    """Purge, expire the trash, and free what dead processes hold, until told to stop (SIGTERM or Ctrl-C).
 
     Any number of these may run at once, and be killed.
     """
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
+    expiry = TrashExpiry(repositories().trash)
+    start(OrphanReaper(repositories().orphans), stop)
+    if until_idle:
+        run(expiry, stop, until_done=True)
+    else:
+        start(expiry, stop)
     purges = repositories().purges
-    reaper = OrphanReaper(repositories().orphans, stop)
-    threading.Thread(target=reaper.run, name="orphan-reaper", daemon=True).start()
 
     def tell(_: int) -> None:
-        click.echo("{} purges open, {:,} messages left".format(*purges.progress()))
+        if until_idle:
+            click.echo("{} purges open, {:,} messages left".format(*purges.progress()))
 
-    PurgeWorker(purges, stop).run(until_idle=until_idle, **({"tell": tell} if until_idle else {}))
+    run(PurgeWorker(purges, stop), stop, until_done=until_idle, tell=tell)
 
 
 @_jobs.command("status")

@@ -3,6 +3,8 @@
 No status codes here: `api/problems.py` is the one table that turns these into HTTP.
 """
 
+from datetime import datetime
+
 
 class ChatServiceError(Exception):
     """Base of every error the service raises on purpose."""
@@ -54,7 +56,12 @@ class ValidationFailedError(ChatServiceError):
 
 
 class ChatNotFoundError(ChatServiceError):
-    """Absent, deleted or another tenant's: not to be told apart."""
+    """Absent or another tenant's, not to be told apart; or deleted by the caller's tenant, at `deleted_at`."""
+
+    def __init__(self, chat_id: str | None = None, deleted_at: datetime | None = None) -> None:
+        super().__init__(chat_id, deleted_at)
+        self.chat_id = chat_id
+        self.deleted_at = deleted_at
 
 
 class MessageNotFoundError(ChatServiceError):
@@ -63,6 +70,14 @@ class MessageNotFoundError(ChatServiceError):
 
 class DeletionNotFoundError(ChatServiceError):
     """The tenant has deleted no chat with this id."""
+
+
+class NotInTrashError(ChatServiceError):
+    """The tenant's trash has no such chat (any more)."""
+
+
+class ChatInTrashError(ChatServiceError):
+    """A chat is being created under the id of one that is in the trash."""
 
 
 class InvalidIdempotencyKeyError(ChatServiceError):

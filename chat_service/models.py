@@ -182,10 +182,34 @@ class Deletion:
     message_count: int
     requested_by: str
     purged: int
+    remaining: int
+    """What an open purge has left to remove."""
     completed_at: datetime | None
     """When the last message was removed; None while a purge is open."""
     estimated_at: datetime | None = None
     """When an open purge should be complete, at its speed so far; None before it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trashing:
+    """That a chat is in the trash."""
+
+    chat_id: str
+    trashed_at: datetime
+    purge_at: datetime
+    """Until when it can be restored."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrashedChat:
+    """A chat in the trash, as its list shows it."""
+
+    id: str
+    title: str | None
+    message_count: int
+    trashed_at: datetime
+    purge_at: datetime
+    trashed_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +290,8 @@ class ChatUpdated:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatDeleted:
-    """A chat was deleted."""
+class ChatGone:
+    """A chat was deleted, or moved to the trash."""
 
     tenant_id: str
     chat_id: str
@@ -280,5 +304,5 @@ class KeyRevoked:
     key_id: str
 
 
-Change = MessageCreated | ChatUpdated | ChatDeleted | KeyRevoked
+Change = MessageCreated | ChatUpdated | ChatGone | KeyRevoked
 """What the connections of all processes are told of, once it is committed."""

@@ -15,11 +15,12 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.chats import Chats
-from chat_service.repository.database import COLLECTIONS, Database
+from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.receipts import Receipts
+from chat_service.repository.shape import COLLECTIONS
 from chat_service.repository.tenants import Tenants
 from chat_service.settings import Settings
 from tests.client import Client, TenantAccess

@@ -57,7 +57,10 @@ def requires(
             limits.take(scope or Scope.READ, counts)
             if not of_deleted and "chat_id" in kwargs:
                 _require_not_deleted(str(kwargs["chat_id"]))
-            return view(*args, **kwargs)
+            try:
+                return view(*args, **kwargs)
+            except ChatNotFoundError as error:
+                raise _with_receipt(error, str(kwargs["chat_id"])) from error.__cause__
 
         guarded.required_scope = scope  # type: ignore[attr-defined]  # read by the structural tests
         return guarded
@@ -68,7 +71,15 @@ def requires(
 def _require_not_deleted(chat_id: str) -> None:
     """See that the chat has no receipt. The answer to a repetition stays what it was before the chat was deleted."""
     tenant_id, key = caller().tenant_id, request.headers.get("Idempotency-Key")
-    if not repositories().receipts.of_chats(tenant_id, [chat_id]):
+    deleted_at = repositories().receipts.of_chats(tenant_id, [chat_id]).get(chat_id)
+    if deleted_at is None:
         return
     if key is None or not is_recorded(repositories().database, tenant_id, key):
-        raise ChatNotFoundError
+        raise ChatNotFoundError(chat_id, deleted_at)
+
+
+def _with_receipt(error: ChatNotFoundError, chat_id: str) -> ChatNotFoundError:
+    """Return the error with when the tenant has deleted the chat, if that is why it is not there."""
+    if error.deleted_at is not None:
+        return error
+    return ChatNotFoundError(chat_id, repositories().receipts.deleted_at(caller().tenant_id, chat_id))

@@ -11,7 +11,7 @@ from chat_service.api.openapi import raises
 from chat_service.api.paging import paged
 from chat_service.api.parsing import expected_revisions, idempotency_key, unless_seen
 from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch
-from chat_service.errors import ChatExistsError, ChatIdRetiredError
+from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatInTrashError
 from chat_service.models import Chat, ListPosition, Scope
 
 blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chats of the caller's tenant")
@@ -19,14 +19,14 @@ blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chat
 
 @blueprint.post("/chats")
 @requires(Scope.WRITE)
-@raises(ChatExistsError, ChatIdRetiredError, headers="Idempotency-Key")
+@raises(ChatExistsError, ChatInTrashError, ChatIdRetiredError, headers="Idempotency-Key")
 @blueprint.arguments(ChatIn())
 @blueprint.response(201, ChatOut())
 def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
     """Create a chat.
 
     Choose the id yourself, or send an `Idempotency-Key`: then a repetition after a lost answer cannot create two. An id
-    that was deleted is never free again: 409 `chat_id_retired`.
+    that was deleted is never free again: 409 `chat_id_retired`. Nor is that of a chat in the trash: `chat_in_trash`.
     """
     chat = repositories().chats.create(caller().tenant_id, new["title"], new["metadata"], new["id"], idempotency_key())
     return created(chat)

@@ -6,7 +6,7 @@ from typing import Any
 from flask import current_app, g
 
 from chat_service.models import Caller
-from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
@@ -22,6 +22,7 @@ from chat_service.repository.purges import Purges
 from chat_service.repository.receipts import Receipts
 from chat_service.repository.tenants import Tenants
 from chat_service.repository.tickets import Tickets
+from chat_service.repository.trash import Trash
 
 _EXTENSION = "chat_service"
 
@@ -33,7 +34,8 @@ class Repositories:
     database: Database
     chats: Chats
     deletions: Deletions
-    bulk: BulkDeletions
+    trash: Trash
+    bulk: Bulk
     receipts: Receipts
     previews: Previews
     purges: Purges
@@ -56,7 +58,8 @@ class Repositories:
             database=database,
             chats=Chats(database),
             deletions=deletions,
-            bulk=BulkDeletions(database, deletions),
+            trash=Trash(database, deletions),
+            bulk=Bulk(database, deletions),
             receipts=Receipts(database),
             previews=Previews(database, inline_limit),
             purges=Purges(database),

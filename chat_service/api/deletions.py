@@ -6,13 +6,13 @@ from typing import Any
 from flask_smorest import Blueprint
 
 from chat_service.api.auth import requires
+from chat_service.api.bulk import for_each
 from chat_service.api.chats import etag
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import seconds
 from chat_service.api.openapi import raises
 from chat_service.api.paging import paged
-from chat_service.api.parsing import expected_revisions, idempotency_key, parse_uuid
-from chat_service.api.problems import DOMAIN
+from chat_service.api.parsing import expected_revisions, idempotency_key
 from chat_service.api.schemas import (
     BulkIn,
     BulkOut,
@@ -25,9 +25,7 @@ from chat_service.api.schemas import (
 )
 from chat_service.errors import (
     ActiveConnectionsError,
-    ChatServiceError,
     DeletionNotFoundError,
-    InvalidChatIdError,
     RequestInProgressError,
 )
 from chat_service.models import Deletion, DeletionPreview, ListPosition, Scope
@@ -46,7 +44,7 @@ def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
     Either everything is gone, or nothing has changed. Refused with 409 `active_connections` while WebSockets to the
     chat are live, unless `on_active` is `evict`: then their clients are told, and disconnected. With an
     `Idempotency-Key` a repetition gets the first answer again; after 503 `outcome_unknown` repeat it, or look the
-    receipt up. The id never comes back: a second delete is 404.
+    receipt up. The id never comes back: a second delete is 404. A chat in the trash is deleted too.
     """
     who, evict = caller(), query["on_active"] == "evict"
     return repositories().deletions.delete(
@@ -77,12 +75,12 @@ def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
     The answer is 200 also when nothing could be deleted: `failed` has a code for each chat, `successful` the others.
     With an `Idempotency-Key` a repetition goes on where the first was cut off.
     """
-    who = caller()
-    ids = [parse_uuid(chat_id) for chat_id in wanted["chat_ids"]]
-    invalid = [chat_id for chat_id, parsed in zip(wanted["chat_ids"], ids, strict=True) if parsed is None]
-    valid = [chat_id for chat_id in ids if chat_id is not None]
-    outcomes = repositories().bulk.delete(who.tenant_id, valid, who.key_id, idempotency_key())
-    return _report({**outcomes, **dict.fromkeys(invalid, InvalidChatIdError())})
+    who, key = caller(), idempotency_key()
+    return for_each(
+        wanted["chat_ids"],
+        lambda ids: repositories().bulk.remove(who.tenant_id, ids, who.key_id, key),
+        lambda deletion: {"deleted_at": seconds(deletion.deleted_at)},
+    )
 
 
 @blueprint.get("/deletions")
@@ -108,14 +106,3 @@ def get_deletion(chat_id: str) -> Deletion:
     What is left to be purged can be read by no route.
     """
     return repositories().receipts.get(caller().tenant_id, chat_id)
-
-
-def _report(outcomes: dict[str, Deletion | ChatServiceError]) -> dict[str, Any]:
-    successful, failed = [], []
-    for chat_id, outcome in outcomes.items():
-        if isinstance(outcome, Deletion):
-            successful.append({"chat_id": chat_id, "deleted_at": seconds(outcome.deleted_at)})
-        else:
-            problem = DOMAIN[type(outcome)]
-            failed.append({"chat_id": chat_id, "status": problem.status, "code": problem.code})
-    return {"successful": successful, "failed": failed}

@@ -113,6 +113,18 @@ class Uuid(fields.String):
         return canonical
 
 
+class WholeNumber(fields.Integer):
+    """A whole number in a body; 7.0 is one too, as JSON has it, and "7" is not."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
+        is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if not is_whole or isinstance(value, bool):
+            raise ValidationError("Not a whole number.")
+        number = super()._deserialize(value, *args, **kwargs)
+        assert number is not None  # noqa: S101 - fields.Integer returns None only for None
+        return number
+
+
 class Number(fields.Integer):
     """A whole number in a query string: ASCII digits, no sign, no spaces, no underscores."""
 

@@ -57,7 +57,7 @@ def is_encoded(request: Request) -> bool:
 class PathPart(BaseConverter):
     """A part of a path, but none of the words that are addresses of their own: those answer 405 to other methods."""
 
-    regex = "(?!(?:delete|import)$)[^/]+"
+    regex = "(?!(?:delete|import|restore|trash)$)[^/]+"
     part_isolating = True
 
 
@@ -66,8 +66,8 @@ class Parser(FlaskParser):
 
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": "raise"}  # noqa: RUF012
 
-    def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - the signature is webargs'
-        """Return the body as JSON.
+    def load_json(self, req: Request, schema: Any) -> Any:
+        """Return the body as JSON; where the schema says `may_be_left_out`, no body is an empty object.
 
         Raises:
             InvalidJsonError: it is not strict JSON.
@@ -78,7 +78,8 @@ class Parser(FlaskParser):
             abort(415)
         if req.mimetype != "application/json" and req.mimetype not in _UNSAID:
             abort(415)
-        return parse_json(req.get_data())
+        body = req.get_data()
+        return {} if not body and getattr(schema, "may_be_left_out", False) else parse_json(body)
 
     def handle_error(self, error: ValidationError, *_: Any, **__: Any) -> NoReturn:
         """Raise what the schema found, without webargs' level for the location."""

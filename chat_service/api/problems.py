@@ -12,6 +12,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from chat_service import errors
+from chat_service.api.fields import seconds
 from chat_service.telemetry.observation import note
 from chat_service.telemetry.request_ids import request_id
 
@@ -40,6 +41,13 @@ class Problem:
 
 def _retry_after(seconds: int) -> Callable[[Any], Headers]:
     return lambda _: {"Retry-After": str(seconds)}
+
+
+def _deletion(error: errors.ChatNotFoundError) -> Extras:
+    """Say when the caller's own tenant has deleted the chat, and where the receipt is."""
+    if error.deleted_at is None:
+        return {}
+    return {"deleted_at": seconds(error.deleted_at), "deletion": f"/api/v1/deletions/{error.chat_id}"}
 
 
 INTERNAL = Problem(
@@ -97,7 +105,11 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         headers=_retry_after(5),
     ),
     errors.ChatNotFoundError: Problem(
-        404, "chat_not_found", "Chat not found", "Your tenant has no chat with this id. It may have been deleted."
+        404,
+        "chat_not_found",
+        "Chat not found",
+        "Your tenant has no chat with this id. It may have been deleted.",
+        extras=_deletion,
     ),
     errors.MessageNotFoundError: Problem(
         404,
@@ -107,6 +119,9 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
     ),
     errors.DeletionNotFoundError: Problem(
         404, "not_found", "Not found", "Your tenant has no receipt for this id: it has deleted no such chat."
+    ),
+    errors.NotInTrashError: Problem(
+        404, "not_in_trash", "Not in trash", "Your tenant's trash has no chat with this id (any more)."
     ),
     errors.InvalidIdempotencyKeyError: Problem(
         400,
@@ -150,6 +165,9 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
     ),
     errors.ChatExistsError: Problem(
         409, "chat_exists", "Chat exists", "Your tenant has a chat with this id. Choose another, or leave the id out."
+    ),
+    errors.ChatInTrashError: Problem(
+        409, "chat_in_trash", "Chat in trash", "A chat with this id is in your tenant's trash. Restore that one."
     ),
     errors.ChatIdRetiredError: Problem(
         409, "chat_id_retired", "Chat id retired", "A chat with this id was deleted, and a deleted id never comes back."

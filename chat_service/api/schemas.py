@@ -92,7 +92,7 @@ class PreviewOut(Schema):
 
 
 class BulkIn(Schema):
-    """The chats to delete. An id that is given twice has one result."""
+    """The chats that are meant. An id that is given twice has one result."""
 
     chat_ids = fields.List(
         fields.String(validate=validate.Length(1, 64)),
@@ -109,8 +109,8 @@ class Deleted(Schema):
     deleted_at = fields.String(metadata={"format": "date-time"})
 
 
-class NotDeleted(Schema):
-    """A chat that was not, and why: status and code are those of a single delete."""
+class NotDone(Schema):
+    """A chat that stayed as it was, and why: status and code are those of a request of its own."""
 
     chat_id = fields.String()
     status = fields.Integer()
@@ -121,7 +121,7 @@ class BulkOut(Schema):
     """What became of each chat."""
 
     successful = fields.List(fields.Nested(Deleted()))
-    failed = fields.List(fields.Nested(NotDeleted()))
+    failed = fields.List(fields.Nested(NotDone()))
 
 
 class PurgeOut(Schema):
@@ -132,10 +132,7 @@ class PurgeOut(Schema):
         metadata={"type": "string", "enum": ["running", "complete"]},
     )
     deleted = fields.Integer(attribute="purged")
-    remaining = fields.Function(
-        lambda deletion: max(deletion.message_count - deletion.purged, 0) if deletion.completed_at is None else 0,
-        metadata={"type": "integer"},
-    )
+    remaining = fields.Integer()
     completed_at = Time(allow_none=True)
     estimated_at = Time(allow_none=True)
 

@@ -126,6 +126,8 @@ COMPONENTS = {
             "required_scope": {"type": "string", "enum": [scope.value for scope in Scope]},
             "limited_scope": {"type": "string", "enum": [scope.value for scope in Scope]},
             "active_connections": {"type": "integer"},
+            "deleted_at": {"type": "string", "format": "date-time", "description": "When your tenant has deleted it."},
+            "deletion": {"type": "string", "format": "uri-reference", "description": "Where the receipt of that is."},
         },
     },
 }

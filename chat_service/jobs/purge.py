@@ -1,12 +1,10 @@
 """The purge worker: removes what deletes of large chats left behind. Any number of them may run, and be killed."""
 
-import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
 
-from chat_service.errors import ClaimLostError, DatabaseUnavailableError, OutcomeUnknownError
+from chat_service.errors import ClaimLostError
 from chat_service.jobs.pace import LOOK_SECONDS, Pace
 from chat_service.models import Purge
 from chat_service.repository.purges import Purges
@@ -17,11 +15,12 @@ SLICE_SECONDS = 1.0
 IDLE_SECONDS = 2.0
 """Between two looks for work: a receipt is complete soon, and an idle worker costs one command in that time."""
 
-_log = logging.getLogger(__name__)
-
 
 class PurgeWorker:
     """One worker; it takes slices of purges in turns."""
+
+    name = "purge"
+    rest_seconds = IDLE_SECONDS
 
     def __init__(self, purges: Purges, stop: threading.Event | None = None) -> None:
         self._purges = purges
@@ -74,17 +73,6 @@ class PurgeWorker:
         self._pace.learn_others(operations - self._operations if self._looked else 0)
         self._looked, self._operations = now, operations
 
-    def run(self, *, until_idle: bool = False, tell: Callable[[int], object] = lambda _: None) -> None:
-        """Work until told to stop, or with `until_idle` until no purge is open; `tell` hears of messages removed."""
-        while not self._stop.is_set():
-            try:
-                removed = self.run_once()
-                if removed is None and until_idle and self._purges.progress()[0] == 0:
-                    return
-            except (DatabaseUnavailableError, OutcomeUnknownError) as error:
-                _log.warning("The purge waits for the database: %s", type(error).__name__)
-                removed = None
-            if removed is None:
-                self._stop.wait(IDLE_SECONDS)
-            else:
-                tell(removed)
+    def is_done(self) -> bool:
+        """Tell whether no purge is open."""
+        return self._purges.progress()[0] == 0

@@ -1,11 +1,9 @@
 """Releases what dead processes hold, wherever those ran: their own master may have died with them."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 
-from chat_service.errors import ChatServiceError
 from chat_service.repository.orphans import Absent, Orphans
 from chat_service.repository.presence import LEASE
 
@@ -18,23 +16,28 @@ _log = logging.getLogger(__name__)
 class OrphanReaper:
     """One reaper; any number of them may run."""
 
-    def __init__(self, orphans: Orphans, stop: threading.Event, clock: Callable[[], float] = time.monotonic) -> None:
+    name = "orphan-reaper"
+    rest_seconds = LOOK_EVERY_SECONDS
+
+    def __init__(self, orphans: Orphans, clock: Callable[[], float] = time.monotonic) -> None:
         self._orphans = orphans
-        self._stop = stop
         self._clock = clock
         self._since: dict[Absent, float] = {}
 
-    def run_once(self) -> tuple[int, int, int]:
-        """Look once; return how many transactions, claims of purges and leases were released."""
+    def run_once(self) -> int | None:
+        """Look once; return how many transactions, claims and leases were released, or None if there were none.
+
+        Raises:
+            DatabaseUnavailableError, OutcomeUnknownError: they are looked for again later.
+        """
         killed = self._orphans.reap()
         absent = self._orphans.absent()
         claims = self._orphans.release_claims([holder.process for holder in absent]) if absent else 0
         leases = sum(self._orphans.release_leases(holder) for holder in self._unrenewed(absent))
-        if killed or claims or leases:
-            _log.warning(
-                "Released what dead processes held: %d transactions, %d claims, %d leases", killed, claims, leases
-            )
-        return killed, claims, leases
+        if not (killed or claims or leases):
+            return None
+        _log.warning("Released what dead processes held: %d transactions, %d claims, %d leases", killed, claims, leases)
+        return killed + claims + leases
 
     def _unrenewed(self, absent: Iterable[Absent]) -> list[Absent]:
         """Return those that have been absent, and have renewed no lease, for as long as a lease lasts."""
@@ -42,11 +45,6 @@ class OrphanReaper:
         self._since = {holder: self._since.get(holder, now) for holder in absent}
         return [holder for holder, since in self._since.items() if now - since > LEASE.total_seconds()]
 
-    def run(self) -> None:
-        """Look again and again until told to stop; a database that is away is looked at later."""
-        while not self._stop.is_set():
-            try:
-                self.run_once()
-            except ChatServiceError as error:
-                _log.debug("Orphans were not looked for: %s", type(error).__name__)
-            self._stop.wait(LOOK_EVERY_SECONDS)
+    def is_done(self) -> bool:
+        """Tell that it is never done: processes may die at any time."""
+        return False

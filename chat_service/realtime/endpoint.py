@@ -77,7 +77,7 @@ class Sockets:
         self._arriving = 0
         self._is_ending = False
         self._keeping: asyncio.Task[None] | None = None
-        self._feed = Feed(Changes(repositories.database), repositories.chats, self._hub)
+        self._feed = Feed(Changes(repositories.database), repositories.chats, repositories.presence, self._hub)
         now = repositories.database.now
         self._leases = Leases(repositories.presence, self._hub, self._worker_id, now, self._run)
 

@@ -12,12 +12,13 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 
 from chat_service.errors import ChangesLostError, ChatNotFoundError, ChatServiceError, DatabaseUnavailableError
-from chat_service.models import Change, ChatDeleted, ChatUpdated, KeyRevoked, MessageCreated
+from chat_service.models import Change, ChatGone, ChatUpdated, KeyRevoked, MessageCreated
 from chat_service.realtime import frames
 from chat_service.realtime.closing import DELETED, NO_KEY, RECONNECT
 from chat_service.realtime.hub import Hub
 from chat_service.repository.changes import Changes
 from chat_service.repository.chats import Chats
+from chat_service.repository.presence import Presence
 
 UNTOLD_CHANGES = 200
 """What may wait for the event loop, at up to 0.2 MB each. Beyond it the thread waits, and the server keeps the rest."""
@@ -31,9 +32,10 @@ _log = logging.getLogger(__name__)
 class Feed:
     """Tells the sockets of a hub what happens to their chats."""
 
-    def __init__(self, changes: Changes, chats: Chats, hub: Hub) -> None:
+    def __init__(self, changes: Changes, chats: Chats, presence: Presence, hub: Hub) -> None:
         self._changes = changes
         self._chats = chats
+        self._presence = presence
         self._hub = hub
         self._untold = threading.Semaphore(UNTOLD_CHANGES)
         self._lock = threading.Lock()
@@ -112,8 +114,9 @@ class Feed:
             case ChatUpdated(tenant_id, chat_id):
                 if self._hub.has((tenant_id, chat_id)):
                     self._tell_update(tenant_id, chat_id)
-            case ChatDeleted(tenant_id, chat_id):
-                self._call(self._tell_deletion, (tenant_id, chat_id))
+            case ChatGone(tenant_id, chat_id):
+                if self._hub.has((tenant_id, chat_id)):
+                    self._tell_departure(tenant_id, chat_id)
             case KeyRevoked(key_id):
                 self._call(self._close_key, key_id)
 
@@ -126,6 +129,16 @@ class Feed:
             _log.warning("A change of a chat was not told: %s", type(error).__name__)
             return
         self._call(self._tell, (tenant_id, chat_id), frame)
+
+    def _tell_departure(self, tenant_id: str, chat_id: str) -> None:
+        """Close the sockets of a chat that was deleted or trashed, but not those that came after it was restored."""
+        try:
+            later = self._presence.since_restored(tenant_id, chat_id)
+        except ChatServiceError as error:
+            _log.warning("Whether a chat was restored was not found out: %s", type(error).__name__)
+            self._call(self._close_room, (tenant_id, chat_id))
+        else:
+            self._call(self._tell_deletion, (tenant_id, chat_id), later)
 
     def _call(self, work: Callable[..., None], *arguments: object) -> None:
         """Have the event loop do something; wait if it is far behind."""
@@ -146,9 +159,15 @@ class Feed:
         for socket in self._hub.room(owner):
             socket.tell(frame)
 
-    def _tell_deletion(self, owner: tuple[str, str]) -> None:
+    def _tell_deletion(self, owner: tuple[str, str], later: set[str] | None) -> None:
+        """Tell all sockets, or where the chat is there again, those that had a lease and have none any more."""
         for socket in self._hub.room(owner):
-            socket.close(DELETED, frames.chat_deleted(socket.chat_id))
+            if later is None or (socket.leased_until is not None and socket.connection_id not in later):
+                socket.close(DELETED, frames.chat_deleted(socket.chat_id))
+
+    def _close_room(self, owner: tuple[str, str]) -> None:
+        for socket in self._hub.room(owner):
+            socket.close(RECONNECT)
 
     def _close_key(self, key_id: str) -> None:
         for socket in self._hub:

@@ -14,7 +14,7 @@ from pymongo.change_stream import DatabaseChangeStream
 from pymongo.errors import ConnectionFailure, PyMongoError
 
 from chat_service.errors import ChangesLostError, DatabaseUnavailableError
-from chat_service.models import Change, ChatDeleted, ChatUpdated, KeyRevoked, MessageCreated
+from chat_service.models import Change, ChatGone, ChatUpdated, KeyRevoked, MessageCreated
 from chat_service.repository.database import Database
 from chat_service.repository.messages import from_document
 from chat_service.repository.tenants import KEY_ID_CHARACTERS
@@ -113,7 +113,7 @@ def _to_change(event: dict[str, Any]) -> Change:
         case "messages", _:
             return MessageCreated(key["tenant_id"], key["chat_id"], from_document(event["fullDocument"]))
         case "chats", "delete":
-            return ChatDeleted(key["tenant_id"], key["chat_id"])
+            return ChatGone(key["tenant_id"], key["chat_id"])
         case "chats", _:
             return ChatUpdated(key["tenant_id"], key["chat_id"])
         case _:

@@ -9,6 +9,7 @@ from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from chat_service.errors import (
     ChatExistsError,
     ChatIdRetiredError,
+    ChatInTrashError,
     ChatNotFoundError,
     ChatServiceError,
     PreconditionFailedError,
@@ -40,7 +41,8 @@ class Chats:
 
         Raises:
             ChatExistsError: the tenant has a chat with this id.
-            ChatIdRetiredError: the tenant had one, and deleted it.
+            ChatInTrashError: it has one in the trash.
+            ChatIdRetiredError: it had one, and deleted it.
             IdempotencyKeyReusedError: `key` came with another request before.
         """
         # Random ids do not meet, so only an id the caller chose has to be looked up.
@@ -69,6 +71,8 @@ class Chats:
         key = {"_id": chat_key(tenant_id, chat_id)}
         if tx.deletions.find_one(key, {"_id": True}):
             return ChatIdRetiredError()
+        if tx.trash.find_one(key, {"_id": True}):
+            return ChatInTrashError()
         if tx.chats.find_one(key, {"_id": True}):
             return ChatExistsError()
         return None

@@ -17,6 +17,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.keys import chat_key, message_range
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
+from chat_service.repository.receipts import from_document
 from chat_service.repository.unit_of_work import UnitOfWork
 
 WINDOW_CHATS = 500
@@ -42,7 +43,11 @@ class _State(NamedTuple):
     """Everything about one chat at one moment."""
 
     chat: dict[str, Any] | None
+    """Living, or in the trash."""
+    is_trashed: bool
     receipt: dict[str, Any] | None
+    is_complete: bool
+    """Whether the receipt says that nothing is left, or its completion does."""
     purges: list[dict[str, Any]]
     reachable: int
     unreachable: int
@@ -64,7 +69,7 @@ class Checks:
             with self._database.snapshot() as tx:
                 found = _findings(tenant_id, chat_id, self._look(tx, tenant_id, chat_id), tx.now)
             if repair and any(finding.kind == "chat_and_receipt" for finding in found):
-                self._deletions.finish(tenant_id, chat_id)
+                self._deletions.delete_again(tenant_id, chat_id)
             elif repair and found:
                 self._mend(tenant_id, chat_id)
             yield from found
@@ -73,15 +78,20 @@ class Checks:
         for window in self._windows():
             yield from self._miscounted(*window)
         yield from self._without_chat(self._database.presence.find({}, {"tenant_id": True, "chat_id": True}))
-        for collection, wanted in (
-            (self._database.deletions, {"completed_at": None}),
-            (self._database.purges, {}),
-        ):
-            for found in collection.find(wanted, {"_id": True}):
-                yield found["_id"]["tenant_id"], found["_id"]["chat_id"]
+        yield from self._incomplete()
+        for purge in self._database.purges.find({}, {"_id": True}):
+            yield _owner(purge["_id"])
+
+    def _incomplete(self) -> Iterator[Owner]:
+        """Give the chats whose receipts say that they were staged, and that have no completion."""
+        staged = [{"$match": {"staged": {"$ne": False}}}, {"$project": {"_id": True}}]
+        completion = {"from": "completions", "localField": "_id", "foreignField": "_id", "as": "completion"}
+        without: dict[str, Any] = {"$match": {"completion": []}}
+        for receipt in self._database.deletions.aggregate([*staged, {"$lookup": completion}, without]):
+            yield _owner(receipt["_id"])
 
     def _windows(self) -> Iterator[tuple[dict[Owner, int], dict[str, Any]]]:
-        """Give the chats in windows (owner -> message_count), each with the stretch of messages up to the next."""
+        """Give the chats, also of the trash, in windows (owner -> message_count), each with its stretch of messages."""
         start: dict[str, Any] = {}
         while True:
             bounds = {"_id": {"$gt": start}} if start else {}
@@ -90,11 +100,13 @@ class Checks:
                     bounds, {"message_count": True}, sort=[("_id", ASCENDING)], limit=WINDOW_CHATS
                 )
             )
-            stretch = {"$gt": {**start, "seq": MAX_SEQ}} if start else {"$gt": {}}
+            stretch, between = {"$gt": {**start, "seq": MAX_SEQ}} if start else {"$gt": {}}, {"$gt": start}
             if len(chats) == WINDOW_CHATS:
-                start = chats[-1]["_id"]
+                start = between["$lte"] = chats[-1]["_id"]
                 stretch["$lte"] = {**start, "seq": MAX_SEQ}
-            yield {_owner(chat["_id"]): chat["message_count"] for chat in chats}, stretch
+            counts = {_owner(chat["_id"]): chat["message_count"] for chat in chats}
+            kept = self._database.trash.find({"_id": between}, {"chat.message_count": True})
+            yield counts | {_owner(one["_id"]): one["chat"]["message_count"] for one in kept}, stretch
             if len(chats) < WINDOW_CHATS:
                 return
 
@@ -116,13 +128,18 @@ class Checks:
 
     def _look(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> _State:
         key = {"_id": chat_key(tenant_id, chat_id)}
-        chat = tx.chats.find_one(key)
+        kept = tx.trash.find_one(key)
+        chat = tx.chats.find_one(key) or (kept and kept["chat"])
         first = chat["first_seq"] if chat else MAX_SEQ
         every, own = message_range(tenant_id, chat_id), message_range(tenant_id, chat_id, first)
         reachable = tx.messages.count_documents({"_id": own}) if chat else 0
+        receipt = tx.deletions.find_one(key)
         return _State(
             chat=chat,
-            receipt=tx.deletions.find_one(key),
+            is_trashed=kept is not None,
+            receipt=receipt,
+            is_complete=receipt is None
+            or from_document(receipt, None, tx.completions.find_one(key)).completed_at is not None,
             purges=list(tx.purges.find({"_id": every})),
             reachable=reachable,
             unreachable=tx.messages.count_documents({"_id": every}) - reachable,
@@ -135,15 +152,16 @@ class Checks:
             key = {"_id": chat_key(tenant_id, chat_id)}
             for finding in _findings(tenant_id, chat_id, state, tx.now):
                 if finding.kind == "wrong_count":
-                    change = {"$set": {"message_count": state.reachable}, "$inc": {"revision": 1}}
-                    tx.chats.update_one(key, change)
+                    place, of = (tx.trash, "chat.") if state.is_trashed else (tx.chats, "")
+                    change = {"$set": {f"{of}message_count": state.reachable}, "$inc": {f"{of}revision": 1}}
+                    place.update_one(key, change)
                 elif finding.kind == "orphaned_presence":
                     self._presence.clear(tx, tenant_id, [chat_id])
                 elif finding.kind in {"orphaned_messages", "endless_receipt"}:
                     # The workers remove what there is, count it, and complete the receipt.
                     last = state.chat["first_seq"] - 1 if state.chat else MAX_SEQ
-                    endless = state.receipt is not None and state.receipt["completed_at"] is None
-                    self._purges.open(tx, tenant_id, chat_id, (0, last), state.unreachable, of_deletion=endless)
+                    of_deletion = not state.is_complete
+                    self._purges.open(tx, tenant_id, chat_id, (0, last), state.unreachable, of_deletion=of_deletion)
                     return
 
         self._database.transaction(work)
@@ -153,11 +171,11 @@ def _findings(tenant_id: str, chat_id: str, state: _State, now: datetime) -> lis
     found: list[tuple[str, str]] = []
     if state.chat and state.chat["message_count"] != state.reachable:
         found.append(("wrong_count", f"It says {state.chat['message_count']} messages and has {state.reachable}."))
-    if state.leases and not state.chat:
+    if state.leases and (state.is_trashed or not state.chat):
         found.append(("orphaned_presence", f"{state.leases} leases of a chat that is not there."))
     if state.unreachable and not state.purges:
         found.append(("orphaned_messages", f"{state.unreachable} messages that nobody can reach, and no purge."))
-    if state.receipt and state.receipt["completed_at"] is None and not any(p["of_deletion"] for p in state.purges):
+    if not state.is_complete and not any(purge["of_deletion"] for purge in state.purges):
         found.append(("endless_receipt", "A receipt that is not complete, and no purge."))
     if state.chat and state.receipt:
         found.append(

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pymongo
-from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
+from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.driver_info import DriverInfo
 from pymongo.errors import (
@@ -34,7 +34,7 @@ from chat_service.repository import deadline, processes
 from chat_service.repository.clock import ServerClock
 from chat_service.repository.complaints import Complaints
 from chat_service.repository.outage import Outage, is_outage, is_refused, reasons
-from chat_service.repository.shape import OPTIONS, shortcomings
+from chat_service.repository.shape import COLLECTIONS, OPTIONS, shortcomings
 from chat_service.repository.transaction import Again, T, TransactionRunner
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -55,24 +55,6 @@ OPERATION_SECONDS = 12.0
 
 REACH_SECONDS = 4.0
 """For the first command of somebody who waits for a word: a person at a command line, or a service that is to start."""
-
-COLLECTIONS: dict[str, list[IndexModel]] = {
-    "tenants": [],
-    "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
-    "chats": [IndexModel([("_id.tenant_id", ASCENDING), ("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
-    "messages": [],
-    "presence": [
-        IndexModel([("tenant_id", ASCENDING), ("chat_id", ASCENDING), ("expires_at", ASCENDING)]),
-        IndexModel([("worker_id", ASCENDING), ("_id", ASCENDING)]),
-        # Readers ignore expired leases by themselves; this only sweeps them up.
-        IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
-    ],
-    "deletions": [IndexModel([("_id.tenant_id", ASCENDING), ("deleted_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
-    "purges": [IndexModel([("_id.tenant_id", ASCENDING), ("lease_until", ASCENDING)])],
-    "tickets": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
-    "idempotency": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
-    "rate_limits": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
-}
 
 
 def _connect(uri: str, listeners: Listeners, max_pool_size: int) -> MongoClient[Document]:
@@ -143,6 +125,8 @@ class Database:
         self.presence = self.collections["presence"]
         self.deletions = self.collections["deletions"]
         self.purges = self.collections["purges"]
+        self.completions = self.collections["completions"]
+        self.trash = self.collections["trash"]
         self.tickets = self.collections["tickets"]
         self.idempotency = self.collections["idempotency"]
 
@@ -243,7 +227,7 @@ class Database:
             with pymongo.timeout(1):
                 self.client.admin.command("ping")
                 if not self._has_collections:
-                    wrong = list(shortcomings(self.database, COLLECTIONS))
+                    wrong = list(shortcomings(self.database))
                     self._complaints.say(wrong)
                     self._has_collections = not wrong
         except PyMongoError as error:
@@ -269,7 +253,7 @@ class Database:
     def shortcomings(self) -> list[str]:
         """Return what of the collections is not as it must be, each in a sentence that says what to do."""
         with self.operation():
-            return list(shortcomings(self.database, COLLECTIONS))
+            return list(shortcomings(self.database))
 
     def prepare(self) -> None:
         """Create the collections and indexes that are missing. Safe to repeat, and what the release phase runs.

@@ -154,6 +154,14 @@ class Presence:
                 raise ChatNotFoundError
         return [_from_document(document) for document in found]
 
+    def since_restored(self, tenant_id: str, chat_id: str) -> set[str] | None:
+        """Return the ids of the leases of a chat that had gone and is there again, or None if it has gone."""
+        with self._database.operation():
+            if self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)}, {"_id": True}) is None:
+                return None
+            mine = {"tenant_id": tenant_id, "chat_id": chat_id}
+            return {lease["_id"] for lease in self._database.presence.find(mine, {"_id": True})}
+
     def clear(self, tx: UnitOfWork, tenant_id: str, chat_ids: list[str]) -> None:
         """Remove all leases of the chats, as part of their delete."""
         tx.presence.delete_many({"tenant_id": tenant_id, "chat_id": {"$in": chat_ids}})

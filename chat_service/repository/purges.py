@@ -6,7 +6,8 @@ What this module keeps:
 - One worker at a time holds a purge, by a lease. Each batch renews it under the worker's name in the transaction that
   removes the messages, so that a worker that lost its lease removes nothing more.
 - The same transaction counts what was removed, so that the count is exact wherever a worker was killed.
-- A purge ends, and its receipt says so, only after a last look has found no message left.
+- A purge ends only after a last look has found no message left. That of a deletion leaves its completion, which says
+  so: a receipt is written once and does not change.
 """
 
 from datetime import datetime, timedelta
@@ -30,7 +31,7 @@ LEASE = timedelta(seconds=30)
 
 
 class Purges:
-    """The purges collection: a queue of open purges. What is complete is in the receipts, not here."""
+    """The purges collection: a queue of open purges, and the completions of those that a deletion has opened."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -158,7 +159,7 @@ class Purges:
             )
 
     def finish(self, purge: Purge) -> None:
-        """End the purge and complete the receipt of its deletion. Only after `next_seq` has found nothing.
+        """End the purge, and write the completion if it was of a deletion. Only after `next_seq` has found nothing.
 
         Raises:
             ClaimLostError: another worker holds the purge now.
@@ -166,14 +167,14 @@ class Purges:
 
         def work(tx: UnitOfWork) -> None:
             done = self.withdraw(tx, purge)
+            key = {"_id": chat_key(purge.tenant_id, purge.chat_id)}
             if done["of_deletion"]:
-                tx.deletions.update_one(
-                    {"_id": chat_key(purge.tenant_id, purge.chat_id)},
-                    {"$set": {"purged": done["purged"], "completed_at": tx.now}},
-                )
+                # Replaced where a restore had brought back what was complete.
+                tx.completions.replace_one(key, {"purged": done["purged"], "completed_at": tx.now}, upsert=True)
             else:
-                chat = {"_id": chat_key(purge.tenant_id, purge.chat_id), "open_purges": {"$gt": 0}}
-                tx.chats.update_one(chat, {"$inc": {"open_purges": -1}})
+                for place, count in (tx.chats, "open_purges"), (tx.trash, "chat.open_purges"):
+                    if place.update_one({**key, count: {"$gt": 0}}, {"$inc": {count: -1}}).matched_count:
+                        break
 
         self._database.transaction(work)
 

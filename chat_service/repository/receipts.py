@@ -1,4 +1,7 @@
-"""The receipts of deleted chats: facts about the operation, and no content. They are kept for ever."""
+"""The receipts of deleted chats: facts about the operation, and no content. They are kept for ever, and never change.
+
+How far the removal of a large chat's messages is, the purge says while it is open, and then its completion.
+"""
 
 import threading
 from collections.abc import Sequence
@@ -20,6 +23,8 @@ where a restore of the database brings chats back beside their receipts: so long
 
 KNOWN_CHATS = 20_000
 
+Document = dict[str, Any]
+
 
 class Receipts:
     """Finds receipts; a delete writes them."""
@@ -29,22 +34,28 @@ class Receipts:
         self._without: TTLCache[tuple[str, str], bool] = TTLCache(KNOWN_CHATS, KNOWN_SECONDS)
         self._lock = threading.Lock()
 
-    def of_chats(self, tenant_id: str, chat_ids: Sequence[str]) -> set[str]:
-        """Return those of the chats that have a receipt: they were deleted, also if a restore has brought them back.
+    def of_chats(self, tenant_id: str, chat_ids: Sequence[str]) -> dict[str, datetime]:
+        """Return when those of the chats that have a receipt were deleted, also if a restore has brought them back.
 
         One command, and none for chats that were asked for a moment ago.
         """
         with self._lock:
             asked = [chat_id for chat_id in chat_ids if (tenant_id, chat_id) not in self._without]
         if not asked:
-            return set()
+            return {}
         keys = [chat_key(tenant_id, chat_id) for chat_id in asked]
         with self._database.operation():
-            receipts = self._database.deletions.find({"_id": {"$in": keys}}, {"_id": True})
-            deleted = {receipt["_id"]["chat_id"] for receipt in receipts}
+            receipts = self._database.deletions.find({"_id": {"$in": keys}}, {"deleted_at": True})
+            deleted = {receipt["_id"]["chat_id"]: receipt["deleted_at"] for receipt in receipts}
         with self._lock:
             self._without.update({(tenant_id, chat_id): True for chat_id in asked if chat_id not in deleted})
         return deleted
+
+    def deleted_at(self, tenant_id: str, chat_id: str) -> datetime | None:
+        """Return when the tenant has deleted the chat, or None if it has not."""
+        with self._database.operation():
+            receipt = self._database.deletions.find_one({"_id": chat_key(tenant_id, chat_id)}, {"deleted_at": True})
+        return None if receipt is None else receipt["deleted_at"]
 
     def get(self, tenant_id: str, chat_id: str) -> Deletion:
         """Return the receipt of a deleted chat.
@@ -73,16 +84,22 @@ class Receipts:
             receipts = list(self._database.deletions.find(wanted, sort=order, limit=limit, batch_size=limit + 1))
             return self._with_progress(tenant_id, receipts)
 
-    def _with_progress(self, tenant_id: str, receipts: Sequence[dict[str, Any]]) -> list[Deletion]:
-        """Return the receipts with how far their purges are: one command more, if any of them is open."""
-        running = [receipt["_id"]["chat_id"] for receipt in receipts if receipt["completed_at"] is None]
-        wanted = {"_id.tenant_id": tenant_id, "_id.chat_id": {"$in": running}, "of_deletion": True}
-        purges = {found["_id"]["chat_id"]: found for found in self._database.purges.find(wanted)} if running else {}
+    def _with_progress(self, tenant_id: str, receipts: Sequence[Document]) -> list[Deletion]:
+        """Return the receipts with how far their purges are: one command more, and two if any was staged."""
+        ids = [receipt["_id"]["chat_id"] for receipt in receipts]
+        wanted = {"_id.tenant_id": tenant_id, "_id.chat_id": {"$in": ids}, "of_deletion": True}
+        purges = {found["_id"]["chat_id"]: found for found in self._database.purges.find(wanted)} if ids else {}
+        staged = [receipt["_id"] for receipt in receipts if receipt.get("staged", True)]
+        completions = self._database.completions.find({"_id": {"$in": staged}}) if staged else ()
+        completed = {found["_id"]["chat_id"]: found for found in completions}
         now = self._database.now()
-        return [from_document(receipt, purges.get(receipt["_id"]["chat_id"]), now) for receipt in receipts]
+        return [
+            from_document(receipt, purges.get(chat_id), completed.get(chat_id), now)
+            for receipt, chat_id in zip(receipts, ids, strict=True)
+        ]
 
 
-def to_document(tenant_id: str, receipt: Deletion, operation: str) -> dict[str, Any]:
+def to_document(tenant_id: str, receipt: Deletion, operation: str) -> Document:
     """Return the document that keeps the receipt; `operation` names the run that deletes."""
     return {
         "_id": chat_key(tenant_id, receipt.chat_id),
@@ -90,21 +107,41 @@ def to_document(tenant_id: str, receipt: Deletion, operation: str) -> dict[str, 
         "message_count": receipt.message_count,
         "requested_by": receipt.requested_by,
         "operation": operation,
-        "purged": receipt.purged,
-        "completed_at": receipt.completed_at,
+        "staged": receipt.completed_at is None,
     }
 
 
 def from_document(
-    receipt: dict[str, Any], purge: dict[str, Any] | None = None, now: datetime | None = None
+    receipt: Document, purge: Document | None = None, completion: Document | None = None, now: datetime | None = None
 ) -> Deletion:
-    """Return the receipt that the document keeps, with the progress of its purge if that is open."""
+    """Return the receipt that the document keeps, with the progress of its purge, or what that left when it ended."""
+    receipt, earlier = split(receipt)
+    completion = completion or earlier
+    purged, remaining, completed_at = receipt["message_count"], 0, receipt["deleted_at"]
+    if purge is not None:
+        purged, remaining, completed_at = purge["purged"], max(purge["messages"] - purge["purged"], 0), None
+    elif completion is not None:
+        purged, completed_at = completion["purged"], completion["completed_at"]
+    elif receipt["staged"]:
+        purged, remaining, completed_at = 0, purged, None
     return Deletion(
         chat_id=receipt["_id"]["chat_id"],
         deleted_at=receipt["deleted_at"],
         message_count=receipt["message_count"],
         requested_by=receipt["requested_by"],
-        purged=purge["purged"] if purge else receipt["purged"],
-        completed_at=receipt["completed_at"],
+        purged=purged,
+        remaining=remaining,
+        completed_at=completed_at,
         estimated_at=estimated_end(purge, now) if purge and now else None,
     )
+
+
+def split(receipt: Document) -> tuple[Document, Document | None]:
+    """Return a receipt in the form that does not change, and the completion that version 0.1 has written into it."""
+    if "purged" not in receipt:
+        return receipt, None
+    kept = {name: value for name, value in receipt.items() if name not in {"purged", "completed_at"}}
+    kept["staged"] = receipt["completed_at"] != receipt["deleted_at"]
+    if not kept["staged"] or receipt["completed_at"] is None:
+        return kept, None
+    return kept, {"_id": receipt["_id"], "purged": receipt["purged"], "completed_at": receipt["completed_at"]}

@@ -1,9 +1,32 @@
-"""Whether the collections are what the service rests on: there, no views, clustered, with their indexes."""
+"""The collections, and whether they are what the service rests on: there, no views, clustered, with their indexes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pymongo import IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+COLLECTIONS: dict[str, list[IndexModel]] = {
+    "tenants": [],
+    "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
+    "chats": [IndexModel([("_id.tenant_id", ASCENDING), ("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
+    "messages": [],
+    "presence": [
+        IndexModel([("tenant_id", ASCENDING), ("chat_id", ASCENDING), ("expires_at", ASCENDING)]),
+        IndexModel([("worker_id", ASCENDING), ("_id", ASCENDING)]),
+        # Readers ignore expired leases by themselves; this only sweeps them up.
+        IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
+    ],
+    "deletions": [IndexModel([("_id.tenant_id", ASCENDING), ("deleted_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
+    "purges": [IndexModel([("_id.tenant_id", ASCENDING), ("lease_until", ASCENDING)])],
+    "completions": [],
+    "trash": [
+        IndexModel([("_id.tenant_id", ASCENDING), ("trashed_at", DESCENDING), ("_id.chat_id", ASCENDING)]),
+        IndexModel([("purge_at", ASCENDING)]),
+    ],
+    "tickets": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
+    "idempotency": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
+    "rate_limits": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
+}
 
 CLUSTERED = {"clusteredIndex": {"key": {"_id": 1}, "unique": True}}
 """The primary key is the layout on disk, so that a chat's messages lie, and go, together."""
@@ -14,10 +37,10 @@ _NAMES_OF_ITS_OWN = {"v", "name", "ns"}
 """What the server adds to an index."""
 
 
-def shortcomings(database: Any, collections: Mapping[str, Sequence[IndexModel]]) -> Iterator[str]:
+def shortcomings(database: Any) -> Iterator[str]:
     """Give what is not as it must be, each in a sentence that says what to do."""
     found = {one["name"]: one for one in database.list_collections()}
-    for name, indexes in collections.items():
+    for name, indexes in COLLECTIONS.items():
         if name not in found:
             yield f"The collection {name} is missing; `flask --app wsgi db init` makes it."
         elif found[name]["type"] != "collection":

@@ -6,6 +6,7 @@ is stored as its digest.
 
 import secrets
 from datetime import timedelta
+from typing import Any
 
 from chat_service.errors import ChatNotFoundError, InvalidApiKeyError
 from chat_service.models import Caller, Scope, Ticket
@@ -50,12 +51,18 @@ class Tickets:
         """Use the ticket up, and return who it was made for.
 
         Raises:
-            InvalidApiKeyError: unknown, used, expired, or made for another chat.
+            InvalidApiKeyError: unknown, used, expired, made for another chat, or before this one was in the trash.
         """
         wanted = {"_id": digest(ticket), "chat_id": chat_id, "expires_at": {"$gt": self._database.now()}}
         with self._database.operation(writes=True):
             found = self._database.tickets.find_one_and_delete(wanted)
-        if found is None:
-            raise InvalidApiKeyError
+            if found is None or self._is_from_before(found):
+                raise InvalidApiKeyError
         scopes = frozenset(Scope(scope) for scope in found["scopes"])
         return self._tenants.current(Caller(found["tenant_id"], found["key_id"], scopes))
+
+    def _is_from_before(self, ticket: dict[str, Any]) -> bool:
+        """Tell whether the chat was restored since the ticket was issued: that gives back nothing that had ended."""
+        chat = {"_id": chat_key(ticket["tenant_id"], ticket["chat_id"])}
+        since = {"restoration.at": {"$gte": ticket["expires_at"] - LIFE}}
+        return self._database.chats.find_one({**chat, **since}, {"_id": True}) is not None

@@ -84,6 +84,8 @@ class UnitOfWork:
     presence = _Of()
     deletions = _Of()
     purges = _Of()
+    completions = _Of()
+    trash = _Of()
     idempotency = _Of()
 
     def __init__(

@@ -32,7 +32,7 @@ WAITING_OF_TENANT = 1_000
 HEAVY_BODY_BYTES = 16 * 2**10
 """A request with a larger body is heavy: a batch, or a message that is longer than most."""
 
-HEAVY_PATHS = ("/import", "/export", "/chats/delete")
+HEAVY_PATHS = ("/import", "/export", "/chats/delete", "/chats/trash", "/trash/restore")
 
 Tenant = str | None
 """A tenant's id; None stands for all whose key was never seen."""

@@ -11,7 +11,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from chat_service.app import create_app
 from chat_service.repository.checks import Checks
-from chat_service.repository.database import COLLECTIONS, Database
+from chat_service.repository.database import Database
+from chat_service.repository.shape import COLLECTIONS
 from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
 from tests.conftest import tenant_maker

@@ -7,6 +7,7 @@ What has to hold each time: an answer in bounded time; "done" means done, "unava
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,18 +23,19 @@ from chat_service.errors import (
     DeletionNotFoundError,
     OutcomeUnknownError,
 )
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import Deletion, NewMessage, Role, Span
-from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
-from chat_service.repository.deletions import Delete, Deletions
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.lifecycle import Removal
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
-from chat_service.repository.purges import Purges
 from chat_service.repository.receipts import Receipts
 from chat_service.repository.transaction import TransactionRunner
+from chat_service.repository.trash import Trash
+from tests.purging import purge_all
 from tests.wait import PATIENCE
 
 TENANT = "t"
@@ -76,6 +78,8 @@ class Operation(NamedTuple):
     run: Callable[[Database], object]
     is_done: Callable[[State], bool]
     messages: int = 3
+    is_trashed: bool = False
+    """Before it begins."""
 
 
 def _delete(database: Database, limit: int = 1_000) -> object:
@@ -83,10 +87,29 @@ def _delete(database: Database, limit: int = 1_000) -> object:
 
 
 def _delete_in_bulk(database: Database) -> object:
-    outcome = BulkDeletions(database, Deletions(database)).delete(TENANT, [CHAT], "key")[CHAT]
+    outcome = Bulk(database, Deletions(database)).remove(TENANT, [CHAT], "key")[CHAT]
     if isinstance(outcome, ChatServiceError):
         raise outcome
     return outcome
+
+
+def _trash(database: Database) -> object:
+    return Deletions(database).move_to_trash(TENANT, CHAT, "key", timedelta(days=1))
+
+
+def _restore(database: Database) -> object:
+    return Trash(database, Deletions(database)).restore(TENANT, CHAT)
+
+
+def _restore_in_bulk(database: Database) -> object:
+    outcome = Bulk(database, Deletions(database)).restore(TENANT, [CHAT])[CHAT]
+    if isinstance(outcome, ChatServiceError):
+        raise outcome
+    return outcome
+
+
+def _back(state: State) -> bool:
+    return state["chat"] and not state["trashed"] and state["messages"] == 3
 
 
 def _post(database: Database) -> object:
@@ -103,6 +126,16 @@ OPERATIONS: dict[str, Operation] = {
         ["find", "findAndModify", "insert", "commitTransaction"], partial(_delete, limit=1), _gone
     ),
     "bulk delete": Operation(["find", "delete", "insert", "commitTransaction"], _delete_in_bulk, _gone),
+    "trash": Operation(
+        ["find", "findAndModify", "insert", "commitTransaction"],
+        _trash,
+        lambda state: state["trashed"] and not state["chat"] and not state["receipt"],
+    ),
+    "restore": Operation(["find", "delete", "insert", "commitTransaction"], _restore, _back, is_trashed=True),
+    "bulk restore": Operation(["delete", "commitTransaction"], _restore_in_bulk, _back, is_trashed=True),
+    "delete out of the trash": Operation(
+        ["find", "findAndModify", "delete", "insert", "commitTransaction"], _delete, _gone, is_trashed=True
+    ),
     "post": Operation(["findAndModify", "insert", "commitTransaction"], _post, lambda state: state["messages"] == 5),
     "edit": Operation(
         ["find", "update", "findAndModify", "commitTransaction"],
@@ -173,11 +206,13 @@ def hasty(mongod: EmbeddedMongod) -> Iterator[Database]:
     database.close()
 
 
-def prepare(database: Database, messages: int) -> None:
-    if messages < 0:
+def prepare(database: Database, operation: Operation) -> None:
+    if operation.messages < 0:
         return
     Chats(database).create(TENANT, None, {}, CHAT)
-    Messages(database).append(TENANT, CHAT, [NewMessage(Role.USER, "old", None, {})] * messages)
+    Messages(database).append(TENANT, CHAT, [NewMessage(Role.USER, "old", None, {})] * operation.messages)
+    if operation.is_trashed:
+        _trash(database)
 
 
 def look(database: Database) -> State:
@@ -197,6 +232,7 @@ def look(database: Database) -> State:
         "messages": len(found),
         "contents": [message.content for message in found],
         "receipt": receipt is not None,
+        "trashed": database.trash.count_documents({}) == 1,
         "leases": Presence(database).count(database.unbound(), TENANT, CHAT).live,
     }
 
@@ -205,7 +241,7 @@ def look(database: Database) -> State:
 def test_every_outcome_is_honest(failpoint, database, hasty, name, command, fault, times) -> None:
     """Done, or unchanged, or unknown and one of the two; never anything else."""
     operation = OPERATIONS[name]
-    prepare(database, operation.messages)
+    prepare(database, operation)
     before = look(database)
     failpoint.arm(command, times=times, **{**FAULTS, **COMMIT_FAULTS}[fault])
     began = time.monotonic()
@@ -229,7 +265,7 @@ def test_every_outcome_is_honest(failpoint, database, hasty, name, command, faul
     if times == 1 and fault != "a refusal without a label":
         assert not isinstance(outcome, Exception), "one fault is not to be seen from outside"
     nothing_is_locked(database)
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
     assert list(Checks(database).run()) == []
 
 
@@ -265,7 +301,7 @@ def test_each_of_a_group_hears_what_became_of_its_own(failpoint, database, hasty
         Messages(database).append(TENANT, chat_id, [NewMessage(Role.USER, "old", None, {})] * 3)
     presence.open(TENANT, ids[0], "connection", "worker")
     failpoint.arm(command, times=times, **{**FAULTS, **COMMIT_FAULTS}[fault])
-    outcomes = Deletions(hasty).delete_together(TENANT, [Delete(chat_id, "key") for chat_id in ids])
+    outcomes = Deletions(hasty).remove_together(TENANT, [Removal(chat_id, "key") for chat_id in ids])
     failpoint.disarm()
 
     there = {chat.id for chat in chats.page(TENANT, 100, None)}

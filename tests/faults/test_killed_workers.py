@@ -18,7 +18,6 @@ import requests
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port, start
 from chat_service.embedded.service import EmbeddedGunicorn
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
@@ -27,9 +26,9 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.idempotency import CLAIM
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned, process_of
-from chat_service.repository.purges import Purges
 from tests.client import CHATS, TenantAccess
 from tests.failpoint import FailPoint
+from tests.purging import purge_all
 from tests.realtime.sockets import Peer
 from tests.wait import PATIENCE, wait_until
 
@@ -177,7 +176,7 @@ def test_of_an_import_whose_worker_is_killed_nothing_stays(service, access, data
     victim.join(20)
     failpoint.disarm()
     wait_until(lambda: database.purges.find_one({"worker_id": None}), FREE_SECONDS)
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
     assert [database.collections[name].count_documents({}) for name in ("chats", "messages", "purges")] == [0, 0, 0]
 
 

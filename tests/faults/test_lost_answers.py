@@ -8,7 +8,7 @@ import pytest
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError
 from chat_service.models import Deletion, IdempotencyKey
-from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
@@ -65,8 +65,8 @@ def losing(mongod: EmbeddedMongod, database: Database, cut_off) -> Iterator[Call
         one.close()
 
 
-def bulk(database: Database) -> BulkDeletions:
-    return BulkDeletions(database, Deletions(database))
+def bulk(database: Database) -> Bulk:
+    return Bulk(database, Deletions(database))
 
 
 def test_a_delete(losing) -> None:
@@ -77,7 +77,7 @@ def test_a_delete(losing) -> None:
 
 def test_each_of_a_bulk_delete(losing) -> None:
     """The same, for each chat."""
-    told = bulk(losing(LosingRunner)).delete(TENANT, [CHAT], "key")
+    told = bulk(losing(LosingRunner)).remove(TENANT, [CHAT], "key")
     assert [type(outcome) for outcome in told.values()] == [OutcomeUnknownError]
 
 
@@ -85,9 +85,9 @@ def test_a_bulk_delete_whose_report_cannot_be_kept(losing, database) -> None:
     """The chats are gone, so that is what is told, and to a repetition too."""
     key = IdempotencyKey(TENANT, "a", "b")
 
-    def deleted(bulk: BulkDeletions) -> list[str]:
-        outcomes = bulk.delete(TENANT, [CHAT], "key", key)
+    def deleted(bulk: Bulk) -> list[str]:
+        outcomes = bulk.remove(TENANT, [CHAT], "key", key)
         return [chat_id for chat_id, outcome in outcomes.items() if isinstance(outcome, Deletion)]
 
     assert deleted(bulk(losing(KeepingRunner))) == [CHAT]
-    assert deleted(BulkDeletions(database, Deletions(database))) == [CHAT]
+    assert deleted(Bulk(database, Deletions(database))) == [CHAT]

@@ -22,6 +22,7 @@ from chat_service.repository.exports import Exports
 from chat_service.repository.messages import Messages
 from chat_service.repository.previews import Previews
 from chat_service.repository.purges import LEASE, Purges
+from tests.purging import purge_all
 
 TENANT = "tenant"
 CALLER = Caller(TENANT, "key", frozenset())
@@ -84,12 +85,12 @@ def test_nothing_of_it_can_be_reached_before_the_purge(database, chats, messages
         chats.create(TENANT, None, {}, chat_id)
 
 
-def test_a_purge_completes_the_receipt(database, deletions, purges, new_chat, receipts) -> None:
+def test_a_purge_completes_the_receipt(database, deletions, new_chat, receipts) -> None:
     """Every message is removed and counted, and the queue is empty again."""
     chat_id = new_chat()
     kept = new_chat(5)
     deletions.delete(TENANT, chat_id, "key")
-    PurgeWorker(purges).run(until_idle=True)
+    purge_all(database)
     receipt = receipts.get(TENANT, chat_id)
     assert (receipt.message_count, receipt.purged) == (MANY, MANY)
     assert receipt.completed_at is not None
@@ -109,14 +110,14 @@ def test_a_receipt_shows_the_progress(deletions, purges, new_chat, receipts) -> 
     assert purges.progress() == (1, MANY - 1_000)
 
 
-def test_gaps_are_skipped(database, deletions, purges, new_chat, receipts) -> None:
+def test_gaps_are_skipped(database, deletions, new_chat, receipts) -> None:
     """A chat that was thinned out has its messages removed all the same."""
     chat_id = new_chat()
     for seq in range(2, 1_990, 1_000):
         database.messages.delete_many({"_id.chat_id": chat_id, "_id.seq": {"$gte": seq, "$lt": seq + 900}})
     database.chats.update_one({}, {"$set": {"message_count": MANY - 1_800}})
     deletions.delete(TENANT, chat_id, "key")
-    PurgeWorker(purges).run(until_idle=True)
+    purge_all(database)
     assert receipts.get(TENANT, chat_id).purged == MANY - 1_800
     assert database.messages.count_documents({}) == 0
 
@@ -175,13 +176,13 @@ def test_others_are_noticed(deletions, purges, chats, new_chat) -> None:
     assert purges.operations_of_others() - before - alone >= FEW_OPERATIONS
 
 
-def test_several_workers_share_the_work(database, deletions, purges, new_chat, receipts) -> None:
+def test_several_workers_share_the_work(database, deletions, new_chat, receipts) -> None:
     """Nothing is done twice: the receipts' counts add up to what was there."""
     chat_ids = [new_chat(500, tenant_id) for tenant_id in "abcdef" for _ in range(2)]
     owners = [tenant_id for tenant_id in "abcdef" for _ in range(2)]
     for tenant_id, chat_id in zip(owners, chat_ids, strict=True):
         deletions.delete(tenant_id, chat_id, "key")
-    threads = [threading.Thread(target=PurgeWorker(purges).run, kwargs={"until_idle": True}) for _ in range(4)]
+    threads = [threading.Thread(target=purge_all, args=[database]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -219,18 +220,18 @@ class TestEmptying:
         with Exports(database).open(CALLER, chat_id) as (_, batches):
             assert [row["content"] for batch in batches for row in batch] == [message.content for message in kept]
 
-    def test_the_purge_leaves_later_messages(self, database, messages, purges, new_chat, receipts) -> None:
+    def test_the_purge_leaves_later_messages(self, database, messages, new_chat, receipts) -> None:
         """It removes what was emptied, and writes no receipt."""
         chat_id = new_chat()
         messages.clear(TENANT, chat_id)
         kept = messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})])
-        PurgeWorker(purges).run(until_idle=True)
+        purge_all(database)
         assert messages.page(TENANT, chat_id, Span(), 50) == kept
         assert database.messages.count_documents({}) == 1
         with pytest.raises(DeletionNotFoundError):
             receipts.get(TENANT, chat_id)
 
-    def test_deleting_it_meanwhile(self, database, messages, deletions, purges, new_chat, receipts) -> None:
+    def test_deleting_it_meanwhile(self, database, messages, deletions, new_chat, receipts) -> None:
         """One purge goes on with all that is left, and the receipt counts it: `complete` means gone."""
         chat_id = new_chat()
         messages.clear(TENANT, chat_id)
@@ -238,7 +239,7 @@ class TestEmptying:
         deletions.delete(TENANT, chat_id, "key")
         emptied = database.messages.count_documents({}) - 30
         assert database.purges.count_documents({}) == 1
-        PurgeWorker(purges).run(until_idle=True)
+        purge_all(database)
         receipt = receipts.get(TENANT, chat_id)
         assert (receipt.message_count, receipt.purged) == (emptied + 30, emptied + 30)
         assert database.messages.count_documents({}) == 0

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from chat_service.embedded.service import EmbeddedGunicorn
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import NewMessage, Role
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
-from chat_service.repository.purges import Purges
 from tests.client import CHATS, TenantAccess
+from tests.purging import purge_all
 
 THREADS = 16
 """Of both workers together: gunicorn.conf.py's 2 times THREADS' default of 8."""
@@ -75,7 +74,7 @@ def test_an_export_ends_when_its_chat_is_deleted(gunicorn, database, alice, big_
     print(f"{len(received):,} bytes after the 200")  # noqa: T201 - shown when it fails
     assert len(received) < ON_ITS_WAY_BYTES
     assert b'"type":"end"' not in received
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
     assert database.messages.find_one() is None
 
 

@@ -12,8 +12,9 @@ from chat_service.api.cursors import next_cursor
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role, Span
 from chat_service.repository.chats import Chats
-from chat_service.repository.database import COLLECTIONS, Database
+from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
+from chat_service.repository.shape import COLLECTIONS
 from chat_service.repository.tenants import Tenants
 from tests.live.corpus import WRONG
 from tests.live.corpus.raw import CANARY, CHAT, FOREIGN, Wrong

@@ -15,16 +15,16 @@ from chat_service.errors import (
     ChatNotFoundError,
     PreconditionFailedError,
 )
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import Chat, Deletion, Lease, NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
-from chat_service.repository.deletions import Delete, Deletions
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.keys import chat_key
+from chat_service.repository.lifecycle import Removal
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
-from chat_service.repository.purges import Purges
+from tests.purging import purge_all
 
 TENANT = "tenant"
 MESSAGE = [NewMessage(Role.USER, "hello", None, {})]
@@ -49,9 +49,10 @@ def race(*contenders: Callable[[], object]) -> list[object]:
 def audit(database: Database) -> Iterator[None]:
     """After each test and its purges: nothing without its chat, no chat with a receipt, every count true."""
     yield
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
     assert list(Checks(database).run()) == []
-    assert database.deletions.count_documents({"$expr": {"$ne": ["$purged", "$message_count"]}}) == 0
+    counts = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
+    assert all(done["purged"] == counts[done["_id"]["chat_id"]] for done in database.completions.find())
 
 
 @pytest.fixture(params=[1_000, 0], ids=["inline", "staged"])
@@ -75,17 +76,17 @@ def test_each_of_a_group_keeps_its_own_conditions(chats: Chats, presence: Presen
     live, evicted, changed, seen, plain = ids
     presence.open(TENANT, live, "one", "worker")
     presence.open(TENANT, evicted, "two", "worker")
-    outcomes = deletions.delete_together(
+    outcomes = deletions.remove_together(
         TENANT,
         [
-            Delete(live, "key"),
-            Delete(evicted, "key", evict=True),
-            Delete(changed, "key", revisions=[7]),
-            Delete(seen, "key", revisions=[1, 7]),
-            Delete(plain, "key", revisions=[7]),
-            Delete(plain, "key"),
-            Delete(plain, "key"),
-            Delete("c0ffee00-1111-4222-8333-444444444444", "key"),
+            Removal(live, "key"),
+            Removal(evicted, "key", evict=True),
+            Removal(changed, "key", revisions=[7]),
+            Removal(seen, "key", revisions=[1, 7]),
+            Removal(plain, "key", revisions=[7]),
+            Removal(plain, "key"),
+            Removal(plain, "key"),
+            Removal("c0ffee00-1111-4222-8333-444444444444", "key"),
         ],
     )
     expected = (
@@ -109,7 +110,7 @@ def test_a_wrong_count_is_put_right_in_the_receipt(chats: Chats, messages: Messa
     for chat_id in ids:
         messages.append(TENANT, chat_id, MESSAGE * 2)
     database.chats.update_one({"_id": chat_key(TENANT, ids[1])}, {"$inc": {"message_count": 5}})
-    Deletions(database).delete_together(TENANT, [Delete(chat_id, "key") for chat_id in ids])
+    Deletions(database).remove_together(TENANT, [Removal(chat_id, "key") for chat_id in ids])
     receipts = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
     assert receipts == dict.fromkeys(ids, 2)
 

@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chat_service.errors import ChatNotFoundError
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import Deletion, Message, NewMessage, Role, Span
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
-from chat_service.repository.purges import Purges
+from tests.purging import purge_all
 from tests.races.test_delete_races import race
 
 TENANT = "tenant"
@@ -34,7 +33,7 @@ class CountedMessages(Messages):
 def audit(database: Database) -> Iterator[None]:
     """After each test and its purges: nothing without its chat, no chat with a receipt, every count true."""
     yield
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
     assert list(Checks(database).run()) == []
 
 

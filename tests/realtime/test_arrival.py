@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from chat_service.realtime import feed
 from chat_service.realtime.endpoint import Sockets
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import ConnectionCaps, Presence
+from chat_service.repository.trash import Trash
 from tests.client import CHATS, TenantAccess
 from tests.wait import wait_until
 
@@ -34,10 +37,13 @@ def feed_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     wait_until(lambda: all(thread.name != "feed" for thread in threading.enumerate()))
 
 
+Happening = Callable[[str, str], object]
+
+
 class BusyChat(Presence):
     """Something happens just after the lease is opened, and the feed brings that before the opener hears that it is."""
 
-    def __init__(self, database: Database, happen: Callable[[str, str], object]) -> None:
+    def __init__(self, database: Database, happen: Happening) -> None:
         super().__init__(database)
         self._happen = happen
 
@@ -48,8 +54,8 @@ class BusyChat(Presence):
         return found
 
 
-def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: Callable[[str, str], object]) -> Any:
-    """Connect while something happens, and return the first frame that comes."""
+def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: Happening) -> Any:
+    """Connect while something happens, and return what comes first after the accept: a frame, or a close."""
     access = new_tenant()
     chat_id = Chats(database).create(access.tenant_id, None, {}).id
     scope = {
@@ -83,7 +89,7 @@ def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: 
     opened, frame = asyncio.run(connect())
     assert opened["type"] == "websocket.accept"
     assert database.presence.count_documents({}) == 0
-    return json.loads(frame["text"])
+    return json.loads(frame["text"]) if "text" in frame else frame
 
 
 def test_what_comes_while_the_lease_is_opened_is_not_missed(database, new_tenant) -> None:
@@ -101,3 +107,18 @@ def test_a_change_of_the_chat_meanwhile_is_not_missed(database, new_tenant) -> N
 
     frame = arrive(database, new_tenant, change)
     assert (frame["type"], frame["chat"]["title"]) == ("chat.updated", "meanwhile")
+
+
+def trash_and_restore(database: Database) -> Happening:
+    def happen(tenant_id: str, chat_id: str) -> None:
+        deletions = Deletions(database)
+        deletions.move_to_trash(tenant_id, chat_id, "key", timedelta(days=1), evict=True)
+        Trash(database, deletions).restore(tenant_id, chat_id)
+
+    return happen
+
+
+def test_who_came_before_a_trashing_is_not_brought_back(database, new_tenant) -> None:
+    """The lease is gone, although the chat is there."""
+    found = arrive(database, new_tenant, trash_and_restore(database))
+    assert (found["type"], found["code"]) == ("websocket.close", 4410)

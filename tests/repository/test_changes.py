@@ -8,7 +8,7 @@ import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import ChangesLostError
-from chat_service.models import Change, ChatDeleted, ChatUpdated, KeyRevoked, MessageCreated, NewMessage, Role, Scope
+from chat_service.models import Change, ChatGone, ChatUpdated, KeyRevoked, MessageCreated, NewMessage, Role, Scope
 from chat_service.repository.changes import Changes
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
@@ -61,7 +61,7 @@ def test_what_is_told_and_what_is_not(database: Database) -> None:
         Deletions(database).delete(TENANT, chat_id, "key")
         found = following(coming, 7)
     assert [type(change) for change in found] == [
-        *(MessageCreated, MessageCreated, ChatUpdated, ChatUpdated, KeyRevoked, ChatDeleted)
+        *(MessageCreated, MessageCreated, ChatUpdated, ChatUpdated, KeyRevoked, ChatGone)
     ]
     assert [(change.message.seq, change.message.content) for change in found[:2]] == [(1, "one"), (2, "two")]
     assert all((change.tenant_id, change.chat_id) == (TENANT, chat_id) for change in (*found[:4], found[5]))

@@ -4,7 +4,6 @@ from datetime import timedelta
 
 import pytest
 
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import NewMessage, Role
 from chat_service.repository import checks as checks_module
 from chat_service.repository.chats import Chats
@@ -13,7 +12,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
-from chat_service.repository.purges import Purges
+from tests.purging import purge_all
 
 TENANT = "tenant"
 
@@ -38,7 +37,7 @@ def found(checks: Checks, **options: bool) -> list[tuple[str, str]]:
 def mended(checks: Checks, database: Database) -> bool:
     """Repair, purge, and tell whether nothing is left."""
     found(checks, repair=True)
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
     return found(checks) == []
 
 

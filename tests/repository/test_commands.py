@@ -11,7 +11,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import InvalidApiKeyError
 from chat_service.models import NewMessage, RateLimit, Role, Scope
 from chat_service.repository.database import Database
-from chat_service.repository.deletions import Delete
+from chat_service.repository.lifecycle import Removal
 from chat_service.repository.messages import Post
 from chat_service.repository.monitor import CommandCounter, _tally
 from chat_service.repository.tenants import Tenants
@@ -81,13 +81,14 @@ def test_a_delete_costs_five_commands(recorded) -> None:
     chat_id = recorded[0].new_chat("a", "b")
     expected = ["find", "findAndModify", "delete", "insert", "commitTransaction"]
     assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == expected
-    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == ["find", "findAndModify", "commitTransaction"]
+    missing = ["find", "findAndModify", "find", "commitTransaction", "find"]
+    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == missing, "it looks in the trash, and for a receipt"
 
 
-def test_a_refused_delete_costs_two(recorded, presence) -> None:
+def test_a_refused_delete_costs_three(recorded, presence) -> None:
     chat_id = recorded[0].new_chat("a")
     presence.open(recorded[0].access.tenant_id, chat_id, "connection", "worker")
-    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == ["find", "commitTransaction"]
+    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == ["find", "find", "commitTransaction"]
 
 
 def test_an_idempotency_key_costs_two_more_and_a_repetition_two(recorded) -> None:
@@ -106,9 +107,9 @@ def test_a_bulk_delete_costs_six_for_each_8_chats(recorded) -> None:
 def test_deletes_that_share_a_transaction_cost_six(recorded) -> None:
     """Presence, chats, their removal, messages, receipts, commit: for as many as 8."""
     client, recorder = recorded
-    deletes = [Delete(client.new_chat("a"), "key") for _ in range(8)]
+    deletes = [Removal(client.new_chat("a"), "key") for _ in range(8)]
     recorder.commands.clear()
-    client.app.extensions["chat_service"].deletions.delete_together(client.access.tenant_id, deletes)
+    client.app.extensions["chat_service"].deletions.remove_together(client.access.tenant_id, deletes)
     expected = ["find", "find", "delete", "delete", "insert", "commitTransaction"]
     assert [name for name, _ in recorder.commands] == expected
 
@@ -138,7 +139,7 @@ def test_a_chat_that_was_not_asked_for_lately_costs_one_more(recorded) -> None:
 
 def test_a_staged_delete_costs_what_a_small_one_does(recorded, monkeypatch) -> None:
     """The purge is opened where the messages would be removed."""
-    monkeypatch.setattr(recorded[0].app.extensions["chat_service"].deletions, "_inline_limit", 1)
+    monkeypatch.setattr(recorded[0].app.extensions["chat_service"].deletions._lifecycle, "_inline_limit", 1)
     chat_id = recorded[0].new_chat("a", "b")
     expected = ["find", "findAndModify", "insert", "insert", "commitTransaction"]
     assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == expected
@@ -150,7 +151,7 @@ def test_the_other_operations_cost_what_the_data_model_says(recorded) -> None:
     gone = recorded[0].new_chat("a")
     chat, messages = f"{CHATS}/{chat_id}", f"{CHATS}/{chat_id}/messages"
     assert len(cost(recorded, "POST", CHATS, json={})) == 2
-    assert len(cost(recorded, "POST", CHATS, json={"id": "c0ffee00-1111-4222-8333-444444444444"})) == 4
+    assert len(cost(recorded, "POST", CHATS, json={"id": "c0ffee00-1111-4222-8333-444444444444"})) == 5
     assert len(cost(recorded, "GET", CHATS)) == 2
     assert len(cost(recorded, "GET", chat)) == 2
     assert len(cost(recorded, "PATCH", chat, json={"title": "x"})) == 2
@@ -163,8 +164,21 @@ def test_the_other_operations_cost_what_the_data_model_says(recorded) -> None:
     assert len(cost(recorded, "GET", f"{chat}/deletion-preview")) == 3
     assert len(cost(recorded, "DELETE", messages)) == 4
     assert len(cost(recorded, "DELETE", f"{CHATS}/{gone}")) == 5
-    assert len(cost(recorded, "GET", "/api/v1/deletions")) == 1
-    assert len(cost(recorded, "GET", f"/api/v1/deletions/{gone}")) == 1
+    assert len(cost(recorded, "GET", "/api/v1/deletions")) == 2
+    assert len(cost(recorded, "GET", f"/api/v1/deletions/{gone}")) == 2
+
+
+def test_the_trash_costs_what_the_data_model_says(recorded) -> None:
+    """Whatever the chat's size: its messages are not touched."""
+    chat_id, other = (recorded[0].new_chat("a", "b") for _ in range(2))
+    chat, trashed = f"{CHATS}/{chat_id}", f"/api/v1/trash/{chat_id}"
+    assert cost(recorded, "POST", f"{chat}/trash", json={}) == ["find", "findAndModify", "insert", "commitTransaction"]
+    assert len(cost(recorded, "GET", "/api/v1/trash")) == 1
+    assert len(cost(recorded, "GET", trashed)) == 1
+    assert cost(recorded, "POST", f"{trashed}/restore") == ["find", "delete", "insert", "commitTransaction"]
+    cost(recorded, "POST", f"{CHATS}/{other}/trash", json={})
+    deleted = ["find", "findAndModify", "find", "delete", "delete", "insert", "commitTransaction"]
+    assert cost(recorded, "DELETE", f"{CHATS}/{other}") == deleted
 
 
 @pytest.fixture
@@ -185,7 +199,7 @@ def test_a_rate_limit_costs_one_command(limited) -> None:
     ]
     assert len(cost(limited, "GET", f"{CHATS}/{chat_ids[0]}")) == 2
     assert len(cost(limited, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids})) == 7
-    assert len(cost(limited, "DELETE", f"{CHATS}/{chat_ids[0]}")) == 4
+    assert len(cost(limited, "DELETE", f"{CHATS}/{chat_ids[0]}")) == 6
     assert cost(limited, "DELETE", f"{CHATS}/{chat_ids[0]}") == ["findAndModify"]
     assert cost(limited, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids * 2}) == []
 
@@ -226,13 +240,13 @@ def test_what_connections_cost(recorded) -> None:
     assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}?on_active=evict") == evicted
 
 
-def test_a_ticket_is_redeemed_with_two_commands(recorded) -> None:
+def test_a_ticket_is_redeemed_with_three_commands(recorded) -> None:
     client, recorder = recorded
     chat_id = client.new_chat()
     tickets = client.app.extensions["chat_service"].tickets
     ticket = client.send("POST", f"{CHATS}/{chat_id}/tickets").get_json()["ticket"]
     recorder.commands.clear()
     assert tickets.redeem(ticket, chat_id).tenant_id == client.access.tenant_id
-    assert [name for name, _ in recorder.commands] == ["findAndModify", "aggregate"], (
-        "the key is looked up as it is now"
+    assert [name for name, _ in recorder.commands] == ["findAndModify", "find", "aggregate"], (
+        "whether the chat was restored since, and the key as it is now"
     )

@@ -10,7 +10,7 @@ import pytest
 from chat_service.embedded.process import free_port
 from chat_service.errors import DatabaseUnavailableError
 from chat_service.models import IdempotencyKey
-from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.bulk import Bulk
 from chat_service.repository.database import Database
 from chat_service.repository.deadline import at_most, set_deadline
 from chat_service.repository.deletions import Deletions
@@ -61,7 +61,7 @@ def test_a_lost_outcome_is_still_looked_for(failpoint, chats, deletions) -> None
 def test_a_bulk_delete_tells_what_it_did_although_that_could_not_be_kept(database, chats, monkeypatch) -> None:
     """The chats are gone, so "nothing was changed" would be a lie; a repetition with the key finds them again."""
     ids = [chats.create(TENANT, None, {}).id for _ in range(2)]
-    bulk = BulkDeletions(database, Deletions(database))
+    bulk = Bulk(database, Deletions(database))
     key = IdempotencyKey(TENANT, "key", "fingerprint")
     results = iter([database.transaction])
 
@@ -72,10 +72,10 @@ def test_a_bulk_delete_tells_what_it_did_although_that_could_not_be_kept(databas
             raise DatabaseUnavailableError from None
 
     monkeypatch.setattr(database, "transaction", only_the_first)
-    told = bulk.delete(TENANT, ids, "key", key)
+    told = bulk.remove(TENANT, ids, "key", key)
     monkeypatch.undo()
     assert [(chat_id, receipt.message_count) for chat_id, receipt in told.items()] == [(chat_id, 0) for chat_id in ids]
-    assert bulk.delete(TENANT, ids, "key", key) == told
+    assert bulk.remove(TENANT, ids, "key", key) == told
 
 
 def test_a_database_that_is_away_is_known_to_be(database) -> None:

@@ -7,14 +7,13 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from chat_service.errors import ExportEndedError, ExportOutdatedError
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import Caller, NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import SNAPSHOT_TOO_OLD, Exports
 from chat_service.repository.messages import Messages
-from chat_service.repository.purges import Purges
+from tests.purging import purge_all
 from tests.wait import wait_until
 
 CALLER = Caller("t" * 36, "key", frozenset())
@@ -56,7 +55,7 @@ def outlive(database: Database) -> None:
 
 
 def purge(database: Database) -> None:
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
 
 
 def exported(database: Database, chat_id: str, meanwhile: Callable[[], object]) -> list[dict[str, Any]]:

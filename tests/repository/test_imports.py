@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from chat_service.errors import DatabaseUnavailableError, ImportTooLargeError
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import Chat, IdempotencyKey, Message, NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
@@ -16,7 +15,8 @@ from chat_service.repository.database import Database
 from chat_service.repository.deadline import set_deadline
 from chat_service.repository.imports import Import, Imports
 from chat_service.repository.messages import Messages
-from chat_service.repository.purges import LEASE, Purges
+from chat_service.repository.purges import LEASE
+from tests.purging import purge_all
 
 TENANT = "t" * 36
 
@@ -39,7 +39,7 @@ def batch(database: Database, first: int, size: int = 3) -> list[Message]:
 
 
 def purge(database: Database) -> None:
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
 
 
 def give_up(database: Database, chat: Chat) -> None:

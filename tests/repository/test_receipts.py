@@ -3,9 +3,8 @@
 import pytest
 
 from chat_service.errors import ChatNotFoundError
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.models import Deletion, NewMessage, Role
-from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
@@ -13,6 +12,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.keys import message_range
 from chat_service.repository.messages import Messages
 from chat_service.repository.purges import Purges
+from tests.purging import purge_all
 
 TENANT = "tenant"
 LIMIT = 10
@@ -43,7 +43,7 @@ def on_disk(database: Database, chat_id: str) -> int:
 
 
 def purge(database: Database) -> None:
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
 
 
 class TestCompleteMeansGone:
@@ -130,9 +130,7 @@ class TestRestored:
 
     def test_it_costs_no_other_chat_of_a_bulk_delete_anything(self, database, restored) -> None:
         others = [Chats(database).create(TENANT, None, {}).id for _ in range(10)]
-        outcomes = BulkDeletions(database, Deletions(database)).delete(
-            TENANT, [*others[:5], restored, *others[5:]], "key"
-        )
+        outcomes = Bulk(database, Deletions(database)).remove(TENANT, [*others[:5], restored, *others[5:]], "key")
         assert all(isinstance(outcomes[chat_id], Deletion) for chat_id in others)
         assert isinstance(outcomes[restored], ChatNotFoundError)
         assert database.chats.count_documents({}) == 0

@@ -6,7 +6,7 @@ import pytest
 
 from chat_service.models import Deletion
 from chat_service.repository import bulk, traffic
-from chat_service.repository.bulk import GROUP_CHATS, BulkDeletions
+from chat_service.repository.bulk import GROUP_CHATS, Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
@@ -70,7 +70,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_bulk_delete_does_not_step_aside_for_itself(database: Database, chats: Chats, clock: Clock) -> None:
     """On a quiet database it takes no rest, however often it looks."""
     chat_ids = [chats.create("tenant", None, {}).id for _ in range(8 * GROUP_CHATS)]
-    told = BulkDeletions(database, Deletions(database)).delete("tenant", chat_ids, "key")
+    told = Bulk(database, Deletions(database)).remove("tenant", chat_ids, "key")
     assert all(isinstance(outcome, Deletion) for outcome in told.values())
     assert clock.rests == []
 
@@ -79,12 +79,12 @@ def test_a_bulk_delete_steps_aside_for_others(
     database: Database, chats: Chats, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It rests after each group but the last while they are there; but not for longer than it can afford."""
-    deletions = BulkDeletions(database, Deletions(database))
+    deletions = Bulk(database, Deletions(database))
     chat_ids = [chats.create("tenant", None, {}).id for _ in range(4 * GROUP_CHATS)]
     monkeypatch.setattr(deletions._traffic, "look_for_others", lambda: True)
-    deletions.delete("tenant", chat_ids, "key")
+    deletions.remove("tenant", chat_ids, "key")
     assert len(clock.rests) == 3
     assert all(rest > 0 for rest in clock.rests)
     monkeypatch.setattr(bulk, "POLITE_SECONDS", 0.0)
-    deletions.delete("tenant", chat_ids, "key")
+    deletions.remove("tenant", chat_ids, "key")
     assert len(clock.rests) == 3

@@ -13,7 +13,7 @@ from pymongo import monitoring
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import ChatServiceError
 from chat_service.models import IdempotencyKey, Message, NewMessage, Role
-from chat_service.repository.bulk import BulkDeletions
+from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
@@ -151,7 +151,7 @@ def test_a_group_of_a_bulk_delete(recorded) -> None:
     scene.expire()
     ids = [scene.id, scene.other(), "absent"]
     recorder.sent.clear()
-    BulkDeletions(database, Deletions(database)).delete(TENANT, ids, "key")
+    Bulk(database, Deletions(database)).remove(TENANT, ids, "key")
     assert_in_one_transaction(recorder)
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from chat_service.embedded.process import free_port, start, stop
 from chat_service.embedded.service import EmbeddedGunicorn
-from chat_service.jobs.purge import PurgeWorker
 from chat_service.repository.database import Database
-from chat_service.repository.purges import Purges
 from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
+from tests.purging import purge_all
 from tests.soak.checker import check, look
 from tests.soak.record import Record
 from tests.soak.report import summarize, table
@@ -72,7 +71,7 @@ def judge(
     **more: Any,
 ) -> dict[str, Any]:
     """Finish the purges, check everything, tell what came out, and return it; fail if any promise was broken."""
-    PurgeWorker(Purges(database)).run(until_idle=True)
+    purge_all(database)
     faults = [(window.began, window.ended) for window in windows]
     violations = check(records, look(database, tenant_id), bound_seconds, faults)
     summary = summarize(name, records, violations, windows, **more)

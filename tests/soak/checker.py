@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.presence import LEASE
+from chat_service.repository.receipts import from_document
 from tests.soak.connections import BY_SERVER
 from tests.soak.exports import check_export
 from tests.soak.record import CUT, HUNG_UP, Receipt, Record, by_chat, by_operation, label
@@ -94,18 +95,20 @@ def look(database: Database, tenant_id: str) -> Stored:
     messages: dict[str, dict[int, str]] = {}
     for found in database.messages.find(mine, {"content": True}):
         messages.setdefault(found["_id"]["chat_id"], {})[found["_id"]["seq"]] = label(found["content"])
+    completions = {found["_id"]["chat_id"]: found for found in database.completions.find(mine)}
     return Stored(
         titles={found["_id"]["chat_id"]: found["title"] for found in database.chats.find(mine)},
         messages=messages,
-        receipts={found["_id"]["chat_id"]: _kept(found) for found in database.deletions.find(mine)},
+        receipts={found["_id"]["chat_id"]: _kept(found, completions) for found in database.deletions.find(mine)},
         findings=[f"{finding.kind} {finding.chat_id}: {finding.detail}" for finding in Checks(database).run()],
     )
 
 
-def _kept(found: dict[str, Any]) -> Kept:
-    state = "running" if found["completed_at"] is None else "complete"
-    at = found["deleted_at"].strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Kept(found["message_count"], at, found["operation"], state, found["purged"])
+def _kept(found: dict[str, Any], completions: dict[str, dict[str, Any]]) -> Kept:
+    receipt = from_document(found, None, completions.get(found["_id"]["chat_id"]))
+    state = "running" if receipt.completed_at is None else "complete"
+    at = receipt.deleted_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Kept(receipt.message_count, at, found["operation"], state, receipt.purged)
 
 
 def check(

@@ -1,0 +1,90 @@
+"""marshmallow shapes of the trash, as they arrive and leave. No I/O."""
+
+from marshmallow import Schema, fields, validate
+
+from chat_service.api.fields import Number, Time, WholeNumber
+from chat_service.api.schemas import CURSOR, PAGE_DEFAULT, PAGE_MOST, BulkIn, NotDone
+
+KEEP_DAYS = 30
+KEEP_DAYS_MOST = 90
+
+
+class TrashIn(Schema):
+    """For how long a chat can be restored."""
+
+    may_be_left_out = True
+
+    keep_days = WholeNumber(load_default=KEEP_DAYS, validate=validate.Range(1, KEEP_DAYS_MOST))
+
+
+class TrashingOut(Schema):
+    """That a chat is in the trash, since when, and until when it can be restored."""
+
+    success = fields.Constant(True, metadata={"type": "boolean", "const": True})
+    message = fields.Constant("Chat moved to trash", metadata={"const": "Chat moved to trash"})
+    trashed_at = Time()
+    purge_at = Time()
+
+
+class TrashedChatOut(Schema):
+    """A chat of the trash."""
+
+    id = fields.String(metadata={"format": "uuid"})
+    title = fields.String(allow_none=True)
+    message_count = fields.Integer()
+    trashed_at = Time()
+    purge_at = Time(metadata={"description": "Until when it can be restored."})
+    trashed_by = fields.String(metadata={"description": "The id of the key that asked for it."})
+
+
+class TrashPageIn(Schema):
+    """Which chats of the trash."""
+
+    limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
+    cursor = fields.String(load_default=None, metadata=CURSOR)
+
+
+class TrashPageOut(Schema):
+    """A page of the trash, latest first."""
+
+    items = fields.List(fields.Nested(TrashedChatOut()))
+    next_cursor = fields.String(allow_none=True)
+
+
+class BulkTrashIn(BulkIn, TrashIn):
+    """The chats to move to the trash, and for how long. An id that is given twice has one result."""
+
+    may_be_left_out = False
+
+
+class BulkTrashed(Schema):
+    """A chat that is in the trash."""
+
+    chat_id = fields.String()
+    trashed_at = fields.String(metadata={"format": "date-time"})
+    purge_at = fields.String(metadata={"format": "date-time"})
+
+
+class BulkTrashOut(Schema):
+    """What became of each chat."""
+
+    successful = fields.List(fields.Nested(BulkTrashed()))
+    failed = fields.List(fields.Nested(NotDone()))
+
+
+class BulkRestoreIn(BulkIn):
+    """The chats to restore. An id that is given twice has one result."""
+
+
+class BulkRestored(Schema):
+    """A chat that is live again."""
+
+    chat_id = fields.String()
+    message_count = fields.Integer()
+
+
+class BulkRestoreOut(Schema):
+    """What became of each chat."""
+
+    successful = fields.List(fields.Nested(BulkRestored()))
+    failed = fields.List(fields.Nested(NotDone()))

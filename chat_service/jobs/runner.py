@@ -1,0 +1,51 @@
+"""Runs a job again and again: a bounded piece of work at a time, a rest when there is none, patience with outages."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError
+
+_log = logging.getLogger(__name__)
+
+
+class Job(Protocol):
+    """Background work, of which any number of processes may do some at once, and be killed."""
+
+    name: str
+    rest_seconds: float
+    """Between two looks for work when there was none."""
+
+    def run_once(self) -> int | None:
+        """Do one bounded piece of work; return how much it was, or None if there was nothing to do.
+
+        Raises:
+            DatabaseUnavailableError, OutcomeUnknownError: it is looked for again later.
+        """
+
+    def is_done(self) -> bool:
+        """Tell whether nothing is left for anybody, not even what others are working on."""
+
+
+def run(
+    job: Job, stop: threading.Event, *, until_done: bool = False, tell: Callable[[int], object] = lambda _: None
+) -> None:
+    """Run the job until told to stop, or with `until_done` until nothing is left; `tell` hears of each piece done."""
+    while not stop.is_set():
+        try:
+            worked = job.run_once()
+            if worked is None and until_done and job.is_done():
+                return
+        except (DatabaseUnavailableError, OutcomeUnknownError) as error:
+            _log.warning("%s waits for the database: %s", job.name, type(error).__name__)
+            worked = None
+        if worked is None:
+            stop.wait(job.rest_seconds)
+        else:
+            tell(worked)
+
+
+def start(job: Job, stop: threading.Event) -> None:
+    """Run the job in a thread of its own that ends with the process."""
+    threading.Thread(target=run, args=(job, stop), name=job.name, daemon=True).start()

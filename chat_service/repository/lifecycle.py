@@ -1,0 +1,299 @@
+"""The life of a chat id within a tenant, and the one gate before everything that takes a chat away.
+
+    absent ──create, import──▶ live ──trash──▶ trashed ──restore──▶ live
+                                 │                │
+                                 └──── delete ────┴──▶ deleted: the receipt is its tombstone, for ever
+
+Each arrow is a part of its caller's transaction, for several chats at once. Trash is the chat document, moved: every
+way to a message asks for its chat, so no query has a filter to forget, and a chat of any size is hidden by one write.
+
+What this module keeps, in every interleaving with posts, connections, creates, deletes and restores:
+
+1. A 200 to a delete means gone. From that commit on neither the chat nor any message of it can be read, and none
+   appears again.
+2. Any other outcome means that nothing changed, also after a crash at any point.
+3. Of any number of concurrent deletes, trashings and restores of a chat exactly one succeeds: its document can be
+   removed once from where it is.
+4. Posting and connecting write the chat document in their own transaction. A transaction that only *read* it could
+   commit beside a delete (write skew under snapshot isolation) and leave orphans.
+5. A deleted id never comes back: the receipt is written in the delete's own transaction, and creating a chat under its
+   id is refused. So it is under the id of a chat in the trash.
+6. Above the inline limit the messages stay for a purge, which the same transaction opens. So a delete costs the same
+   for ten messages and for ten million, and trashing and restoring always do.
+"""
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from chat_service.errors import (
+    ActiveConnectionsError,
+    ChatNotFoundError,
+    ChatServiceError,
+    NotInTrashError,
+    PreconditionFailedError,
+)
+from chat_service.models import MAX_SEQ, Deletion, IdempotencyKey, Trashing
+from chat_service.repository.chats import at_revision
+from chat_service.repository.keys import chat_key, own_messages
+from chat_service.repository.presence import LeaseCount, Presence
+from chat_service.repository.purges import Purges
+from chat_service.repository.receipts import to_document
+from chat_service.repository.unit_of_work import UnitOfWork
+
+SHARED_INLINE_LIMIT = 100
+"""Messages up to which a chat's own are removed with it in a shared transaction, which never holds more than 800."""
+
+_DUPLICATE = 11000
+
+CHAT_FIELDS = {"_id": True, "message_count": True, "first_seq": True, "open_purges": True, "revision": True}
+"""What deleting a chat needs of it."""
+
+Chat = dict[str, Any]
+Verdict = Chat | Deletion | Trashing | ChatServiceError
+"""The document of a chat that was removed, or what became of it otherwise."""
+
+Outcome = Deletion | Trashing | ChatServiceError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Removal:
+    """What one caller asks for: to take a chat away, for good or into the trash, on these conditions."""
+
+    chat_id: str
+    requested_by: str
+    keep: timedelta | None = None
+    """How long it stays in the trash; None deletes it, also out of the trash."""
+    revisions: Collection[int] | None = None
+    """At which the chat has to be."""
+    key: IdempotencyKey | None = None
+    evict: bool = False
+    """Live connections do not refuse it: their leases go with the chat, and whoever holds the sockets closes them."""
+    operation: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Names the run in what it leaves, so that it knows its own again when its answer was lost."""
+    is_repeated: bool = False
+    """What an earlier run of the same operation has done counts as done, with the time of that."""
+    of_trash: bool = False
+    """Only a chat that is in the trash is meant."""
+    is_due: bool = False
+    """Only one whose time in the trash is over, which nobody but the expiry finds there any more."""
+
+
+class MiscountedError(Exception):
+    """Chats deleted together had other numbers of messages than they say; nothing was deleted."""
+
+
+class Lifecycle:
+    """Moves chats from one state to the next."""
+
+    def __init__(self, presence: Presence, purges: Purges, inline_limit: int) -> None:
+        self._presence = presence
+        self._purges = purges
+        self._inline_limit = inline_limit
+
+    def take_away(self, tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict[Removal, Outcome]:
+        """Delete chats, or move them to the trash; return what became of each. No chat is in `removals` twice.
+
+        Refused in this order: not there, at another revision, with live connections. What is to be moved to the trash
+        and is there already stays there as it is.
+
+        Raises:
+            MiscountedError: several chats together do not have as many messages as they say.
+            DuplicateKeyError: one of them has a receipt, from before the database was restored.
+        """
+        leases = self._presence.count_each(tx, tenant_id, [removal.chat_id for removal in removals])
+        verdicts = _refused(tx, tenant_id, removals, leases)
+        verdicts |= _remove(tx, tenant_id, [removal for removal in removals if removal not in verdicts])
+        removed = {removal: chat for removal, chat in verdicts.items() if isinstance(chat, dict)}
+        held = [removal.chat_id for removal in removed if any(leases[removal.chat_id])]
+        if held:
+            # Taken along, so that a renewal that is under way conflicts with this or finds nothing.
+            self._presence.clear(tx, tenant_id, held)
+        outcomes = {removal: verdict for removal, verdict in verdicts.items() if not isinstance(verdict, dict)}
+        outcomes |= _put_in_trash(tx, {one: chat for one, chat in removed.items() if one.keep is not None})
+        outcomes |= self._destroy(tx, tenant_id, {one: chat for one, chat in removed.items() if one.keep is None})
+        return outcomes
+
+    def _destroy(self, tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat]) -> dict[Removal, Outcome]:
+        """Take the messages of chats whose documents were just removed, write the receipts, and return them."""
+        if not removed:
+            return {}
+        limit = self._inline_limit if len(removed) == 1 else min(self._inline_limit, SHARED_INLINE_LIMIT)
+        at_once = [chat for chat in removed.values() if chat["message_count"] <= limit and not chat.get("open_purges")]
+        if at_once:
+            _remove_messages(tx, at_once)
+        receipts = {
+            removal: _receipt(tx, chat, removal) if chat in at_once else self._staged(tx, tenant_id, chat, removal)
+            for removal, chat in removed.items()
+        }
+        documents = [to_document(tenant_id, receipt, removal.operation) for removal, receipt in receipts.items()]
+        try:
+            tx.command({"insert": "deletions", "documents": documents})
+        except BulkWriteError as error:
+            if all(failure["code"] == _DUPLICATE for failure in error.details["writeErrors"]):
+                raise DuplicateKeyError("A chat lies beside its receipt.") from error
+            raise
+        return {**receipts}
+
+    def _staged(self, tx: UnitOfWork, tenant_id: str, chat: Chat, removal: Removal) -> Deletion:
+        """Open a purge of the chat's messages, and return the receipt."""
+        # What emptying the chat has left on the disk is still there: it is counted, and goes on being removed.
+        emptied = self._purges.take_over(tx, tenant_id, removal.chat_id) if chat.get("open_purges") else []
+        first = min(chat["first_seq"], *(purge["_id"]["seq"] for purge in emptied), MAX_SEQ)
+        count = chat["message_count"] + sum(purge["messages"] for purge in emptied)
+        purged = sum(purge["purged"] for purge in emptied)
+        self._purges.open(tx, tenant_id, removal.chat_id, (first, MAX_SEQ), count, of_deletion=True, purged=purged)
+        return Deletion(removal.chat_id, tx.now, count, removal.requested_by, purged, count - purged, completed_at=None)
+
+    def delete_again(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> None:
+        """Delete what a restore of the database has brought back beside its receipt: it was deleted, and that stands.
+
+        The receipt stays as it is; the completion counts what is removed now too.
+        """
+        key = {"_id": chat_key(tenant_id, chat_id)}
+        receipt = tx.deletions.find_one(key)
+        if receipt is None:
+            return
+        chat = tx.chats.find_one_and_delete(key)
+        kept = tx.trash.find_one_and_delete(key)
+        chat = chat or (kept and kept["chat"])
+        if chat is None:
+            return
+        self._presence.clear(tx, tenant_id, [chat_id])
+        earlier = self._purges.take_over(tx, tenant_id, chat_id)
+        count = chat["message_count"] + sum(purge["messages"] - purge["purged"] for purge in earlier)
+        purged = receipt["message_count"]
+        everything = (0, MAX_SEQ)
+        self._purges.open(tx, tenant_id, chat_id, everything, purged + count, of_deletion=True, purged=purged)
+
+
+def restore(
+    tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], operation: str
+) -> dict[str, Chat | NotInTrashError]:
+    """Make chats of the trash live again; return the document of each, or that it was not there.
+
+    It is as it was but for its revision, which has grown, so that no ETag from before fits any more; `operation` names
+    the run in it.
+    """
+    keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
+    kept = tx.read("trash", {"_id": {"$in": keys}, "purge_at": {"$gt": tx.now}}, {})
+    restoration = {"operation": operation, "at": tx.now}
+    chats = {one["_id"]["chat_id"]: {**_revived(one), "restoration": restoration} for one in kept}
+    if chats:
+        tx.trash.delete_many({"_id": {"$in": [chat["_id"] for chat in chats.values()]}})
+        tx.chats.insert_many(list(chats.values()))
+    return {chat_id: chats.get(chat_id) or NotInTrashError() for chat_id in chat_ids}
+
+
+def _revived(kept: Chat) -> Chat:
+    """Return the chat of a document in the trash; the trashing stays with it for those who repeat it."""
+    trashing = {name: kept[name] for name in ("operation", "trashed_at", "purge_at")}
+    revision = kept["chat"]["revision"] + 1
+    return {**kept["chat"], "_id": kept["_id"], "revision": revision, "last_trashing": trashing}
+
+
+def _refused(
+    tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal], leases: Mapping[str, LeaseCount]
+) -> dict[Removal, Verdict]:
+    """Return why those cannot be removed that have live connections."""
+    held = [one for one in removals if leases[one.chat_id].live and not one.evict and not one.of_trash]
+    chats = _read(tx, "chats", tenant_id, held, {"revision": True})
+    return {
+        removal: ActiveConnectionsError(leases[removal.chat_id].live)
+        if _is_at_revision(chats[removal.chat_id], removal)
+        else PreconditionFailedError()
+        for removal in held
+        if removal.chat_id in chats
+    }
+
+
+def _remove(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict[Removal, Verdict]:
+    """Remove the documents of the chats, and return each, or why it cannot be removed."""
+    alive = [removal for removal in removals if not removal.of_trash]
+    if len(removals) == 1 and alive:
+        # A single one with one command less.
+        removal = alive.pop()
+        seen = {"_id": chat_key(tenant_id, removal.chat_id), **at_revision(removal.revisions)}
+        chat = tx.chats.find_one_and_delete(seen, projection=CHAT_FIELDS if removal.keep is None else None)
+        if chat is not None:
+            return {removal: chat}
+        if removal.revisions is not None:
+            alive.append(removal)  # it may be there, at another revision
+    live = _read(tx, "chats", tenant_id, alive, {})
+    kept = _read(tx, "trash", tenant_id, [removal for removal in removals if removal.chat_id not in live], {})
+    verdicts = {one: _verdict(tx, one, live.get(one.chat_id), kept.get(one.chat_id)) for one in removals}
+    removed = [removal.chat_id for removal, verdict in verdicts.items() if isinstance(verdict, dict)]
+    for collection, chats in (tx.chats, live), (tx.trash, kept):
+        if keys := [chats[chat_id]["_id"] for chat_id in removed if chat_id in chats]:
+            collection.delete_many({"_id": {"$in": keys}})
+    return verdicts
+
+
+def _verdict(tx: UnitOfWork, removal: Removal, live: Chat | None, kept: Chat | None) -> Verdict:
+    """Return the chat as it is to be removed from where it is, or why it is not."""
+    chat = live
+    if live is None:
+        if kept is None or removal.is_due == (kept["purge_at"] > tx.now):
+            return ChatNotFoundError()
+        if removal.keep is not None:
+            return trashing(kept, removal)
+        chat = {**kept["chat"], "_id": kept["_id"]}
+    assert chat is not None  # noqa: S101 - it is one of the two
+    return chat if _is_at_revision(chat, removal) else PreconditionFailedError()
+
+
+def _is_at_revision(chat: Chat, removal: Removal) -> bool:
+    return removal.revisions is None or chat["revision"] in removal.revisions
+
+
+def _read(
+    tx: UnitOfWork, collection: str, tenant_id: str, removals: Sequence[Removal], fields: dict[str, bool]
+) -> dict[str, Chat]:
+    """Return what is in the collection of the chats, by their ids; no command if there are none."""
+    if not removals:
+        return {}
+    keys = [chat_key(tenant_id, removal.chat_id) for removal in removals]
+    return {found["_id"]["chat_id"]: found for found in tx.read(collection, {"_id": {"$in": keys}}, fields)}
+
+
+def _put_in_trash(tx: UnitOfWork, removed: Mapping[Removal, Chat]) -> dict[Removal, Outcome]:
+    """Write chats whose documents were just removed into the trash, and return until when they are there."""
+    if not removed:
+        return {}
+    documents = {
+        removal: {
+            "_id": chat.pop("_id"),
+            "chat": chat,
+            "trashed_at": tx.now,
+            "purge_at": tx.now + (removal.keep or timedelta()),
+            "trashed_by": removal.requested_by,
+            "operation": removal.operation,
+        }
+        for removal, chat in removed.items()
+    }
+    tx.command({"insert": "trash", "documents": list(documents.values())})
+    return {removal: trashing(document, removal) for removal, document in documents.items()}
+
+
+def trashing(kept: Chat, removal: Removal) -> Trashing:
+    """Return what is told of a chat that the removal has found in the trash, or put there."""
+    return Trashing(removal.chat_id, kept["trashed_at"], kept["purge_at"])
+
+
+def _remove_messages(tx: UnitOfWork, chats: Sequence[Chat]) -> None:
+    """Remove the messages of the chats with one command, and see that the counts in the documents are true."""
+    deletes = [{"q": {"_id": own_messages(chat)}, "limit": 0} for chat in chats]
+    removed = int(tx.command({"delete": "messages", "deletes": deletes})["n"])
+    if len(chats) == 1:
+        chats[0]["message_count"] = removed
+    elif removed != sum(chat["message_count"] for chat in chats):
+        raise MiscountedError
+
+
+def _receipt(tx: UnitOfWork, chat: Chat, removal: Removal) -> Deletion:
+    count = chat["message_count"]
+    return Deletion(removal.chat_id, tx.now, count, removal.requested_by, count, remaining=0, completed_at=tx.now)

@@ -1,0 +1,133 @@
+"""Chats in the trash: listed, restored, and deleted when their time is over. How they come there is in lifecycle.py.
+
+Until when a chat can be restored is judged by the database's time at the moment of the request. That an expiry comes by
+afterwards changes nothing that anybody could see, but that the chat has a receipt.
+"""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING
+
+from chat_service.errors import ChatServiceError, NotInTrashError, OutcomeUnknownError
+from chat_service.models import Chat, IdempotencyKey, ListPosition, TrashedChat
+from chat_service.repository import chats
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import GROUP_CHATS, SETTLE_SECONDS, Deletions
+from chat_service.repository.idempotency import once
+from chat_service.repository.keys import chat_key
+from chat_service.repository.lifecycle import Removal, restore
+from chat_service.repository.together import Unit, run_together
+from chat_service.repository.transaction import Again
+from chat_service.repository.unit_of_work import UnitOfWork
+
+Outcome = Chat | ChatServiceError
+
+FIELDS = dict.fromkeys(("chat.title", "chat.message_count", "trashed_at", "purge_at", "trashed_by"), True)
+
+
+class Trash:
+    """The trash collection."""
+
+    def __init__(self, database: Database, deletions: Deletions) -> None:
+        self._database = database
+        self._deletions = deletions
+        self._chats = chats.Chats(database)
+
+    def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[TrashedChat]:
+        """Return up to `limit` chats that come after a place in the list, latest first."""
+        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, "purge_at": {"$gt": self._database.now()}}
+        if after is not None:
+            # The bound is said twice: the first is what the index can start from.
+            wanted["trashed_at"] = {"$lte": after.at}
+            wanted["$or"] = [{"trashed_at": {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.id}}]
+        order = [("trashed_at", DESCENDING), ("_id.chat_id", ASCENDING)]
+        with self._database.operation():
+            found = self._database.trash.find(wanted, FIELDS, sort=order, limit=limit, batch_size=limit + 1)
+            return [_from_document(document) for document in found]
+
+    def get(self, tenant_id: str, chat_id: str) -> TrashedChat:
+        """Return a chat of the trash.
+
+        Raises:
+            NotInTrashError: it is not there, or its time is over.
+        """
+        wanted = {"_id": chat_key(tenant_id, chat_id), "purge_at": {"$gt": self._database.now()}}
+        with self._database.operation():
+            found = self._database.trash.find_one(wanted, FIELDS)
+        if found is None:
+            raise NotInTrashError
+        return _from_document(found)
+
+    def restore(self, tenant_id: str, chat_id: str, key: IdempotencyKey | None = None) -> Chat:
+        """Make a chat of the trash live again, and return it. Four commands.
+
+        Raises:
+            NotInTrashError: it is not there, or its time is over.
+            ChatNotFoundError: it was restored under `key` before, and is not there any more.
+            IdempotencyKeyReusedError: `key` came with another request before.
+        """
+
+        def work(tx: UnitOfWork) -> Chat | NotInTrashError:
+            return _restore(tx, tenant_id, [chat_id], operation)[0]
+
+        def recall(_: dict[str, Any]) -> None:
+            """Keep no fact: what is told of a chat is what is true of it now."""
+
+        operation = uuid.uuid4().hex
+        try:
+            restored = self._database.transaction(once(key, work, lambda _: {}, recall))
+        except OutcomeUnknownError:
+            with self._database.operation(seconds=SETTLE_SECONDS):
+                if not self.restored_before(tenant_id, [chat_id], operation):
+                    raise
+            restored = None
+        return restored or self._chats.get(tenant_id, chat_id)
+
+    def restore_together(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> list[Outcome]:
+        """Restore chats in one transaction, or one by one where they meet a conflict; return what became of each."""
+
+        def carry(tenant_id: str, chat_ids: Sequence[str], again: Again) -> Sequence[Outcome]:
+            return self._database.transaction(lambda tx: _restore(tx, tenant_id, chat_ids, operation), again)
+
+        return run_together(carry, tenant_id, [Unit[str, Chat](chat_id, chat_id) for chat_id in chat_ids])
+
+    def restored_before(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> dict[str, Outcome]:
+        """Return the chats that the operation has restored, and that are still there."""
+        keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
+        with self._database.operation():
+            found = self._database.chats.find({"_id": {"$in": keys}, "restoration.operation": operation})
+            return {document["_id"]["chat_id"]: chats.from_document(document, 0) for document in found}
+
+    def delete_due(self, tenant_id: str, most: int) -> int:
+        """Delete chats of the tenant whose time in the trash is over, `most` at most; return how many there were."""
+        with self._database.operation():
+            due = {"_id.tenant_id": tenant_id, "purge_at": {"$lte": self._database.now()}}
+            found = list(self._database.trash.find(due, {"trashed_by": True}, limit=most, batch_size=most + 1))
+        removals = [Removal(one["_id"]["chat_id"], one["trashed_by"], of_trash=True, is_due=True) for one in found]
+        for start in range(0, len(removals), GROUP_CHATS):
+            self._deletions.remove_together(tenant_id, removals[start : start + GROUP_CHATS])
+        return len(removals)
+
+    def tenants_with_due(self) -> list[str]:
+        """Return the tenants that have chats whose time in the trash is over."""
+        with self._database.operation():
+            due = {"purge_at": {"$lte": self._database.now()}}
+            return sorted(self._database.trash.distinct("_id.tenant_id", due))
+
+
+def _restore(tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], operation: str) -> list[Chat | NotInTrashError]:
+    restored = restore(tx, tenant_id, chat_ids, operation)
+    return [chats.from_document(one, 0) if isinstance(one, dict) else one for one in restored.values()]
+
+
+def _from_document(document: dict[str, Any]) -> TrashedChat:
+    return TrashedChat(
+        id=document["_id"]["chat_id"],
+        title=document["chat"]["title"],
+        message_count=document["chat"]["message_count"],
+        trashed_at=document["trashed_at"],
+        purge_at=document["purge_at"],
+        trashed_by=document["trashed_by"],
+    )

@@ -1,0 +1,189 @@
+"""Trash, restore, expiry and delete, raced with each other and with all that goes on in a chat; then all is counted."""
+
+import random
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from chat_service.errors import ActiveConnectionsError, ChatNotFoundError, ChatServiceError, NotInTrashError
+from chat_service.models import Chat, Deletion, Lease, NewMessage, Role, Span, Trashing
+from chat_service.repository.bulk import Bulk
+from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.keys import chat_key, message_range
+from chat_service.repository.messages import Messages
+from chat_service.repository.presence import Presence
+from chat_service.repository.trash import Trash
+from tests.purging import purge_all
+
+TENANT = "tenant"
+DAY = timedelta(days=1)
+MESSAGE = [NewMessage(Role.USER, "hello", None, {})]
+ROUNDS = 60
+
+
+class World:
+    """Everything that can happen to a chat."""
+
+    def __init__(self, database: Database, inline_limit: int) -> None:
+        self.database = database
+        self.chats = Chats(database)
+        self.messages = Messages(database, inline_limit)
+        self.presence = Presence(database)
+        self.deletions = Deletions(database, inline_limit)
+        self.trash = Trash(database, self.deletions)
+        self.bulk = Bulk(database, self.deletions)
+
+    def new_chat(self, messages: int = 3) -> str:
+        chat_id = self.chats.create(TENANT, None, {}).id
+        self.messages.append(TENANT, chat_id, MESSAGE * messages)
+        return chat_id
+
+    def move(self, chat_id: str) -> Trashing:
+        return self.deletions.move_to_trash(TENANT, chat_id, "key", DAY)
+
+    def states(self, chat_id: str) -> list[str]:
+        """Return where the chat is: in one place exactly."""
+        key = {"_id": chat_key(TENANT, chat_id)}
+        return [name for name in ("chats", "trash", "deletions") if self.database.database[name].find_one(key)]
+
+
+@pytest.fixture(params=[1_000, 0], ids=["inline", "staged"])
+def world(request: pytest.FixtureRequest, database: Database) -> Iterator[World]:
+    found = World(database, request.param)
+    yield found
+    assert list(Checks(database).run()) == []
+    purge_all(database)
+    assert list(Checks(database).run()) == []
+    counts = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
+    assert all(done["purged"] == counts[done["_id"]["chat_id"]] for done in database.completions.find())
+
+
+def race(*contenders: Callable[[], object]) -> list[object]:
+    """Run the contenders at about the same moment, in any order; return what became of each, in theirs."""
+    barrier = threading.Barrier(len(contenders))
+
+    def run(contender: Callable[[], object]) -> object:
+        barrier.wait()
+        threading.Event().wait(random.random() * 0.004)
+        try:
+            return contender()
+        except ChatServiceError as error:
+            return error
+
+    with ThreadPoolExecutor(len(contenders)) as pool:
+        return list(pool.map(run, contenders))
+
+
+def test_of_trash_and_delete_exactly_one_is_first(world: World) -> None:
+    """Deleted in the end, whoever was first; and a trashing that is told has been."""
+    seen = Counter[str]()
+    for _ in range(ROUNDS):
+        chat_id = world.new_chat()
+        moved, deleted = race(
+            lambda chat_id=chat_id: world.move(chat_id),
+            lambda chat_id=chat_id: world.deletions.delete(TENANT, chat_id, "key"),
+        )
+        assert isinstance(deleted, Deletion), "a chat in the trash is deleted too"
+        assert isinstance(moved, Trashing | ChatNotFoundError)
+        assert world.states(chat_id) == ["deletions"]
+        seen[type(moved).__name__] += 1
+    assert len(seen) == 2, seen
+
+
+def test_of_restore_and_delete_exactly_one_is_first(world: World) -> None:
+    """Purge now, or a delete of the chat wherever it is, against a restore."""
+    seen = Counter[str]()
+    for number in range(ROUNDS):
+        chat_id = world.new_chat()
+        world.move(chat_id)
+        of_trash = bool(number % 2)
+        restored, deleted = race(
+            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id),
+            lambda chat_id=chat_id, of_trash=of_trash: world.deletions.delete(
+                TENANT, chat_id, "key", of_trash=of_trash
+            ),
+        )
+        if of_trash:
+            assert isinstance(restored, Chat) != isinstance(deleted, Deletion)
+        else:
+            assert isinstance(deleted, Deletion)
+        assert world.states(chat_id) == (["deletions"] if isinstance(deleted, Deletion) else ["chats"])
+        seen[f"{type(restored).__name__} {type(deleted).__name__}"] += 1
+    assert len(seen) >= 3, seen
+
+
+def test_an_expiry_takes_nothing_that_was_restored(world: World) -> None:
+    """Its time is over at the moment of the race: a restore is in time, or it is not there."""
+    for _ in range(ROUNDS):
+        chat_id = world.new_chat()
+        world.move(chat_id)
+        soon = world.database.now() + timedelta(milliseconds=random.randint(0, 6))
+        world.database.trash.update_one({"_id": chat_key(TENANT, chat_id)}, {"$set": {"purge_at": soon}})
+        restored, _ = race(
+            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id),
+            lambda: [world.trash.delete_due(TENANT, 10) for _ in range(5)],
+        )
+        while not isinstance(restored, Chat) and world.states(chat_id) == ["trash"]:
+            world.trash.delete_due(TENANT, 10)
+        assert isinstance(restored, Chat | NotInTrashError)
+        assert world.states(chat_id) == (["chats"] if isinstance(restored, Chat) else ["deletions"])
+
+
+def test_a_message_is_in_the_chat_or_refused(world: World) -> None:
+    """Posted, edited and emptied beside trash and restore: what was acknowledged is there in the end."""
+    for _ in range(ROUNDS):
+        chat_id = world.new_chat(1)
+        outcomes = race(
+            lambda chat_id=chat_id: world.move(chat_id),
+            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id),
+            *[lambda chat_id=chat_id: world.messages.append(TENANT, chat_id, MESSAGE)] * 3,
+        )
+        posted = sum(isinstance(outcome, list) for outcome in outcomes)
+        if world.states(chat_id) == ["trash"]:
+            world.trash.restore(TENANT, chat_id)
+        assert world.states(chat_id) == ["chats"]
+        assert len(world.messages.page(TENANT, chat_id, Span(), 50)) == 1 + posted
+
+
+def test_a_connection_and_a_trashing_never_both_succeed(world: World) -> None:
+    """Nobody is connected to a chat in the trash, nor to one that was restored since."""
+    for _ in range(ROUNDS):
+        chat_id, connection_id = world.new_chat(), str(uuid.uuid4())
+        moved, opened = race(
+            lambda chat_id=chat_id: world.move(chat_id),
+            lambda chat_id=chat_id, one=connection_id: world.presence.open(TENANT, chat_id, one, "worker")[0],
+        )
+        assert isinstance(moved, Trashing) != isinstance(opened, Lease)
+        if isinstance(opened, Lease):
+            assert isinstance(moved, ActiveConnectionsError)
+            world.presence.close("worker", [connection_id])
+        assert world.database.presence.count_documents({}) == 0
+
+
+def test_everything_at_once(world: World) -> None:
+    """Trash, restore, delete, bulk, create, purge, empty: in one place in the end, and all that is told was so."""
+    for _ in range(ROUNDS):
+        chat_id = world.new_chat()
+        outcomes = race(
+            lambda chat_id=chat_id: world.move(chat_id),
+            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id),
+            lambda chat_id=chat_id: world.bulk.remove(TENANT, [chat_id], "key", keep=DAY)[chat_id],
+            lambda chat_id=chat_id: world.bulk.restore(TENANT, [chat_id])[chat_id],
+            lambda chat_id=chat_id: world.messages.clear(TENANT, chat_id),
+            lambda chat_id=chat_id: world.chats.create(TENANT, None, {}, chat_id),
+            lambda chat_id=chat_id: world.deletions.delete(TENANT, chat_id, "key"),
+            lambda chat_id=chat_id: world.deletions.delete(TENANT, chat_id, "key", of_trash=True),
+        )
+        assert sum(isinstance(outcome, Deletion) for outcome in outcomes) == 1
+        assert not isinstance(outcomes[5], Chat)
+        assert world.states(chat_id) == ["deletions"]
+    purge_all(world.database)
+    assert world.database.messages.count_documents({"_id": message_range(TENANT, chat_id)}) == 0
