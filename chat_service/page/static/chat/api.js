@@ -25,6 +25,7 @@ export class Problem extends Error {
 }
 
 const CHATS = "/api/v1/chats";
+const TRASH = "/api/v1/trash";
 const SENDABLE = /^[\x21-\x7e]+$/; // in a header; fetch would refuse others as if nobody had answered
 
 export class Api {
@@ -79,6 +80,31 @@ export class Api {
   delete(id, { etag, idempotencyKey, evict }) {
     const headers = { "If-Match": etag, "Idempotency-Key": idempotencyKey };
     return this._json("DELETE", `${CHATS}/${id}` + query({ on_active: evict ? "evict" : null }), { headers });
+  }
+
+  /** Moves just what `etag` stands for to the trash; repeated with the same key it gets the first answer again. */
+  moveToTrash(id, { etag, idempotencyKey, evict }) {
+    const headers = { "If-Match": etag, "Idempotency-Key": idempotencyKey };
+    return this._json("POST", `${CHATS}/${id}/trash` + query({ on_active: evict ? "evict" : null }), { headers });
+  }
+
+  /** Returns the chats that were moved to the trash last. */
+  trash(limit) {
+    return this._json("GET", TRASH + query({ limit }));
+  }
+
+  /** Returns a chat of the trash. */
+  trashed(id) {
+    return this._json("GET", `${TRASH}/${id}`);
+  }
+
+  restore(id) {
+    return this._json("POST", `${TRASH}/${id}/restore`);
+  }
+
+  /** Deletes a chat of the trash for good; repeated with the same `idempotencyKey` it gets the first answer again. */
+  deleteTrashed(id, { idempotencyKey }) {
+    return this._json("DELETE", `${TRASH}/${id}`, { headers: { "Idempotency-Key": idempotencyKey } });
   }
 
   /** Returns the receipt of a deleted chat. */

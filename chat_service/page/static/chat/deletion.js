@@ -1,4 +1,4 @@
-// Deleting a chat: say what will be lost, delete just that, and tell the truth about what became of it.
+// Deleting a chat, or moving it to the trash: say what will be lost, take just that away, and tell what became of it.
 
 import { newId } from "./api.js";
 import { byId, element, sentence } from "./elements.js";
@@ -20,13 +20,14 @@ export class Deletion {
   /**
    * `suspend(chatId)` closes this page's own connection to the chat, and returns whether there was one;
    * `resume(chatId)` opens it again; `onDeleted(chatId, title)` hears that the chat is gone, and returns whether it
-   * shows the receipt itself, under that title.
+   * shows the receipt itself, under that title; `onTrashed(chat)` hears that it is in the trash.
    */
-  constructor(api, { suspend, resume, onDeleted }) {
+  constructor(api, { suspend, resume, onDeleted, onTrashed }) {
     this._api = api;
     this._suspend = suspend;
     this._resume = resume;
     this._onDeleted = onDeleted;
+    this._onTrashed = onTrashed;
     this._dialog = byId("deletion");
     this._isBusy = false;
     this._dialog.oncancel = (event) => {
@@ -46,6 +47,22 @@ export class Deletion {
     await this._ask(null);
   }
 
+  /** Asks whether a chat of the trash may be deleted for good, and does it. */
+  openTrashed(chat) {
+    this._chat = chat;
+    this._isDone = false;
+    this._wasOpen = false;
+    const text = [
+      element("p", {}, "“", element("b", { textContent: titleOf(chat) }), "”"),
+      element("p", { textContent: `${count(chat.message_count, "message")} will be deleted for everybody. This cannot be undone.` }),
+    ];
+    const request = { idempotencyKey: newId(), send: (one) => this._api.deleteTrashed(chat.id, one) };
+    this._show("Delete this chat for good?", text, [
+      this._cancel("Cancel"),
+      this._button(`Delete ${count(chat.message_count, "message")}`, "danger", () => this._send(request)),
+    ]);
+  }
+
   async _ask(note) {
     const before = this._preview;
     try {
@@ -59,31 +76,34 @@ export class Deletion {
     const what = messages ? `${count(messages, "message")} (${estimated ? "about " : ""}${size(bytes)})` : "No message";
     const text = [
       element("p", {}, "“", element("b", { textContent: titleOf(this._chat) }), "”"),
-      element("p", { textContent: `${what} will be deleted for everybody. This cannot be undone.` }),
+      element("p", { textContent: `${what} will be gone for everybody. From the trash it can be restored; deleted for good, it cannot be undone.` }),
     ];
-    const label = messages ? `Delete ${count(messages, "message")}` : "Delete chat";
+    const label = messages ? `Delete ${count(messages, "message")} for good` : "Delete for good";
     this._show("Delete this chat?", text, [
       this._cancel("Cancel"),
-      this._button(label, "danger", () => this._delete({ evict: false })),
+      this._button("Move to trash", "primary", () => this._take({ toTrash: true, evict: false })),
+      this._button(label, "danger", () => this._take({ toTrash: false, evict: false })),
     ]);
     byId("deletion-export").hidden = messages === 0;
     if (note && before) this._note(`${note} It had ${count(before.message_count, "message")} when you were asked.`);
   }
 
-  async _delete({ evict }) {
+  async _take({ toTrash, evict }) {
     this._busy(true);
     this._note(null);
     this._wasOpen = (await this._suspend(this._chat.id)) || this._wasOpen;
     // One key for this very request: repeated after a lost answer, it gets that answer.
-    await this._send({ etag: this._preview.etag, idempotencyKey: newId(), evict });
+    const send = (request) => (toTrash ? this._api.moveToTrash(this._chat.id, request) : this._api.delete(this._chat.id, request));
+    await this._send({ etag: this._preview.etag, idempotencyKey: newId(), evict, toTrash, send });
   }
 
   async _send(request) {
     this._busy(true);
+    let answer;
     try {
-      await this._sendUntilOwnCloseIsKnown(request);
+      answer = await this._sendUntilOwnCloseIsKnown(request);
     } catch (problem) {
-      if (problem.status === 409) this._showBusy(problem);
+      if (problem.status === 409) this._showBusy(problem, request);
       else if (problem.status === 412) await this._ask("The chat has changed in the meantime.");
       else if (problem.status === 404) await this._done("This chat was already deleted");
       else this._failed(problem, () => this._send(request));
@@ -91,13 +111,20 @@ export class Deletion {
     } finally {
       this._busy(false);
     }
-    await this._done("Deleted");
+    if (request.toTrash) this._trashed(answer);
+    else await this._done("Deleted");
+  }
+
+  _trashed({ purge_at }) {
+    this._isDone = true;
+    this._dialog.close();
+    this._onTrashed({ ...this._chat, purge_at });
   }
 
   async _sendUntilOwnCloseIsKnown(request) {
     for (let tries = this._wasOpen ? OWN_CLOSE_TRIES : 1; ; tries--) {
       try {
-        return await this._api.delete(this._chat.id, request);
+        return await request.send(request);
       } catch (problem) {
         // Fewer than there were when we were one of them: those are others.
         const areOthers = problem.activeConnections < this._preview.active_connections;
@@ -107,7 +134,7 @@ export class Deletion {
     }
   }
 
-  _showBusy({ activeConnections, requestId }) {
+  _showBusy({ activeConnections, requestId }, { toTrash }) {
     const others = count(activeConnections, "other connection");
     const text = [
       element("p", { textContent: `${others} to this chat ${activeConnections === 1 ? "is" : "are"} live, so nothing was deleted.` }),
@@ -116,8 +143,12 @@ export class Deletion {
     ];
     this._show("Others are connected", text, [
       this._cancel("Cancel"),
-      this._button("Try again", "primary", () => this._delete({ evict: false })),
-      this._button("Disconnect them and delete", "danger", () => this._delete({ evict: true })),
+      this._button("Try again", "primary", () => this._take({ toTrash, evict: false })),
+      this._button(
+        toTrash ? "Disconnect them and move to trash" : "Disconnect them and delete",
+        "danger",
+        () => this._take({ toTrash, evict: true }),
+      ),
     ]);
   }
 
@@ -161,7 +192,7 @@ export class Deletion {
     this._dialog.setAttribute("aria-busy", isBusy);
     for (const button of byId("deletion-buttons").children) button.disabled = isBusy;
     const last = byId("deletion-buttons").lastElementChild;
-    if (isBusy && last) last.textContent = "Deleting…";
+    if (isBusy && last) last.textContent = "Working…";
   }
 
   _cancel(label) {

@@ -8,10 +8,13 @@ import { byId, showError } from "./elements.js";
 import { connectExports } from "./exporting.js";
 import { showReceipt } from "./receipt.js";
 import * as session from "./session.js";
+import { Trash } from "./trash.js";
+import { momentOf } from "./words.js";
 
 let api = null;
 let chats = null;
 let deletion = null;
+let trash = null;
 let conversation = null;
 let wanted = null; // the chat of the address, which may still be on its way
 
@@ -22,7 +25,9 @@ function enter() {
     return;
   }
   api = new Api(session.key(), ({ requestId }) => askForKey({ detail: "This API key is wrong, or was revoked.", requestId }));
-  deletion = new Deletion(api, { suspend, resume, onDeleted });
+  deletion = new Deletion(api, { suspend, resume, onDeleted, onTrashed });
+  trash = new Trash(api, { onRestored, onDelete: (chat) => deletion.openTrashed(chat) });
+  byId("trash").open = false;
   chats?.stop();
   chats = new Chats(api, (chat) => deletion.open(chat));
   byId("entrance").hidden = true;
@@ -96,7 +101,7 @@ async function follow() {
   chats.update(chat);
   conversation = new Conversation(api, chat, {
     changed: (changed) => chats.update(changed),
-    gone: (id, wasDeletedNow) => (wasDeletedNow ? wasDeleted(id, "This chat was deleted by somebody else") : notThere(id, null)),
+    gone: (id, wasDeletedNow) => (wasDeletedNow ? wasTakenAway(id) : notThere(id, null)),
     keyRejected: () => askForKey({ detail: "This API key was revoked." }),
   });
   conversation.start();
@@ -110,9 +115,12 @@ async function notThere(chatId, problem) {
     return;
   }
   showGone("There is no such chat", "Your tenant has no chat with this id.");
-  const receipt = await showReceipt(api, chatId, byId("gone-receipt"));
-  if (receipt && wanted === chatId) showGone("This chat was deleted", "This is what remains of it.");
   chats.remove(chatId);
+  const receipt = await showReceipt(api, chatId, byId("gone-receipt"));
+  const kept = receipt ? null : await api.trashed(chatId).catch(() => null);
+  if (wanted !== chatId) return;
+  if (receipt) showGone("This chat was deleted", "This is what remains of it.");
+  if (kept) isInTrash(kept, "This chat is in the trash");
 }
 
 function wasDeleted(chatId, title) {
@@ -122,8 +130,25 @@ function wasDeleted(chatId, title) {
   close();
 }
 
+/** Tells of a chat that somebody else has taken away: what the socket says of both is the same. */
+async function wasTakenAway(chatId) {
+  const receipt = await api.receipt(chatId).catch(() => null);
+  const kept = receipt ? null : await api.trashed(chatId).catch(() => null);
+  if (wanted !== chatId) return;
+  if (kept) isInTrash(kept, "This chat was moved to the trash by somebody else");
+  else wasDeleted(chatId, "This chat was deleted by somebody else");
+}
+
+function isInTrash(chat, title) {
+  showGone(title, `It can be restored until ${momentOf(chat.purge_at)}. Then it is deleted for good.`);
+  byId("gone-restore").replaceChildren(trash.restoreButton(chat));
+  chats.remove(chat.id);
+  close();
+}
+
 function showGone(title, text) {
   if (byId("gone-title").textContent !== title || byId("gone").hidden) byId("gone-receipt").replaceChildren();
+  byId("gone-restore").replaceChildren();
   byId("gone-title").textContent = title;
   byId("gone-text").textContent = text;
   showOnly("gone");
@@ -138,8 +163,23 @@ function resume(chatId) {
   if (conversation?.chat.id === chatId) conversation.connect();
 }
 
+function onTrashed(chat) {
+  chats.remove(chat.id);
+  trash.refresh();
+  if (conversation?.chat.id === chat.id) isInTrash(chat, "Moved to the trash");
+  else trash.show();
+}
+
+function onRestored(chat) {
+  chats.refresh();
+  if (wanted === chat.id) wanted = null; // it is shown as not there
+  if (session.chatInAddress() === chat.id) follow();
+  else location.hash = `chat=${chat.id}`;
+}
+
 function onDeleted(chatId, title) {
   chats.remove(chatId);
+  trash.refresh();
   const isOpen = conversation?.chat.id === chatId;
   if (isOpen) wasDeleted(chatId, title);
   return isOpen;
