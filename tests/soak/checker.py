@@ -16,12 +16,13 @@ from chat_service.repository.receipts import from_document
 from tests.soak.connections import BY_SERVER
 from tests.soak.exports import check_export
 from tests.soak.record import CUT, HUNG_UP, Receipt, Record, by_chat, by_operation, label
+from tests.soak.trash import check_trash, may_be_hidden
 
 UNAVAILABLE, UNKNOWN = (503, "database_unavailable"), (503, "outcome_unknown")
 GONE = (404, "chat_not_found")
 
 EXPECTED = {
-    "create": {(201, ""), (409, "chat_exists"), (409, "chat_id_retired"), UNAVAILABLE, UNKNOWN},
+    "create": {(201, ""), (409, "chat_exists"), (409, "chat_in_trash"), (409, "chat_id_retired"), UNAVAILABLE, UNKNOWN},
     "post": {(201, ""), GONE, UNAVAILABLE, UNKNOWN},
     "read": {(200, ""), GONE, UNAVAILABLE},
     "receipt": {(200, ""), (404, "not_found"), UNAVAILABLE},
@@ -37,12 +38,15 @@ EXPECTED = {
         (409, "request_in_progress"),
         (None, HUNG_UP),
     },
+    "trash": {(200, ""), GONE, (409, "active_connections"), UNAVAILABLE, UNKNOWN},
+    "restore": {(200, ""), GONE, (404, "not_in_trash"), UNAVAILABLE, UNKNOWN},
     "clear": {(200, ""), GONE, UNAVAILABLE, UNKNOWN},
     "export": {(200, ""), (200, CUT), GONE, UNAVAILABLE},
 }
 """What may be answered at all, by kind of request."""
 
 DELETES = {"delete", "bulk"}
+REMOVALS = {*DELETES, "trash"}
 
 NEVER = float("inf")
 
@@ -76,13 +80,15 @@ class Stored(NamedTuple):
     """What the database holds of one tenant."""
 
     titles: dict[str, str | None]
-    """Of each living chat."""
+    """Of each chat that lives or is in the trash."""
     messages: dict[str, dict[int, str]]
     """Of each chat that has some, living or not: seq -> content."""
     receipts: dict[str, Kept]
     """Of each deleted chat."""
     findings: list[str]
     """What `flask check` finds."""
+    trashed: frozenset[str] = frozenset()
+    """The chats in the trash."""
 
 
 Found = Iterator[tuple[str, str]]
@@ -96,11 +102,13 @@ def look(database: Database, tenant_id: str) -> Stored:
     for found in database.messages.find(mine, {"content": True}):
         messages.setdefault(found["_id"]["chat_id"], {})[found["_id"]["seq"]] = label(found["content"])
     completions = {found["_id"]["chat_id"]: found for found in database.completions.find(mine)}
+    trashed = {found["_id"]["chat_id"]: found["chat"]["title"] for found in database.trash.find(mine)}
     return Stored(
-        titles={found["_id"]["chat_id"]: found["title"] for found in database.chats.find(mine)},
+        titles={found["_id"]["chat_id"]: found["title"] for found in database.chats.find(mine)} | trashed,
         messages=messages,
         receipts={found["_id"]["chat_id"]: _kept(found, completions) for found in database.deletions.find(mine)},
         findings=[f"{finding.kind} {finding.chat_id}: {finding.detail}" for finding in Checks(database).run()],
+        trashed=frozenset(trashed),
     )
 
 
@@ -126,7 +134,7 @@ def check(
     chats = by_chat(records)
     for chat_id in {*chats, *stored.titles, *stored.messages, *stored.receipts} - {""}:
         told = chats.get(chat_id, [])
-        for part in (_life, _deletes, _receipts, _posts, _order):
+        for part in (_life, _deletes, _receipts, _posts, _order, _trash):
             found += [Violation(kind, chat_id, detail) for kind, detail in part(chat_id, told, stored)]
         for timed in (_connections, _exports):
             found += [Violation(kind, chat_id, detail) for kind, detail in timed(told, faults)]
@@ -313,7 +321,14 @@ def _order(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
     first = [record for of in operations.values() for record in (of if of[0].kind in DELETES else of[:1])]
     deleted = [record.ended for record in first if record.kind in DELETES and record.succeeded]
     there = _there(told)
-    missed = [record for record in first if (record.status, record.code) == GONE and record.began > there]
+    hidden = may_be_hidden(told)
+    missed = [
+        record
+        for record in first
+        if (record.status, record.code) == GONE
+        and record.began > there
+        and not any(span.touches(record) for span in hidden)
+    ]
     if missed and chat_id in stored.titles:
         yield "false 404", "the chat lives"
     gone = min([*deleted, *(record.ended for record in missed)], default=NEVER)
@@ -326,11 +341,16 @@ def _order(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
             yield "resurrection", f"{of[0].operation} deleted the chat after it was gone"
 
 
+def _trash(chat_id: str, told: Sequence[Record], stored: Stored) -> Found:
+    """In the trash a chat is hidden, and it is where its callers were told."""
+    yield from check_trash(told, lives=chat_id in stored.titles, is_trashed=chat_id in stored.trashed)
+
+
 def _connections(told: Sequence[Record], faults: Sequence[tuple[float, float]]) -> Found:
     """A 409 has a connection behind it, and no chat is deleted under one."""
     closed = {record.operation: record for record in told if record.kind == "disconnect"}
     opened = [record for record in told if record.kind == "connect" and (record.succeeded or record.is_unknown)]
-    deletes = by_operation(one for one in told if one.kind in DELETES)
+    deletes = by_operation(one for one in told if one.kind in REMOVALS)
     for delete in (record for of in deletes.values() for record in of if record.status == 409):
         if not any(_may_live(one, closed.get(one.operation), delete, faults) for one in opened):
             yield "dishonest", f"{delete.operation}: 409 without a connection"
@@ -365,11 +385,12 @@ def _exports(told: Sequence[Record], faults: Sequence[tuple[float, float]]) -> F
     """What was downloaded is the chat at one moment, or was visibly cut for a reason."""
     posts = by_operation(record for record in told if record.kind == "post")
     clears = [record for record in told if record.kind == "clear"]
-    deletes = [record for record in told if record.kind in DELETES]
+    removals = [record for record in told if record.kind in REMOVALS]
+    deletes = [record for record in removals if record.kind in DELETES]
     done = [next(of for of in found if of.succeeded) for found in by_operation(deletes).values() if _won(found)]
     for export in (record for record in told if record.kind == "export" and record.seen is not None):
         broken = any(one < export.ended and other + AFTER_FAULT_SECONDS > export.began for one, other in faults)
-        deleted = any(delete.may_have_happened and delete.began < export.ended for delete in deletes)
+        deleted = any(one.may_have_happened and one.began < export.ended for one in removals)
         yield from check_export(export, posts, clears, done, is_excused=broken or deleted)
 
 

@@ -73,7 +73,7 @@ class Load:
         self._count = count
         self._next_large = 0.0
         roles = [self._create] * 2 + [self._post] * 4 + [self._delete] * 3 + [self._connect] * 2 + [self._read] * 1
-        roles += [self._export, self._empty]
+        roles += [self._export, self._empty, self._trash]
         self._threads = [
             threading.Thread(target=self._run, args=(role, number), name=f"{role.__name__}-{number}", daemon=True)
             for number, role in enumerate(roles)
@@ -216,6 +216,23 @@ class Load:
             self._post_to(wire, chat_id, dice.randint(1, 30))
         self._delete_and_look(wire, chat_id)
 
+    def _trash(self, wire: Wire, dice: random.Random) -> None:
+        """Move a chat to the trash, see that it is hidden, and restore it, mostly; others delete it out of there."""
+        chat_id = self._choose(dice, CONTESTED * 5)
+        if chat_id is None or not self._move(wire, dice, "trash", chat_id):
+            return
+        self._keep("read", chat_id, self._name("read"), wire.send("GET", f"{CHATS}/{chat_id}"), None)
+        self._stop.wait(dice.random() * HOLD_SECONDS)
+        if dice.random() < 0.9:
+            self._move(wire, dice, "restore", chat_id)
+
+    def _move(self, wire: Wire, dice: random.Random, kind: str, chat_id: str) -> bool:
+        operation = self._name(kind)
+        key = operation if dice.random() < 0.5 else None
+        answer = move(wire, kind, chat_id, key)
+        self._keep(kind, chat_id, operation, answer, key)
+        return answer.status == 200
+
     def _export(self, wire: Wire, dice: random.Random) -> None:
         if time.monotonic() > self._next_large:
             self._next_large = time.monotonic() + LARGE_SECONDS
@@ -297,6 +314,12 @@ class Load:
         self.records.append(
             Record(kind, chat_id, operation, answer.began, answer.ended, answer.status, answer.code, key, texts, body)
         )
+
+
+def move(wire: Wire, kind: str, chat_id: str, key: str | None) -> Answer:
+    """Move a chat to the trash, or restore it."""
+    path = f"{CHATS}/{chat_id}/trash" if kind == "trash" else f"/api/v1/trash/{chat_id}/restore"
+    return wire.send("POST", path, key=key)
 
 
 def post(wire: Wire, chat_id: str, texts: tuple[str, ...], key: str | None) -> Answer:

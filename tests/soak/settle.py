@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from tests.client import CHATS
-from tests.soak.load import delete_all, post
+from tests.soak.load import delete_all, move, post
 from tests.soak.receipts import read_receipt
 from tests.soak.record import Record, by_chat, by_operation
 from tests.soak.wire import Answer, Wire
@@ -51,6 +51,8 @@ def _repeat(first: Record, wire: Wire) -> list[Record]:
         answer = post(wire, first.chat_id, first.parts, first.key)
     elif first.kind == "create":
         answer = wire.send("POST", CHATS, {"title": first.operation}, first.key)
+    elif first.kind in {"trash", "restore"}:
+        answer = move(wire, first.kind, first.chat_id, first.key)
     else:
         answer = wire.send("DELETE", f"{CHATS}/{first.chat_id}", key=first.key)
     chat_id = first.chat_id or (json.loads(answer.body)["id"] if answer.status == 201 else "")

@@ -20,6 +20,8 @@ ALIVE = Stored(titles={CHAT: "create"}, messages={CHAT: {1: "p"}}, receipts={}, 
 DELETED = Stored(titles={}, messages={}, receipts={CHAT: Kept(1)}, findings=[])
 NOTHING = Stored(titles={}, messages={}, receipts={}, findings=[])
 
+TRASHED = ALIVE._replace(trashed=frozenset({CHAT}))
+
 _SUCCESS = {"connect": 101, "create": 201, "post": 201}
 
 
@@ -54,6 +56,8 @@ AT = b"2026-11-26T10:00:00Z"
 
 CREATE, POST, DELETE = told("create", 0), told("post", 1), told("delete", 10)
 OTHER_DELETE = told("delete", 10.2, "delete-2")
+
+TRASH, RESTORE = told("trash", 3), told("restore", 6)
 
 REFUSED_DELETE = told("delete", 10, status=409, code="active_connections")
 
@@ -94,6 +98,22 @@ TRUE = {
         [CREATE, POST, told("connect", 2), told("delete", 3, status=409, code="active_connections")],
         ALIVE,
     ),
+    "a chat in the trash": ([CREATE, POST, TRASH, told("read", 4, **GONE)], TRASHED),
+    "a chat that was restored": ([CREATE, POST, TRASH, told("read", 4, **GONE), RESTORE, told("read", 7)], ALIVE),
+    "a chat that was read until it went to the trash": (
+        [CREATE, POST, replace(told("read", 2), ended=3.2), TRASH],
+        TRASHED,
+    ),
+    "a chat deleted out of the trash": ([CREATE, POST, TRASH, DELETE], DELETED),
+    "an unknown trashing that happened later": (
+        [CREATE, POST, told("trash", 3, **UNKNOWN), told("read", 4), told("read", 6, **GONE)],
+        TRASHED,
+    ),
+    "a trashing that was refused under a connection": (
+        [CREATE, POST, told("connect", 2), told("trash", 3, **CONNECTED), told("disconnect", 4, "connect")],
+        ALIVE,
+    ),
+    "trashed again after a restore": ([CREATE, POST, TRASH, RESTORE, told("trash", 8, "trash-2")], TRASHED),
     "a delete after the connection was closed": (
         [CREATE, POST, told("connect", 2), told("disconnect", 4, "connect"), DELETE],
         DELETED,
@@ -141,6 +161,22 @@ TRUE = {
 }
 
 LIES = {
+    "shown from the trash": ([CREATE, POST, TRASH, told("read", 4), RESTORE], ALIVE),
+    "shown from the trash, by a post": (
+        [CREATE, POST, TRASH, told("post", 4, "late", parts=("q",), answer=ROW_2.answer), RESTORE],
+        ALIVE._replace(messages={CHAT: {1: "p", 2: "q"}}),
+    ),
+    "lost trash": ([CREATE, POST, TRASH], ALIVE),
+    "lost restore": ([CREATE, POST, TRASH, RESTORE], TRASHED),
+    "from nowhere, in the trash": ([CREATE, POST, told("trash", 3, **REFUSED)], TRASHED),
+    "from nowhere, restored": ([CREATE, POST, RESTORE], ALIVE),
+    "false 404, after the restore": ([CREATE, POST, TRASH, RESTORE, told("read", 7, **GONE)], ALIVE),
+    "false 404, before the trashing": ([CREATE, POST, told("read", 2, **GONE), TRASH, RESTORE], ALIVE),
+    "deleted under a connection, to the trash": (
+        [CREATE, POST, told("connect", 2), TRASH, told("disconnect", 5, "connect")],
+        TRASHED,
+    ),
+    "lost create, out of the trash": ([CREATE, POST, TRASH], NOTHING),
     "two 200s": ([CREATE, POST, DELETE, OTHER_DELETE], DELETED),
     "lost delete": ([CREATE, POST, DELETE], ALIVE),
     "partial delete": ([CREATE, POST, DELETE], DELETED._replace(messages={CHAT: {1: "p"}})),
