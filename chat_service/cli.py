@@ -16,7 +16,7 @@ from flask.cli import AppGroup, with_appcontext
 from chat_service.api.context import repositories
 from chat_service.api.imports import take_in
 from chat_service.errors import ChatServiceError, InvalidImportError
-from chat_service.jobs.expiry import TrashExpiry
+from chat_service.jobs.expiry import Expiry
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
 from chat_service.jobs.runner import run, start
@@ -185,14 +185,14 @@ def revoke_key(tenant_id: str, key_id: str) -> None:
 @click.option("--until-idle", is_flag=True, help="End when no purge is open, and show how it goes.")
 @_told_plainly
 def run_jobs(*, until_idle: bool) -> None:
-    """Purge, expire the trash, and free what dead processes hold, until told to stop (SIGTERM or Ctrl-C).
+    """Purge, delete what has expired, and free what dead processes hold, until told to stop (SIGTERM or Ctrl-C).
 
     Any number of these may run at once, and be killed.
     """
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
-    expiry = TrashExpiry(repositories().trash)
+    expiry = Expiry(repositories().expired)
     start(OrphanReaper(repositories().orphans), stop)
     if until_idle:
         run(expiry, stop, until_done=True)

@@ -131,6 +131,8 @@ class Chat:
     last_message_at: datetime | None
     revision: int
     """Grows with every change to the chat or its messages, and not as connections come and go."""
+    expires_at: datetime | None = None
+    """From this moment on it is gone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Chats: create, list, look up, change."""
 
+from datetime import datetime
 from typing import Any
 
 from flask import url_for
@@ -11,7 +12,7 @@ from chat_service.api.openapi import raises
 from chat_service.api.paging import paged
 from chat_service.api.parsing import expected_revisions, idempotency_key, unless_seen
 from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch
-from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatInTrashError
+from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatInTrashError, ValidationFailedError
 from chat_service.models import Chat, ListPosition, Scope
 
 blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chats of the caller's tenant")
@@ -28,7 +29,10 @@ def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
     Choose the id yourself, or send an `Idempotency-Key`: then a repetition after a lost answer cannot create two. An id
     that was deleted is never free again: 409 `chat_id_retired`. Nor is that of a chat in the trash: `chat_in_trash`.
     """
-    chat = repositories().chats.create(caller().tenant_id, new["title"], new["metadata"], new["id"], idempotency_key())
+    _require_future(new["expires_at"])
+    chat = repositories().chats.create(
+        caller().tenant_id, new["title"], new["metadata"], new["id"], idempotency_key(), new["expires_at"]
+    )
     return created(chat)
 
 
@@ -77,8 +81,19 @@ def update_chat(changes: dict[str, Any], chat_id: str) -> tuple[Chat, dict[str, 
 
     What is not named stays. `metadata` is replaced as a whole.
     """
+    _require_future(changes.get("expires_at"))
     chat = repositories().chats.update(caller().tenant_id, chat_id, changes, expected_revisions())
     return chat, etag(chat.revision, chat.active_connections)
+
+
+def _require_future(expires_at: datetime | None) -> None:
+    """See that an end is still to come, by the database's clock.
+
+    Raises:
+        ValidationFailedError: it is not.
+    """
+    if expires_at is not None and expires_at <= repositories().database.now():
+        raise ValidationFailedError({"expires_at": ["Not in the future."]})
 
 
 def created(chat: Chat) -> tuple[Chat, dict[str, str]]:

@@ -11,6 +11,7 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.expired import Expired
 from chat_service.repository.exports import Exports
 from chat_service.repository.imports import Imports
 from chat_service.repository.limits import RateLimits
@@ -36,6 +37,7 @@ class Repositories:
     deletions: Deletions
     trash: Trash
     bulk: Bulk
+    expired: Expired
     receipts: Receipts
     previews: Previews
     purges: Purges
@@ -58,8 +60,9 @@ class Repositories:
             database=database,
             chats=Chats(database),
             deletions=deletions,
-            trash=Trash(database, deletions),
+            trash=Trash(database),
             bulk=Bulk(database, deletions),
+            expired=Expired(database, deletions),
             receipts=Receipts(database),
             previews=Previews(database, inline_limit),
             purges=Purges(database),

@@ -14,6 +14,8 @@ BULK_CHATS = 1_000
 PAGE_DEFAULT = 50
 PAGE_MOST = 200
 
+EXPIRES_AT = {"description": "From this moment on the chat is gone for everybody. It must be in the future."}
+
 CURSOR = {"description": "`next_cursor` of the page before, unchanged.", "format": "cursor"}
 
 
@@ -23,6 +25,7 @@ class ChatIn(Schema):
     title = Text(TITLE_CHARACTERS, 0, load_default=None, allow_none=True, metadata={"example": "Where is my parcel?"})
     metadata = Metadata(load_default=dict)
     id = Uuid(load_default=None, metadata={"description": "Choose the id yourself, so that a retry cannot create two."})
+    expires_at = Rfc3339(load_default=None, allow_none=True, metadata=EXPIRES_AT)
 
 
 class ChatPatch(Schema):
@@ -30,6 +33,7 @@ class ChatPatch(Schema):
 
     title = Text(TITLE_CHARACTERS, 0, allow_none=True, metadata={"example": "My parcel"})
     metadata = Metadata()
+    expires_at = Rfc3339(allow_none=True, metadata={"description": f"{EXPIRES_AT['description']} Null takes it away."})
 
     @validates_schema
     def _check(self, data: dict[str, Any], **_: Any) -> None:
@@ -53,6 +57,11 @@ class ChatOut(Schema):
     created_at = Time()
     updated_at = Time()
     last_message_at = Time(allow_none=True)
+    expires_at = Time(allow_none=True, metadata={"description": "When the chat is deleted, if it has an end."})
+    expires_by = fields.Function(
+        lambda chat: None if chat.expires_at is None else "chat",
+        metadata={"type": ["string", "null"], "enum": ["chat", None], "description": "What has given it its end."},
+    )
 
 
 class ChatPageIn(Schema):

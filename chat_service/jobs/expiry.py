@@ -1,6 +1,6 @@
-"""The expiry: deletes chats whose time in the trash is over. Nobody could restore them any more before it came by."""
+"""The expiry: deletes chats whose time is over. Nobody could reach or restore them any more before it came by."""
 
-from chat_service.repository.trash import Trash
+from chat_service.repository.expired import Expired
 
 BATCH_CHATS = 64
 """Of a tenant, before the next one has its turn."""
@@ -8,28 +8,28 @@ BATCH_CHATS = 64
 REST_SECONDS = 5.0
 
 
-class TrashExpiry:
+class Expiry:
     """One worker; it takes the tenants in turns."""
 
-    name = "trash-expiry"
+    name = "expiry"
     rest_seconds = REST_SECONDS
 
-    def __init__(self, trash: Trash) -> None:
-        self._trash = trash
+    def __init__(self, expired: Expired) -> None:
+        self._expired = expired
         self._last_tenant = ""
 
     def run_once(self) -> int | None:
-        """Delete some chats of one tenant, and return how many; None if no chat is due.
+        """Delete some chats of one tenant, and return how many; None if no chat's time is over.
 
         Raises:
             DatabaseUnavailableError, OutcomeUnknownError: those that are left are found again.
         """
-        waiting = self._trash.tenants_with_due()
+        waiting = self._expired.tenants()
         if not waiting:
             return None
         self._last_tenant = next((one for one in waiting if one > self._last_tenant), waiting[0])
-        return self._trash.delete_due(self._last_tenant, BATCH_CHATS)
+        return self._expired.delete(self._last_tenant, BATCH_CHATS)
 
     def is_done(self) -> bool:
-        """Tell whether no chat is due."""
-        return not self._trash.tenants_with_due()
+        """Tell whether no chat's time is over."""
+        return not self._expired.tenants()

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from typing import Any
 
 from chat_service import models
@@ -37,6 +36,7 @@ from chat_service.realtime.leases import Leases
 from chat_service.realtime.outbox import Outboxes, Socket
 from chat_service.repository.changes import Changes
 from chat_service.repository.messages import is_full
+from chat_service.repository.presence import Opened
 from chat_service.repository.processes import own_name
 from chat_service.telemetry import logs, metrics
 
@@ -113,7 +113,10 @@ class Sockets:
             self._hub.add(socket)
             try:
                 await self._feed.wait_until_followed(caller.tenant_id)
-                socket.leased_until, last = await self._run(self._open, socket, name)
+                opened = await self._run(self._open, socket, name)
+                socket.leased_until, last = opened.lease.expires_at, opened.last_seq
+                if not socket.is_end_known:
+                    socket.ends_at = opened.expires_at
                 self._require_open_door(socket)
             except BaseException as error:
                 self._hub.remove(socket)
@@ -127,17 +130,17 @@ class Sockets:
             socket.catch_up(last if after is None else min(after, last), last)
             return socket
 
-    def _open(self, socket: Socket, name: str | None) -> tuple[datetime, int]:
-        """Open the lease, in a thread; return until when it is good, and the seq of the chat's last message."""
+    def _open(self, socket: Socket, name: str | None) -> Opened:
+        """Open the lease, in a thread, and return it."""
         # The key may have been revoked since it was cached, or since its ticket was made, and before the feed could
         # tell this socket. It will not be asked for again as long as the connection lives.
         self._repositories.tenants.key(socket.caller.tenant_id, socket.caller.key_id)
         if self._repositories.receipts.of_chats(socket.caller.tenant_id, [socket.owner[1]]):
             raise ChatNotFoundError
-        lease, last = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id, name)
+        opened = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id, name)
         if socket.refusal is not None:
             self._repositories.presence.close(self._worker_id, [socket.connection_id])
-        return lease.expires_at, last
+        return opened
 
     def _require_open_door(self, socket: Socket) -> None:
         """See that nothing has happened to the connection while it was on its way in.

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing, suppress
+from datetime import datetime
 
 from chat_service.errors import ChangesLostError, ChatNotFoundError, ChatServiceError, DatabaseUnavailableError
 from chat_service.models import Change, ChatGone, ChatUpdated, KeyRevoked, MessageCreated
@@ -122,13 +123,13 @@ class Feed:
 
     def _tell_update(self, tenant_id: str, chat_id: str) -> None:
         try:
-            frame = frames.chat_updated(self._chats.get(tenant_id, chat_id))
+            chat = self._chats.get(tenant_id, chat_id)
         except ChatNotFoundError:
             return  # deleted since, which comes next
         except ChatServiceError as error:
             _log.warning("A change of a chat was not told: %s", type(error).__name__)
             return
-        self._call(self._tell, (tenant_id, chat_id), frame)
+        self._call(self._tell_chat, (tenant_id, chat_id), chat.expires_at, frames.chat_updated(chat))
 
     def _tell_departure(self, tenant_id: str, chat_id: str) -> None:
         """Close the sockets of a chat that was deleted or trashed, but not those that came after it was restored."""
@@ -155,8 +156,9 @@ class Feed:
         for socket in self._hub.room(owner):
             socket.tell_message(seq, frame)
 
-    def _tell(self, owner: tuple[str, str], frame: str) -> None:
+    def _tell_chat(self, owner: tuple[str, str], ends_at: datetime | None, frame: str) -> None:
         for socket in self._hub.room(owner):
+            socket.ends_at, socket.is_end_known = ends_at, True
             socket.tell(frame)
 
     def _tell_deletion(self, owner: tuple[str, str], later: set[str] | None) -> None:

@@ -18,12 +18,14 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from chat_service.realtime.closing import RECONNECT, TOO_SLOW
+from chat_service.realtime import frames
+from chat_service.realtime.closing import DELETED, RECONNECT, TOO_SLOW
 from chat_service.realtime.hub import Hub
 from chat_service.realtime.outbox import Socket
 from chat_service.repository.presence import LEASE, Presence
 
 LOOK_SECONDS = 1.0
+LOOK = timedelta(seconds=LOOK_SECONDS)
 """Between two looks for leases that end and readers that stall."""
 
 RENEW_SECONDS = 5.0
@@ -35,6 +37,9 @@ with last words, a close that is not answered, and bytes that are not read."""
 
 RENEW_AT_ONCE = 500
 """More leases are renewed in sixteen parts, spread over the time: 5,000 at once would hold up requests."""
+
+MOMENT = 0.001
+"""By which the loop may be early."""
 
 REST_SECONDS = 0.2
 
@@ -93,6 +98,14 @@ class Leases:
                 socket.close(RECONNECT)
             elif socket.is_stalled(clock):
                 socket.close(TOO_SLOW)
+            elif socket.ends_at is not None and (left := socket.ends_at - now) <= 2 * LOOK:
+                # To the millisecond; it may have got another end until then.
+                asyncio.get_running_loop().call_later(left.total_seconds() + MOMENT, self._end, socket)
+
+    def _end(self, socket: Socket) -> None:
+        """Close a connection whose chat's time is over."""
+        if socket.ends_at is not None and socket.ends_at <= self._now():
+            socket.close(DELETED, frames.chat_deleted(socket.chat_id))
 
     async def _renew(self) -> None:
         self._is_in_doubt = False

@@ -66,6 +66,8 @@ class Socket:
         "caller",
         "chat_id",
         "connection_id",
+        "ends_at",
+        "is_end_known",
         "is_open",
         "leased_until",
         "opened_at",
@@ -81,6 +83,10 @@ class Socket:
         self.owner = (caller.tenant_id, chat_id)
         self.connection_id = connection_id
         self.leased_until: datetime | None = None
+        self.ends_at: datetime | None = None
+        """When its chat is gone."""
+        self.is_end_known = False
+        """Whether the feed has told that since the socket came."""
         self.is_open = False
         """Whether the handshake was answered."""
         self.refusal: Close | None = None

@@ -59,7 +59,7 @@ class Bulk:
     def __init__(self, database: Database, deletions: Deletions) -> None:
         self._database = database
         self._deletions = deletions
-        self._trash = Trash(database, deletions)
+        self._trash = Trash(database)
         self._traffic = Traffic(database)
 
     def remove(

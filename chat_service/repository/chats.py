@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, ReturnDocument
@@ -17,7 +18,7 @@ from chat_service.errors import (
 from chat_service.models import Chat, IdempotencyKey, ListPosition
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
-from chat_service.repository.keys import chat_key
+from chat_service.repository.keys import chat_key, has_expired, living, unexpired
 from chat_service.repository.presence import Presence
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -29,15 +30,16 @@ class Chats:
         self._database = database
         self._presence = Presence(database)
 
-    def create(
+    def create(  # noqa: PLR0913, PLR0917 - a chat, and how it is asked for
         self,
         tenant_id: str,
         title: str | None,
         metadata: dict[str, Any],
         chat_id: str | None = None,
         key: IdempotencyKey | None = None,
+        expires_at: datetime | None = None,
     ) -> Chat:
-        """Create a chat, under `chat_id` if it is given, and return it.
+        """Create a chat, under `chat_id` if it is given, and return it. At `expires_at` it is gone.
 
         Raises:
             ChatExistsError: the tenant has a chat with this id.
@@ -50,9 +52,8 @@ class Chats:
 
         def build(facts: dict[str, Any]) -> Chat:
             at = facts["at"]
-            return Chat(
-                facts["id"], title, metadata, 0, 0, created_at=at, updated_at=at, last_message_at=None, revision=1
-            )
+            times = {"created_at": at, "updated_at": at, "last_message_at": None, "expires_at": expires_at}
+            return Chat(facts["id"], title, metadata, 0, 0, revision=1, **times)
 
         chat = build({"id": chat_id or str(uuid.uuid4()), "at": self._database.now()})
 
@@ -73,9 +74,10 @@ class Chats:
             return ChatIdRetiredError()
         if tx.trash.find_one(key, {"_id": True}):
             return ChatInTrashError()
-        if tx.chats.find_one(key, {"_id": True}):
-            return ChatExistsError()
-        return None
+        if (chat := tx.chats.find_one(key, {"expires_at": True})) is None:
+            return None
+        # One whose time is over is deleted to everybody, whether or not the expiry has come by.
+        return ChatIdRetiredError() if has_expired(chat, tx.now) else ChatExistsError()
 
     def get(self, tenant_id: str, chat_id: str) -> Chat:
         """Return the chat with its live connections counted.
@@ -85,14 +87,14 @@ class Chats:
         """
         with self._database.operation():
             connections = self._presence.count(self._database.unbound(), tenant_id, chat_id).live
-            document = self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)})
+            document = self._database.chats.find_one(living(tenant_id, chat_id, self._database.now()))
         if document is None:
             raise ChatNotFoundError
         return from_document(document, connections)
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Chat]:
         """Return up to `limit` chats of the tenant that come after a place in the list, latest activity first."""
-        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id}
+        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, **unexpired(self._database.now())}
         if after is not None:
             # The bound is said twice: the first is what the index can start from.
             wanted["updated_at"] = {"$lte": after.at}
@@ -107,14 +109,14 @@ class Chats:
     def update(
         self, tenant_id: str, chat_id: str, changes: dict[str, Any], revisions: Collection[int] | None = None
     ) -> Chat:
-        """Change the title or the metadata and return the chat; with `revisions`, only if it is at one of them.
+        """Change title, metadata or end, and return the chat; with `revisions`, only if it is at one of them.
 
         Raises:
             ChatNotFoundError: absent, deleted or another tenant's.
             PreconditionFailedError: the chat is at another revision; nothing was changed.
         """
         now = self._database.now()
-        key = {"_id": chat_key(tenant_id, chat_id)}
+        key = living(tenant_id, chat_id, now)
         expected = at_revision(revisions)
         with self._database.operation(writes=True):
             document = self._database.chats.find_one_and_update(
@@ -148,6 +150,7 @@ def to_document(tenant_id: str, chat: Chat) -> dict[str, Any]:
         "created_at": chat.created_at,
         "updated_at": chat.updated_at,
         "last_message_at": chat.last_message_at,
+        **({} if chat.expires_at is None else {"expires_at": chat.expires_at}),
     }
 
 
@@ -163,4 +166,5 @@ def from_document(document: dict[str, Any], active_connections: int) -> Chat:
         updated_at=document["updated_at"],
         last_message_at=document["last_message_at"],
         revision=document["revision"],
+        expires_at=document.get("expires_at"),
     )

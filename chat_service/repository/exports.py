@@ -24,7 +24,7 @@ from chat_service.errors import (
 from chat_service.models import Caller, Chat
 from chat_service.repository import chats
 from chat_service.repository.database import Database
-from chat_service.repository.keys import chat_key, message_range
+from chat_service.repository.keys import living, message_range, unexpired
 from chat_service.repository.unit_of_work import UnitOfWork
 
 HELD_BYTES = 256 * 2**10
@@ -104,10 +104,9 @@ class Exports:
             ExportEndedError (from the iterator): the chat was deleted meanwhile.
             ExportOutdatedError (from the iterator): the server's past is over, and the rest has changed.
         """
-        key = chat_key(caller.tenant_id, chat_id)
         with self._place(caller), self._database.snapshot() as tx:
             with self._database.operation():
-                document = tx.chats.find_one({"_id": key})
+                document = tx.chats.find_one(living(caller.tenant_id, chat_id, tx.now))
                 if document is None:
                     raise ChatNotFoundError
                 # What fails before a first part can be sent is answered like any other request.
@@ -140,7 +139,8 @@ class Exports:
         while not last.is_last:
             with _or_cut():
                 # Outside the snapshot, which would see it for ever: what is deleted can be read by no route.
-                if self._database.unbound().chats.find_one({"_id": chat["_id"]}, {"_id": True}) is None:
+                now = self._database.unbound()
+                if now.chats.find_one({"_id": chat["_id"], **unexpired(now.now)}, {"_id": True}) is None:
                     raise ExportEndedError
                 last = self._later(tx, chat, last)
             count += len(last.rows)

@@ -1,9 +1,10 @@
-"""The primary keys, built in one place.
+"""The primary keys, and the conditions that they begin, built in one place.
 
 The tenant is part of every key, so a query that forgets it cannot be written by accident. BSON compares embedded
 documents field by field *in order*: these constructors are what keeps the order the same everywhere.
 """
 
+from datetime import datetime
 from typing import Any
 
 from chat_service.models import MAX_SEQ
@@ -12,6 +13,22 @@ from chat_service.models import MAX_SEQ
 def chat_key(tenant_id: str, chat_id: str) -> dict[str, Any]:
     """Return the `_id` of a chat, and of the receipt that replaces it."""
     return {"tenant_id": tenant_id, "chat_id": chat_id}
+
+
+def living(tenant_id: str, chat_id: str, now: datetime) -> dict[str, Any]:
+    """Return the condition for a chat that is there, and whose time, if it has one, is not over."""
+    return {"_id": chat_key(tenant_id, chat_id), **unexpired(now)}
+
+
+def has_expired(document: dict[str, Any], now: datetime) -> bool:
+    """Tell whether the time of the chat is over."""
+    expires_at: datetime | None = document.get("expires_at")
+    return expires_at is not None and expires_at <= now
+
+
+def unexpired(now: datetime) -> dict[str, Any]:
+    """Return the condition that a chat's time, if it has one, is not over."""
+    return {"expires_at": {"$not": {"$lte": now}}}
 
 
 def message_key(tenant_id: str, chat_id: str, seq: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ What this module keeps, in every interleaving with posts, connections, creates, 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo.errors import BulkWriteError, DuplicateKeyError
@@ -39,9 +39,9 @@ from chat_service.errors import (
 )
 from chat_service.models import MAX_SEQ, Deletion, IdempotencyKey, Trashing
 from chat_service.repository.chats import at_revision
-from chat_service.repository.keys import chat_key, own_messages
+from chat_service.repository.keys import chat_key, has_expired, unexpired
 from chat_service.repository.presence import LeaseCount, Presence
-from chat_service.repository.purges import Purges
+from chat_service.repository.purges import Purges, remove_inline
 from chat_service.repository.receipts import to_document
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -80,11 +80,7 @@ class Removal:
     of_trash: bool = False
     """Only a chat that is in the trash is meant."""
     is_due: bool = False
-    """Only one whose time in the trash is over, which nobody but the expiry finds there any more."""
-
-
-class MiscountedError(Exception):
-    """Chats deleted together had other numbers of messages than they say; nothing was deleted."""
+    """Only one whose time is over, its own or that in the trash: nobody but the expiry finds it any more."""
 
 
 class Lifecycle:
@@ -125,7 +121,7 @@ class Lifecycle:
         limit = self._inline_limit if len(removed) == 1 else min(self._inline_limit, SHARED_INLINE_LIMIT)
         at_once = [chat for chat in removed.values() if chat["message_count"] <= limit and not chat.get("open_purges")]
         if at_once:
-            _remove_messages(tx, at_once)
+            remove_inline(tx, at_once)
         receipts = {
             removal: _receipt(tx, chat, removal) if chat in at_once else self._staged(tx, tenant_id, chat, removal)
             for removal, chat in removed.items()
@@ -201,13 +197,13 @@ def _refused(
 ) -> dict[Removal, Verdict]:
     """Return why those cannot be removed that have live connections."""
     held = [one for one in removals if leases[one.chat_id].live and not one.evict and not one.of_trash]
-    chats = _read(tx, "chats", tenant_id, held, {"revision": True})
+    chats = _read(tx, "chats", tenant_id, held, {"revision": True, "expires_at": True})
     return {
         removal: ActiveConnectionsError(leases[removal.chat_id].live)
         if _is_at_revision(chats[removal.chat_id], removal)
         else PreconditionFailedError()
         for removal in held
-        if removal.chat_id in chats
+        if removal.chat_id in chats and not has_expired(chats[removal.chat_id], tx.now)
     }
 
 
@@ -217,7 +213,8 @@ def _remove(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict
     if len(removals) == 1 and alive:
         # A single one with one command less.
         removal = alive.pop()
-        seen = {"_id": chat_key(tenant_id, removal.chat_id), **at_revision(removal.revisions)}
+        time = {"expires_at": {"$lte": tx.now}} if removal.is_due else unexpired(tx.now)
+        seen = {"_id": chat_key(tenant_id, removal.chat_id), **time, **at_revision(removal.revisions)}
         chat = tx.chats.find_one_and_delete(seen, projection=CHAT_FIELDS if removal.keep is None else None)
         if chat is not None:
             return {removal: chat}
@@ -236,6 +233,8 @@ def _remove(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict
 def _verdict(tx: UnitOfWork, removal: Removal, live: Chat | None, kept: Chat | None) -> Verdict:
     """Return the chat as it is to be removed from where it is, or why it is not."""
     chat = live
+    if live is not None and removal.is_due != has_expired(live, tx.now):
+        return ChatNotFoundError()
     if live is None:
         if kept is None or removal.is_due == (kept["purge_at"] > tx.now):
             return ChatNotFoundError()
@@ -269,7 +268,7 @@ def _put_in_trash(tx: UnitOfWork, removed: Mapping[Removal, Chat]) -> dict[Remov
             "_id": chat.pop("_id"),
             "chat": chat,
             "trashed_at": tx.now,
-            "purge_at": tx.now + (removal.keep or timedelta()),
+            "purge_at": _kept_until(tx, chat, removal),
             "trashed_by": removal.requested_by,
             "operation": removal.operation,
         }
@@ -279,19 +278,15 @@ def _put_in_trash(tx: UnitOfWork, removed: Mapping[Removal, Chat]) -> dict[Remov
     return {removal: trashing(document, removal) for removal, document in documents.items()}
 
 
+def _kept_until(tx: UnitOfWork, chat: Chat, removal: Removal) -> datetime:
+    """Return until when a chat is in the trash: one that has an end of its own, not beyond that."""
+    until: datetime = tx.now + (removal.keep or timedelta())
+    return min(until, chat.get("expires_at") or until)
+
+
 def trashing(kept: Chat, removal: Removal) -> Trashing:
     """Return what is told of a chat that the removal has found in the trash, or put there."""
     return Trashing(removal.chat_id, kept["trashed_at"], kept["purge_at"])
-
-
-def _remove_messages(tx: UnitOfWork, chats: Sequence[Chat]) -> None:
-    """Remove the messages of the chats with one command, and see that the counts in the documents are true."""
-    deletes = [{"q": {"_id": own_messages(chat)}, "limit": 0} for chat in chats]
-    removed = int(tx.command({"delete": "messages", "deletes": deletes})["n"])
-    if len(chats) == 1:
-        chats[0]["message_count"] = removed
-    elif removed != sum(chat["message_count"] for chat in chats):
-        raise MiscountedError
 
 
 def _receipt(tx: UnitOfWork, chat: Chat, removal: Removal) -> Deletion:

@@ -18,7 +18,7 @@ from chat_service.errors import ChatNotFoundError, ChatServiceError, MessageNotF
 from chat_service.models import IdempotencyKey, Message, NewMessage, Span
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
-from chat_service.repository.keys import chat_key, message_key, message_range
+from chat_service.repository.keys import living, message_key, message_range
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 from chat_service.repository.together import Bounds, GroupCommit, Unit
 from chat_service.repository.transaction import Again
@@ -119,7 +119,7 @@ class Messages:
             "$inc": {"next_seq": count, "message_count": count, "revision": 1},
             "$set": {"updated_at": tx.now, "last_message_at": tx.now},
         }
-        touch = {"query": {"_id": chat_key(tenant_id, chat_id)}, "update": change, "fields": {"next_seq": True}}
+        touch = {"query": living(tenant_id, chat_id, tx.now), "update": change, "fields": {"next_seq": True}}
         chat = tx.command({"findAndModify": "chats", **touch})["value"]
         return None if chat is None else int(chat["next_seq"])
 
@@ -134,7 +134,9 @@ class Messages:
                 messages = self._read(tenant_id, chat_id, span, limit)
                 # The messages first, then the chat: a chat that is still there vouches for what was read before,
                 # because a delete takes both at once and a deleted id never comes back.
-                chat = self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)}, {"first_seq": True})
+                chat = self._database.chats.find_one(
+                    living(tenant_id, chat_id, self._database.now()), {"first_seq": True}
+                )
                 if chat is None:
                     raise ChatNotFoundError
                 if all(message.seq >= chat["first_seq"] for message in messages):
@@ -213,7 +215,7 @@ class Messages:
 
         The message is looked up first, so that nothing has been written when the answer is that it is missing.
         """
-        key = {"_id": chat_key(tenant_id, chat_id)}
+        key = living(tenant_id, chat_id, tx.now)
         message = {"_id": message_key(tenant_id, chat_id, seq)}
         if tx.messages.find_one(message, {"_id": True}):
             change = {"$inc": {"revision": 1, **counts}, "$set": {"updated_at": tx.now}}
@@ -230,9 +232,9 @@ class Messages:
         Raises:
             ChatNotFoundError: there is no such chat (any more).
         """
-        key = {"_id": chat_key(tenant_id, chat_id)}
 
         def work(tx: UnitOfWork) -> int | ChatNotFoundError:
+            key = living(tenant_id, chat_id, tx.now)
             chat = tx.chats.find_one(key)
             if chat is None:
                 return ChatNotFoundError()

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from cachetools import TTLCache
@@ -18,7 +18,7 @@ from pymongo import DESCENDING, ReturnDocument
 from chat_service.errors import ChatNotFoundError, ChatServiceError, TooManyConnectionsError
 from chat_service.models import Lease, ListPosition
 from chat_service.repository.database import Database
-from chat_service.repository.keys import chat_key
+from chat_service.repository.keys import living
 from chat_service.repository.unit_of_work import UnitOfWork
 
 LEASE = timedelta(seconds=25)
@@ -34,6 +34,16 @@ class LeaseCount(NamedTuple):
 
     live: int
     expired: int
+
+
+class Opened(NamedTuple):
+    """A new lease, and its chat as it was then."""
+
+    lease: Lease
+    last_seq: int
+    """Of the chat's last message."""
+    expires_at: datetime | None
+    """When the chat is gone."""
 
 
 class ConnectionCaps(NamedTuple):
@@ -54,8 +64,8 @@ class Presence:
 
     def open(
         self, tenant_id: str, chat_id: str, connection_id: str, worker_id: str, name: str | None = None
-    ) -> tuple[Lease, int]:
-        """Open a lease for a new connection to the chat; return it, and the seq of the chat's last message.
+    ) -> "Opened":
+        """Open a lease for a new connection to the chat; return it, with what the connection has to know of the chat.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
@@ -64,21 +74,21 @@ class Presence:
         if self._count_tenant(tenant_id) >= self._caps.tenant:
             raise TooManyConnectionsError
 
-        def work(tx: UnitOfWork) -> tuple[Lease, int] | ChatServiceError:
+        def work(tx: UnitOfWork) -> Opened | ChatServiceError:
             if self.count(tx, tenant_id, chat_id).live >= self._caps.chat:
                 return TooManyConnectionsError()
             # $inc, because a write that changes nothing would not conflict with a delete.
             chat = tx.chats.find_one_and_update(
-                {"_id": chat_key(tenant_id, chat_id)},
+                living(tenant_id, chat_id, tx.now),
                 {"$inc": {"connections_opened": 1}},
-                projection={"next_seq": True},
+                projection={"next_seq": True, "expires_at": True},
                 return_document=ReturnDocument.BEFORE,
             )
             if chat is None:
                 return ChatNotFoundError()
             lease = Lease(connection_id, chat_id, worker_id, tx.now, tx.now + LEASE, name)
             tx.presence.insert_one(_to_document(tenant_id, lease))
-            return lease, chat["next_seq"] - 1
+            return Opened(lease, chat["next_seq"] - 1, chat.get("expires_at"))
 
         return self._database.transaction(work)
 
@@ -150,14 +160,14 @@ class Presence:
         order = [("connected_at", DESCENDING), ("_id", DESCENDING)]
         with self._database.operation():
             found = list(self._database.presence.find(wanted, sort=order, limit=limit, batch_size=limit + 1))
-            if self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)}, {"_id": True}) is None:
+            if self._database.chats.find_one(living(tenant_id, chat_id, self._database.now()), {"_id": True}) is None:
                 raise ChatNotFoundError
         return [_from_document(document) for document in found]
 
     def since_restored(self, tenant_id: str, chat_id: str) -> set[str] | None:
         """Return the ids of the leases of a chat that had gone and is there again, or None if it has gone."""
         with self._database.operation():
-            if self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)}, {"_id": True}) is None:
+            if self._database.chats.find_one(living(tenant_id, chat_id, self._database.now()), {"_id": True}) is None:
                 return None
             mine = {"tenant_id": tenant_id, "chat_id": chat_id}
             return {lease["_id"] for lease in self._database.presence.find(mine, {"_id": True})}

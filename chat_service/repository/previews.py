@@ -7,7 +7,7 @@ from pymongo import ASCENDING, DESCENDING
 from chat_service.errors import ChatNotFoundError
 from chat_service.models import DeletionPreview
 from chat_service.repository.database import Database
-from chat_service.repository.keys import chat_key, own_messages
+from chat_service.repository.keys import living, own_messages
 from chat_service.repository.presence import Presence
 
 SAMPLE_MESSAGES = 1_000
@@ -30,7 +30,7 @@ class Previews:
         """
         with self._database.operation():
             connections = self._presence.count(self._database.unbound(), tenant_id, chat_id).live
-            chat = self._database.chats.find_one({"_id": chat_key(tenant_id, chat_id)})
+            chat = self._database.chats.find_one(living(tenant_id, chat_id, self._database.now()))
             if chat is None:
                 raise ChatNotFoundError
             count = chat["message_count"]

@@ -10,6 +10,7 @@ What this module keeps:
   so: a receipt is written once and does not change.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from pymongo import ASCENDING, ReturnDocument
 from chat_service.errors import ClaimLostError
 from chat_service.models import Purge
 from chat_service.repository.database import Database
-from chat_service.repository.keys import chat_key, message_key, message_range
+from chat_service.repository.keys import chat_key, message_key, message_range, own_messages
 from chat_service.repository.processes import own_name
 from chat_service.repository.traffic import chat_operations
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -191,6 +192,24 @@ class Purges:
             )
             total = next(iter(found), {"open": 0, "messages": 0})
         return total["open"], max(total["messages"], 0)
+
+
+class MiscountedError(Exception):
+    """Chats deleted together had other numbers of messages than they say; nothing was deleted."""
+
+
+def remove_inline(tx: UnitOfWork, chats: Sequence[dict[str, Any]]) -> None:
+    """Remove the messages of the chats with one command, and see that the counts in the documents are true.
+
+    Raises:
+        MiscountedError: several chats together do not have as many as they say. Of a single one it is set right.
+    """
+    deletes = [{"q": {"_id": own_messages(chat)}, "limit": 0} for chat in chats]
+    removed = int(tx.command({"delete": "messages", "deletes": deletes})["n"])
+    if len(chats) == 1:
+        chats[0]["message_count"] = removed
+    elif removed != sum(chat["message_count"] for chat in chats):
+        raise MiscountedError
 
 
 def estimated_end(document: dict[str, Any], now: datetime) -> datetime | None:

@@ -8,7 +8,11 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 COLLECTIONS: dict[str, list[IndexModel]] = {
     "tenants": [],
     "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
-    "chats": [IndexModel([("_id.tenant_id", ASCENDING), ("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
+    "chats": [
+        IndexModel([("_id.tenant_id", ASCENDING), ("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)]),
+        # Of those that have an end, which are few.
+        IndexModel([("expires_at", ASCENDING)], partialFilterExpression={"expires_at": {"$type": "date"}}),
+    ],
     "messages": [],
     "presence": [
         IndexModel([("tenant_id", ASCENDING), ("chat_id", ASCENDING), ("expires_at", ASCENDING)]),

@@ -11,7 +11,7 @@ from typing import Any
 from chat_service.errors import ChatNotFoundError, InvalidApiKeyError
 from chat_service.models import Caller, Scope, Ticket
 from chat_service.repository.database import Database
-from chat_service.repository.keys import chat_key
+from chat_service.repository.keys import chat_key, living
 from chat_service.repository.tenants import Tenants, digest
 
 LIFE = timedelta(seconds=30)
@@ -33,7 +33,8 @@ class Tickets:
         """
         ticket = Ticket(secrets.token_urlsafe(32), self._database.now() + LIFE)
         with self._database.operation(writes=True):
-            if self._database.chats.find_one({"_id": chat_key(caller.tenant_id, chat_id)}, {"_id": True}) is None:
+            chat = living(caller.tenant_id, chat_id, self._database.now())
+            if self._database.chats.find_one(chat, {"_id": True}) is None:
                 raise ChatNotFoundError
             self._database.tickets.insert_one(
                 {

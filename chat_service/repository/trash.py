@@ -1,4 +1,4 @@
-"""Chats in the trash: listed, restored, and deleted when their time is over. How they come there is in lifecycle.py.
+"""Chats in the trash: listed and restored. How they come there is in lifecycle.py.
 
 Until when a chat can be restored is judged by the database's time at the moment of the request. That an expiry comes by
 afterwards changes nothing that anybody could see, but that the chat has a receipt.
@@ -14,10 +14,10 @@ from chat_service.errors import ChatServiceError, NotInTrashError, OutcomeUnknow
 from chat_service.models import Chat, IdempotencyKey, ListPosition, TrashedChat
 from chat_service.repository import chats
 from chat_service.repository.database import Database
-from chat_service.repository.deletions import GROUP_CHATS, SETTLE_SECONDS, Deletions
+from chat_service.repository.deletions import SETTLE_SECONDS
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key
-from chat_service.repository.lifecycle import Removal, restore
+from chat_service.repository.lifecycle import restore
 from chat_service.repository.together import Unit, run_together
 from chat_service.repository.transaction import Again
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -30,9 +30,8 @@ FIELDS = dict.fromkeys(("chat.title", "chat.message_count", "trashed_at", "purge
 class Trash:
     """The trash collection."""
 
-    def __init__(self, database: Database, deletions: Deletions) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._deletions = deletions
         self._chats = chats.Chats(database)
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[TrashedChat]:
@@ -99,22 +98,6 @@ class Trash:
         with self._database.operation():
             found = self._database.chats.find({"_id": {"$in": keys}, "restoration.operation": operation})
             return {document["_id"]["chat_id"]: chats.from_document(document, 0) for document in found}
-
-    def delete_due(self, tenant_id: str, most: int) -> int:
-        """Delete chats of the tenant whose time in the trash is over, `most` at most; return how many there were."""
-        with self._database.operation():
-            due = {"_id.tenant_id": tenant_id, "purge_at": {"$lte": self._database.now()}}
-            found = list(self._database.trash.find(due, {"trashed_by": True}, limit=most, batch_size=most + 1))
-        removals = [Removal(one["_id"]["chat_id"], one["trashed_by"], of_trash=True, is_due=True) for one in found]
-        for start in range(0, len(removals), GROUP_CHATS):
-            self._deletions.remove_together(tenant_id, removals[start : start + GROUP_CHATS])
-        return len(removals)
-
-    def tenants_with_due(self) -> list[str]:
-        """Return the tenants that have chats whose time in the trash is over."""
-        with self._database.operation():
-            due = {"purge_at": {"$lte": self._database.now()}}
-            return sorted(self._database.trash.distinct("_id.tenant_id", due))
 
 
 def _restore(tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], operation: str) -> list[Chat | NotInTrashError]:

@@ -98,7 +98,7 @@ def _trash(database: Database) -> object:
 
 
 def _restore(database: Database) -> object:
-    return Trash(database, Deletions(database)).restore(TENANT, CHAT)
+    return Trash(database).restore(TENANT, CHAT)
 
 
 def _restore_in_bulk(database: Database) -> object:

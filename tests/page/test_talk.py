@@ -1,6 +1,7 @@
 """The chat page: the key, talk, and interruptions."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -88,6 +89,18 @@ class TestTalk:
         window.wait_for("#messages .about", "edited")
         tenant.send("DELETE", f"/{chat_id}/messages")
         window.wait_for("#no-messages")
+
+    def test_the_end_of_a_chat_is_shown_and_comes(self, window: Window, tenant: Tenant, database) -> None:
+        """In the list; and when it comes the page says that the chat is gone."""
+        chat_id = tenant.chat("Secret", "one")
+        tenant.send("PATCH", f"/{chat_id}", json={"expires_at": "9999-12-31T23:59:59Z"})
+        window.open(f"#chat={chat_id}")
+        window.is_live()
+        window.wait_for("#chats a", "until 31 Dec 9999")
+        soon = (database.now() + timedelta(seconds=2)).isoformat()
+        assert tenant.send("PATCH", f"/{chat_id}", json={"expires_at": soon}).status_code == 200
+        window.wait_for("#gone-title", "The time of this chat was over")
+        window.wait(lambda: window.texts("#chats li") == [])
 
     def test_older_messages_come_when_scrolled_to(self, window: Window, tenant: Tenant) -> None:
         """And what is in view stays there."""

@@ -17,6 +17,7 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.expired import Expired
 from chat_service.repository.keys import chat_key, message_range
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
@@ -38,7 +39,8 @@ class World:
         self.messages = Messages(database, inline_limit)
         self.presence = Presence(database)
         self.deletions = Deletions(database, inline_limit)
-        self.trash = Trash(database, self.deletions)
+        self.trash = Trash(database)
+        self.expired = Expired(database, self.deletions)
         self.bulk = Bulk(database, self.deletions)
 
     def new_chat(self, messages: int = 3) -> str:
@@ -129,10 +131,10 @@ def test_an_expiry_takes_nothing_that_was_restored(world: World) -> None:
         world.database.trash.update_one({"_id": chat_key(TENANT, chat_id)}, {"$set": {"purge_at": soon}})
         restored, _ = race(
             lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id),
-            lambda: [world.trash.delete_due(TENANT, 10) for _ in range(5)],
+            lambda: [world.expired.delete(TENANT, 10) for _ in range(5)],
         )
         while not isinstance(restored, Chat) and world.states(chat_id) == ["trash"]:
-            world.trash.delete_due(TENANT, 10)
+            world.expired.delete(TENANT, 10)
         assert isinstance(restored, Chat | NotInTrashError)
         assert world.states(chat_id) == (["chats"] if isinstance(restored, Chat) else ["deletions"])
 

@@ -53,7 +53,7 @@ def test_what_is_told_and_what_is_not(database: Database) -> None:
     chat_id = chats.create(TENANT, None, {}).id
     with following_tenant(database) as coming:
         post(database, chat_id, "one", "two")
-        lease, _ = Presence(database).open(TENANT, chat_id, "connection", "worker")
+        lease = Presence(database).open(TENANT, chat_id, "connection", "worker").lease
         Presence(database).close("worker", [lease.connection_id])
         chats.update(TENANT, chat_id, {"title": "x"})
         Messages(database).edit(TENANT, chat_id, 1, {"content": "uno"})

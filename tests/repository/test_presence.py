@@ -33,7 +33,7 @@ def test_a_lease_counts_until_it_expires(either_database, presence, chat_id) -> 
     def at(now: datetime) -> UnitOfWork:
         return UnitOfWork(either_database.database, either_database.collections, None, now)
 
-    lease, last_seq = presence.open(TENANT, chat_id, "c", "w")
+    lease, last_seq, _ = presence.open(TENANT, chat_id, "c", "w")
     assert last_seq == 0
     assert lease.expires_at - lease.connected_at == LEASE
     assert presence.count(at(lease.expires_at - timedelta(milliseconds=1)), TENANT, chat_id) == (1, 0)

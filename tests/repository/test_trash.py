@@ -7,12 +7,13 @@ import pytest
 
 from chat_service.api.exports import _ndjson
 from chat_service.errors import ChatNotFoundError, ExportEndedError
-from chat_service.jobs.expiry import TrashExpiry
+from chat_service.jobs.expiry import Expiry
 from chat_service.models import Caller, NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.expired import Expired
 from chat_service.repository.exports import Exports
 from chat_service.repository.keys import chat_key, message_range
 from chat_service.repository.messages import Messages
@@ -36,8 +37,8 @@ def deletions(database: Database) -> Deletions:
 
 
 @pytest.fixture
-def trash(database: Database, deletions: Deletions) -> Trash:
-    return Trash(database, deletions)
+def trash(database: Database) -> Trash:
+    return Trash(database)
 
 
 def new_chat(database: Database, number: int, tenant_id: str = TENANT) -> str:
@@ -104,7 +105,7 @@ def test_what_lies_beside_its_receipt_is_deleted(database, deletions) -> None:
         assert list(Checks(database).run()) == []
 
 
-def test_the_expiry_takes_tenants_in_turns_and_leaves_what_is_not_due(database, deletions, trash) -> None:
+def test_the_expiry_takes_tenants_in_turns_and_leaves_what_is_not_due(database, deletions) -> None:
     ids = {tenant: [new_chat(database, 2, tenant) for _ in range(70)] for tenant in ("a", "b")}
     for tenant, chats in ids.items():
         for chat_id in chats:
@@ -112,7 +113,7 @@ def test_the_expiry_takes_tenants_in_turns_and_leaves_what_is_not_due(database, 
     make_due(database)
     kept = new_chat(database, 2)
     deletions.move_to_trash(TENANT, kept, "key", DAY)
-    expiry = TrashExpiry(trash)
+    expiry = Expiry(Expired(database, deletions))
     assert [expiry.run_once() for _ in range(5)] == [64, 64, 6, 6, None]
     assert expiry.is_done()
     assert {receipt["requested_by"] for receipt in database.deletions.find()} == {"key of a", "key of b"}

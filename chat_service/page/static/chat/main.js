@@ -11,6 +11,8 @@ import * as session from "./session.js";
 import { Trash } from "./trash.js";
 import { momentOf } from "./words.js";
 
+const CLOCKS_APART = 2_000; // ms; the service's and this computer's, where that is right
+
 let api = null;
 let chats = null;
 let deletion = null;
@@ -130,13 +132,14 @@ function wasDeleted(chatId, title) {
   close();
 }
 
-/** Tells of a chat that somebody else has taken away: what the socket says of both is the same. */
+/** Tells of a chat that was taken away, by somebody else or by its end: what the socket says of all is the same. */
 async function wasTakenAway(chatId) {
+  const hadAnEnd = Date.parse(conversation?.chat.expires_at ?? "") <= Date.now() + CLOCKS_APART;
   const receipt = await api.receipt(chatId).catch(() => null);
   const kept = receipt ? null : await api.trashed(chatId).catch(() => null);
   if (wanted !== chatId) return;
   if (kept) isInTrash(kept, "This chat was moved to the trash by somebody else");
-  else wasDeleted(chatId, "This chat was deleted by somebody else");
+  else wasDeleted(chatId, hadAnEnd ? "The time of this chat was over" : "This chat was deleted by somebody else");
 }
 
 function isInTrash(chat, title) {
