@@ -66,8 +66,8 @@ class TestItsEnd:
             answer = alice.send(method, address, json={"expires_at": wanted})
             assert (answer.status_code, list(answer.get_json()["errors"])) == (422, ["expires_at"])
 
-    def test_is_to_the_millisecond(self, alice: Client, soon: str, pass_time: Callable[[timedelta], None]) -> None:
-        chat_id = alice.new_chat("x", expires_at=soon)
+    def test_is_to_the_millisecond(self, alice: Client, either_database: Database, pass_time) -> None:
+        chat_id = alice.new_chat("x", expires_at=at(either_database.now() + HOUR))
         for by, status in (HOUR - timedelta(milliseconds=2), 200), (HOUR + timedelta(milliseconds=1), 404):
             pass_time(by)
             assert alice.send("GET", f"{CHATS}/{chat_id}").status_code == status

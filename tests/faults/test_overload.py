@@ -26,7 +26,7 @@ from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
 from tests.pause import paused
-from tests.wait import PATIENCE, wait_until
+from tests.wait import wait_until
 
 WORKERS, THREADS = 2, 8
 CLIENTS = 4 * WORKERS * THREADS
@@ -35,6 +35,10 @@ KNOWN_SECONDS = 6.5
 """The driver's heartbeat fails after 4 s at the latest, and then a second is waited for a successor."""
 
 QUICK_SECONDS = 0.1
+NO_WAIT_SECONDS = 2.0
+"""Who waits for the database waits for longer: the driver looks for a server for 4 s. Who does not takes less, also on
+a busy machine; `make soak` has one to itself."""
+
 FREE_SECONDS = 3.0
 PAUSE_SECONDS = 14.0
 """Longer than an election, so that those who wait for one are answered during it too."""
@@ -131,7 +135,8 @@ def quantile(answers: list[Answer], percent: int) -> float:
     return statistics.quantiles([answer.seconds for answer in answers], n=100)[percent - 1]
 
 
-def test_a_paused_database(own_mongod, own_database, service, access) -> None:
+@pytest.mark.parametrize("at_once", [NO_WAIT_SECONDS, pytest.param(QUICK_SECONDS, marks=pytest.mark.soak)])
+def test_a_paused_database(own_mongod, own_database, service, access, at_once) -> None:
     """Paused for longer than anybody waits; then it goes on, and with it come the commands of those who have left."""
     ids = new_chats(own_database, access, CLIENTS)
     url = f"http://127.0.0.1:{service.port}"
@@ -174,7 +179,7 @@ def test_a_paused_database(own_mongod, own_database, service, access) -> None:
     assert len(known) > CLIENTS
     # On a machine that is short of CPU everything is slow, and a refusal is still no slower than an answer was before.
     healthy = [answer for answer in crowd.answers if answer.began + answer.seconds < stopped]
-    quick = max(QUICK_SECONDS * PATIENCE, quantile(healthy, 95))
+    quick = max(at_once, quantile(healthy, 95))
     assert sum(answer.seconds < quick for answer in known) >= 0.95 * len(known)
     assert sum(answer.status in {200, 201} for answer in waited) >= WORKERS, "some wait, and are served"
     assert all(answer.retry_after for answer in crowd.answers if answer.status == 503)
