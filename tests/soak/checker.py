@@ -374,8 +374,13 @@ def _given_up(last: Record, faults: Sequence[tuple[float, float]]) -> float:
 
 
 def _outlives(opened: Record, closed: Record | None, delete: Record) -> bool:
-    """Whichever of the two came first: the connection was still there when the delete had succeeded."""
+    """Whichever of the two came first: the connection was still there when the delete had succeeded.
+
+    After a trashing it may have come first only, for the chat may have been restored since.
+    """
     if closed is not None and closed.code == BY_SERVER:
+        return False
+    if delete.kind == "trash" and opened.ended > delete.began:
         return False
     end = closed.began if closed is not None else opened.began + LEASE_SECONDS - LEEWAY_SECONDS
     return opened.succeeded and end > delete.ended

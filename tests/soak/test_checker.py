@@ -113,6 +113,10 @@ TRUE = {
         [CREATE, POST, told("connect", 2), told("trash", 3, **CONNECTED), told("disconnect", 4, "connect")],
         ALIVE,
     ),
+    "a connection after a restore": (
+        [CREATE, POST, TRASH, RESTORE, told("connect", 7), told("disconnect", 9, "connect")],
+        ALIVE,
+    ),
     "trashed again after a restore": ([CREATE, POST, TRASH, RESTORE, told("trash", 8, "trash-2")], TRASHED),
     "a delete after the connection was closed": (
         [CREATE, POST, told("connect", 2), told("disconnect", 4, "connect"), DELETE],
