@@ -26,7 +26,7 @@ from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
 from tests.pause import paused
-from tests.wait import wait_until
+from tests.wait import PATIENCE, wait_until
 
 WORKERS, THREADS = 2, 8
 CLIENTS = 4 * WORKERS * THREADS
@@ -159,8 +159,8 @@ def test_a_paused_database(own_mongod, own_database, service, access, at_once) -
             # Those of the beginning may hold their places until now, on a busy machine.
             wait_until(lambda: crowd.waiting(*WAITING_SECONDS) >= WORKERS, 20)
             resumed = time.monotonic()
-        time.sleep(FREE_SECONDS - 1)
-        after = [answer for answer in crowd.answers if answer.began > resumed + 1.0]
+        time.sleep((FREE_SECONDS - 1) * PATIENCE)
+        after = [answer for answer in crowd.answers if answer.began > resumed + PATIENCE]
     statuses = delete_all(url, access, ids)
     free = time.monotonic()
 
@@ -184,7 +184,7 @@ def test_a_paused_database(own_mongod, own_database, service, access, at_once) -
     assert sum(answer.status in {200, 201} for answer in waited) >= WORKERS, "some wait, and are served"
     assert all(answer.retry_after for answer in crowd.answers if answer.status == 503)
     assert max(answer.seconds for answer in told) < 2.0
-    assert {answer.status for answer in after} <= {200, 201}, "a second after it is back nobody is refused"
+    assert {answer.status for answer in after} in ({200}, {201}, {200, 201}), "a second after, nobody is refused"
     assert Counter(statuses) == {200: len(ids)}
     assert list(Checks(own_database).run()) == []
 
