@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -115,17 +116,17 @@ def test_whoever_comes_in_while_messages_come_misses_none(service) -> None:
     chat_id = service.chat("first")
     until = time.monotonic() + POSTING_SECONDS
 
-    newest = 1
+    newest, have_left = 1, threading.Event()
 
     def post() -> None:
         nonlocal newest
-        while time.monotonic() < until:
+        while not have_left.is_set():  # whoever is there waits for 8 messages
             message = NewMessage(Role.USER, "x", None, {})
             newest = Messages(service.database).append(service.access.tenant_id, chat_id, [message])[0].seq
 
     async def come_and_go() -> int:
         visits = 0
-        while time.monotonic() < until - 1:
+        while time.monotonic() < until:
             last = max(newest - visits % 4, 0)
             line = await Line.open(service.gunicorn.port, f"{chat_id}?after={last}", service.access)
             for _ in range(8):
@@ -139,9 +140,11 @@ def test_whoever_comes_in_while_messages_come_misses_none(service) -> None:
 
     async def storm() -> list[int]:
         posting = asyncio.create_task(asyncio.to_thread(post))
-        visits = await asyncio.gather(*(come_and_go() for _ in range(COMING_AND_GOING)))
-        await posting
-        return visits
+        try:
+            return await asyncio.gather(*(come_and_go() for _ in range(COMING_AND_GOING)))
+        finally:
+            have_left.set()
+            await posting
 
     visits = sum(asyncio.run(storm()))
     print(f"{visits} visits, {service.send('GET', chat_id).json()['message_count']} messages")  # noqa: T201
