@@ -6,11 +6,12 @@ afterwards changes nothing that anybody could see, but that the chat has a recei
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
 
-from chat_service.errors import ChatServiceError, NotInTrashError, OutcomeUnknownError
+from chat_service.errors import ChatServiceError, DatabaseUnavailableError, NotInTrashError, OutcomeUnknownError
 from chat_service.models import Chat, IdempotencyKey, ListPosition, TrashedChat
 from chat_service.repository import chats
 from chat_service.repository.database import Database
@@ -77,27 +78,43 @@ class Trash:
         operation = uuid.uuid4().hex
         try:
             restored = self._database.transaction(once(key, work, lambda _: {}, recall))
-        except OutcomeUnknownError:
-            with self._database.operation(seconds=SETTLE_SECONDS):
-                if not self.restored_before(tenant_id, [chat_id], operation):
-                    raise
-            restored = None
+        except OutcomeUnknownError as error:
+            (outcome,) = self._settle(tenant_id, [chat_id], operation, error)
+            if isinstance(outcome, ChatServiceError):
+                raise outcome from error.__cause__
+            restored = outcome
         return restored or self._chats.get(tenant_id, chat_id)
 
     def restore_together(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> list[Outcome]:
         """Restore chats in one transaction, or one by one where they meet a conflict; return what became of each."""
 
         def carry(tenant_id: str, chat_ids: Sequence[str], again: Again) -> Sequence[Outcome]:
-            return self._database.transaction(lambda tx: _restore(tx, tenant_id, chat_ids, operation), again)
+            try:
+                return self._database.transaction(lambda tx: _restore(tx, tenant_id, chat_ids, operation), again)
+            except OutcomeUnknownError as error:
+                return self._settle(tenant_id, chat_ids, operation, error)
 
         return run_together(carry, tenant_id, [Unit[str, Chat](chat_id, chat_id) for chat_id in chat_ids])
 
     def restored_before(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> dict[str, Outcome]:
         """Return the chats that the operation has restored, and that are still there."""
-        keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
         with self._database.operation():
-            found = self._database.chats.find({"_id": {"$in": keys}, "restoration.operation": operation})
-            return {document["_id"]["chat_id"]: chats.from_document(document, 0) for document in found}
+            return self._restored(tenant_id, chat_ids, operation)
+
+    def _restored(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> dict[str, Outcome]:
+        keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
+        found = self._database.chats.find({"_id": {"$in": keys}, "restoration.operation": operation})
+        return {document["_id"]["chat_id"]: chats.from_document(document, 0) for document in found}
+
+    def _settle(
+        self, tenant_id: str, chat_ids: Sequence[str], operation: str, unknown: OutcomeUnknownError
+    ) -> list[Outcome]:
+        """Return the chats of a restore whose answer was lost, as far as they are there."""
+        found: dict[str, Outcome] = {}
+        # Not to be able to look is not to know, as with deletes.
+        with suppress(DatabaseUnavailableError), self._database.operation(seconds=SETTLE_SECONDS):
+            found = self._restored(tenant_id, chat_ids, operation)
+        return [found.get(chat_id, unknown) for chat_id in chat_ids]
 
 
 def _restore(tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], operation: str) -> list[Chat | NotInTrashError]:

@@ -1,6 +1,7 @@
 """A commit whose answer is lost, on a database that then cannot be asked: unknown is told, and never "unchanged"."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.transaction import Again, T, TransactionRunner, Work
+from chat_service.repository.trash import Trash
 
 TENANT = "t"
 CHAT = "c0ffee00-1111-4222-8333-444444444444"
@@ -73,6 +75,15 @@ def test_a_delete(losing) -> None:
     """The chat is gone, and nobody says that nothing was changed."""
     with pytest.raises(OutcomeUnknownError):
         Deletions(losing(LosingRunner)).delete(TENANT, CHAT, "key")
+
+
+def test_a_restore(losing, database, failpoint) -> None:
+    """The chat is back, and nobody says that nothing was changed."""
+    Deletions(database).move_to_trash(TENANT, CHAT, "key", timedelta(days=1))
+    with pytest.raises(OutcomeUnknownError):
+        Trash(losing(LosingRunner)).restore(TENANT, CHAT)
+    failpoint.disarm()
+    assert Chats(database).get(TENANT, CHAT).id == CHAT
 
 
 def test_each_of_a_bulk_delete(losing) -> None:

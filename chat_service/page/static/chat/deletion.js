@@ -126,9 +126,9 @@ export class Deletion {
       try {
         return await request.send(request);
       } catch (problem) {
+        if (problem.status !== 409 || tries <= 1) throw problem;
         // Fewer than there were when we were one of them: those are others.
-        const areOthers = problem.activeConnections < this._preview.active_connections;
-        if (problem.status !== 409 || areOthers || tries <= 1) throw problem;
+        if (problem.activeConnections < this._preview.active_connections) throw problem;
       }
       await pause(OWN_CLOSE_WAIT);
     }
