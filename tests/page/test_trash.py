@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import requests
+
 from chat_service.repository.tenants import Tenants
 from tests.page.window import PHONE, Tenant, Window, complaints
 
@@ -51,6 +53,21 @@ class TestTrash:
         assert window.texts("#chats a b") == ["Kept"]
         assert tenant.contents(kept) == ["one"]
         assert complaints(window, 404, 409) == []
+
+    def test_one_that_was_restored_meanwhile_is_not_called_deleted(self, window: Window, tenant: Tenant) -> None:
+        """404: it is said, and the chat is there."""
+        chat_id = tenant.chat("Parcels", "one")
+        open_and_trash(window, chat_id)
+        window.driver.refresh()
+        window.click("#trash summary")
+        window.click("#trash-list .danger-quiet", "Delete for good")
+        window.wait_for("#deletion-buttons .danger", "Delete 1 message")
+        url = f"{tenant.service.url}/trash/{chat_id}/restore"
+        assert requests.post(url, headers=tenant.access.headers, timeout=30).status_code == 200
+        window.click("#deletion-buttons .danger")
+        window.wait_for("#deletion-title", "Nothing was deleted")
+        assert window.texts("#deletion-buttons button") == ["Cancel"]
+        assert tenant.contents(chat_id) == ["one"]
 
     def test_from_the_list_of_chats_the_trash_is_shown(self, window: Window, tenant: Tenant) -> None:
         """The focus is not lost with the row."""

@@ -105,6 +105,7 @@ export class Deletion {
     } catch (problem) {
       if (problem.status === 409) this._showBusy(problem, request);
       else if (problem.status === 412) await this._ask("The chat has changed in the meantime.");
+      else if (problem.code === "not_in_trash") this._failed(problem, null);
       else if (problem.status === 404) await this._done("This chat was already deleted");
       else this._failed(problem, () => this._send(request));
       return;
@@ -155,7 +156,7 @@ export class Deletion {
   _failed(problem, again) {
     const text = [element("p", { textContent: sentence(problem) })];
     const buttons = [this._cancel("Cancel")];
-    if (problem.status !== 403) buttons.push(this._button("Try again", "primary", again));
+    if (again !== null && problem.status !== 403) buttons.push(this._button("Try again", "primary", again));
     this._show(isRefusal(problem) ? "Nothing was deleted" : "The chat was not deleted, as far as is known", text, buttons);
   }
 
