@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -20,8 +21,10 @@ from chat_service.jobs.expiry import Expiry
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
 from chat_service.jobs.runner import run, start
+from chat_service.jobs.sequencing import Sequencing
 from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, parse_limit
 from chat_service.repository.migration import migrate
+from chat_service.repository.sequencer import Sequencer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,6 +34,9 @@ _SCOPES = click.Choice([scope.value for scope in Scope])
 _DEFAULT = "default"
 
 _WRONG_SETTINGS = "WRONG_SETTINGS"
+
+END_SECONDS = 3.0
+"""For the jobs of a process to let go of what they hold; what they do not, ends by itself."""
 
 
 def _read_limit(_ctx: click.Context, _param: click.Parameter, value: str | None) -> RateLimit | str | None:
@@ -189,15 +195,16 @@ def run_jobs(*, until_idle: bool) -> None:
 
     Any number of these may run at once, and be killed.
     """
-    stop = threading.Event()
+    stop, started = threading.Event(), list[threading.Thread]()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     expiry = Expiry(repositories().expired)
+    sequencing = Sequencing(Sequencer(repositories().database, uuid.uuid4().hex))
     start(OrphanReaper(repositories().orphans), stop)
     if until_idle:
         run(expiry, stop, until_done=True)
     else:
-        start(expiry, stop)
+        started = [start(expiry, stop), start(sequencing, stop)]
     purges = repositories().purges
 
     def tell(_: int) -> None:
@@ -205,6 +212,10 @@ def run_jobs(*, until_idle: bool) -> None:
             click.echo("{} purges open, {:,} messages left".format(*purges.progress()))
 
     run(PurgeWorker(purges, stop), stop, until_done=until_idle, tell=tell)
+    if until_idle:
+        run(sequencing, stop, until_done=True)
+    for thread in started:
+        thread.join(END_SECONDS)
 
 
 @_jobs.command("status")

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -272,6 +272,66 @@ class Ticket:
 
     ticket: str
     expires_at: datetime
+
+
+class Kind(StrEnum):
+    """What an entry of the log tells."""
+
+    CHAT_TRASHED = "chat.trashed"
+    CHAT_RESTORED = "chat.restored"
+    CHAT_DELETED = "chat.deleted"
+    CHAT_PURGED = "chat.purged"
+    CHAT_EMPTIED = "chat.emptied"
+    MESSAGE_DELETED = "message.deleted"
+    MESSAGE_EDITED = "message.edited"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that was taken away or brought back, as its transaction puts it down; it gets its number later."""
+
+    kind: Kind
+    chat_id: str
+    actor: str
+    """The id of the key that asked for it, or what of the service did it: `expiry`, `purge`."""
+    facts: Mapping[str, Any]
+    """Numbers, times and ids; never content."""
+    revision: int = 0
+    """The one that it left the chat at, which tells its place among the chat's; 0 if the kind tells it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """An event of a tenant's log; `seq` counts from 1 without gaps."""
+
+    seq: int
+    at: datetime
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A stretch of a tenant's log."""
+
+    entries: list[LogEntry]
+    next_after: int
+    """Everything up to this seq was looked at."""
+    head: int
+    """The last seq there is; 0 in an empty log."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequencerStatus:
+    """How far the log is."""
+
+    up_to: datetime | None
+    """Everything that was committed before is in the log; None if no sequencer has ever run."""
+    behind: timedelta | None
+    """How long ago that was."""
+    process: str | None
+    """Which process writes the log; None if none does."""
+    is_rescanning: bool
+    """Whether it looks through all receipts, because it could not go on from where the log ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,8 @@ def clear_messages(chat_id: str) -> dict[str, int]:
 
     All of them at once, also while connections are live.
     """
-    return {"deleted": repositories().messages.clear(caller().tenant_id, chat_id)}
+    who = caller()
+    return {"deleted": repositories().messages.clear(who.tenant_id, chat_id, who.key_id)}
 
 
 @blueprint.get("/chats/<chat_id>/messages/<seq>")
@@ -92,7 +93,8 @@ def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
 
     What is not named stays. Live connections are told that the chat has changed.
     """
-    return _json(message_json(repositories().messages.edit(caller().tenant_id, chat_id, seq, changes)))
+    who = caller()
+    return _json(message_json(repositories().messages.edit(who.tenant_id, chat_id, seq, changes, who.key_id)))
 
 
 @blueprint.delete("/chats/<chat_id>/messages/<seq>")
@@ -103,7 +105,8 @@ def delete_message(chat_id: str, seq: int) -> None:
 
     The others keep their numbers.
     """
-    repositories().messages.delete(caller().tenant_id, chat_id, seq)
+    who = caller()
+    repositories().messages.delete(who.tenant_id, chat_id, seq, who.key_id)
 
 
 def _json(value: dict[str, Any], status: int = 200) -> Response:

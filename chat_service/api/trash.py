@@ -102,7 +102,8 @@ def restore_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
     Its revision has grown, so that an ETag from before fits no more. Nobody is connected to it again, and tickets from
     before are worth nothing.
     """
-    chat = repositories().trash.restore(caller().tenant_id, chat_id, idempotency_key())
+    who = caller()
+    chat = repositories().trash.restore(who.tenant_id, chat_id, who.key_id, idempotency_key())
     return chat, etag(chat.revision, chat.active_connections)
 
 
@@ -116,10 +117,10 @@ def restore_chats(body: dict[str, Any]) -> dict[str, Any]:
 
     With an `Idempotency-Key` a repetition goes on where the first was cut off.
     """
-    tenant_id, key = caller().tenant_id, idempotency_key()
+    who, key = caller(), idempotency_key()
     return for_each(
         body["chat_ids"],
-        lambda ids: repositories().bulk.restore(tenant_id, ids, key),
+        lambda ids: repositories().bulk.restore(who.tenant_id, ids, who.key_id, key),
         lambda chat: {"message_count": chat.message_count},
     )
 

@@ -1,5 +1,6 @@
 """The expiry: deletes chats whose time is over. Nobody could reach or restore them any more before it came by."""
 
+from chat_service.jobs.runner import Job
 from chat_service.repository.expired import Expired
 
 BATCH_CHATS = 64
@@ -8,7 +9,7 @@ BATCH_CHATS = 64
 REST_SECONDS = 5.0
 
 
-class Expiry:
+class Expiry(Job):
     """One worker; it takes the tenants in turns."""
 
     name = "expiry"

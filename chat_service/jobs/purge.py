@@ -6,6 +6,7 @@ import uuid
 
 from chat_service.errors import ClaimLostError
 from chat_service.jobs.pace import LOOK_SECONDS, Pace
+from chat_service.jobs.runner import Job
 from chat_service.models import Purge
 from chat_service.repository.purges import Purges
 
@@ -16,7 +17,7 @@ IDLE_SECONDS = 2.0
 """Between two looks for work: a receipt is complete soon, and an idle worker costs one command in that time."""
 
 
-class PurgeWorker:
+class PurgeWorker(Job):
     """One worker; it takes slices of purges in turns."""
 
     name = "purge"

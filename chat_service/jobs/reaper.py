@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from chat_service.jobs.runner import Job
 from chat_service.repository.orphans import Absent, Orphans
 from chat_service.repository.presence import LEASE
 
@@ -13,7 +14,7 @@ LOOK_EVERY_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-class OrphanReaper:
+class OrphanReaper(Job):
     """One reaper; any number of them may run."""
 
     name = "orphan-reaper"

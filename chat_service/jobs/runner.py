@@ -2,21 +2,22 @@
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError
 
 _log = logging.getLogger(__name__)
 
 
-class Job(Protocol):
+class Job(ABC):
     """Background work, of which any number of processes may do some at once, and be killed."""
 
     name: str
     rest_seconds: float
     """Between two looks for work when there was none."""
 
+    @abstractmethod
     def run_once(self) -> int | None:
         """Do one bounded piece of work; return how much it was, or None if there was nothing to do.
 
@@ -24,8 +25,12 @@ class Job(Protocol):
             DatabaseUnavailableError, OutcomeUnknownError: it is looked for again later.
         """
 
+    @abstractmethod
     def is_done(self) -> bool:
         """Tell whether nothing is left for anybody, not even what others are working on."""
+
+    def end(self) -> None:  # noqa: B027 - most hold nothing
+        """Let go of what is held between two pieces: this process does no more of it."""
 
 
 def run(
@@ -36,7 +41,7 @@ def run(
         try:
             worked = job.run_once()
             if worked is None and until_done and job.is_done():
-                return
+                break
         except (DatabaseUnavailableError, OutcomeUnknownError) as error:
             _log.warning("%s waits for the database: %s", job.name, type(error).__name__)
             worked = None
@@ -44,8 +49,11 @@ def run(
             stop.wait(job.rest_seconds)
         else:
             tell(worked)
+    job.end()
 
 
-def start(job: Job, stop: threading.Event) -> None:
-    """Run the job in a thread of its own that ends with the process."""
-    threading.Thread(target=run, args=(job, stop), name=job.name, daemon=True).start()
+def start(job: Job, stop: threading.Event) -> threading.Thread:
+    """Run the job in a thread of its own, and return it. It ends with the process, at whatever point it is."""
+    thread = threading.Thread(target=run, args=(job, stop), name=job.name, daemon=True)
+    thread.start()
+    return thread

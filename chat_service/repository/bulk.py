@@ -97,7 +97,7 @@ class Bulk:
         return self._run(chat_ids, key, done_before, carry)
 
     def restore(
-        self, tenant_id: str, chat_ids: Sequence[str], key: IdempotencyKey | None = None
+        self, tenant_id: str, chat_ids: Sequence[str], requested_by: str, key: IdempotencyKey | None = None
     ) -> dict[str, Chat | ChatServiceError]:
         """Make the chats of the trash live again, and return what became of each. With `key` as `remove`.
 
@@ -105,7 +105,7 @@ class Bulk:
             As `remove`.
         """
         done_before = partial(self._trash.restored_before, tenant_id)
-        return self._run(chat_ids, key, done_before, partial(self._trash.restore_together, tenant_id))
+        return self._run(chat_ids, key, done_before, partial(self._trash.restore_together, tenant_id, requested_by))
 
     def _run(
         self,

@@ -127,6 +127,10 @@ class Database:
         self.purges = self.collections["purges"]
         self.completions = self.collections["completions"]
         self.trash = self.collections["trash"]
+        self.outbox = self.collections["outbox"]
+        self.log_entries = self.collections["log_entries"]
+        self.log_heads = self.collections["log_heads"]
+        self.log_position = self.collections["log_position"]
         self.tickets = self.collections["tickets"]
         self.idempotency = self.collections["idempotency"]
 

@@ -37,7 +37,7 @@ from chat_service.errors import (
     NotInTrashError,
     PreconditionFailedError,
 )
-from chat_service.models import MAX_SEQ, Deletion, IdempotencyKey, Trashing
+from chat_service.models import MAX_SEQ, Deletion, Event, IdempotencyKey, Kind, Trashing
 from chat_service.repository.chats import at_revision
 from chat_service.repository.keys import chat_key, has_expired, unexpired
 from chat_service.repository.presence import LeaseCount, Presence
@@ -110,7 +110,7 @@ class Lifecycle:
             # Taken along, so that a renewal that is under way conflicts with this or finds nothing.
             self._presence.clear(tx, tenant_id, held)
         outcomes = {removal: verdict for removal, verdict in verdicts.items() if not isinstance(verdict, dict)}
-        outcomes |= _put_in_trash(tx, {one: chat for one, chat in removed.items() if one.keep is not None})
+        outcomes |= _put_in_trash(tx, tenant_id, {one: chat for one, chat in removed.items() if one.keep is not None})
         outcomes |= self._destroy(tx, tenant_id, {one: chat for one, chat in removed.items() if one.keep is None})
         return outcomes
 
@@ -168,7 +168,7 @@ class Lifecycle:
 
 
 def restore(
-    tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], operation: str
+    tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str
 ) -> dict[str, Chat | NotInTrashError]:
     """Make chats of the trash live again; return the document of each, or that it was not there.
 
@@ -182,6 +182,7 @@ def restore(
     if chats:
         tx.trash.delete_many({"_id": {"$in": [chat["_id"] for chat in chats.values()]}})
         tx.chats.insert_many(list(chats.values()))
+        tx.log(tenant_id, *(_restored(chat, requested_by) for chat in chats.values()))
     return {chat_id: chats.get(chat_id) or NotInTrashError() for chat_id in chat_ids}
 
 
@@ -190,6 +191,11 @@ def _revived(kept: Chat) -> Chat:
     trashing = {name: kept[name] for name in ("operation", "trashed_at", "purge_at")}
     revision = kept["chat"]["revision"] + 1
     return {**kept["chat"], "_id": kept["_id"], "revision": revision, "last_trashing": trashing}
+
+
+def _restored(chat: Chat, requested_by: str) -> Event:
+    facts = {"message_count": chat["message_count"]}
+    return Event(Kind.CHAT_RESTORED, chat["_id"]["chat_id"], requested_by, facts, chat["revision"])
 
 
 def _refused(
@@ -259,7 +265,7 @@ def _read(
     return {found["_id"]["chat_id"]: found for found in tx.read(collection, {"_id": {"$in": keys}}, fields)}
 
 
-def _put_in_trash(tx: UnitOfWork, removed: Mapping[Removal, Chat]) -> dict[Removal, Outcome]:
+def _put_in_trash(tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat]) -> dict[Removal, Outcome]:
     """Write chats whose documents were just removed into the trash, and return until when they are there."""
     if not removed:
         return {}
@@ -275,7 +281,13 @@ def _put_in_trash(tx: UnitOfWork, removed: Mapping[Removal, Chat]) -> dict[Remov
         for removal, chat in removed.items()
     }
     tx.command({"insert": "trash", "documents": list(documents.values())})
+    tx.log(tenant_id, *(_trashed(document, removal) for removal, document in documents.items()))
     return {removal: trashing(document, removal) for removal, document in documents.items()}
+
+
+def _trashed(kept: Chat, removal: Removal) -> Event:
+    facts = {"message_count": kept["chat"]["message_count"], "purge_at": kept["purge_at"]}
+    return Event(Kind.CHAT_TRASHED, removal.chat_id, removal.requested_by, facts, kept["chat"]["revision"])
 
 
 def _kept_until(tx: UnitOfWork, chat: Chat, removal: Removal) -> datetime:

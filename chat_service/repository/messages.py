@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pymongo import ASCENDING, DESCENDING, ReturnDocument
 
 from chat_service.errors import ChatNotFoundError, ChatServiceError, MessageNotFoundError
-from chat_service.models import IdempotencyKey, Message, NewMessage, Span
+from chat_service.models import Event, IdempotencyKey, Kind, Message, NewMessage, Span
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import living, message_key, message_range
@@ -173,7 +173,7 @@ class Messages:
             raise MessageNotFoundError
         return found[0]
 
-    def edit(self, tenant_id: str, chat_id: str, seq: int, changes: dict[str, Any]) -> Message:
+    def edit(self, tenant_id: str, chat_id: str, seq: int, changes: dict[str, Any], requested_by: str) -> Message:
         """Change the content or the metadata of a message, and return it.
 
         Raises:
@@ -183,9 +183,10 @@ class Messages:
         key = {"_id": message_key(tenant_id, chat_id, seq)}
 
         def work(tx: UnitOfWork) -> Message | ChatServiceError:
-            missing = self._touch(tx, tenant_id, chat_id, seq)
-            if missing is not None:
-                return missing
+            touched = self._touch(tx, tenant_id, chat_id, seq)
+            if isinstance(touched, ChatServiceError):
+                return touched
+            tx.log(tenant_id, _event(Kind.MESSAGE_EDITED, chat_id, seq, requested_by, touched))
             edited = tx.messages.find_one_and_update(
                 key, {"$set": {**changes, "edited_at": tx.now}}, return_document=ReturnDocument.AFTER
             )
@@ -194,7 +195,7 @@ class Messages:
 
         return self._database.transaction(work)
 
-    def delete(self, tenant_id: str, chat_id: str, seq: int) -> None:
+    def delete(self, tenant_id: str, chat_id: str, seq: int, requested_by: str) -> None:
         """Delete one message; its seq is not used again.
 
         Raises:
@@ -203,15 +204,17 @@ class Messages:
         """
 
         def work(tx: UnitOfWork) -> ChatServiceError | None:
-            missing = self._touch(tx, tenant_id, chat_id, seq, message_count=-1)
-            if missing is None:
-                tx.messages.delete_one({"_id": message_key(tenant_id, chat_id, seq)})
-            return missing
+            touched = self._touch(tx, tenant_id, chat_id, seq, message_count=-1)
+            if isinstance(touched, ChatServiceError):
+                return touched
+            tx.log(tenant_id, _event(Kind.MESSAGE_DELETED, chat_id, seq, requested_by, touched))
+            tx.messages.delete_one({"_id": message_key(tenant_id, chat_id, seq)})
+            return None
 
         self._database.transaction(work)
 
-    def _touch(self, tx: UnitOfWork, tenant_id: str, chat_id: str, seq: int, **counts: int) -> ChatServiceError | None:
-        """Write the chat of a message that is about to change, or return which of the two is missing.
+    def _touch(self, tx: UnitOfWork, tenant_id: str, chat_id: str, seq: int, **counts: int) -> int | ChatServiceError:
+        """Write the chat of a message that is about to change, and return its revision, or which of the two is missing.
 
         The message is looked up first, so that nothing has been written when the answer is that it is missing.
         """
@@ -220,13 +223,18 @@ class Messages:
         if tx.messages.find_one(message, {"_id": True}):
             change = {"$inc": {"revision": 1, **counts}, "$set": {"updated_at": tx.now}}
             # A message before the chat's first seq is only waiting for its purge.
-            touched = tx.chats.update_one({**key, "first_seq": {"$lte": seq}}, change)
-            if touched.matched_count:
-                return None
+            touched = tx.chats.find_one_and_update(
+                {**key, "first_seq": {"$lte": seq}},
+                change,
+                projection={"revision": True},
+                return_document=ReturnDocument.AFTER,
+            )
+            if touched is not None:
+                return int(touched["revision"])
         chat = tx.chats.find_one(key, {"_id": True})
         return MessageNotFoundError() if chat else ChatNotFoundError()
 
-    def clear(self, tenant_id: str, chat_id: str) -> int:
+    def clear(self, tenant_id: str, chat_id: str, requested_by: str) -> int:
         """Delete all messages of the chat, keep the chat, and return how many there were. Numbers go on from before.
 
         Raises:
@@ -243,6 +251,8 @@ class Messages:
             # So that a delete that comes before the purge is done knows of it, and its receipt is not complete.
             change = {"$inc": {"revision": 1, "open_purges": int(is_large)}, "$set": {**emptied, "updated_at": tx.now}}
             tx.chats.update_one(key, change)
+            facts = {"message_count": chat["message_count"]}
+            tx.log(tenant_id, Event(Kind.CHAT_EMPTIED, chat_id, requested_by, facts, chat["revision"] + 1))
             stretch = (chat["first_seq"], chat["next_seq"] - 1)
             if is_large:
                 self._purges.open(tx, tenant_id, chat_id, stretch, chat["message_count"], of_deletion=False)
@@ -251,6 +261,10 @@ class Messages:
             return int(removed.deleted_count)
 
         return self._database.transaction(work)
+
+
+def _event(kind: Kind, chat_id: str, seq: int, requested_by: str, revision: int) -> Event:
+    return Event(kind, chat_id, requested_by, {"message_seq": seq}, revision)
 
 
 def is_full(messages: Sequence[Message]) -> bool:

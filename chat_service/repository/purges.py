@@ -20,6 +20,7 @@ from chat_service.errors import ClaimLostError
 from chat_service.models import Purge
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key, message_range, own_messages
+from chat_service.repository.outbox import purged
 from chat_service.repository.processes import own_name
 from chat_service.repository.traffic import chat_operations
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -172,6 +173,7 @@ class Purges:
             if done["of_deletion"]:
                 # Replaced where a restore had brought back what was complete.
                 tx.completions.replace_one(key, {"purged": done["purged"], "completed_at": tx.now}, upsert=True)
+                tx.log(purge.tenant_id, purged(purge.chat_id, done["purged"]))
             else:
                 for place, count in (tx.chats, "open_purges"), (tx.trash, "chat.open_purges"):
                     if place.update_one({**key, count: {"$gt": 0}}, {"$inc": {count: -1}}).matched_count:

@@ -27,15 +27,19 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
         IndexModel([("_id.tenant_id", ASCENDING), ("trashed_at", DESCENDING), ("_id.chat_id", ASCENDING)]),
         IndexModel([("purge_at", ASCENDING)]),
     ],
+    "outbox": [],
+    "log_entries": [IndexModel([("chat_id", ASCENDING), ("_id.tenant_id", ASCENDING), ("_id.seq", ASCENDING)])],
+    "log_heads": [],
+    "log_position": [],
     "tickets": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
     "idempotency": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
     "rate_limits": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
 }
 
 CLUSTERED = {"clusteredIndex": {"key": {"_id": 1}, "unique": True}}
-"""The primary key is the layout on disk, so that a chat's messages lie, and go, together."""
+"""The primary key is the layout on disk: a chat's messages lie, and go, together, and so do the entries of a log."""
 
-OPTIONS: Mapping[str, dict[str, Any]] = {"messages": CLUSTERED}
+OPTIONS: Mapping[str, dict[str, Any]] = {"messages": CLUSTERED, "log_entries": CLUSTERED}
 
 _NAMES_OF_ITS_OWN = {"v", "name", "ns"}
 """What the server adds to an index."""

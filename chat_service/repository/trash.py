@@ -60,8 +60,8 @@ class Trash:
             raise NotInTrashError
         return _from_document(found)
 
-    def restore(self, tenant_id: str, chat_id: str, key: IdempotencyKey | None = None) -> Chat:
-        """Make a chat of the trash live again, and return it. Four commands.
+    def restore(self, tenant_id: str, chat_id: str, requested_by: str, key: IdempotencyKey | None = None) -> Chat:
+        """Make a chat of the trash live again, and return it. Five commands.
 
         Raises:
             NotInTrashError: it is not there, or its time is over.
@@ -70,7 +70,7 @@ class Trash:
         """
 
         def work(tx: UnitOfWork) -> Chat | NotInTrashError:
-            return _restore(tx, tenant_id, [chat_id], operation)[0]
+            return _restore(tx, tenant_id, [chat_id], requested_by, operation)[0]
 
         def recall(_: dict[str, Any]) -> None:
             """Keep no fact: what is told of a chat is what is true of it now."""
@@ -85,12 +85,16 @@ class Trash:
             restored = outcome
         return restored or self._chats.get(tenant_id, chat_id)
 
-    def restore_together(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> list[Outcome]:
+    def restore_together(
+        self, tenant_id: str, requested_by: str, chat_ids: Sequence[str], operation: str
+    ) -> list[Outcome]:
         """Restore chats in one transaction, or one by one where they meet a conflict; return what became of each."""
 
         def carry(tenant_id: str, chat_ids: Sequence[str], again: Again) -> Sequence[Outcome]:
             try:
-                return self._database.transaction(lambda tx: _restore(tx, tenant_id, chat_ids, operation), again)
+                return self._database.transaction(
+                    lambda tx: _restore(tx, tenant_id, chat_ids, requested_by, operation), again
+                )
             except OutcomeUnknownError as error:
                 return self._settle(tenant_id, chat_ids, operation, error)
 
@@ -117,8 +121,10 @@ class Trash:
         return [found.get(chat_id, unknown) for chat_id in chat_ids]
 
 
-def _restore(tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], operation: str) -> list[Chat | NotInTrashError]:
-    restored = restore(tx, tenant_id, chat_ids, operation)
+def _restore(
+    tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str
+) -> list[Chat | NotInTrashError]:
+    restored = restore(tx, tenant_id, chat_ids, requested_by, operation)
     return [chats.from_document(one, 0) if isinstance(one, dict) else one for one in restored.values()]
 
 

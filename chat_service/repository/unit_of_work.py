@@ -14,6 +14,9 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 from pymongo.results import DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
 
+from chat_service.models import Event
+from chat_service.repository.outbox import to_document
+
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
 
@@ -86,6 +89,10 @@ class UnitOfWork:
     purges = _Of()
     completions = _Of()
     trash = _Of()
+    outbox = _Of()
+    log_entries = _Of()
+    log_heads = _Of()
+    log_position = _Of()
     idempotency = _Of()
 
     def __init__(
@@ -108,6 +115,10 @@ class UnitOfWork:
                 batch: list[Document] = found["firstBatch"]
                 return batch
         return list(self.collections[collection].find(condition, fields, session=self.session))
+
+    def log(self, tenant_id: str, *events: Event) -> None:
+        """Put events down: they will be in the log if this is committed. One command; see sequencer.py."""
+        self.command({"insert": "outbox", "documents": [to_document(tenant_id, self.now, event) for event in events]})
 
     def command(self, command: Document) -> Document:
         """Run one command as it is, and return the server's reply.

@@ -98,11 +98,11 @@ def _trash(database: Database) -> object:
 
 
 def _restore(database: Database) -> object:
-    return Trash(database).restore(TENANT, CHAT)
+    return Trash(database).restore(TENANT, CHAT, "key")
 
 
 def _restore_in_bulk(database: Database) -> object:
-    outcome = Bulk(database, Deletions(database)).restore(TENANT, [CHAT])[CHAT]
+    outcome = Bulk(database, Deletions(database)).restore(TENANT, [CHAT], "key")[CHAT]
     if isinstance(outcome, ChatServiceError):
         raise outcome
     return outcome

@@ -81,7 +81,7 @@ def test_a_restore(losing, database, failpoint) -> None:
     """The chat is back, and nobody says that nothing was changed."""
     Deletions(database).move_to_trash(TENANT, CHAT, "key", timedelta(days=1))
     with pytest.raises(OutcomeUnknownError):
-        Trash(losing(LosingRunner)).restore(TENANT, CHAT)
+        Trash(losing(LosingRunner)).restore(TENANT, CHAT, "key")
     failpoint.disarm()
     assert Chats(database).get(TENANT, CHAT).id == CHAT
 

@@ -70,9 +70,9 @@ def test_nothing_of_it_can_be_reached_before_the_purge(database, chats, messages
         lambda: chats.update(TENANT, chat_id, {"title": "x"}),
         lambda: messages.page(TENANT, chat_id, Span(), 50),
         lambda: messages.get(TENANT, chat_id, 1),
-        lambda: messages.edit(TENANT, chat_id, 1, {"content": "x"}),
-        lambda: messages.delete(TENANT, chat_id, 1),
-        lambda: messages.clear(TENANT, chat_id),
+        lambda: messages.edit(TENANT, chat_id, 1, {"content": "x"}, "key"),
+        lambda: messages.delete(TENANT, chat_id, 1, "key"),
+        lambda: messages.clear(TENANT, chat_id, "key"),
         lambda: messages.append(TENANT, chat_id, [NewMessage(Role.USER, "x", None, {})]),
         lambda: deletions.delete(TENANT, chat_id, "key"),
         lambda: Previews(database, LIMIT).get(TENANT, chat_id),
@@ -197,7 +197,7 @@ class TestEmptying:
     def test_only_later_messages_can_be_reached(self, chats, messages, new_chat) -> None:
         """Before the purge, by every way to a message; the numbers go on."""
         chat_id = new_chat()
-        assert messages.clear(TENANT, chat_id) == MANY
+        assert messages.clear(TENANT, chat_id, "key") == MANY
         assert messages.page(TENANT, chat_id, Span(), 50) == []
         (posted,) = messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})])
         assert posted.seq == MANY + 1
@@ -205,8 +205,8 @@ class TestEmptying:
         assert messages.page(TENANT, chat_id, Span(newest_first=True), 50) == [posted]
         for way in (
             lambda: messages.get(TENANT, chat_id, 7),
-            lambda: messages.edit(TENANT, chat_id, 7, {"content": "x"}),
-            lambda: messages.delete(TENANT, chat_id, 7),
+            lambda: messages.edit(TENANT, chat_id, 7, {"content": "x"}, "key"),
+            lambda: messages.delete(TENANT, chat_id, 7, "key"),
         ):
             with pytest.raises(MessageNotFoundError):
                 way()
@@ -215,7 +215,7 @@ class TestEmptying:
     def test_an_export_has_only_later_messages(self, database, messages, new_chat) -> None:
         """Before the purge too."""
         chat_id = new_chat()
-        messages.clear(TENANT, chat_id)
+        messages.clear(TENANT, chat_id, "key")
         kept = messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})])
         with Exports(database).open(CALLER, chat_id) as (_, batches):
             assert [row["content"] for batch in batches for row in batch] == [message.content for message in kept]
@@ -223,7 +223,7 @@ class TestEmptying:
     def test_the_purge_leaves_later_messages(self, database, messages, new_chat, receipts) -> None:
         """It removes what was emptied, and writes no receipt."""
         chat_id = new_chat()
-        messages.clear(TENANT, chat_id)
+        messages.clear(TENANT, chat_id, "key")
         kept = messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})])
         purge_all(database)
         assert messages.page(TENANT, chat_id, Span(), 50) == kept
@@ -234,7 +234,7 @@ class TestEmptying:
     def test_deleting_it_meanwhile(self, database, messages, deletions, new_chat, receipts) -> None:
         """One purge goes on with all that is left, and the receipt counts it: `complete` means gone."""
         chat_id = new_chat()
-        messages.clear(TENANT, chat_id)
+        messages.clear(TENANT, chat_id, "key")
         messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})] * 30)
         deletions.delete(TENANT, chat_id, "key")
         emptied = database.messages.count_documents({}) - 30

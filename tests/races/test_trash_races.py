@@ -108,7 +108,7 @@ def test_of_restore_and_delete_exactly_one_is_first(world: World) -> None:
         world.move(chat_id)
         of_trash = bool(number % 2)
         restored, deleted = race(
-            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id),
+            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id, "key"),
             lambda chat_id=chat_id, of_trash=of_trash: world.deletions.delete(
                 TENANT, chat_id, "key", of_trash=of_trash
             ),
@@ -130,7 +130,7 @@ def test_an_expiry_takes_nothing_that_was_restored(world: World) -> None:
         soon = world.database.now() + timedelta(milliseconds=random.randint(0, 6))
         world.database.trash.update_one({"_id": chat_key(TENANT, chat_id)}, {"$set": {"purge_at": soon}})
         restored, _ = race(
-            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id),
+            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id, "key"),
             lambda: [world.expired.delete(TENANT, 10) for _ in range(5)],
         )
         while not isinstance(restored, Chat) and world.states(chat_id) == ["trash"]:
@@ -145,12 +145,12 @@ def test_a_message_is_in_the_chat_or_refused(world: World) -> None:
         chat_id = world.new_chat(1)
         outcomes = race(
             lambda chat_id=chat_id: world.move(chat_id),
-            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id),
+            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id, "key"),
             *[lambda chat_id=chat_id: world.messages.append(TENANT, chat_id, MESSAGE)] * 3,
         )
         posted = sum(isinstance(outcome, list) for outcome in outcomes)
         if world.states(chat_id) == ["trash"]:
-            world.trash.restore(TENANT, chat_id)
+            world.trash.restore(TENANT, chat_id, "key")
         assert world.states(chat_id) == ["chats"]
         assert len(world.messages.page(TENANT, chat_id, Span(), 50)) == 1 + posted
 
@@ -176,9 +176,9 @@ def test_everything_at_once(world: World) -> None:
         chat_id = world.new_chat()
         outcomes = race(
             lambda chat_id=chat_id: world.move(chat_id),
-            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id),
+            lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id, "key"),
             lambda chat_id=chat_id: world.bulk.remove(TENANT, [chat_id], "key", keep=DAY)[chat_id],
-            lambda chat_id=chat_id: world.bulk.restore(TENANT, [chat_id])[chat_id],
+            lambda chat_id=chat_id: world.bulk.restore(TENANT, [chat_id], "key")[chat_id],
             lambda chat_id=chat_id: world.messages.clear(TENANT, chat_id),
             lambda chat_id=chat_id: world.chats.create(TENANT, None, {}, chat_id),
             lambda chat_id=chat_id: world.deletions.delete(TENANT, chat_id, "key"),

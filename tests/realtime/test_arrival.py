@@ -113,7 +113,7 @@ def trash_and_restore(database: Database) -> Happening:
     def happen(tenant_id: str, chat_id: str) -> None:
         deletions = Deletions(database)
         deletions.move_to_trash(tenant_id, chat_id, "key", timedelta(days=1), evict=True)
-        Trash(database).restore(tenant_id, chat_id)
+        Trash(database).restore(tenant_id, chat_id, "key")
 
     return happen
 

@@ -16,7 +16,7 @@ def evict(service: Service, chat_id: str) -> None:
 
 
 def restore(service: Service, chat_id: str) -> None:
-    Trash(service.database).restore(service.access.tenant_id, chat_id)
+    Trash(service.database).restore(service.access.tenant_id, chat_id, "key")
 
 
 def test_they_are_told_as_by_a_delete(service) -> None:

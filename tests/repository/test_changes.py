@@ -56,7 +56,7 @@ def test_what_is_told_and_what_is_not(database: Database) -> None:
         lease = Presence(database).open(TENANT, chat_id, "connection", "worker").lease
         Presence(database).close("worker", [lease.connection_id])
         chats.update(TENANT, chat_id, {"title": "x"})
-        Messages(database).edit(TENANT, chat_id, 1, {"content": "uno"})
+        Messages(database).edit(TENANT, chat_id, 1, {"content": "uno"}, "key")
         tenants.revoke_key(TENANT, key.id)
         Deletions(database).delete(TENANT, chat_id, "key")
         found = following(coming, 7)

@@ -49,7 +49,7 @@ def test_a_sound_database_has_no_findings(database, checks, chats, messages, cha
             chat = chats.create(tenant_id, None, {})
             messages.append(tenant_id, chat.id, [NewMessage(Role.USER, "x", None, {})] * 2)
     Presence(database).open(TENANT, chat_id, "connection", "worker")
-    Messages(database, inline_limit=0).clear("c", chat.id)
+    Messages(database, inline_limit=0).clear("c", chat.id, "key")
     for chat in chats.page("a", 2, None):
         Deletions(database, inline_limit=0).delete("a", chat.id, "key")
     assert database.purges.count_documents({}) == 3

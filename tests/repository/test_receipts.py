@@ -53,7 +53,7 @@ class TestCompleteMeansGone:
     ) -> None:
         """Emptied, perhaps posted to again, and deleted before any purge has come by."""
         post(messages, chat_id, 50)
-        messages.clear(TENANT, chat_id)
+        messages.clear(TENANT, chat_id, "key")
         if afterwards:
             post(messages, chat_id, afterwards)
         deletions.delete(TENANT, chat_id, "key")
@@ -72,13 +72,13 @@ class TestCompleteMeansGone:
     ) -> None:
         """Emptied twice, one purge begun: all is counted once, and its worker removes nothing more."""
         post(messages, chat_id, 50)
-        messages.clear(TENANT, chat_id)
+        messages.clear(TENANT, chat_id, "key")
         purges = Purges(database)
         begun = purges.claim("worker")
         assert begun is not None
         purges.remove(begun, 1, 20)
         post(messages, chat_id, 40)
-        messages.clear(TENANT, chat_id)
+        messages.clear(TENANT, chat_id, "key")
         deletions.delete(TENANT, chat_id, "key")
         receipt = receipts.get(TENANT, chat_id)
         assert (receipt.message_count, receipt.purged) == (90, 20)
@@ -92,7 +92,7 @@ class TestCompleteMeansGone:
     ) -> None:
         """The delete is one of a small chat again: complete at once."""
         post(messages, chat_id, 50)
-        messages.clear(TENANT, chat_id)
+        messages.clear(TENANT, chat_id, "key")
         purge(database)
         post(messages, chat_id, 3)
         receipt = deletions.delete(TENANT, chat_id, "key")

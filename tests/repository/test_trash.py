@@ -55,11 +55,11 @@ def make_due(database: Database) -> None:
 def test_the_purge_of_an_emptying_goes_on_in_the_trash(database, messages, deletions, trash) -> None:
     """And a delete knows when it is done: the receipt of a small chat is complete at once."""
     chat_id = new_chat(database, 50)
-    messages.clear(TENANT, chat_id)
+    messages.clear(TENANT, chat_id, "key")
     deletions.move_to_trash(TENANT, chat_id, "key", DAY)
     purge_all(database)
     assert list(Checks(database).run()) == []
-    trash.restore(TENANT, chat_id)
+    trash.restore(TENANT, chat_id, "key")
     assert deletions.delete(TENANT, chat_id, "key").completed_at is not None
 
 
@@ -68,7 +68,7 @@ def test_what_emptying_left_is_counted_when_it_is_deleted_out_of_the_trash(
     database, messages, deletions, receipts, number
 ) -> None:
     chat_id = new_chat(database, 50)
-    messages.clear(TENANT, chat_id)
+    messages.clear(TENANT, chat_id, "key")
     messages.append(TENANT, chat_id, [NewMessage(Role.USER, "x", None, {})] * number)
     deletions.move_to_trash(TENANT, chat_id, "key", DAY)
     deletions.delete(TENANT, chat_id, "key")
@@ -131,7 +131,7 @@ def test_exports_before_and_after_differ_in_nothing(database, deletions, trash) 
 
     before = export()
     deletions.move_to_trash(TENANT, chat_id, "key", DAY)
-    trash.restore(TENANT, chat_id)
+    trash.restore(TENANT, chat_id, "key")
     assert export() == before
 
 

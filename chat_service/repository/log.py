@@ -1,0 +1,54 @@
+"""The log of a tenant: what was taken away and brought back, numbered. How it is written is in sequencer.py."""
+
+from collections.abc import Collection
+from typing import Any
+
+from pymongo import ASCENDING
+
+from chat_service.models import Event, Kind, LogEntry, LogPage
+from chat_service.repository.database import Database
+
+LOOKED_AT = 10_000
+"""Entries that are looked at for a page of one kind; there may be none of it among millions."""
+
+
+class Log:
+    """Reads the log."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(self, tenant_id: str, after: int, limit: int, kind: Kind | None = None) -> LogPage:
+        """Return up to `limit` entries after one, in their order; of one kind, if it is given. Two commands."""
+        with self._database.operation():
+            head = self._heads([tenant_id]).get(tenant_id, 0)
+            # An entry up to the head is there: both were written together.
+            last = head if kind is None else min(head, after + LOOKED_AT)
+            if after >= last:
+                return LogPage([], after, head)
+            stretch: dict[str, Any] = {"_id": {"$gt": _key(tenant_id, after), "$lte": _key(tenant_id, last)}}
+            of_kind = {} if kind is None else {"kind": kind.value}
+            found = self._database.log_entries.find(
+                {**stretch, **of_kind}, sort=[("_id", ASCENDING)], limit=limit, batch_size=limit + 1
+            )
+            entries = [_from_document(document) for document in found]
+        is_full = len(entries) == limit
+        return LogPage(entries, entries[-1].seq if is_full or kind is None else last, head)
+
+    def heads(self, tenant_ids: Collection[str]) -> dict[str, int]:
+        """Return the last seq of each of these tenants that has a log. One command."""
+        with self._database.operation():
+            return self._heads(tenant_ids)
+
+    def _heads(self, tenant_ids: Collection[str]) -> dict[str, int]:
+        heads = self._database.log_heads.find({"_id": {"$in": list(tenant_ids)}})
+        return {head["_id"]: int(head["seq"]) for head in heads}
+
+
+def _key(tenant_id: str, seq: int) -> dict[str, Any]:
+    return {"tenant_id": tenant_id, "seq": seq}
+
+
+def _from_document(document: dict[str, Any]) -> LogEntry:
+    event = Event(Kind(document["kind"]), document["chat_id"], document["actor"], document["facts"])
+    return LogEntry(document["_id"]["seq"], document["at"], event)
