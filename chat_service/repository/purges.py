@@ -20,7 +20,7 @@ from chat_service.errors import ClaimLostError
 from chat_service.models import Purge
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key, message_range, own_messages
-from chat_service.repository.outbox import purged
+from chat_service.repository.pending import purged
 from chat_service.repository.processes import own_name
 from chat_service.repository.traffic import chat_operations
 from chat_service.repository.unit_of_work import UnitOfWork

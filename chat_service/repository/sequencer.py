@@ -28,7 +28,7 @@ from pymongo.errors import ConnectionFailure, DuplicateKeyError, PyMongoError
 from chat_service.errors import ChangesLostError, ClaimLostError, DatabaseUnavailableError
 from chat_service.models import Event, Kind, SequencerStatus
 from chat_service.repository.database import Database
-from chat_service.repository.outbox import Pending, of_outbox, purged, purged_places
+from chat_service.repository.pending import Pending, of_outbox, purged, purged_places
 from chat_service.repository.processes import own_name
 from chat_service.repository.receipts import split
 from chat_service.repository.unit_of_work import Document, UnitOfWork

@@ -15,7 +15,7 @@ from pymongo.errors import BulkWriteError
 from pymongo.results import DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
 
 from chat_service.models import Event
-from chat_service.repository.outbox import to_document
+from chat_service.repository.pending import to_document
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]

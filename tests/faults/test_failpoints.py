@@ -68,7 +68,8 @@ COMMIT_FAULTS: dict[str, dict[str, Any]] = {
 }
 
 State = dict[str, Any]
-"""What of the chat can be seen: whether it is there, its messages, its count, its receipt, its leases."""
+"""What of the chat can be seen: whether it is there, its messages, its count, its receipt, its leases; and what the log
+will tell of it."""
 
 
 class Operation(NamedTuple):
@@ -80,6 +81,8 @@ class Operation(NamedTuple):
     messages: int = 3
     is_trashed: bool = False
     """Before it begins."""
+    events: int = 0
+    """That it puts into the outbox."""
 
 
 def _delete(database: Database, limit: int = 1_000) -> object:
@@ -130,27 +133,31 @@ OPERATIONS: dict[str, Operation] = {
         ["find", "findAndModify", "insert", "commitTransaction"],
         _trash,
         lambda state: state["trashed"] and not state["chat"] and not state["receipt"],
+        events=1,
     ),
-    "restore": Operation(["find", "delete", "insert", "commitTransaction"], _restore, _back, is_trashed=True),
-    "bulk restore": Operation(["delete", "commitTransaction"], _restore_in_bulk, _back, is_trashed=True),
+    "restore": Operation(["find", "delete", "insert", "commitTransaction"], _restore, _back, is_trashed=True, events=1),
+    "bulk restore": Operation(["delete", "commitTransaction"], _restore_in_bulk, _back, is_trashed=True, events=1),
     "delete out of the trash": Operation(
         ["find", "findAndModify", "delete", "insert", "commitTransaction"], _delete, _gone, is_trashed=True
     ),
     "post": Operation(["findAndModify", "insert", "commitTransaction"], _post, lambda state: state["messages"] == 5),
     "edit": Operation(
-        ["find", "update", "findAndModify", "commitTransaction"],
-        lambda database: Messages(database).edit(TENANT, CHAT, 2, {"content": "edited"}),
+        ["find", "findAndModify", "insert", "commitTransaction"],
+        lambda database: Messages(database).edit(TENANT, CHAT, 2, {"content": "edited"}, "key"),
         lambda state: "edited" in state["contents"],
+        events=1,
     ),
     "delete a message": Operation(
-        ["find", "update", "delete", "commitTransaction"],
-        lambda database: Messages(database).delete(TENANT, CHAT, 2),
+        ["find", "findAndModify", "insert", "delete", "commitTransaction"],
+        lambda database: Messages(database).delete(TENANT, CHAT, 2, "key"),
         lambda state: state["messages"] == 2,
+        events=1,
     ),
     "empty": Operation(
-        ["find", "update", "delete", "commitTransaction"],
-        lambda database: Messages(database).clear(TENANT, CHAT),
+        ["find", "update", "insert", "delete", "commitTransaction"],
+        lambda database: Messages(database).clear(TENANT, CHAT, "key"),
         lambda state: state["chat"] and state["messages"] == 0,
+        events=1,
     ),
     "create": Operation(
         ["find", "insert", "commitTransaction"],
@@ -234,6 +241,7 @@ def look(database: Database) -> State:
         "receipt": receipt is not None,
         "trashed": database.trash.count_documents({}) == 1,
         "leases": Presence(database).count(database.unbound(), TENANT, CHAT).live,
+        "events": database.outbox.count_documents({}),
     }
 
 
@@ -262,6 +270,8 @@ def test_every_outcome_is_honest(failpoint, database, hasty, name, command, faul
         assert after == before
     else:
         assert operation.is_done(after)
+    if after != before:
+        assert after["events"] == before["events"] + operation.events, "told if and only if it is committed"
     if times == 1 and fault != "a refusal without a label":
         assert not isinstance(outcome, Exception), "one fault is not to be seen from outside"
     nothing_is_locked(database)

@@ -179,7 +179,7 @@ def test_everything_at_once(world: World) -> None:
             lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id, "key"),
             lambda chat_id=chat_id: world.bulk.remove(TENANT, [chat_id], "key", keep=DAY)[chat_id],
             lambda chat_id=chat_id: world.bulk.restore(TENANT, [chat_id], "key")[chat_id],
-            lambda chat_id=chat_id: world.messages.clear(TENANT, chat_id),
+            lambda chat_id=chat_id: world.messages.clear(TENANT, chat_id, "key"),
             lambda chat_id=chat_id: world.chats.create(TENANT, None, {}, chat_id),
             lambda chat_id=chat_id: world.deletions.delete(TENANT, chat_id, "key"),
             lambda chat_id=chat_id: world.deletions.delete(TENANT, chat_id, "key", of_trash=True),

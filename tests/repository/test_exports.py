@@ -72,7 +72,7 @@ def test_a_slow_reader_gets_all_that_was_there(database: Database, chat_id: str)
 
     def meanwhile() -> None:
         Messages(database).append(CALLER.tenant_id, chat_id, [NewMessage(Role.USER, "later", None, {})])
-        Messages(database).edit(CALLER.tenant_id, chat_id, 1, {"content": "sent before"})
+        Messages(database).edit(CALLER.tenant_id, chat_id, 1, {"content": "sent before"}, "key")
 
     rows = exported(database, chat_id, meanwhile)
     assert [row["seq"] for row in rows] == list(range(1, MESSAGES + 1))
@@ -83,9 +83,11 @@ def test_a_slow_reader_gets_all_that_was_there(database: Database, chat_id: str)
 @pytest.mark.parametrize(
     "change",
     [
-        lambda database, chat_id: Messages(database).edit(CALLER.tenant_id, chat_id, MESSAGES, {"content": "edited"}),
-        lambda database, chat_id: Messages(database).delete(CALLER.tenant_id, chat_id, MESSAGES),
-        lambda database, chat_id: [Messages(database).clear(CALLER.tenant_id, chat_id), purge(database)],
+        lambda database, chat_id: Messages(database).edit(
+            CALLER.tenant_id, chat_id, MESSAGES, {"content": "edited"}, "key"
+        ),
+        lambda database, chat_id: Messages(database).delete(CALLER.tenant_id, chat_id, MESSAGES, "key"),
+        lambda database, chat_id: [Messages(database).clear(CALLER.tenant_id, chat_id, "key"), purge(database)],
     ],
     ids=["edited", "removed", "emptied"],
 )
