@@ -2,8 +2,11 @@
 
 from chat_service.api.context import Repositories
 from chat_service.realtime.endpoint import Sockets
+from chat_service.realtime.log_feed import THREADS as LOG_THREADS
+from chat_service.realtime.log_feed import LogFeed
 from chat_service.server.admission import Admission
 from chat_service.server.application import Application
+from chat_service.server.threads import Threads
 from config import from_env
 from wsgi import app
 
@@ -12,6 +15,13 @@ _repositories = Repositories.of(app.extensions)
 application = Application(
     app,
     Sockets(_repositories, _config.cors_origins, _config.connections_per_worker),
+    LogFeed(
+        _repositories.log,
+        _repositories.tenants,
+        Threads(LOG_THREADS, "log").run,
+        _config.connections_per_worker,
+        _config.connections_per_tenant,
+    ),
     _repositories.tenants,
     Admission(_config.threads, _repositories.database.seconds_away),
     threads=_config.threads,

@@ -20,6 +20,7 @@ from chat_service.api import (
     headers,
     keys,
     limits,
+    log,
     messages,
     openapi,
     parsing,
@@ -32,6 +33,7 @@ from chat_service.api.context import Repositories
 from chat_service.page import chat as chat_page
 from chat_service.page import docs
 from chat_service.realtime.endpoint import THREADS as SOCKET_THREADS
+from chat_service.realtime.log_feed import THREADS as LOG_THREADS
 from chat_service.repository.database import Database
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.monitor import CommandCounter, PoolListener
@@ -77,7 +79,8 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
         UnsupportedServerError: the database's address cannot be used.
     """
     app = _flask(config)
-    _repositories(config, database or _database(config)).install(app.extensions)
+    repositories = _repositories(config, database or _database(config))
+    repositories.install(app.extensions)
     # The order counts: hooks run before a request as they stand here, and after it the other way round.
     observation.install(app, [logs.write, metrics.observe] if config.metrics else [logs.write])
     headers.install(app)
@@ -90,7 +93,7 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     for field in (fields.Rfc3339, fields.Time, fields.Seconds):
         api.register_field(field, "string", "date-time")
     problems.install(app)
-    for module in (chats, deletions, trash, messages, exports, connections, keys, system):
+    for module in (chats, deletions, trash, messages, exports, connections, log, keys, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
     if config.chat_page:
@@ -100,7 +103,7 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
         parsing.declare_query_fields(app, openapi.query_fields(app, document))
         docs.publish(document)
     if config.metrics:
-        metrics.install(app, __version__, config.commit)
+        metrics.install(app, __version__, config.commit, repositories.sequencer.status)
     cli.install(app)
     return app
 
@@ -124,10 +127,11 @@ def _flask(config: Settings) -> Flask:
 
 
 def _database(config: Settings) -> Database:
-    # More connections than threads: for the sockets and their feed, the session killer and a readiness probe.
+    # More connections than threads: for the sockets and their feed, the log's listeners, the session killer and a
+    # readiness probe.
     return Database(
         config.mongodb_uri,
-        max_pool_size=config.threads + SOCKET_THREADS + 3,
+        max_pool_size=config.threads + SOCKET_THREADS + LOG_THREADS + 3,
         listeners=[CommandCounter(), *([PoolListener(metrics.observe_pool)] if config.metrics else [])],
     )
 

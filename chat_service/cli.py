@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -24,7 +23,6 @@ from chat_service.jobs.runner import run, start
 from chat_service.jobs.sequencing import Sequencing
 from chat_service.models import LIMIT_SYNTAX, RateLimit, Scope, parse_limit
 from chat_service.repository.migration import migrate
-from chat_service.repository.sequencer import Sequencer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +49,7 @@ def _read_limit(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 def install(app: Flask) -> None:
     """Add the commands to the application."""
-    for group in (_database, _tenants, _keys, _chats, _jobs, check):
+    for group in (_database, _tenants, _keys, _chats, _jobs, _log, check):
         app.cli.add_command(group)
 
 
@@ -83,6 +81,7 @@ def _told_plainly(command: Callable[P, R]) -> Callable[P, R]:
 _database = AppGroup("db", help="The database's collections and indexes.")
 _tenants = AppGroup("tenants", help="Customers of the service.")
 _keys = AppGroup("keys", help="API keys of a tenant.")
+_log = AppGroup("log", help="The log of what was taken away and brought back.")
 _chats = AppGroup("chats", help="Chats that are too large for HTTP.")
 _jobs = AppGroup("jobs", help="Background work: purging the messages of large deleted chats.")
 
@@ -191,7 +190,7 @@ def revoke_key(tenant_id: str, key_id: str) -> None:
 @click.option("--until-idle", is_flag=True, help="End when no purge is open, and show how it goes.")
 @_told_plainly
 def run_jobs(*, until_idle: bool) -> None:
-    """Purge, delete what has expired, and free what dead processes hold, until told to stop (SIGTERM or Ctrl-C).
+    """Write the log, purge, delete what has expired, and free what dead processes hold, until told to stop (SIGTERM).
 
     Any number of these may run at once, and be killed.
     """
@@ -199,7 +198,7 @@ def run_jobs(*, until_idle: bool) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     expiry = Expiry(repositories().expired)
-    sequencing = Sequencing(Sequencer(repositories().database, uuid.uuid4().hex))
+    sequencing = Sequencing(repositories().sequencer)
     start(OrphanReaper(repositories().orphans), stop)
     if until_idle:
         run(expiry, stop, until_done=True)
@@ -223,6 +222,21 @@ def run_jobs(*, until_idle: bool) -> None:
 def show_jobs() -> None:
     """Tell how much is left to purge."""
     click.echo("{} purges open, {:,} messages left".format(*repositories().purges.progress()))
+
+
+@_log.command("status")
+@_told_plainly
+def show_log() -> None:
+    """Tell how far the log is behind what is committed, and which process writes it. Ends with 1 if none does."""
+    status = repositories().sequencer.status()
+    if status.up_to is None or status.behind is None:
+        click.echo("The log was never written; `flask --app wsgi jobs run` does it.")
+    else:
+        waiting = " It is looking through all receipts." if status.is_rescanning else ""
+        click.echo(f"Up to {status.up_to:%Y-%m-%d %H:%M:%S} UTC, {status.behind.total_seconds():.1f} s ago.{waiting}")
+    click.echo(f"Written by {status.process}." if status.process else "Nobody writes it: is a worker running?")
+    if status.process is None:
+        click.get_current_context().exit(1)
 
 
 @_chats.command("import")

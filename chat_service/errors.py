@@ -132,6 +132,10 @@ class UploadStorageError(ChatServiceError):
     """A body could not be kept on the disk while it arrived; nothing was done."""
 
 
+class TooManyListenersError(ChatServiceError):
+    """As many wait for the log as this process, or the tenant in it, may have."""
+
+
 class TooMuchUnreadError(ChatServiceError):
     """The tenant's readers leave so much of their answers untaken that it gets no further one."""
 

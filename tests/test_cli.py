@@ -16,6 +16,7 @@ from chat_service.embedded.process import free_port
 from chat_service.repository.database import REACH_SECONDS, Database
 from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
+from tests.numbering import numbering
 
 
 def run(app: Flask, *command: str, code: int = 0) -> Result:
@@ -134,6 +135,18 @@ def test_a_database_that_is_away_is_said_soon(caplog: pytest.LogCaptureFixture) 
 
 def test_a_sound_database_has_no_findings(app: Flask) -> None:
     assert run(app, "jobs", "status").stdout == "0 purges open, 0 messages left\n"
+
+
+@pytest.mark.parametrize("either_database", ["mongod"], indirect=True)
+def test_the_status_of_the_log(app: Flask, either_database: Database) -> None:
+    """Ends with 1 while nobody writes it."""
+    never = app.test_cli_runner().invoke(args=["log", "status"])
+    assert (never.exit_code, "never written" in never.output) == (1, True)
+    with numbering(either_database):
+        status = app.test_cli_runner().invoke(args=["log", "status"])
+        assert (status.exit_code, "Written by" in status.output) == (0, True), status.output
+    stopped = app.test_cli_runner().invoke(args=["log", "status"])
+    assert (stopped.exit_code, "Nobody writes it" in stopped.output) == (1, True)
 
 
 def test_limits_of_a_tenant_are_set_taken_back_and_shown(app: Flask, tenant_id: str) -> None:

@@ -18,6 +18,9 @@ API_PREFIX = "/api/"
 CALLER = "chat_service.caller"
 """The WSGI variable that holds whom the server has just found the key to belong to."""
 
+TAKES_TICKETS = "log.read_log"
+"""The operation that a browser calls without being able to send a header; so are WebSockets, see realtime/gate.py."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -31,7 +34,19 @@ def _authenticate() -> None:
     if not request.path.startswith(API_PREFIX):
         return
     known: Caller | None = request.environ.get(CALLER)
-    g.caller = known or repositories().tenants.authenticate(request.headers.get("X-API-Key", ""))
+    g.caller = known or _find_caller()
+
+
+def _find_caller() -> Caller:
+    """Return whose key or, where a browser cannot send one, whose ticket it is.
+
+    Raises:
+        InvalidApiKeyError: neither is good.
+    """
+    key, ticket = request.headers.get("X-API-Key"), request.args.get("ticket")
+    if key is None and ticket is not None and request.endpoint == TAKES_TICKETS:
+        return repositories().tickets.redeem(ticket)
+    return repositories().tenants.authenticate(key or "")
 
 
 def requires(

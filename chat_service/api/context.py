@@ -15,12 +15,14 @@ from chat_service.repository.expired import Expired
 from chat_service.repository.exports import Exports
 from chat_service.repository.imports import Imports
 from chat_service.repository.limits import RateLimits
+from chat_service.repository.log import Log
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import Orphans
 from chat_service.repository.presence import ConnectionCaps, Presence
 from chat_service.repository.previews import Previews
 from chat_service.repository.purges import Purges
 from chat_service.repository.receipts import Receipts
+from chat_service.repository.sequencer import Sequencer
 from chat_service.repository.tenants import Tenants
 from chat_service.repository.tickets import Tickets
 from chat_service.repository.trash import Trash
@@ -43,6 +45,8 @@ class Repositories:
     purges: Purges
     checks: Checks
     orphans: Orphans
+    log: Log
+    sequencer: Sequencer
     messages: Messages
     exports: Exports
     imports: Imports
@@ -68,6 +72,8 @@ class Repositories:
             purges=Purges(database),
             checks=Checks(database),
             orphans=Orphans(database),
+            log=Log(database),
+            sequencer=Sequencer(database),
             messages=Messages(database, inline_limit),
             exports=Exports(database),
             imports=Imports(database),

@@ -8,7 +8,10 @@ from flask_cors import CORS
 from chat_service.api.auth import API_PREFIX
 
 METHODS = ["GET", "POST", "PATCH", "DELETE"]
-ALLOWED_HEADERS = ["X-API-Key", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "X-Request-ID"]
+ALLOWED_HEADERS = [
+    *("X-API-Key", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID"),
+    "X-Request-ID",
+]
 EXPOSED_HEADERS = [
     *("ETag", "Location", "X-Request-ID", "Retry-After", "Content-Disposition"),
     *("RateLimit", "RateLimit-Policy"),

@@ -19,6 +19,7 @@ from chat_service.api.specification import (
     IF_MATCH_FIELD,
     IF_NONE_MATCH_FIELD,
     INFO,
+    LAST_EVENT_ID_FIELD,
     PATH_PARAMETERS,
     RATE_LIMIT_HEADERS,
     SERVERS,
@@ -147,7 +148,9 @@ def _parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
 def _headers(view: Any) -> list[dict[str, Any]]:
     honours = getattr(view, "honours", ())
     return [
-        header for header in (IF_MATCH_FIELD, IF_NONE_MATCH_FIELD, IDEMPOTENCY_KEY_FIELD) if header["name"] in honours
+        header
+        for header in (IF_MATCH_FIELD, IF_NONE_MATCH_FIELD, IDEMPOTENCY_KEY_FIELD, LAST_EVENT_ID_FIELD)
+        if header["name"] in honours
     ]
 
 

@@ -200,17 +200,37 @@ def _check_accept() -> None:
         require_acceptable("application/json")
 
 
-CHOOSE_THEIR_TYPE = {"exports.export_chat"}
+CHOOSE_THEIR_TYPE = {"exports.export_chat", "log.read_log"}
 """Operations that look at `Accept` themselves, once they know what they will answer with."""
 
 
 def require_acceptable(media_type: str) -> None:
     """See that the caller accepts an answer of this type: the most specific range that matches it decides.
 
-    Parameters of a range are not looked at: our types have none (RFC 9110, section 12.5.1).
-
     Raises:
         NotAcceptable: it does not.
+    """
+    preferred(media_type)
+
+
+def preferred(*media_types: str) -> str:
+    """Return which of these types the caller would rather have; the first, if it says nothing of that.
+
+    Raises:
+        NotAcceptable: it accepts none.
+    """
+    if not request.headers.get("Accept", "").strip():
+        return media_types[0]
+    best = max(media_types, key=_quality)
+    if _quality(best) == 0:
+        abort(406)
+    return best
+
+
+def _quality(media_type: str) -> float:
+    """Return how much the caller wants an answer of this type.
+
+    Parameters of a range are not looked at: our types have none (RFC 9110, section 12.5.1).
     """
     specificity = {media_type: 2, media_type.split("/", maxsplit=1)[0] + "/*": 1, "*/*": 0}
     if media_type == "application/json":
@@ -220,8 +240,7 @@ def require_acceptable(media_type: str) -> None:
         for text, quality in request.accept_mimetypes
         if (accepted := text.split(";")[0].strip().lower()) in specificity
     ]
-    if request.headers.get("Accept", "").strip() and max(matches, default=(0, 0))[1] == 0:
-        abort(406)
+    return max(matches, default=(0, 0.0))[1]
 
 
 def _check_size() -> None:

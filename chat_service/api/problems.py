@@ -104,6 +104,13 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         "As many exports are under way as there may be at once. Read those that you have begun, and try again.",
         headers=_retry_after(5),
     ),
+    errors.TooManyListenersError: Problem(
+        429,
+        "too_many_listeners",
+        "Too many listeners",
+        "As many of your tenant follow the log, or wait for it, as may at once. End some, or ask without `wait`.",
+        headers=_retry_after(5),
+    ),
     errors.ChatNotFoundError: Problem(
         404,
         "chat_not_found",

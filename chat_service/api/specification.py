@@ -4,7 +4,7 @@ from typing import Any
 
 from chat_service.api import problems
 from chat_service.api.parsing import IF_MATCH
-from chat_service.models import Scope
+from chat_service.models import Kind, Scope
 
 INFO = {
     "summary": "Chats of many tenants, deleted atomically, once, and for good.",
@@ -63,6 +63,13 @@ IDEMPOTENCY_KEY_FIELD = {
     },
 }
 
+LAST_EVENT_ID_FIELD = {
+    "in": "header",
+    "name": "Last-Event-ID",
+    "description": "Of a live stream: the last `id` you have. It goes before `after`; browsers send it by themselves.",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+}
+
 RATE_LIMIT_HEADERS = {
     "RateLimit": {
         "description": "What is left: `r` tokens, and the bucket is full in `t` seconds. Where there is a limit.",
@@ -108,6 +115,32 @@ COMPONENTS = {
             "updated_at": {"type": "string", "format": "date-time"},
             "last_message_at": {"type": ["string", "null"], "format": "date-time"},
         },
+    },
+    "LogEntry": {
+        "type": "object",
+        "description": "What has happened, by ids, numbers and times; never content.",
+        "required": ["seq", "kind", "at", "chat_id", "actor"],
+        "properties": {
+            "seq": {"type": "integer", "minimum": 1, "description": "Counts from 1 in your log, without gaps."},
+            "kind": {"type": "string", "enum": [kind.value for kind in Kind]},
+            "at": {"type": "string", "format": "date-time"},
+            "chat_id": {"type": "string", "format": "uuid"},
+            "actor": {"type": "string", "description": "The id of the key that asked for it; or `expiry`, `purge`."},
+            "message_count": {"type": "integer", "description": "Of `chat.…`: how many messages it had."},
+            "message_seq": {"type": "integer", "description": "Of `message.…`: which message."},
+            "purge_at": {"type": "string", "format": "date-time", "description": "Of `chat.trashed`: until when."},
+        },
+        "additionalProperties": False,
+    },
+    "LogPage": {
+        "type": "object",
+        "required": ["items", "next_after", "head"],
+        "properties": {
+            "items": {"type": "array", "items": {"$ref": "#/components/schemas/LogEntry"}},
+            "next_after": {"type": "integer", "description": "What to ask with next, as `after`."},
+            "head": {"type": "integer", "description": "The last seq there is."},
+        },
+        "additionalProperties": False,
     },
     "Problem": {
         "type": "object",

@@ -15,6 +15,7 @@ time numbers them. What this module keeps:
 """
 
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
@@ -62,9 +63,9 @@ _RECEIPT_ORDER = [("_id.tenant_id", DESCENDING), ("deleted_at", ASCENDING), ("_i
 class Sequencer:
     """One of those that may write the log; it does while it holds the lease."""
 
-    def __init__(self, database: Database, holder: str) -> None:
+    def __init__(self, database: Database, holder: str | None = None) -> None:
         self._database = database
-        self._holder = holder
+        self._holder = holder or uuid.uuid4().hex
 
     def claim(self) -> Document | None:
         """Take or renew the lease, and return the position; None while another holds it."""
@@ -190,9 +191,13 @@ class Sequencer:
         found = tx.log_entries.find(deletes, {"chat_id": True}, batch_size=2 * BATCH)
         return {(one["_id"]["tenant_id"], one["chat_id"]) for one in found}
 
-    def status(self) -> SequencerStatus:
-        """Return how far the log is, and who writes it."""
-        with self._database.operation():
+    def status(self, seconds: float | None = None) -> SequencerStatus:
+        """Return how far the log is, and who writes it; with `seconds`, if the database says so in that time.
+
+        Raises:
+            DatabaseUnavailableError: it does not.
+        """
+        with self._database.operation(seconds=seconds):
             found = self._database.log_position.find_one(POSITION) or {}
         now = self._database.now()
         up_to = found.get("up_to")

@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cachetools import LRUCache, TTLCache
@@ -124,6 +124,12 @@ class Tenants:
         if document is None:
             raise InvalidApiKeyError
         return _to_key(document)
+
+    def revoked(self, key_ids: Sequence[str]) -> set[str]:
+        """Return those of the keys that were revoked. One command."""
+        revoked = {"$or": [{"_id": _key_range(key_id)} for key_id in key_ids], "revoked_at": {"$ne": None}}
+        with self._database.operation():
+            return {key["_id"][:KEY_ID_CHARACTERS] for key in self._database.api_keys.find(revoked, {"_id": True})}
 
     def create(self, name: str, tenant_id: str | None = None) -> Tenant:
         """Create a tenant and return it; with a `tenant_id` that exists already, return that one."""

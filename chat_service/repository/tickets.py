@@ -1,7 +1,7 @@
 """Tickets: what a browser shows in place of a key, because it cannot send a header when it opens a WebSocket.
 
-A ticket opens one connection to one chat, once, within 30 s, with the scopes of the key it was made with. Like a key it
-is stored as its digest.
+A ticket opens one connection to one chat, or to the log, once, within 30 s, with the scopes of the key that it was made
+with. Like a key it is stored as its digest.
 """
 
 import secrets
@@ -25,16 +25,15 @@ class Tickets:
         self._database = database
         self._tenants = tenants
 
-    def issue(self, caller: Caller, chat_id: str) -> Ticket:
-        """Make a ticket for the chat, and return it: the only time it is seen.
+    def issue(self, caller: Caller, chat_id: str | None = None) -> Ticket:
+        """Make a ticket for the chat, or without one for the log, and return it: the only time it is seen.
 
         Raises:
             ChatNotFoundError: absent, deleted or another tenant's.
         """
         ticket = Ticket(secrets.token_urlsafe(32), self._database.now() + LIFE)
         with self._database.operation(writes=True):
-            chat = living(caller.tenant_id, chat_id, self._database.now())
-            if self._database.chats.find_one(chat, {"_id": True}) is None:
+            if chat_id is not None and not self._is_there(caller.tenant_id, chat_id):
                 raise ChatNotFoundError
             self._database.tickets.insert_one(
                 {
@@ -48,16 +47,20 @@ class Tickets:
             )
         return ticket
 
-    def redeem(self, ticket: str, chat_id: str) -> Caller:
-        """Use the ticket up, and return who it was made for.
+    def _is_there(self, tenant_id: str, chat_id: str) -> bool:
+        chat = living(tenant_id, chat_id, self._database.now())
+        return self._database.chats.find_one(chat, {"_id": True}) is not None
+
+    def redeem(self, ticket: str, chat_id: str | None = None) -> Caller:
+        """Use the ticket for the chat, or for the log, up, and return who it was made for.
 
         Raises:
-            InvalidApiKeyError: unknown, used, expired, made for another chat, or before this one was in the trash.
+            InvalidApiKeyError: unknown, used, expired, made for something else, or before the chat was in the trash.
         """
         wanted = {"_id": digest(ticket), "chat_id": chat_id, "expires_at": {"$gt": self._database.now()}}
         with self._database.operation(writes=True):
             found = self._database.tickets.find_one_and_delete(wanted)
-            if found is None or self._is_from_before(found):
+            if found is None or (chat_id is not None and self._is_from_before(found)):
                 raise InvalidApiKeyError
         scopes = frozenset(Scope(scope) for scope in found["scopes"])
         return self._tenants.current(Caller(found["tenant_id"], found["key_id"], scopes))

@@ -11,10 +11,12 @@ import time
 from werkzeug.exceptions import RequestTimeout
 
 from chat_service.api.auth import API_PREFIX, CALLER
+from chat_service.api.log import IS_FULL, waiting_for
 from chat_service.api.refusals import REFUSAL
-from chat_service.errors import DatabaseUnavailableError, TooMuchUnreadError
-from chat_service.models import Caller
+from chat_service.errors import DatabaseUnavailableError, TooManyListenersError, TooMuchUnreadError
+from chat_service.models import Caller, Kind
 from chat_service.realtime.endpoint import Sockets
+from chat_service.realtime.log_feed import LogFeed
 from chat_service.repository.deadline import set_deadline
 from chat_service.repository.tenants import Tenants
 from chat_service.server.admission import Admission, Weight, weigh
@@ -38,6 +40,7 @@ class Application:
         self,
         app: WsgiApp,
         sockets: Sockets,
+        log_feed: LogFeed,
         tenants: Tenants,
         admission: Admission,
         *,
@@ -47,12 +50,13 @@ class Application:
     ) -> None:
         """Work on up to `threads` requests at once, each with a body of up to as many bytes as its kind may have."""
         self._sockets = sockets
+        self._log_feed = log_feed
         self._tenants = tenants
         self._admission = admission
         self._bodies = Bodies(max_body_bytes, max_import_bytes)
         self._threads = Threads(threads, "request")
         self._express = Threads(EXPRESS_THREADS, "express")
-        self._bridge = Bridge(app, Threads(max(threads // 2, 1), "stream"))
+        self._bridge = Bridge(app, Threads(max(threads // 2, 1), "stream"), log_feed.stream)
         self._draining: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +78,8 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     def drain(self) -> "asyncio.Task[None]":
-        """Close every WebSocket, because the process ends; requests end by themselves."""
+        """Close every WebSocket and stream, because the process ends; requests end by themselves."""
+        self._log_feed.end()
         if self._draining is None:
             self._draining = asyncio.create_task(self._sockets.drain())
         return self._draining
@@ -102,9 +107,14 @@ class Application:
         key = environ.get("HTTP_X_API_KEY", "")
         end = deadline(environ.get("HTTP_X_REQUEST_START"))
         caller, tenant_id = self._tenants.recall(key)
-        if caller is None and length_of(environ) != 0:
+        waiting = waiting_for(environ)
+        if caller is None and (length_of(environ) != 0 or waiting):
             caller = await self._authenticate(key, tenant_id, end)
             tenant_id = caller.tenant_id
+        if waiting and caller is not None:
+            end += await self._wait(caller, *waiting)
+        if tenant_id is not None and self._log_feed.is_full_for(tenant_id):
+            environ[IS_FULL] = True
         asked_at = time.monotonic()
         reading = self._bodies.read(environ, receive, tenant_id or "")
         async with reading as body:
@@ -126,6 +136,19 @@ class Application:
             await self._bridge.answer(
                 environ, receive, send, self._threads, tenant_id=tenant_id or "", on_first_part=place.leave
             )
+
+    async def _wait(self, caller: Caller, after: int, kind: Kind | None, seconds: int) -> float:
+        """Hold a request until the log has what it waits for; return how many seconds that took.
+
+        Raises:
+            TooManyListenersError: as many wait as may.
+            ChatServiceError: the database did not answer.
+        """
+        if self._log_feed.is_full_for(caller.tenant_id):
+            raise TooManyListenersError
+        began = time.monotonic()
+        await self._log_feed.wait(caller.tenant_id, after, kind, seconds)
+        return time.monotonic() - began
 
     async def _authenticate(self, key: str, tenant_id: str | None, end: float) -> Caller:
         """Return whose key it is, in a thread that may ask the database.

@@ -10,9 +10,10 @@ import io
 import logging
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
+from chat_service.api.log import LISTENER, Listener
 from chat_service.api.refusals import refuse
 from chat_service.server.threads import Threads
 from chat_service.telemetry.observation import place
@@ -23,6 +24,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Environ = dict[str, Any]
 WsgiApp = Callable[..., Iterable[bytes]]
+Follow = Callable[[Listener], AsyncIterator[bytes]]
+"""Gives what comes after an answer whose view has left a listener."""
+
+SCOPE, HAS_NO_END = "chat_service.scope", "chat_service.has_no_end"
+"""Where the variables of a request keep its connection's scope; what that has while an answer goes on for ever."""
 
 PART_BYTES = 64 * 2**10
 """An answer is made, and handed to the connection, in parts of this size: small ones in one go, exports in bounded
@@ -62,6 +68,7 @@ def environ_of(scope: Scope) -> Environ:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
+        SCOPE: scope,
     }
     if scope.get("client"):
         environ["REMOTE_ADDR"] = scope["client"][0]
@@ -81,9 +88,13 @@ def _variable(name: bytes) -> str:
 class Bridge:
     """Has the WSGI application answer requests."""
 
-    def __init__(self, app: WsgiApp, streams: Threads) -> None:
-        """Make in threads of `streams` what follows the first part of a stream: many exports leave the others free."""
+    def __init__(self, app: WsgiApp, streams: Threads, follow: Follow) -> None:
+        """Make in threads of `streams` what follows the first part of a stream: many exports leave the others free.
+
+        What comes after the answer to a listener is given by `follow`, which has no thread.
+        """
         self._app = app
+        self._follow = follow
         self._streams = streams
         self._unread: Counter[str] = Counter()
 
@@ -114,9 +125,14 @@ class Bridge:
         first.add_done_callback(lambda _: on_first_part())
         try:
             await self._outcome(first, response)
+            listener = environ.pop(LISTENER, None)
+            response.goes_on = listener is not None
             await self._flush(response, send, tenant_id)
             if not response.is_complete:
                 await self._stream(response, receive, send, tenant_id)
+            if listener is not None:
+                environ.get(SCOPE, {})[HAS_NO_END] = True
+                await self._tell(listener, receive, send)
         except Exception as error:  # noqa: BLE001 - whatever it was, its text may quote what no log may hold
             if response.is_begun:
                 raise ResponseCutError(type(error).__name__) from None
@@ -135,6 +151,19 @@ class Bridge:
         finally:
             gone.cancel()
 
+    async def _tell(self, listener: Listener, receive: Receive, send: Send) -> None:
+        """Send what comes after the answer, at the pace of the reader, until it leaves or nothing more comes."""
+        gone = asyncio.ensure_future(_until_gone(receive))
+        telling = asyncio.ensure_future(_send_all(self._follow(listener), send))
+        try:
+            await asyncio.wait([gone, telling], return_when=asyncio.FIRST_COMPLETED)
+            if telling.done():
+                telling.result()
+        finally:
+            for task in (gone, telling):
+                task.cancel()
+            await asyncio.wait([gone, telling])
+
     async def _outcome(self, step: "asyncio.Future[None]", response: "_Response") -> None:
         """Wait for a step of the application. A thread cannot be stopped: if nobody waits any more, close it after."""
         try:
@@ -146,19 +175,26 @@ class Bridge:
     async def _flush(self, response: "_Response", send: Send, tenant_id: str) -> None:
         """Send the part that is made, at the pace of the reader."""
         head, body = response.take()
+        goes_on = response.goes_on or not response.is_complete
         if head is not None:
             await send(head)
         if len(body) <= PART_BYTES:
-            await send({"type": "http.response.body", "body": body, "more_body": not response.is_complete})
+            await send({"type": "http.response.body", "body": body, "more_body": goes_on})
             return
         self._unread[tenant_id] += len(body)
         try:
             for start in range(0, len(body), PART_BYTES):
-                more = start + PART_BYTES < len(body) or not response.is_complete
+                more = start + PART_BYTES < len(body) or goes_on
                 await send({"type": "http.response.body", "body": body[start : start + PART_BYTES], "more_body": more})
         finally:
             self._unread[tenant_id] -= len(body)
             self._unread = +self._unread
+
+
+async def _send_all(parts: AsyncIterator[bytes], send: Send) -> None:
+    async for part in parts:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -188,6 +224,8 @@ class _Response:
         """Whether a part of it may have gone out."""
         self.is_complete = False
         """Whether the application has made all of it."""
+        self.goes_on = False
+        """Whether something comes after what the application makes."""
 
     def begin(self, environ: Environ) -> None:
         """Call the application, in a thread, and make the first part."""

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from chat_service.api.refusals import Header, refusal
 from chat_service.server.balance import counts
+from chat_service.server.bridge import HAS_NO_END
 from chat_service.server.deadlines import TimeLimit
 from chat_service.server.stand_ins import Answer, IdleTimers
 
@@ -102,8 +103,8 @@ class Http(HttpToolsProtocol):
             self.send_400_response("")
 
     def eof_received(self) -> bool:  # type: ignore[override]  # None in uvicorn, which is the same as False
-        """Let a client that has sent a whole request, and says that it sends no more, have its answer."""
-        if self._is_busy() and not self.cycle.more_body:
+        """Let a client that has sent a whole request, and says that it sends no more, have its answer, if that ends."""
+        if self._is_busy() and not self.cycle.more_body and not self.scope.get(HAS_NO_END):
             self.cycle.keep_alive = False
             return True
         return False
@@ -236,6 +237,7 @@ class Http(HttpToolsProtocol):
         Whose answer has begun was not told that it is the last, and may send another request as soon as it has read it.
         """
         self._is_ending = True
+        self.app_state["drain"]()
         if not self._is_busy():
             self._close_soon()
         elif not self.cycle.response_started:

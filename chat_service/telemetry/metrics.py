@@ -5,11 +5,17 @@ share: gunicorn.conf.py sets PROMETHEUS_MULTIPROC_DIR before that. Every label h
 """
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-from flask import Blueprint, Flask, Response
+from flask import Blueprint, Flask, Response, current_app
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
+from chat_service.errors import ChatServiceError
+from chat_service.models import SequencerStatus
 from chat_service.repository.monitor import PoolEvent
 from chat_service.telemetry.observation import Answered
 
@@ -47,6 +53,12 @@ _in_use = Gauge(
 _connections = Gauge(
     "chat_service_connections", "WebSockets that are open now.", registry=_registry, multiprocess_mode="livesum"
 )
+_listeners = Gauge(
+    "chat_service_log_listeners",
+    "Live streams of the log that are open now.",
+    registry=_registry,
+    multiprocess_mode="livesum",
+)
 _info = Gauge(
     "chat_service_info",
     "1, with the version and the commit that run.",
@@ -54,6 +66,14 @@ _info = Gauge(
     registry=_registry,
     multiprocess_mode="livemax",
 )
+
+LogStatus = Callable[[float], SequencerStatus]
+"""Returns how far the log is; within so many seconds, or it raises."""
+
+_LOG_STATUS = "chat_service.log_status"
+
+ASK_SECONDS = 1.0
+"""For that: who scrapes has other numbers to take home."""
 
 DELETE_ROUTE = ("DELETE", "/api/v1/chats/<chat_id>")
 
@@ -72,9 +92,10 @@ for _outcome in OUTCOMES.values():
     _deletes.labels(_outcome)
 
 
-def install(app: Flask, version: str, commit: str | None) -> None:
-    """Serve `/metrics`, without a key."""
+def install(app: Flask, version: str, commit: str | None, log_status: LogStatus) -> None:
+    """Serve `/metrics`, without a key. Each time it asks by `log_status` how far the log is."""
     _info.labels(version, commit or "").set(1)
+    app.extensions[_LOG_STATUS] = log_status
     app.register_blueprint(blueprint)
 
 
@@ -94,6 +115,11 @@ def count_delete(code: str | None) -> None:
 def count_connection(*, opened: bool) -> None:
     """Count a WebSocket that was opened, or that has ended."""
     _connections.inc() if opened else _connections.dec()
+
+
+def count_listener(*, came: bool) -> None:
+    """Count a live stream of the log that was opened, or that has ended."""
+    _listeners.inc() if came else _listeners.dec()
 
 
 def count_unlimited() -> None:
@@ -123,4 +149,21 @@ def metrics() -> Response:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    of_the_log = CollectorRegistry()
+    of_the_log.register(_LogCollector(current_app.extensions[_LOG_STATUS]))
+    return Response(generate_latest(registry) + generate_latest(of_the_log), content_type=CONTENT_TYPE_LATEST)
+
+
+class _LogCollector(Collector):
+    """How far the log is, as the database knows it when it is asked, or nothing if that does not answer in time."""
+
+    def __init__(self, log_status: LogStatus) -> None:
+        self._log_status = log_status
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the gauge."""
+        with suppress(ChatServiceError):
+            behind = self._log_status(ASK_SECONDS).behind
+            if behind is not None:
+                text = "How long ago everything was committed that the log has. All processes say the same."
+                yield GaugeMetricFamily("chat_service_log_behind_seconds", text, behind.total_seconds())

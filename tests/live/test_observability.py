@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from tests.client import CHATS, TenantAccess
+from tests.numbering import numbering
 from tests.wait import wait_until
 from tests.workers import workers_of
 
@@ -129,6 +131,15 @@ def test_the_numbers_of_all_workers_add_up(service, access) -> None:
     wait_until(lambda: not Path(f"/proc/{victim}").exists(), 20)
     after = scrape(service)
     assert after['chat_service_deletes_total{outcome="deleted"}'] == 20
+
+
+def test_how_far_the_log_is_behind_is_a_metric(service, database) -> None:
+    """Asked for with each scrape; before a sequencer has ever run there is nothing to tell."""
+    assert "chat_service_log_behind_seconds" not in scrape(service)
+    with numbering(database):
+        assert 0 <= scrape(service)["chat_service_log_behind_seconds"] < 30
+    database.log_position.update_one({}, {"$set": {"up_to": database.now() - timedelta(hours=1)}})
+    assert scrape(service)["chat_service_log_behind_seconds"] > 3_000
 
 
 def test_metrics_can_be_closed(mongod: EmbeddedMongod, output: Path) -> None:

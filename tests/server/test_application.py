@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from flask import Flask
 
 from chat_service.api.context import Repositories
+from chat_service.realtime.log_feed import LogFeed
 from chat_service.server import bodies, deadlines
 from chat_service.server.admission import Admission, Weight
 from chat_service.server.application import Application
@@ -25,6 +27,12 @@ SCOPE = {
 }
 
 
+async def never(_: Any) -> AsyncIterator[bytes]:
+    """Nobody listens."""
+    return
+    yield
+
+
 async def ignore(_: dict[str, Any]) -> None:
     """Nobody looks."""
 
@@ -33,7 +41,8 @@ def serving(app: Flask, wsgi: Any = None, admission: Admission | None = None, th
     tenants = Repositories.of(app.extensions).tenants
     admission = admission or Admission(1, lambda: 0.0)
     sizes = {"max_body_bytes": 2**20, "max_import_bytes": 2**22}
-    return Application(wsgi or app, None, tenants, admission, threads=threads, **sizes)
+    feed = LogFeed(Repositories.of(app.extensions).log, tenants, Threads(1, "log").run, 10, 10)
+    return Application(wsgi or app, None, feed, tenants, admission, threads=threads, **sizes)
 
 
 @pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
@@ -134,7 +143,7 @@ def test_an_application_that_fails_before_its_answer_is_answered_for() -> None:
 
     async def play() -> None:
         threads = Threads(1, "test")
-        await Bridge(fails, threads).answer(environ_of({**SCOPE, "headers": []}), ignore, send, threads)
+        await Bridge(fails, threads, never).answer(environ_of({**SCOPE, "headers": []}), ignore, send, threads)
 
     asyncio.run(play())
     assert sent[0]["status"] == 500

@@ -46,7 +46,9 @@ def test_a_request_that_came_before_the_client_could_know_is_answered(monkeypatc
         config, state = Config(app, log_level="error"), ServerState()
         config.load()
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Http(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+        server = await loop.create_server(
+            lambda: Http(config=config, server_state=state, app_state=app), "127.0.0.1", 0
+        )
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.write(FIRST)

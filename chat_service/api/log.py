@@ -1,0 +1,168 @@
+"""The log: what was taken away and brought back, for whoever keeps copies. By pages, held until there is more, or live.
+
+Those who wait, and those who follow it live, are kept by realtime/log_feed.py, which holds no thread for them.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from flask import Response, request
+from flask_smorest import Blueprint
+from marshmallow import Schema, ValidationError, fields, validate
+
+from chat_service.api.auth import requires
+from chat_service.api.context import caller, repositories
+from chat_service.api.fields import Number, milliseconds
+from chat_service.api.openapi import raises
+from chat_service.api.parsing import preferred
+from chat_service.api.schemas import TicketOut
+from chat_service.errors import TooManyListenersError, ValidationFailedError
+from chat_service.models import MAX_SEQ, Caller, Kind, LogEntry, LogPage, Scope, Ticket
+
+ENTRIES_DEFAULT, ENTRIES_MOST = 100, 1_000
+WAIT_MOST = 25
+"""Seconds: routers give up after 30."""
+
+PATH = "/api/v1/log"
+EVENTS = "text/event-stream"
+
+RECONNECT = b"retry: 2000\n\n"
+"""What a live stream begins with: after how many milliseconds a browser comes back."""
+
+LISTENER = "chat_service.listener"
+"""The WSGI variable in which a view leaves who is to be told of more, once its answer has gone out."""
+
+IS_FULL = "chat_service.is_full"
+"""The WSGI variable that says that no more listeners are taken."""
+
+LOGGED = {
+    "application/json": {"schema": {"$ref": "#/components/schemas/LogPage"}},
+    EVENTS: {"schema": {"type": "string", "description": "Server-sent events: `id` is the seq, `event` the kind."}},
+}
+
+_EVENT_ID = re.compile("[0-9]{1,18}", re.ASCII)
+
+blueprint = Blueprint("log", __name__, url_prefix="/api/v1", description="What was taken away and brought back")
+
+
+class LogIn(Schema):
+    """Which entries, and whether to wait for some."""
+
+    after = Number(
+        load_default=0,
+        validate=validate.Range(0, MAX_SEQ),
+        metadata={"description": "The last `seq` you have; 0 for the beginning."},
+    )
+    limit = Number(load_default=ENTRIES_DEFAULT, validate=validate.Range(1, ENTRIES_MOST))
+    kind = fields.String(load_default=None, validate=validate.OneOf([kind.value for kind in Kind]))
+    wait = Number(
+        load_default=0,
+        validate=validate.Range(0, WAIT_MOST),
+        metadata={"description": "Seconds to hold the answer until there is an entry."},
+    )
+    ticket = fields.String(
+        load_default=None, metadata={"description": "In place of a key, from `POST /log/tickets`: for browsers."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Somebody who follows the log."""
+
+    caller: Caller
+    after: int
+    """What it has, or is being sent."""
+    kind: Kind | None
+
+
+@blueprint.get("/log")
+@requires(Scope.READ)
+@raises(TooManyListenersError, headers="Last-Event-ID")
+@blueprint.arguments(LogIn(), location="query")
+@blueprint.doc(responses={"200": {"description": "Entries after the one you have.", "content": LOGGED}})
+def read_log(query: dict[str, Any]) -> Response:
+    """Read what was taken away, brought back or changed since the last entry you have seen, in order and without gaps.
+
+    Keep `next_after` and ask again with it: whoever does so misses nothing. With `wait` the answer is held until there
+    is something. With `Accept: text/event-stream` entries come live, as server-sent events, and `Last-Event-ID` goes on
+    where the last connection was.
+    """
+    media_type = preferred("application/json", EVENTS)
+    kind = None if query["kind"] is None else Kind(query["kind"])
+    after = query["after"] if media_type != EVENTS else _last_event_id(query["after"])
+    if media_type == EVENTS and IS_FULL in request.environ:
+        raise TooManyListenersError
+    page = repositories().log.page(caller().tenant_id, after, query["limit"], kind)
+    if media_type != EVENTS:
+        return Response(orjson.dumps(_page_json(page)), mimetype="application/json")
+    if request.method == "GET":
+        request.environ[LISTENER] = Listener(caller(), page.next_after, kind)
+    # An iterator, so that the answer has no length: more may come.
+    answer = Response(iter([RECONNECT, *map(event_text, page.entries)]), mimetype=EVENTS)
+    answer.headers["Cache-Control"] = "no-store"
+    answer.headers["X-Accel-Buffering"] = "no"  # nginx would keep the events until it has a buffer full
+    return answer
+
+
+@blueprint.post("/log/tickets")
+@requires(Scope.READ)
+@blueprint.response(201, TicketOut())
+def issue_log_ticket() -> Ticket:
+    """Make a ticket that opens one live stream of the log within 30 s, as `GET /log?ticket=`.
+
+    For browsers, whose EventSource cannot send the key. Good for one connection.
+    """
+    return repositories().tickets.issue(caller())
+
+
+def _last_event_id(after: int) -> int:
+    """Return where a stream goes on: a browser that comes back says it in a header, and asks the same address."""
+    header = request.headers.get("Last-Event-ID")
+    if not header:
+        return after
+    if not _EVENT_ID.fullmatch(header):
+        raise ValidationFailedError({"Last-Event-ID": ["Not an id of an event of this stream."]})
+    return int(header)
+
+
+def waiting_for(environ: Mapping[str, Any]) -> tuple[int, Kind | None, int] | None:
+    """Return what a request that has not come to its view waits for: more than which entry, of which kind, how long.
+
+    None if it does not wait, or if its view is going to refuse it.
+    """
+    if environ["PATH_INFO"] != PATH or environ["REQUEST_METHOD"] != "GET" or "wait=" not in environ["QUERY_STRING"]:
+        return None
+    if EVENTS in environ.get("HTTP_ACCEPT", "").lower():
+        return None
+    try:
+        query = LogIn().load(dict(parse_qsl(environ["QUERY_STRING"], keep_blank_values=True)))
+    except ValidationError:
+        return None
+    kind = None if query["kind"] is None else Kind(query["kind"])
+    return (query["after"], kind, query["wait"]) if query["wait"] else None
+
+
+def _page_json(page: LogPage) -> dict[str, Any]:
+    return {"items": list(map(entry_json, page.entries)), "next_after": page.next_after, "head": page.head}
+
+
+def entry_json(entry: LogEntry) -> dict[str, Any]:
+    """Return an entry as it leaves."""
+    event = entry.event
+    facts = {name: milliseconds(value) if isinstance(value, datetime) else value for name, value in event.facts.items()}
+    named = {"seq": entry.seq, "kind": event.kind.value, "at": milliseconds(entry.at), "chat_id": event.chat_id}
+    return {**named, "actor": event.actor, **facts}
+
+
+def event_text(entry: LogEntry) -> bytes:
+    """Return an entry as a server-sent event (HTML Living Standard, section 9.2)."""
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (
+        entry.seq,
+        entry.event.kind.value.encode(),
+        orjson.dumps(entry_json(entry)),
+    )

@@ -1,0 +1,208 @@
+"""Those who follow the log: by streams of server-sent events, or by requests that are held until there is more.
+
+None of them has a thread. One task looks at where the logs end that somebody follows, and wakes who has something to
+read. What came last is read once and kept for all who are at the end; who is further behind reads for itself.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from chat_service.api.log import Listener, event_text
+from chat_service.errors import ChatServiceError
+from chat_service.models import Kind, LogEntry
+from chat_service.repository.log import Log
+from chat_service.repository.tenants import Tenants
+from chat_service.telemetry import metrics
+
+THREADS = 2
+"""For what all listeners ask of the database."""
+
+LOOK_SECONDS = 0.2
+"""Between two looks at where the logs end: one command for all."""
+
+KEYS_LOOKS = 10
+"""Looks after which it is asked whether a listener's key was revoked: every 2 s."""
+
+COMMENT_SECONDS = 15.0
+"""After so long without an event a comment is sent: what lies between would cut an idle connection (the contract)."""
+
+COMMENT = b": still here\n\n"
+
+ENTRIES = 500
+"""Read at once: 0.1 MB."""
+
+Run = Callable[..., Awaitable[Any]]
+"""Runs a blocking function in a thread."""
+
+_log = logging.getLogger(__name__)
+
+
+class _End:
+    """Where a tenant's log ends, as far as is known here, and what came last."""
+
+    def __init__(self) -> None:
+        self.listeners = 0
+        self.head: int | None = None
+        self.grown = asyncio.Event()
+        """Set, and replaced, when it has moved."""
+        self._before = 0
+        self._last: list[tuple[Kind, bytes]] = []
+        """The entries from `_before` to the head, if there were few."""
+
+    def move(self, head: int, last: Sequence[LogEntry]) -> None:
+        """Wake all who wait; `last` is what came since the last time, or nothing."""
+        self.head = head
+        self._before = head - len(last)
+        self._last = [(entry.event.kind, event_text(entry)) for entry in last]
+        self.grown.set()
+        self.grown = asyncio.Event()
+
+    def forget(self) -> None:
+        """Drop what came last: whoever was going to take it has."""
+        self._last = []
+        self._before = self.head or 0
+
+    def is_after(self, seq: int) -> bool:
+        """Tell whether there may be something after an entry."""
+        return self.head is None or seq < self.head
+
+    def since(self, seq: int, kind: Kind | None) -> bytes | None:
+        """Return the events after an entry; None if they have to be read."""
+        if self.head is None or seq < self._before:
+            return None
+        return b"".join([text for one, text in self._last[seq - self._before :] if kind in {None, one}])
+
+
+class LogFeed:
+    """The listeners of this process."""
+
+    def __init__(self, log: Log, tenants: Tenants, run: Run, most: int, most_of_tenant: int) -> None:
+        """Take up to `most` listeners, `most_of_tenant` of one tenant. `run` runs what asks the database."""
+        self._log = log
+        self._tenants = tenants
+        self._run = run
+        self._most = most
+        self._most_of_tenant = most_of_tenant
+        self._count = 0
+        self._ends: dict[str, _End] = {}
+        self._keys: Counter[str] = Counter()
+        """Of the listeners."""
+        self._revoked: set[str] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._is_ending = False
+
+    def is_full_for(self, tenant_id: str) -> bool:
+        """Tell whether the tenant gets no further listener."""
+        end = self._ends.get(tenant_id)
+        return self._count >= self._most or (end is not None and end.listeners >= self._most_of_tenant)
+
+    async def wait(self, tenant_id: str, after: int, kind: Kind | None, seconds: float) -> None:
+        """Return when the log has an entry of the kind after this one, or when the time is over.
+
+        Raises:
+            ChatServiceError: the database did not answer.
+        """
+        with suppress(TimeoutError), self._listening(tenant_id) as end:
+            async with asyncio.timeout(seconds):
+                while not self._is_ending:
+                    grown = end.grown
+                    page = await self._run(self._log.page, tenant_id, after, 1, kind)
+                    if page.entries:
+                        return
+                    if page.next_after >= page.head:
+                        await grown.wait()
+                    after = page.next_after
+
+    async def stream(self, listener: Listener) -> AsyncIterator[bytes]:
+        """Give the events of the listener as they come, until its key is revoked or the process ends."""
+        tenant_id, key_id = listener.caller.tenant_id, listener.caller.key_id
+        after = listener.after
+        metrics.count_listener(came=True)
+        self._keys[key_id] += 1
+        try:
+            with self._listening(tenant_id) as end:
+                while not self._is_ending and key_id not in self._revoked:
+                    grown = end.grown
+                    text, after = await self._next(end, tenant_id, after, listener.kind)
+                    if text:
+                        yield text
+                    elif not end.is_after(after):
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(grown.wait(), COMMENT_SECONDS)
+                            continue
+                        yield COMMENT
+        finally:
+            self._keys[key_id] -= 1
+            self._keys = +self._keys
+            metrics.count_listener(came=False)
+
+    async def _next(self, end: _End, tenant_id: str, after: int, kind: Kind | None) -> tuple[bytes, int]:
+        """Return the next events after an entry, and the entry up to which that was looked at."""
+        known = end.since(after, kind)
+        if known is not None:
+            return known, max(after, end.head or 0)
+        try:
+            page = await self._run(self._log.page, tenant_id, after, ENTRIES, kind)
+        except ChatServiceError:
+            await asyncio.sleep(1)
+            return b"", after
+        if end.head is None:
+            end.move(page.head, ())
+        return b"".join(map(event_text, page.entries)), page.next_after
+
+    @contextmanager
+    def _listening(self, tenant_id: str) -> Iterator[_End]:
+        """Count a listener, and have its log looked at."""
+        end = self._ends.setdefault(tenant_id, _End())
+        end.listeners += 1
+        self._count += 1
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+        try:
+            yield end
+        finally:
+            end.listeners -= 1
+            self._count -= 1
+            if not end.listeners:
+                del self._ends[tenant_id]
+
+    async def _watch(self) -> None:
+        """Look at where the logs end, as long as anybody listens."""
+        looks = 0
+        while self._ends:
+            try:
+                await self._look()
+                if looks % KEYS_LOOKS == 0:
+                    self._revoked = await self._run(self._tenants.revoked, list(self._keys)) if self._keys else set()
+                    if self._revoked:
+                        self._wake_all()
+            except ChatServiceError as error:
+                _log.warning("The log was not looked at: %s", type(error).__name__)
+            looks += 1
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        heads = await self._run(self._log.heads, list(self._ends))
+        for tenant_id, end in list(self._ends.items()):
+            head = heads.get(tenant_id, 0)
+            if head == end.head:
+                end.forget()
+            elif end.head is None or head - end.head > ENTRIES:
+                end.move(head, ())
+            else:
+                page = await self._run(self._log.page, tenant_id, end.head, ENTRIES, None)
+                end.move(page.head, page.entries if page.next_after == page.head else ())
+
+    def _wake_all(self) -> None:
+        for end in self._ends.values():
+            end.grown.set()
+            end.grown = asyncio.Event()
+
+    def end(self) -> None:
+        """Let all listeners go: their clients come back, to another process."""
+        self._is_ending = True
+        self._wake_all()
