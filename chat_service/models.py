@@ -190,6 +190,8 @@ class Deletion:
     """When the last message was removed; None while a purge is open."""
     estimated_at: datetime | None = None
     """When an open purge should be complete, at its speed so far; None before it has one."""
+    export_sha256: str | None = None
+    """The digest of the export that whoever asked for it has kept, as they say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from chat_service.api.parsing import expected_revisions, idempotency_key
 from chat_service.api.schemas import (
     BulkIn,
     BulkOut,
-    DeleteIn,
+    DeleteChatIn,
     DeletionOut,
     PreviewOut,
     ReceiptOut,
@@ -36,7 +36,7 @@ blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="
 @blueprint.delete("/chats/<chat_id>")
 @requires(Scope.DELETE, of_deleted=True)
 @raises(ActiveConnectionsError, headers="If-Match Idempotency-Key")
-@blueprint.arguments(DeleteIn(), location="query")
+@blueprint.arguments(DeleteChatIn(), location="query")
 @blueprint.response(200, DeletionOut())
 def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
     """Delete a chat with all its messages, permanently and atomically.
@@ -44,11 +44,12 @@ def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
     Either everything is gone, or nothing has changed. Refused with 409 `active_connections` while WebSockets to the
     chat are live, unless `on_active` is `evict`: then their clients are told, and disconnected. With an
     `Idempotency-Key` a repetition gets the first answer again; after 503 `outcome_unknown` repeat it, or look the
-    receipt up. The id never comes back: a second delete is 404. A chat in the trash is deleted too.
+    receipt up. The id never comes back: a second delete is 404. A chat in the trash is deleted too. The `ETag` of an
+    export in `If-Match` deletes just what was exported.
     """
-    who, evict = caller(), query["on_active"] == "evict"
+    who, asked = caller(), {"evict": query["on_active"] == "evict", "export_sha256": query["export_sha256"]}
     return repositories().deletions.delete(
-        who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key(), evict=evict
+        who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key(), **asked
     )
 
 

@@ -16,7 +16,7 @@ from flask import Response, request
 from flask_smorest import Blueprint
 
 from chat_service.api.auth import requires
-from chat_service.api.chats import created
+from chat_service.api.chats import created, etag
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import milliseconds
 from chat_service.api.imports import require_export, take_in
@@ -52,7 +52,8 @@ def export_chat(query: dict[str, Any], chat_id: str) -> Response:
     """Download the whole chat, as it is at this moment.
 
     `ndjson` can be imported again: its last line counts the messages and seals every byte before; without that line it
-    was cut off. It ends early, recognisably, when the chat is deleted meanwhile.
+    was cut off. It ends early, recognisably, when the chat is deleted meanwhile. Its `ETag`, which is the `revision` of
+    the last line in quotes, deletes in `If-Match` just what you have; `export_sha256` has the receipt say that you do.
     """
     media_type, suffix, write = _FORMATS[query["format"]]
     require_acceptable(media_type)
@@ -61,6 +62,7 @@ def export_chat(query: dict[str, Any], chat_id: str) -> Response:
         answer = Response(write(chat, batches), mimetype=media_type)
         answer.call_on_close(opening.pop_all().close)
     answer.headers["Content-Disposition"] = f'attachment; filename="chat-{chat.id}.{suffix}"'
+    answer.headers.update(etag(chat.revision))
     return answer
 
 
@@ -105,7 +107,7 @@ def _ndjson(chat: Chat, batches: Batches) -> Iterator[bytes]:
         chunk = b"".join([b'{"type":"message","message":%b}\n' % orjson.dumps(row) for row in batch])
         digest.update(chunk)
         yield chunk
-    end = {"type": "end", "message_count": count, "sha256": digest.hexdigest()}
+    end = {"type": "end", "message_count": count, "revision": chat.revision, "sha256": digest.hexdigest()}
     yield orjson.dumps(end, option=orjson.OPT_APPEND_NEWLINE)
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
-from marshmallow import ValidationError, fields, validate
+from marshmallow import ValidationError, fields, missing, validate
 
 from chat_service.api.parsing import parse_uuid
 
@@ -44,6 +44,18 @@ class Seconds(fields.Field[datetime]):
 
     def _serialize(self, value: datetime | None, *_: Any, **__: Any) -> str | None:
         return None if value is None else seconds(value)
+
+
+class IfThere(fields.String):
+    """A text that leaves if there is one; the specification does not require it."""
+
+    def __init__(self, *, metadata: dict[str, Any]) -> None:
+        super().__init__(metadata={**metadata, "x-if-there": True})
+
+    def get_value(self, obj: Any, *arguments: Any, **named: Any) -> Any:
+        """Return the text, or marshmallow's word for nothing."""
+        found = super().get_value(obj, *arguments, **named)
+        return missing if found is None else found
 
 
 class Rfc3339(fields.Field[datetime]):

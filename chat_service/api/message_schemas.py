@@ -184,6 +184,7 @@ class ExportedEndIn(Schema):
 
     type = fields.String(required=True, validate=validate.Equal("end"))
     message_count = fields.Integer(required=True, strict=True)
+    revision = fields.Integer(strict=True)  # those of version 0.1 have none
     sha256 = fields.String(required=True, validate=validate.Regexp("[0-9a-f]{64}$"))
 
 

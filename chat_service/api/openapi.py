@@ -118,7 +118,7 @@ def _closed(schemas: dict[str, Any]) -> dict[str, Any]:
             else:
                 _tell_default_in_words(described)
         if not name.endswith(("In", "Patch")):
-            schema["required"] = list(properties)
+            schema["required"] = [field for field, one in properties.items() if not one.pop("x-if-there", False)]
         elif name.endswith("Patch"):
             schema["minProperties"] = 1
     return known

@@ -7,7 +7,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from chat_service.api.fields import Metadata, Number, Rfc3339, Seconds, Text, Time, Uuid
+from chat_service.api.fields import IfThere, Metadata, Number, Rfc3339, Seconds, Text, Time, Uuid
 
 TITLE_CHARACTERS = 200
 BULK_CHATS = 1_000
@@ -188,6 +188,16 @@ class DeleteIn(Schema):
     )
 
 
+class DeleteChatIn(DeleteIn):
+    """How a chat is deleted, and what is to be kept of that."""
+
+    export_sha256 = fields.String(
+        load_default=None,
+        validate=validate.Regexp(r"[0-9a-f]{64}\Z"),
+        metadata={"description": "The SHA-256 of the export that you keep: the receipt and the log will say it."},
+    )
+
+
 class _Itself(fields.Nested):
     """The same object once more, in another shape."""
 
@@ -204,6 +214,9 @@ class ReceiptOut(Schema):
     message_count = fields.Integer()
     purge = _Itself(PurgeOut())
     requested_by = fields.String(metadata={"description": "The id of the key that asked for it."})
+    export_sha256 = IfThere(
+        metadata={"description": "Of the export that was kept, as whoever asked for the delete said; else left out."}
+    )
 
 
 class ReceiptPageIn(Schema):

@@ -127,6 +127,7 @@ COMPONENTS = {
             "chat_id": {"type": "string", "format": "uuid"},
             "actor": {"type": "string", "description": "The id of the key that asked for it; or `expiry`, `purge`."},
             "message_count": {"type": "integer", "description": "Of `chat.…`: how many messages it had."},
+            "export_sha256": {"type": "string", "description": "Of `chat.deleted`: of the export that was kept."},
             "message_seq": {"type": "integer", "description": "Of `message.…`: which message."},
             "purge_at": {"type": "string", "format": "date-time", "description": "Of `chat.trashed`: until when."},
         },

@@ -54,12 +54,13 @@ class Deletions:
         *,
         evict: bool = False,
         of_trash: bool = False,
+        export_sha256: str | None = None,
     ) -> Deletion:
         """Delete the chat and all its messages in one transaction, if it is at one of `revisions`; return the receipt.
 
-        It may be in the trash, or with `of_trash` it has to be. Deletes of a tenant that meet in this process share a
-        transaction, see together.py; one with a key goes alone. Five commands: presence, chat, messages (or the purge
-        of many), receipt, commit.
+        It may be in the trash, or with `of_trash` it has to be. The receipt keeps `export_sha256`. Deletes of a tenant
+        that meet in this process share a transaction, see together.py; one with a key goes alone. Five commands:
+        presence, chat, messages (or the purge of many), receipt, commit.
 
         Raises:
             ChatNotFoundError: absent, deleted or another tenant's.
@@ -69,7 +70,9 @@ class Deletions:
             DatabaseUnavailableError: nothing was deleted.
             OutcomeUnknownError: the chat is either whole or gone; a retry finds out.
         """
-        removal = Removal(chat_id, requested_by, None, revisions, key, evict, of_trash=of_trash)
+        removal = Removal(
+            chat_id, requested_by, None, revisions, key, evict, of_trash=of_trash, export_sha256=export_sha256
+        )
         done = self._run(tenant_id, removal)
         assert isinstance(done, Deletion)  # noqa: S101 - what was asked for
         return done

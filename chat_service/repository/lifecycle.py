@@ -79,6 +79,8 @@ class Removal:
     """What an earlier run of the same operation has done counts as done, with the time of that."""
     of_trash: bool = False
     """Only a chat that is in the trash is meant."""
+    export_sha256: str | None = None
+    """What the receipt says of the export that was taken before."""
     is_due: bool = False
     """Only one whose time is over, its own or that in the trash: nobody but the expiry finds it any more."""
 
@@ -123,7 +125,7 @@ class Lifecycle:
         if at_once:
             remove_inline(tx, at_once)
         receipts = {
-            removal: _receipt(tx, chat, removal) if chat in at_once else self._staged(tx, tenant_id, chat, removal)
+            removal: _at_once(tx, chat, removal) if chat in at_once else self._staged(tx, tenant_id, chat, removal)
             for removal, chat in removed.items()
         }
         documents = [to_document(tenant_id, receipt, removal.operation) for removal, receipt in receipts.items()]
@@ -143,7 +145,7 @@ class Lifecycle:
         count = chat["message_count"] + sum(purge["messages"] for purge in emptied)
         purged = sum(purge["purged"] for purge in emptied)
         self._purges.open(tx, tenant_id, removal.chat_id, (first, MAX_SEQ), count, of_deletion=True, purged=purged)
-        return Deletion(removal.chat_id, tx.now, count, removal.requested_by, purged, count - purged, completed_at=None)
+        return _receipt(tx, removal, count, purged, None)
 
     def delete_again(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> None:
         """Delete what a restore of the database has brought back beside its receipt: it was deleted, and that stands.
@@ -301,6 +303,19 @@ def trashing(kept: Chat, removal: Removal) -> Trashing:
     return Trashing(removal.chat_id, kept["trashed_at"], kept["purge_at"])
 
 
-def _receipt(tx: UnitOfWork, chat: Chat, removal: Removal) -> Deletion:
-    count = chat["message_count"]
-    return Deletion(removal.chat_id, tx.now, count, removal.requested_by, count, remaining=0, completed_at=tx.now)
+def _at_once(tx: UnitOfWork, chat: Chat, removal: Removal) -> Deletion:
+    """Return the receipt of a chat whose messages are gone."""
+    return _receipt(tx, removal, chat["message_count"], chat["message_count"], tx.now)
+
+
+def _receipt(tx: UnitOfWork, removal: Removal, count: int, purged: int, completed_at: datetime | None) -> Deletion:
+    return Deletion(
+        chat_id=removal.chat_id,
+        deleted_at=tx.now,
+        message_count=count,
+        requested_by=removal.requested_by,
+        purged=purged,
+        remaining=count - purged,
+        completed_at=completed_at,
+        export_sha256=removal.export_sha256,
+    )

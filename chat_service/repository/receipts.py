@@ -108,6 +108,7 @@ def to_document(tenant_id: str, receipt: Deletion, operation: str) -> Document:
         "requested_by": receipt.requested_by,
         "operation": operation,
         "staged": receipt.completed_at is None,
+        **({} if receipt.export_sha256 is None else {"export_sha256": receipt.export_sha256}),
     }
 
 
@@ -133,6 +134,7 @@ def from_document(
         remaining=remaining,
         completed_at=completed_at,
         estimated_at=estimated_end(purge, now) if purge and now else None,
+        export_sha256=receipt.get("export_sha256"),
     )
 
 

@@ -276,7 +276,8 @@ def of_receipt(document: Document) -> list[Pending]:
     receipt, _ = split(document)
     tenant_id, chat_id = receipt["_id"]["tenant_id"], receipt["_id"]["chat_id"]
     count = receipt["message_count"]
-    events = [Event(Kind.CHAT_DELETED, chat_id, receipt["requested_by"], {"message_count": count})]
+    facts: Document = {name: receipt[name] for name in ("message_count", "export_sha256") if name in receipt}
+    events = [Event(Kind.CHAT_DELETED, chat_id, receipt["requested_by"], facts)]
     if not receipt["staged"]:
         events.append(purged(chat_id, count))
     return [Pending(tenant_id, receipt["deleted_at"], event, None) for event in events]

@@ -225,3 +225,28 @@ def test_what_an_import_brings_is_listed_paged_and_exported_again(alice: Client)
             == (out.splitlines()[:-1])
         )
         assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
+
+
+def test_a_delete_can_be_bound_to_what_was_exported(alice: Client) -> None:
+    """The export's ETag, and the revision of its last line, delete just what was exported; the receipt says so."""
+    chat_id = alice.new_chat("one", "two")
+    export = alice.send("GET", f"{CHATS}/{chat_id}/export?format=ndjson")
+    end = json.loads(export.data.splitlines()[-1])
+    assert export.headers["ETag"] == f'"{end["revision"]}"'
+    seal = f"export_sha256={hashlib.sha256(export.data).hexdigest()}"
+    alice.send("POST", f"{CHATS}/{chat_id}/messages", json={"content": "not exported"})
+    old = {"If-Match": export.headers["ETag"]}
+    assert alice.send("DELETE", f"{CHATS}/{chat_id}?{seal}", headers=old).status_code == 412
+    export = alice.send("GET", f"{CHATS}/{chat_id}/export?format=ndjson")
+    digest = hashlib.sha256(export.data).hexdigest()
+    new = {"If-Match": export.headers["ETag"]}
+    assert alice.send("DELETE", f"{CHATS}/{chat_id}?export_sha256={digest}", headers=new).status_code == 200
+    assert alice.send("GET", f"/api/v1/deletions/{chat_id}").get_json()["export_sha256"] == digest
+
+
+@pytest.mark.parametrize("digest", ["", "x" * 64, "A" * 64, "a" * 63, "a" * 65, "a" * 64 + "%0A"])
+def test_a_digest_that_is_none_deletes_nothing(alice: Client, digest: str) -> None:
+    chat_id = alice.new_chat("one")
+    answer = alice.send("DELETE", f"{CHATS}/{chat_id}?export_sha256={digest}")
+    assert (answer.status_code, set(answer.get_json()["errors"])) == (422, {"export_sha256"})
+    assert alice.send("GET", f"{CHATS}/{chat_id}").status_code == 200

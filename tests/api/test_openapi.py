@@ -97,7 +97,7 @@ def test_the_published_operation(document: dict[str, Any]) -> None:
     assert list(document["components"]["schemas"][answer]["properties"]) == ["success", "message", "deleted_at"]
     assert {"400", "401", "403", "404", "409", "412", "422", "503"} <= set(operation["responses"])
     assert {parameter["name"] for parameter in operation["parameters"]} == {
-        *("If-Match", "Idempotency-Key", "on_active")
+        *("If-Match", "Idempotency-Key", "on_active", "export_sha256")
     }
 
 

@@ -82,7 +82,7 @@ def test_an_export_sees_nothing_of_what_comes_after_it_began(gunicorn, database,
     """Whole, as it was at its start, with the count and the digest of that."""
     with export(gunicorn, alice, big_chat) as stream:
         Messages(database).append(alice.tenant_id, big_chat, [NewMessage(Role.USER, "later", None, {})])
-        Messages(database).delete(alice.tenant_id, big_chat, 20_000)
+        Messages(database).delete(alice.tenant_id, big_chat, 20_000, "key")
         lines = (b"{" + stream.read()).splitlines(keepends=True)
     end = json.loads(lines[-1])
     assert end["message_count"] == len(lines) - 2 == 20_000

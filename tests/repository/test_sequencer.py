@@ -267,3 +267,11 @@ def test_the_status_says_how_far_it_is(database: Database, sequencing: Make) -> 
     assert status.behind < timedelta(seconds=30)
     assert status.process is not None
     assert not status.is_rescanning
+
+
+def test_what_was_exported_before_a_delete_is_sealed_in_the_log(database: Database, sequencing: Make) -> None:
+    worker = sequencing()
+    Deletions(database).delete(TENANT, new_chat(database), "k", export_sha256="a" * 64)
+    deleted, purged = catch_up(database, worker, 2)
+    assert deleted.event.facts == {"message_count": 2, "export_sha256": "a" * 64}
+    assert purged.event.facts == {"message_count": 2}

@@ -1,5 +1,6 @@
 """Chats in the trash beside what goes on in the background: purges, checks, expiry, exports."""
 
+import json
 from contextlib import suppress
 from datetime import timedelta
 
@@ -121,18 +122,21 @@ def test_the_expiry_takes_tenants_in_turns_and_leaves_what_is_not_due(database, 
     assert list(Checks(database).run()) == []
 
 
-def test_exports_before_and_after_differ_in_nothing(database, deletions, trash) -> None:
-    """The chat, every message, every time: byte for byte."""
+def test_exports_before_and_after_differ_in_the_revision_only(database, deletions, trash) -> None:
+    """The chat, every message, every time: byte for byte, but for the revision in the last line."""
     chat_id = new_chat(database, 30)
 
     def export() -> bytes:
         with Exports(database).open(CALLER, chat_id) as (chat, batches):
             return b"".join(_ndjson(chat, batches))
 
-    before = export()
+    *before, end_before = export().splitlines()
     deletions.move_to_trash(TENANT, chat_id, "key", DAY)
     trash.restore(TENANT, chat_id, "key")
-    assert export() == before
+    *after, end = export().splitlines()
+    assert after == before
+    revision = json.loads(end_before)["revision"]
+    assert json.loads(end) == {**json.loads(end_before), "revision": revision + 1}
 
 
 def test_an_export_ends_when_its_chat_goes_to_the_trash(database, deletions) -> None:
