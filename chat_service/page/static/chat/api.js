@@ -26,6 +26,7 @@ export class Problem extends Error {
 
 const CHATS = "/api/v1/chats";
 const TRASH = "/api/v1/trash";
+const LOG = "/api/v1/log";
 const SENDABLE = /^[\x21-\x7e]+$/; // in a header; fetch would refuse others as if nobody had answered
 
 export class Api {
@@ -76,10 +77,14 @@ export class Api {
     return { ...(await answer.json()), etag: answer.headers.get("ETag") };
   }
 
-  /** Deletes just what `etag` stands for; repeated with the same `idempotencyKey` it gets the first answer again. */
-  delete(id, { etag, idempotencyKey, evict }) {
+  /**
+   * Deletes just what `etag` stands for; repeated with the same `idempotencyKey` it gets the first answer again. The
+   * receipt keeps the digest of the export that was taken.
+   */
+  delete(id, { etag, idempotencyKey, evict, exportSha256 }) {
     const headers = { "If-Match": etag, "Idempotency-Key": idempotencyKey };
-    return this._json("DELETE", `${CHATS}/${id}` + query({ on_active: evict ? "evict" : null }), { headers });
+    const fields = { on_active: evict ? "evict" : null, export_sha256: exportSha256 };
+    return this._json("DELETE", `${CHATS}/${id}` + query(fields), { headers });
   }
 
   /** Moves just what `etag` stands for to the trash; repeated with the same key it gets the first answer again. */
@@ -112,11 +117,26 @@ export class Api {
     return this._json("GET", `/api/v1/deletions/${id}`);
   }
 
-  /** Returns the whole chat as a file. */
+  /** Returns the seq of the last entry of the log. */
+  async logHead() {
+    return (await this._json("GET", LOG + query({ after: Number.MAX_SAFE_INTEGER, limit: 1 }))).head;
+  }
+
+  async logTicket() {
+    return (await this._json("POST", `${LOG}/tickets`)).ticket;
+  }
+
+  /** Returns where the log is told live to whoever has the ticket. */
+  logAddress(after, ticket) {
+    return LOG + query({ after, ticket });
+  }
+
+  /** Returns the whole chat as a file, with the `etag` that stands for what is in it. */
   async export(id, format) {
     const answer = await this._send("GET", `${CHATS}/${id}/export` + query({ format }));
     try {
-      return { blob: await answer.blob(), name: /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition"))[1] };
+      const name = /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition"))[1];
+      return { blob: await answer.blob(), name, etag: answer.headers.get("ETag") };
     } catch {
       throw new Problem(0, { detail: "The export was cut off, and is not whole. Try again." });
     }

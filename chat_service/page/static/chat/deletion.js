@@ -2,7 +2,7 @@
 
 import { newId } from "./api.js";
 import { byId, element, sentence } from "./elements.js";
-import { connectExports } from "./exporting.js";
+import { connectExports, sha256 } from "./exporting.js";
 import { showReceipt } from "./receipt.js";
 import { count, size, titleOf } from "./words.js";
 
@@ -34,7 +34,8 @@ export class Deletion {
       if (this._isBusy) event.preventDefault();
     };
     this._dialog.onclose = () => this._closed();
-    connectExports(byId("deletion-export"), api, () => this._chat.id, (problem) => this._note(problem && sentence(problem)));
+    const note = (problem) => this._note(problem && sentence(problem));
+    connectExports(byId("deletion-export"), api, () => this._chat.id, note, (file) => this._kept(file));
   }
 
   /** Asks whether the chat may be deleted, and does it. */
@@ -63,8 +64,15 @@ export class Deletion {
     ]);
   }
 
+  /** Binds the delete to the copy that was saved. */
+  async _kept({ blob, etag }) {
+    this._copy = { etag, exportSha256: await sha256(blob) };
+    this._note("You have a copy. Should the chat change before you go on, nothing is deleted.");
+  }
+
   async _ask(note) {
     const before = this._preview;
+    this._copy = null;
     try {
       this._preview = await this._api.preview(this._chat.id);
     } catch (problem) {
@@ -94,7 +102,7 @@ export class Deletion {
     this._wasOpen = (await this._suspend(this._chat.id)) || this._wasOpen;
     // One key for this very request: repeated after a lost answer, it gets that answer.
     const send = (request) => (toTrash ? this._api.moveToTrash(this._chat.id, request) : this._api.delete(this._chat.id, request));
-    await this._send({ etag: this._preview.etag, idempotencyKey: newId(), evict, toTrash, send });
+    await this._send({ etag: this._preview.etag, ...this._copy, idempotencyKey: newId(), evict, toTrash, send });
   }
 
   async _send(request) {

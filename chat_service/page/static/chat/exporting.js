@@ -2,14 +2,19 @@
 
 import { element } from "./elements.js";
 
-/** Makes the buttons in `place` (with data-format) save the chat that `chatId()` names; `onError` gets what went wrong. */
-export function connectExports(place, api, chatId, onError) {
+/**
+ * Makes the buttons in `place` (with data-format) save the chat that `chatId()` names; `onError` gets what went wrong,
+ * `onSaved` what was saved.
+ */
+export function connectExports(place, api, chatId, onError, onSaved = () => {}) {
   for (const button of place.querySelectorAll("button[data-format]")) {
     button.onclick = async () => {
       button.disabled = true;
       try {
-        save(await api.export(chatId(), button.dataset.format));
+        const file = await api.export(chatId(), button.dataset.format);
+        save(file);
         onError(null);
+        await onSaved(file);
       } catch (problem) {
         onError(problem);
       } finally {
@@ -18,6 +23,13 @@ export function connectExports(place, api, chatId, onError) {
       }
     };
   }
+}
+
+/** Returns the SHA-256 of a file, or null where the page came by plain http and the browser has none to give. */
+export async function sha256(blob) {
+  if (!globalThis.crypto?.subtle) return null;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
+  return [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function save({ blob, name }) {

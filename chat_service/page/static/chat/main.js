@@ -6,6 +6,7 @@ import { Conversation } from "./conversation.js";
 import { Deletion } from "./deletion.js";
 import { byId, showError } from "./elements.js";
 import { connectExports } from "./exporting.js";
+import { Log } from "./log.js";
 import { showReceipt } from "./receipt.js";
 import * as session from "./session.js";
 import { Trash } from "./trash.js";
@@ -17,6 +18,7 @@ let api = null;
 let chats = null;
 let deletion = null;
 let trash = null;
+let log = null;
 let conversation = null;
 let wanted = null; // the chat of the address, which may still be on its way
 
@@ -32,6 +34,8 @@ function enter() {
   byId("trash").open = false;
   chats?.stop();
   chats = new Chats(api, (chat) => deletion.open(chat));
+  log?.stop();
+  log = new Log(api, { onEntry, onGap: refreshLists });
   byId("entrance").hidden = true;
   byId("app").hidden = false;
   byId("name").value = session.name();
@@ -56,6 +60,7 @@ async function showWhatTheKeyMayDo() {
 async function askForKey(problem) {
   session.forgetKey();
   chats?.stop();
+  log?.stop();
   byId("deletion").close();
   await close();
   wanted = null;
@@ -166,6 +171,29 @@ function resume(chatId) {
   if (conversation?.chat.id === chatId) conversation.connect();
 }
 
+function refreshLists() {
+  chats.refresh();
+  trash.refresh();
+}
+
+/** Hears of what anybody has taken away or brought back. An open chat is told by its socket. */
+function onEntry({ kind, chat_id: chatId }) {
+  if (kind === "chat.restored") {
+    refreshLists();
+    if (wanted === chatId && conversation === null) reopen(chatId);
+  } else if (kind !== "chat.purged") {
+    chats.remove(chatId);
+    trash.refresh();
+    if (wanted === chatId && conversation === null) notThere(chatId, null); // it was in the trash, and is gone
+  }
+}
+
+function reopen(chatId) {
+  if (wanted === chatId) wanted = null; // it is shown as not there
+  if (session.chatInAddress() === chatId) follow();
+  else location.hash = `chat=${chatId}`;
+}
+
 function onTrashed(chat) {
   chats.remove(chat.id);
   trash.refresh();
@@ -175,9 +203,7 @@ function onTrashed(chat) {
 
 function onRestored(chat) {
   chats.refresh();
-  if (wanted === chat.id) wanted = null; // it is shown as not there
-  if (session.chatInAddress() === chat.id) follow();
-  else location.hash = `chat=${chat.id}`;
+  reopen(chat.id);
 }
 
 function onDeleted(chatId, title) {

@@ -24,7 +24,7 @@ export async function showReceipt(api, chatId, place) {
   return receipt;
 }
 
-function draw({ chat_id, deleted_at, message_count, purge, requested_by }) {
+function draw({ chat_id, deleted_at, message_count, purge, requested_by, export_sha256 }) {
   const state =
     purge.state === "complete"
       ? "all removed"
@@ -34,6 +34,7 @@ function draw({ chat_id, deleted_at, message_count, purge, requested_by }) {
     ["Messages", `${count(message_count, "message")}, ${state}`],
     ["By key", requested_by],
     ["Chat", chat_id],
+    ...(export_sha256 ? [["Copy kept, SHA-256", export_sha256]] : []),
   ];
   return element(
     "dl",

@@ -1,0 +1,90 @@
+"""The page is told by the log of what others do, at once; and a delete is bound to the copy that was kept."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from chat_service.repository.database import Database
+from tests.numbering import numbering
+from tests.page.window import PHONE, Tenant, Window, complaints
+
+
+@pytest.fixture(autouse=True)
+def sequencer(tenant: Tenant, database: Database) -> Iterator[None]:
+    del tenant
+    with numbering(database):
+        yield
+
+
+def send(tenant: Tenant, method: str, path: str) -> None:
+    url = f"{tenant.service.url}{path}"
+    assert requests.request(method, url, headers=tenant.access.headers, timeout=30).status_code == 200
+
+
+def test_every_window_is_told_at_once(window: Window, new_window: Callable[..., Window], tenant: Tenant) -> None:
+    """The list and the trash of one, and the chat that another one looks for; nobody loads anything again."""
+    chat_id, other_id = tenant.chat("Parcels", "one"), tenant.chat("Other", "one")
+    window.open()
+    window.wait(lambda: window.texts("#chats a b") == ["Other", "Parcels"])
+    window.click("#trash summary")
+    phone = new_window(size=PHONE)
+    phone.open(f"#key={tenant.access.key}")
+    phone.open(f"#chat={chat_id}")
+    phone.is_live()
+    send(tenant, "POST", f"/chats/{chat_id}/trash?on_active=evict")
+    phone.wait_for("#gone-title", "moved to the trash by somebody else")
+    window.wait(lambda: window.texts("#trash-list b") == ["Parcels"])
+    assert window.texts("#chats a b") == ["Other"]
+    send(tenant, "POST", f"/trash/{chat_id}/restore")
+    window.wait(lambda: window.texts("#trash-list b") == [])
+    window.wait(lambda: window.texts("#chats a b") == ["Other", "Parcels"])
+    phone.is_live()
+    assert phone.texts("#messages .content") == ["one"]
+    send(tenant, "POST", f"/chats/{other_id}/trash")
+    window.wait(lambda: window.texts("#trash-list b") == ["Other"])
+    send(tenant, "DELETE", f"/trash/{other_id}")
+    window.wait(lambda: window.texts("#trash-list b") == [])
+    assert complaints(window) == []
+
+
+def test_a_window_that_was_hidden_is_told_what_it_missed(window: Window, tenant: Tenant) -> None:
+    """It holds no connection meanwhile, and goes on where it was."""
+    chat_id = tenant.chat("Parcels", "one")
+    window.open()
+    window.wait_for("#chats a", "Parcels")
+    window.click("#trash summary")
+    shown = window.driver.current_window_handle
+    window.driver.switch_to.new_window("tab")
+    send(tenant, "POST", f"/chats/{chat_id}/trash")
+    window.driver.close()
+    window.driver.switch_to.window(shown)
+    window.wait(lambda: window.texts("#trash-list b") == ["Parcels"])
+
+
+def test_a_delete_is_bound_to_the_copy_that_was_kept(window: Window, tenant: Tenant, tmp_path: Path) -> None:
+    """What came after the copy was taken is not deleted with it; the receipt names the file."""
+    chat_id = tenant.chat("Parcels", "one", "two")
+    behaviour = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    window.driver.execute_cdp_cmd("Page.setDownloadBehavior", behaviour)
+    window.open(f"#chat={chat_id}")
+    window.is_live()
+    window.click("#delete")
+    window.click("#deletion-export button", "NDJSON")
+    window.wait_for("#deletion-note", "You have a copy")
+    window.shot("copy-kept")
+    tenant.post(chat_id, "three")
+    window.click("#deletion-buttons .danger", "for good")
+    window.wait_for("#deletion-note", "The chat has changed in the meantime.")
+    assert len(tenant.contents(chat_id)) == 3
+    window.click("#deletion-export button", "NDJSON")
+    window.wait_for("#deletion-note", "You have a copy")
+    window.click("#deletion-buttons .danger", "Delete 3 messages for good")
+    window.wait_for("#gone-title", "Deleted")
+    receipt = window.wait_for("#gone-receipt", "Copy kept").text
+    window.shot("receipt-with-copy")
+    digests = {hashlib.sha256(file.read_bytes()).hexdigest() for file in tmp_path.iterdir()}
+    assert any(digest in receipt for digest in digests)
+    assert complaints(window, 412) == []
