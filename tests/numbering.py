@@ -29,3 +29,17 @@ def numbering(database: Database) -> Iterator[None]:
 def wait_for_head(database: Database, tenant_id: str, head: int) -> None:
     """Wait until the tenant's log has so many entries."""
     wait_until(lambda: Log(database).heads([tenant_id]).get(tenant_id, 0) >= head, 20)
+
+
+def number_all(database: Database) -> None:
+    """Return when everything that is committed by now is in the log, whoever writes it."""
+    sequencer = Sequencer(database)
+    worker, now = Sequencing(sequencer), database.now()
+
+    def is_done() -> bool:
+        worker.run_once()
+        status = sequencer.status()
+        return status.up_to is not None and status.up_to > now and not status.is_rescanning
+
+    wait_until(is_done, 120)
+    worker.end()

@@ -11,6 +11,7 @@ from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
+from tests.numbering import number_all
 from tests.purging import purge_all
 from tests.soak.checker import check, look
 from tests.soak.record import Record
@@ -70,8 +71,9 @@ def judge(
     windows: Sequence[Window] = (),
     **more: Any,
 ) -> dict[str, Any]:
-    """Finish the purges, check everything, tell what came out, and return it; fail if any promise was broken."""
+    """Finish purges and log, check everything, tell what came out, and return it; fail if any promise was broken."""
     purge_all(database)
+    number_all(database)
     faults = [(window.began, window.ended) for window in windows]
     violations = check(records, look(database, tenant_id), bound_seconds, faults)
     summary = summarize(name, records, violations, windows, **more)

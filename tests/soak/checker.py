@@ -15,6 +15,7 @@ from chat_service.repository.presence import LEASE
 from chat_service.repository.receipts import from_document
 from tests.soak.connections import BY_SERVER
 from tests.soak.exports import check_export
+from tests.soak.log import Book, check_log, read_log
 from tests.soak.record import CUT, HUNG_UP, Receipt, Record, by_chat, by_operation, label
 from tests.soak.trash import check_trash, may_be_hidden
 
@@ -89,6 +90,14 @@ class Stored(NamedTuple):
     """What `flask check` finds."""
     trashed: frozenset[str] = frozenset()
     """The chats in the trash."""
+    log: Book | None = None
+    """None: not looked at."""
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Of each chat the state that the log should end with."""
+        living = {chat_id: "trashed" if chat_id in self.trashed else "live" for chat_id in self.titles}
+        return {**living, **dict.fromkeys(self.receipts, "purged")}
 
 
 Found = Iterator[tuple[str, str]]
@@ -109,6 +118,7 @@ def look(database: Database, tenant_id: str) -> Stored:
         receipts={found["_id"]["chat_id"]: _kept(found, completions) for found in database.deletions.find(mine)},
         findings=[f"{finding.kind} {finding.chat_id}: {finding.detail}" for finding in Checks(database).run()],
         trashed=frozenset(trashed),
+        log=read_log(database, tenant_id),
     )
 
 
@@ -132,6 +142,8 @@ def check(
     found += [Violation(kind, "", detail) for kind, detail in _creations(records, stored)]
     found += [Violation(kind, chat_id, detail) for chat_id, kind, detail in _runs(records, stored)]
     chats = by_chat(records)
+    if stored.log is not None:
+        found += [Violation("log", chat_id, wrong) for chat_id, wrong in check_log(stored.log, chats, stored.states)]
     for chat_id in {*chats, *stored.titles, *stored.messages, *stored.receipts} - {""}:
         told = chats.get(chat_id, [])
         for part in (_life, _deletes, _receipts, _posts, _order, _trash):

