@@ -22,12 +22,20 @@ from chat_service.repository.keys import chat_key, message_range
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.trash import Trash
+from tests.numbering import number_all
 from tests.purging import purge_all
+from tests.soak.conftest import number
+from tests.soak.log import check_log, read_log
 
 TENANT = "tenant"
 DAY = timedelta(days=1)
 MESSAGE = [NewMessage(Role.USER, "hello", None, {})]
-ROUNDS = 60
+
+
+@pytest.fixture(params=[60, pytest.param(number("SOAK_TRASH_ROUNDS", 900), marks=pytest.mark.soak)])
+def rounds(request: pytest.FixtureRequest) -> range:
+    """How often each race is run; with all tests, and both kinds of deletes, `make soak` runs 10,800."""
+    return range(request.param)
 
 
 class World:
@@ -56,6 +64,15 @@ class World:
         key = {"_id": chat_key(TENANT, chat_id)}
         return [name for name in ("chats", "trash", "deletions") if self.database.database[name].find_one(key)]
 
+    def all_states(self) -> dict[str, str]:
+        """Return what the log should say of each chat, when all purges have ended."""
+        words = {"chats": "live", "trash": "trashed", "deletions": "purged"}
+        return {
+            found["_id"]["chat_id"]: word
+            for name, word in words.items()
+            for found in self.database.database[name].find({}, {"_id": True})
+        }
+
 
 @pytest.fixture(params=[1_000, 0], ids=["inline", "staged"])
 def world(request: pytest.FixtureRequest, database: Database) -> Iterator[World]:
@@ -66,6 +83,8 @@ def world(request: pytest.FixtureRequest, database: Database) -> Iterator[World]
     assert list(Checks(database).run()) == []
     counts = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
     assert all(done["purged"] == counts[done["_id"]["chat_id"]] for done in database.completions.find())
+    number_all(database)
+    assert list(check_log(read_log(database, TENANT), {}, found.all_states())) == []
 
 
 def race(*contenders: Callable[[], object]) -> list[object]:
@@ -84,10 +103,10 @@ def race(*contenders: Callable[[], object]) -> list[object]:
         return list(pool.map(run, contenders))
 
 
-def test_of_trash_and_delete_exactly_one_is_first(world: World) -> None:
+def test_of_trash_and_delete_exactly_one_is_first(world: World, rounds: range) -> None:
     """Deleted in the end, whoever was first; and a trashing that is told has been."""
     seen = Counter[str]()
-    for _ in range(ROUNDS):
+    for _ in rounds:
         chat_id = world.new_chat()
         moved, deleted = race(
             lambda chat_id=chat_id: world.move(chat_id),
@@ -100,13 +119,13 @@ def test_of_trash_and_delete_exactly_one_is_first(world: World) -> None:
     assert len(seen) == 2, seen
 
 
-def test_of_restore_and_delete_exactly_one_is_first(world: World) -> None:
+def test_of_restore_and_delete_exactly_one_is_first(world: World, rounds: range) -> None:
     """Purge now, or a delete of the chat wherever it is, against a restore."""
     seen = Counter[str]()
-    for number in range(ROUNDS):
+    for at in rounds:
         chat_id = world.new_chat()
         world.move(chat_id)
-        of_trash = bool(number % 2)
+        of_trash = bool(at % 2)
         restored, deleted = race(
             lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id, "key"),
             lambda chat_id=chat_id, of_trash=of_trash: world.deletions.delete(
@@ -122,9 +141,9 @@ def test_of_restore_and_delete_exactly_one_is_first(world: World) -> None:
     assert len(seen) >= 3, seen
 
 
-def test_an_expiry_takes_nothing_that_was_restored(world: World) -> None:
+def test_an_expiry_takes_nothing_that_was_restored(world: World, rounds: range) -> None:
     """Its time is over at the moment of the race: a restore is in time, or it is not there."""
-    for _ in range(ROUNDS):
+    for _ in rounds:
         chat_id = world.new_chat()
         world.move(chat_id)
         soon = world.database.now() + timedelta(milliseconds=random.randint(0, 6))
@@ -139,9 +158,9 @@ def test_an_expiry_takes_nothing_that_was_restored(world: World) -> None:
         assert world.states(chat_id) == (["chats"] if isinstance(restored, Chat) else ["deletions"])
 
 
-def test_a_message_is_in_the_chat_or_refused(world: World) -> None:
+def test_a_message_is_in_the_chat_or_refused(world: World, rounds: range) -> None:
     """Posted, edited and emptied beside trash and restore: what was acknowledged is there in the end."""
-    for _ in range(ROUNDS):
+    for _ in rounds:
         chat_id = world.new_chat(1)
         outcomes = race(
             lambda chat_id=chat_id: world.move(chat_id),
@@ -155,9 +174,9 @@ def test_a_message_is_in_the_chat_or_refused(world: World) -> None:
         assert len(world.messages.page(TENANT, chat_id, Span(), 50)) == 1 + posted
 
 
-def test_a_connection_and_a_trashing_never_both_succeed(world: World) -> None:
+def test_a_connection_and_a_trashing_never_both_succeed(world: World, rounds: range) -> None:
     """Nobody is connected to a chat in the trash, nor to one that was restored since."""
-    for _ in range(ROUNDS):
+    for _ in rounds:
         chat_id, connection_id = world.new_chat(), str(uuid.uuid4())
         moved, opened = race(
             lambda chat_id=chat_id: world.move(chat_id),
@@ -170,9 +189,9 @@ def test_a_connection_and_a_trashing_never_both_succeed(world: World) -> None:
         assert world.database.presence.count_documents({}) == 0
 
 
-def test_everything_at_once(world: World) -> None:
+def test_everything_at_once(world: World, rounds: range) -> None:
     """Trash, restore, delete, bulk, create, purge, empty: in one place in the end, and all that is told was so."""
-    for _ in range(ROUNDS):
+    for _ in rounds:
         chat_id = world.new_chat()
         outcomes = race(
             lambda chat_id=chat_id: world.move(chat_id),

@@ -59,13 +59,15 @@ def check_log(book: Book, told: Mapping[str, Sequence[Record]], states: Mapping[
         else:
             if state != states.get(chat_id):
                 yield chat_id, f"by the log it is {state}, and it is {states.get(chat_id)}"
-        for kind, (least, most) in _expected(told.get(chat_id, [])).items():
+        for kind, (least, most) in _expected(told[chat_id] if chat_id in told else None).items():
             if not least <= kinds.count(kind) <= most:
                 yield chat_id, f"{kinds.count(kind)} times {kind} in the log, of {least} to {most}"
 
 
-def _expected(told: Sequence[Record]) -> dict[str, tuple[int, int]]:
-    """Return how often something was done at least and at most, by its kind in the log."""
+def _expected(told: Sequence[Record] | None) -> dict[str, tuple[int, int]]:
+    """Return how often something was done at least and at most, by its kind in the log; nothing where nobody tells."""
+    if told is None:
+        return {}
     restores = by_operation(record for record in told if record.kind == "restore").values()
     clears = [record for record in told if record.kind == "clear"]
     return {
