@@ -18,11 +18,12 @@ from marshmallow import Schema, ValidationError, fields, validate
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import Number, milliseconds
+from chat_service.api.message_schemas import MOST_SEQ
 from chat_service.api.openapi import raises
 from chat_service.api.parsing import preferred
 from chat_service.api.schemas import TicketOut
 from chat_service.errors import TooManyListenersError, ValidationFailedError
-from chat_service.models import MAX_SEQ, Caller, Kind, LogEntry, LogPage, Scope, Ticket
+from chat_service.models import Caller, Kind, LogEntry, LogPage, Scope, Ticket
 
 ENTRIES_DEFAULT, ENTRIES_MOST = 100, 1_000
 WAIT_MOST = 25
@@ -55,7 +56,7 @@ class LogIn(Schema):
 
     after = Number(
         load_default=0,
-        validate=validate.Range(0, MAX_SEQ),
+        validate=validate.Range(0, MOST_SEQ),
         metadata={"description": "The last `seq` you have; 0 for the beginning."},
     )
     limit = Number(load_default=ENTRIES_DEFAULT, validate=validate.Range(1, ENTRIES_MOST))
@@ -94,7 +95,7 @@ def read_log(query: dict[str, Any]) -> Response:
     """
     media_type = preferred("application/json", EVENTS)
     kind = None if query["kind"] is None else Kind(query["kind"])
-    after = query["after"] if media_type != EVENTS else _last_event_id(query["after"])
+    after = _after(query["after"], request.headers.get("Last-Event-ID"))
     if media_type == EVENTS and IS_FULL in request.environ:
         raise TooManyListenersError
     page = repositories().log.page(caller().tenant_id, after, query["limit"], kind)
@@ -120,14 +121,17 @@ def issue_log_ticket() -> Ticket:
     return repositories().tickets.issue(caller())
 
 
-def _last_event_id(after: int) -> int:
-    """Return where a stream goes on: a browser that comes back says it in a header, and asks the same address."""
-    header = request.headers.get("Last-Event-ID")
-    if not header:
+def _after(after: int, last_event_id: str | None) -> int:
+    """Return where to go on: a browser that comes back says it in a header, and asks the same address.
+
+    Raises:
+        ValidationFailedError: the header is no id.
+    """
+    if not last_event_id:
         return after
-    if not _EVENT_ID.fullmatch(header):
+    if not _EVENT_ID.fullmatch(last_event_id):
         raise ValidationFailedError({"Last-Event-ID": ["Not an id of an event of this stream."]})
-    return int(header)
+    return int(last_event_id)
 
 
 def waiting_for(environ: Mapping[str, Any]) -> tuple[int, Kind | None, int] | None:
@@ -141,10 +145,11 @@ def waiting_for(environ: Mapping[str, Any]) -> tuple[int, Kind | None, int] | No
         return None
     try:
         query = LogIn().load(dict(parse_qsl(environ["QUERY_STRING"], keep_blank_values=True)))
-    except ValidationError:
+        after = _after(query["after"], environ.get("HTTP_LAST_EVENT_ID"))
+    except (ValidationError, ValidationFailedError):
         return None
     kind = None if query["kind"] is None else Kind(query["kind"])
-    return (query["after"], kind, query["wait"]) if query["wait"] else None
+    return (after, kind, query["wait"]) if query["wait"] else None
 
 
 def _page_json(page: LogPage) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class DeleteChatIn(DeleteIn):
 
     export_sha256 = fields.String(
         load_default=None,
-        validate=validate.Regexp(r"[0-9a-f]{64}\Z"),
+        validate=[validate.Regexp("^[0-9a-f]{64}$"), validate.Length(equal=64)],  # `$` lets a line end pass
         metadata={"description": "The SHA-256 of the export that you keep: the receipt and the log will say it."},
     )
 

@@ -67,7 +67,7 @@ LAST_EVENT_ID_FIELD = {
     "in": "header",
     "name": "Last-Event-ID",
     "description": "Of a live stream: the last `id` you have. It goes before `after`; browsers send it by themselves.",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+    "schema": {"type": "string", "pattern": "^[0-9]{0,18}$"},
 }
 
 RATE_LIMIT_HEADERS = {

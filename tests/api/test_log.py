@@ -88,7 +88,7 @@ def test_what_an_entry_holds(alice: Client, bob: Client, database: Database) -> 
     [
         "after=-1",
         "after=x",
-        "after=9223372036854775808",
+        f"after={10**18}",
         "limit=0",
         "limit=1001",
         "kind=x",

@@ -47,7 +47,7 @@ def test_a_request_that_came_before_the_client_could_know_is_answered(monkeypatc
         config.load()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: Http(config=config, server_state=state, app_state=app), "127.0.0.1", 0
+            lambda: Http(config=config, server_state=state, app_state={"drain": list}), "127.0.0.1", 0
         )
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

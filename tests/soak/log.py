@@ -59,7 +59,7 @@ def check_log(book: Book, told: Mapping[str, Sequence[Record]], states: Mapping[
         else:
             if state != states.get(chat_id):
                 yield chat_id, f"by the log it is {state}, and it is {states.get(chat_id)}"
-        for kind, (least, most) in _expected(told[chat_id] if chat_id in told else None).items():
+        for kind, (least, most) in _expected(told.get(chat_id)).items():
             if not least <= kinds.count(kind) <= most:
                 yield chat_id, f"{kinds.count(kind)} times {kind} in the log, of {least} to {most}"
 
