@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from chat_service.repository.database import Database
-from tests.numbering import numbering
+from tests.numbering import numbering, wait_for_head
 from tests.page.window import PHONE, Tenant, Window, complaints
 
 
@@ -44,7 +44,11 @@ def test_every_window_is_told_at_once(window: Window, new_window: Callable[..., 
     assert phone.texts("#messages .content") == ["one"]
     send(tenant, "POST", f"/chats/{other_id}/trash")
     window.wait(lambda: window.texts("#trash-list b") == ["Other"])
+    phone.open(f"#chat={other_id}")
+    phone.wait_for("#gone-restore button", "Restore")
     send(tenant, "DELETE", f"/trash/{other_id}")
+    phone.wait_for("#gone-title", "This chat was deleted")
+    phone.wait_for("#gone-receipt", other_id)
     window.wait(lambda: window.texts("#trash-list b") == [])
     assert complaints(window) == []
 
@@ -63,7 +67,7 @@ def test_a_window_that_was_hidden_is_told_what_it_missed(window: Window, tenant:
     window.wait(lambda: window.texts("#trash-list b") == ["Parcels"])
 
 
-def test_a_delete_is_bound_to_the_copy_that_was_kept(window: Window, tenant: Tenant) -> None:
+def test_a_delete_is_bound_to_the_copy_that_was_kept(window: Window, tenant: Tenant, database: Database) -> None:
     """What came after the copy was taken is not deleted with it; the receipt names the file."""
     chat_id = tenant.chat("Parcels", "one", "two")
     window.open(f"#chat={chat_id}")
@@ -82,5 +86,8 @@ def test_a_delete_is_bound_to_the_copy_that_was_kept(window: Window, tenant: Ten
     window.click("#deletion-buttons .danger", "Delete 3 messages for good")
     window.wait_for("#gone-title", "Deleted")
     window.wait_for("#gone-receipt", digest)
+    wait_for_head(database, tenant.access.tenant_id, 2)
+    window.wait_for("#gone-receipt", digest)
     window.shot("receipt-with-copy")
+    assert window.find("#gone-title").text == "Deleted"
     assert complaints(window, 412) == []

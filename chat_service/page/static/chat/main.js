@@ -126,7 +126,7 @@ async function notThere(chatId, problem) {
   const receipt = await showReceipt(api, chatId, byId("gone-receipt"));
   const kept = receipt ? null : await api.trashed(chatId).catch(() => null);
   if (wanted !== chatId) return;
-  if (receipt) showGone("This chat was deleted", "This is what remains of it.");
+  if (receipt) sayGone("This chat was deleted", "This is what remains of it.");
   if (kept) isInTrash(kept, "This chat is in the trash");
 }
 
@@ -155,12 +155,16 @@ function isInTrash(chat, title) {
 }
 
 function showGone(title, text) {
-  if (byId("gone-title").textContent !== title || byId("gone").hidden) byId("gone-receipt").replaceChildren();
+  byId("gone-receipt").replaceChildren();
   byId("gone-restore").replaceChildren();
-  byId("gone-title").textContent = title;
-  byId("gone-text").textContent = text;
+  sayGone(title, text);
   showOnly("gone");
   if (!byId("deletion").open) byId("gone-title").focus();
+}
+
+function sayGone(title, text) {
+  byId("gone-title").textContent = title;
+  byId("gone-text").textContent = text;
 }
 
 async function suspend(chatId) {
@@ -184,7 +188,8 @@ function onEntry({ kind, chat_id: chatId }) {
   } else if (kind !== "chat.purged") {
     chats.remove(chatId);
     trash.refresh();
-    if (wanted === chatId && conversation === null) notThere(chatId, null); // it was in the trash, and is gone
+    const couldBeRestored = wanted === chatId && byId("gone-restore").childElementCount > 0;
+    if (kind === "chat.deleted" && couldBeRestored) notThere(chatId, null);
   }
 }
 
