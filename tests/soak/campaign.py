@@ -1,10 +1,12 @@
 """What every campaign needs around it: the service, a tenant, and the judgement at the end."""
 
 import os
+import subprocess
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from chat_service.embedded.process import free_port, start, stop
 from chat_service.embedded.service import EmbeddedGunicorn
@@ -14,6 +16,7 @@ from tests.client import TenantAccess
 from tests.numbering import number_all
 from tests.purging import purge_all
 from tests.soak.checker import check, look
+from tests.soak.log import Follower
 from tests.soak.record import Record
 from tests.soak.report import summarize, table
 from tests.soak.schedule import Window
@@ -35,9 +38,14 @@ def other_checkout() -> Path | None:
 
 @contextmanager
 def service(
-    database: Database, uri: str, folder: Path, *, inline_limit: int = INLINE_LIMIT
+    database: Database,
+    uri: str,
+    folder: Path,
+    *,
+    inline_limit: int = INLINE_LIMIT,
+    kill_jobs_every: float | None = None,
 ) -> Iterator[tuple[EmbeddedGunicorn, TenantAccess]]:
-    """gunicorn, a purge worker, and a tenant; what they say goes to a file in the folder."""
+    """gunicorn, workers for the jobs, a tenant, and somebody who follows its log; what they say goes to a file."""
     database.prepare()
     tenants = Tenants(database)
     tenant = tenants.create("soak")
@@ -48,10 +56,38 @@ def service(
             uri, free_port(), output=said, folder=other_checkout(), DELETE_INLINE_LIMIT=str(inline_limit)
         ) as running,
     ):
-        worker = start("flask", "--app", "wsgi", "jobs", "run", output=said, folder=other_checkout(), MONGODB_URI=uri)
-        try:
-            yield running, TenantAccess(tenant.id, key, made.id)
-        finally:
+        access = TenantAccess(tenant.id, key, made.id)
+        with _jobs(uri, said, kill_every=kill_jobs_every), Follower(running.url, access) as follower:
+            yield running, access
+        follower.require_everything_once()
+
+
+@contextmanager
+def _jobs(uri: str, said: IO[bytes], kill_every: float | None) -> Iterator[None]:
+    """Two workers, which stand in for each other; with `kill_every` one of them is killed and replaced in so many s."""
+
+    def begin() -> subprocess.Popen[bytes]:
+        return start("flask", "--app", "wsgi", "jobs", "run", output=said, folder=other_checkout(), MONGODB_URI=uri)
+
+    workers, over = [begin(), begin()], threading.Event()
+
+    def replace_again() -> None:
+        while not over.wait(kill_every):
+            oldest = workers.pop(0)
+            oldest.kill()
+            oldest.wait()
+            workers.append(begin())
+
+    killing = threading.Thread(target=replace_again) if kill_every else None
+    if killing:
+        killing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if killing:
+            killing.join()
+        for worker in workers:
             stop(worker, 10)
 
 

@@ -1,9 +1,15 @@
 """The log of a tenant, against what is stored and what was answered: whole, without gaps, each chat's life in order."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import requests
 
 from chat_service.repository.database import Database
+from tests.client import TenantAccess
 from tests.soak.record import Record, by_operation
 
 ARROWS = {
@@ -80,3 +86,38 @@ def _expected(told: Sequence[Record] | None) -> dict[str, tuple[int, int]]:
             sum(record.may_have_happened for record in clears),
         ),
     }
+
+
+class Follower:
+    """Somebody who keeps the last seq it has seen, and asks for more: whatever breaks, it misses nothing."""
+
+    def __init__(self, url: str, access: TenantAccess) -> None:
+        self._address, self._headers = f"{url}/log", access.headers
+        self.seqs: list[int] = []
+        self._after = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._over.is_set():
+            with suppress(requests.RequestException):
+                query = {"after": self._after, "wait": 1, "limit": 1_000}
+                answer = requests.get(self._address, query, headers=self._headers, timeout=40)
+                if answer.ok:
+                    self.seqs += [entry["seq"] for entry in answer.json()["items"]]
+                    self._after = answer.json()["next_after"]
+                    continue
+            self._over.wait(0.2)
+
+    def require_everything_once(self) -> None:
+        """See that what was told is a log without gaps, as far as it has come."""
+        assert self.seqs == list(range(1, self._after + 1))
+        assert self.seqs, "nothing was told at all"

@@ -17,6 +17,9 @@ from tests.soak.load import Load
 from tests.soak.receipts import counting
 from tests.soak.schedule import carry_out, plan
 
+KILL_JOBS_SECONDS = 7.0
+"""Between two kills of a worker, in which the log and the purges of both are broken off somewhere."""
+
 
 def campaign(
     name: str,
@@ -29,7 +32,7 @@ def campaign(
 ) -> dict[str, Any]:
     """Break the set so many times under load, check everything, and return the summary."""
     with EmbeddedReplicaSet(folder, elections=elections) as replica_set, closing(Database(replica_set.uri)) as database:
-        with service(database, replica_set.uri, folder) as (running, access):
+        with service(database, replica_set.uri, folder, kill_jobs_every=KILL_JOBS_SECONDS) as (running, access):
             load = Load(
                 running.port, access, Sockets(running.port, access), seed, count=counting(database, access.tenant_id)
             )
