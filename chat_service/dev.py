@@ -12,7 +12,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import EmbeddedError, start, stop
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatServiceError
-from chat_service.models import NewMessage, Role, Scope
+from chat_service.models import EVERYDAY, NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
@@ -96,7 +96,7 @@ def _prepare_demo(uri: str, key: str) -> bool:
         database.prepare()
         tenants, chats = Tenants(database), Chats(database)
         tenants.create("Demo", DEMO_TENANT)
-        tenants.create_key(DEMO_TENANT, "demo", Scope, key)
+        tenants.create_key(DEMO_TENANT, "demo", EVERYDAY, key)
         try:
             chats.create(DEMO_TENANT, "Where is my parcel?", {}, DEMO_CHAT)
         except ChatExistsError:

@@ -18,6 +18,12 @@ class Scope(StrEnum):
     READ = "read"
     WRITE = "write"
     DELETE = "delete"
+    GOVERN = "govern"
+    """To see and bring back what was deleted in grace; it includes none of the others."""
+
+
+EVERYDAY = (Scope.READ, Scope.WRITE, Scope.DELETE)
+"""What a key has, unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class Tenant:
     name: str
     created_at: datetime
     limits: Limits = field(default_factory=dict)
+    grace: timedelta | None = None
+    """For how long its deletes can be taken back by a key that governs; 0 if that was so once, None if it never was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,13 @@ class Caller:
     scopes: frozenset[Scope]
     limits: Limits = field(default_factory=dict, hash=False)
     """The tenant's own."""
+    grace: timedelta | None = None
+    """The tenant's."""
+
+    @property
+    def governs(self) -> bool:
+        """Whether it sees what was deleted in grace."""
+        return Scope.GOVERN in self.scopes
 
 
 @dataclass(frozen=True, slots=True)

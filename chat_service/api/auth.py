@@ -97,4 +97,6 @@ def _with_receipt(error: ChatNotFoundError, chat_id: str) -> ChatNotFoundError:
     """Return the error with when the tenant has deleted the chat, if that is why it is not there."""
     if error.deleted_at is not None:
         return error
-    return ChatNotFoundError(chat_id, repositories().receipts.deleted_at(caller().tenant_id, chat_id))
+    who = caller()
+    had_grace = who.grace is not None
+    return ChatNotFoundError(chat_id, repositories().receipts.deleted_at(who.tenant_id, chat_id, had_grace=had_grace))

@@ -49,7 +49,7 @@ def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
     """
     who, asked = caller(), {"evict": query["on_active"] == "evict", "export_sha256": query["export_sha256"]}
     return repositories().deletions.delete(
-        who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key(), **asked
+        who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key(), grace=who.grace or None, **asked
     )
 
 
@@ -79,7 +79,7 @@ def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
     who, key = caller(), idempotency_key()
     return for_each(
         wanted["chat_ids"],
-        lambda ids: repositories().bulk.remove(who.tenant_id, ids, who.key_id, key),
+        lambda ids: repositories().bulk.remove(who.tenant_id, ids, who.key_id, key, grace=who.grace or None),
         lambda deletion: {"deleted_at": seconds(deletion.deleted_at)},
     )
 
@@ -94,7 +94,8 @@ def list_deletions(limit: int, after: ListPosition | None, since: datetime | Non
 
     Receipts stay. Follow `next_cursor` until it is null.
     """
-    return repositories().receipts.page(caller().tenant_id, limit, since, after)
+    who = caller()
+    return repositories().receipts.page(who.tenant_id, limit, since, after, had_grace=who.grace is not None)
 
 
 @blueprint.get("/deletions/<chat_id>")
@@ -106,4 +107,5 @@ def get_deletion(chat_id: str) -> Deletion:
 
     What is left to be purged can be read by no route.
     """
-    return repositories().receipts.get(caller().tenant_id, chat_id)
+    who = caller()
+    return repositories().receipts.get(who.tenant_id, chat_id, had_grace=who.grace is not None)

@@ -27,6 +27,7 @@ class LimitsOut(Schema):
     read = fields.Nested(LimitOut(), allow_none=True)
     write = fields.Nested(LimitOut(), allow_none=True)
     delete = fields.Nested(LimitOut(), allow_none=True)
+    govern = fields.Nested(LimitOut(), allow_none=True)
 
 
 class MeOut(Schema):

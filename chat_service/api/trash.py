@@ -77,7 +77,7 @@ def list_trash(limit: int, after: ListPosition | None) -> list[TrashedChat]:
 
     Follow `next_cursor` until it is null.
     """
-    return repositories().trash.page(caller().tenant_id, limit, after)
+    return repositories().trash.page(caller().tenant_id, limit, after, governs=caller().governs)
 
 
 @blueprint.get("/trash/<chat_id>")
@@ -89,7 +89,7 @@ def get_trashed_chat(chat_id: str) -> TrashedChat:
 
     Its messages can be read again when it is restored.
     """
-    return repositories().trash.get(caller().tenant_id, chat_id)
+    return repositories().trash.get(caller().tenant_id, chat_id, governs=caller().governs)
 
 
 @blueprint.post("/trash/<chat_id>/restore")
@@ -103,7 +103,7 @@ def restore_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
     before are worth nothing.
     """
     who = caller()
-    chat = repositories().trash.restore(who.tenant_id, chat_id, who.key_id, idempotency_key())
+    chat = repositories().trash.restore(who.tenant_id, chat_id, who.key_id, idempotency_key(), governs=who.governs)
     return chat, etag(chat.revision, chat.active_connections)
 
 
@@ -120,7 +120,7 @@ def restore_chats(body: dict[str, Any]) -> dict[str, Any]:
     who, key = caller(), idempotency_key()
     return for_each(
         body["chat_ids"],
-        lambda ids: repositories().bulk.restore(who.tenant_id, ids, who.key_id, key),
+        lambda ids: repositories().bulk.restore(who.tenant_id, ids, who.key_id, key, governs=who.governs),
         lambda chat: {"message_count": chat.message_count},
     )
 
@@ -136,7 +136,9 @@ def delete_trashed_chat(chat_id: str) -> Deletion:
     """
     who = caller()
     try:
-        return repositories().deletions.delete(who.tenant_id, chat_id, who.key_id, key=idempotency_key(), of_trash=True)
+        return repositories().deletions.delete(
+            who.tenant_id, chat_id, who.key_id, key=idempotency_key(), of_trash=True, governs=who.governs
+        )
     except ChatNotFoundError as error:
         raise NotInTrashError from error
 

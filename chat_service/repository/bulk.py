@@ -62,15 +62,18 @@ class Bulk:
         self._trash = Trash(database)
         self._traffic = Traffic(database)
 
-    def remove(
+    def remove(  # noqa: PLR0913, PLR0917 - which chats, who asks, and what for
         self,
         tenant_id: str,
         chat_ids: Sequence[str],
         requested_by: str,
         key: IdempotencyKey | None = None,
         keep: timedelta | None = None,
+        grace: timedelta | None = None,
     ) -> dict[str, Outcome]:
         """Delete the chats, or `keep` them in the trash for so long; return what became of each, or why it stayed.
+
+        With `grace` they are deleted such that a key that governs can take it back.
 
         With `key`, a repetition is the same operation continued: what it has removed counts as removed, with the time
         of that; all else is tried again, so that what is answered is true when it is. Of two runs at once one works,
@@ -84,7 +87,8 @@ class Bulk:
         def removals(ids: Sequence[str], operation: str) -> list[Removal]:
             is_repeated = key is not None
             return [
-                Removal(chat_id, requested_by, keep, operation=operation, is_repeated=is_repeated) for chat_id in ids
+                Removal(chat_id, requested_by, keep, grace=grace, operation=operation, is_repeated=is_repeated)
+                for chat_id in ids
             ]
 
         def done_before(ids: Sequence[str], operation: str) -> dict[str, Outcome]:
@@ -97,15 +101,21 @@ class Bulk:
         return self._run(chat_ids, key, done_before, carry)
 
     def restore(
-        self, tenant_id: str, chat_ids: Sequence[str], requested_by: str, key: IdempotencyKey | None = None
+        self,
+        tenant_id: str,
+        chat_ids: Sequence[str],
+        requested_by: str,
+        key: IdempotencyKey | None = None,
+        *,
+        governs: bool = False,
     ) -> dict[str, Chat | ChatServiceError]:
         """Make the chats of the trash live again, and return what became of each. With `key` as `remove`.
 
         Raises:
             As `remove`.
         """
-        done_before = partial(self._trash.restored_before, tenant_id)
-        return self._run(chat_ids, key, done_before, partial(self._trash.restore_together, tenant_id, requested_by))
+        carry = partial(self._trash.restore_together, tenant_id, requested_by, governs=governs)
+        return self._run(chat_ids, key, partial(self._trash.restored_before, tenant_id), carry)
 
     def _run(
         self,

@@ -72,8 +72,8 @@ class Chats:
         key = {"_id": chat_key(tenant_id, chat_id)}
         if tx.deletions.find_one(key, {"_id": True}):
             return ChatIdRetiredError()
-        if tx.trash.find_one(key, {"_id": True}):
-            return ChatInTrashError()
+        if kept := tx.trash.find_one(key, {"in_grace": True}):
+            return ChatIdRetiredError() if "in_grace" in kept else ChatInTrashError()
         if (chat := tx.chats.find_one(key, {"expires_at": True})) is None:
             return None
         # One whose time is over is deleted to everybody, whether or not the expiry has come by.

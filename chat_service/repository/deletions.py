@@ -16,10 +16,10 @@ from chat_service.models import Deletion, IdempotencyKey, Trashing
 from chat_service.repository.database import Database, Work
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key
-from chat_service.repository.lifecycle import Lifecycle, Outcome, Removal, trashing
+from chat_service.repository.lifecycle import Lifecycle, Outcome, Removal, told
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import INLINE_LIMIT, Purges
-from chat_service.repository.receipts import from_document
+from chat_service.repository.receipts import KEPT_FIELDS, from_document
 from chat_service.repository.together import Bounds, GroupCommit, Unit, run_together
 from chat_service.repository.transaction import Again
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -55,6 +55,8 @@ class Deletions:
         evict: bool = False,
         of_trash: bool = False,
         export_sha256: str | None = None,
+        grace: timedelta | None = None,
+        governs: bool = False,
     ) -> Deletion:
         """Delete the chat and all its messages in one transaction, if it is at one of `revisions`; return the receipt.
 
@@ -71,7 +73,16 @@ class Deletions:
             OutcomeUnknownError: the chat is either whole or gone; a retry finds out.
         """
         removal = Removal(
-            chat_id, requested_by, None, revisions, key, evict, of_trash=of_trash, export_sha256=export_sha256
+            chat_id,
+            requested_by,
+            None,
+            revisions,
+            key,
+            evict,
+            of_trash=of_trash,
+            grace=grace,
+            governs=governs,
+            export_sha256=export_sha256,
         )
         done = self._run(tenant_id, removal)
         assert isinstance(done, Deletion)  # noqa: S101 - what was asked for
@@ -168,8 +179,8 @@ class Deletions:
 
 def _done_before(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict[Removal, Outcome]:
     """Return what the removals, or earlier runs of theirs, have left."""
-    deletes = [removal for removal in removals if removal.keep is None]
-    trashings = [removal for removal in removals if removal.keep is not None]
+    deletes = [removal for removal in removals if removal.stay is None]
+    trashings = [removal for removal in removals if removal.stay is not None]
     return {**_own_receipts(tx, tenant_id, deletes), **_own_trashings(tx, tenant_id, trashings)}
 
 
@@ -192,7 +203,7 @@ def _own_trashings(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) 
         return {}
     keys = {"_id": {"$in": [chat_key(tenant_id, removal.chat_id) for removal in removals]}}
     operations = {"$in": list({removal.operation for removal in removals})}
-    kept = tx.read("trash", {**keys, "operation": operations}, {"chat": False})
+    kept = tx.read("trash", {**keys, "operation": operations}, KEPT_FIELDS)
     restored = tx.read("chats", {**keys, "last_trashing.operation": operations}, {"last_trashing": True})
     found = {one["_id"]["chat_id"]: one.get("last_trashing", one) for one in [*restored, *kept]}
-    return {removal: trashing(found[removal.chat_id], removal) for removal in removals if removal.chat_id in found}
+    return {removal: told(found[removal.chat_id], removal) for removal in removals if removal.chat_id in found}

@@ -42,13 +42,16 @@ from chat_service.repository.chats import at_revision
 from chat_service.repository.keys import chat_key, has_expired, unexpired
 from chat_service.repository.presence import LeaseCount, Presence
 from chat_service.repository.purges import Purges, remove_inline
-from chat_service.repository.receipts import to_document
+from chat_service.repository.receipts import in_grace, to_document
 from chat_service.repository.unit_of_work import UnitOfWork
 
 SHARED_INLINE_LIMIT = 100
 """Messages up to which a chat's own are removed with it in a shared transaction, which never holds more than 800."""
 
 _DUPLICATE = 11000
+
+_TOLD = {"gone_since", "export_sha256"}
+"""What is told in the receipt of a chat that was deleted in grace."""
 
 CHAT_FIELDS = {"_id": True, "message_count": True, "first_seq": True, "open_purges": True, "revision": True}
 """What deleting a chat needs of it."""
@@ -81,8 +84,17 @@ class Removal:
     """Only a chat that is in the trash is meant."""
     export_sha256: str | None = None
     """What the receipt says of the export that was taken before."""
+    grace: timedelta | None = None
+    """How long it stays in the trash, behind the answer of a delete: only who governs is told that it is there."""
+    governs: bool = False
+    """What was deleted in grace is found too."""
     is_due: bool = False
     """Only one whose time is over, its own or that in the trash: nobody but the expiry finds it any more."""
+
+    @property
+    def stay(self) -> timedelta | None:
+        """How long it stays in the trash, whatever is said of that; None: not at all."""
+        return self.keep or self.grace
 
 
 class Lifecycle:
@@ -112,8 +124,8 @@ class Lifecycle:
             # Taken along, so that a renewal that is under way conflicts with this or finds nothing.
             self._presence.clear(tx, tenant_id, held)
         outcomes = {removal: verdict for removal, verdict in verdicts.items() if not isinstance(verdict, dict)}
-        outcomes |= _put_in_trash(tx, tenant_id, {one: chat for one, chat in removed.items() if one.keep is not None})
-        outcomes |= self._destroy(tx, tenant_id, {one: chat for one, chat in removed.items() if one.keep is None})
+        outcomes |= _put_in_trash(tx, tenant_id, {one: chat for one, chat in removed.items() if one.stay is not None})
+        outcomes |= self._destroy(tx, tenant_id, {one: chat for one, chat in removed.items() if one.stay is None})
         return outcomes
 
     def _destroy(self, tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat]) -> dict[Removal, Outcome]:
@@ -135,6 +147,9 @@ class Lifecycle:
             if all(failure["code"] == _DUPLICATE for failure in error.details["writeErrors"]):
                 raise DuplicateKeyError("A chat lies beside its receipt.") from error
             raise
+        late = [receipt for receipt in receipts.values() if receipt.completed_at not in {None, receipt.deleted_at}]
+        if late:
+            self._purges.complete(tx, tenant_id, late)
         return {**receipts}
 
     def _staged(self, tx: UnitOfWork, tenant_id: str, chat: Chat, removal: Removal) -> Deletion:
@@ -145,7 +160,7 @@ class Lifecycle:
         count = chat["message_count"] + sum(purge["messages"] for purge in emptied)
         purged = sum(purge["purged"] for purge in emptied)
         self._purges.open(tx, tenant_id, removal.chat_id, (first, MAX_SEQ), count, of_deletion=True, purged=purged)
-        return _receipt(tx, removal, count, purged, None)
+        return _receipt(tx, chat, removal, count, purged, None)
 
     def delete_again(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> None:
         """Delete what a restore of the database has brought back beside its receipt: it was deleted, and that stands.
@@ -169,8 +184,8 @@ class Lifecycle:
         self._purges.open(tx, tenant_id, chat_id, everything, purged + count, of_deletion=True, purged=purged)
 
 
-def restore(
-    tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str
+def restore(  # noqa: PLR0913 - which chats, and who asks
+    tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str, *, governs: bool
 ) -> dict[str, Chat | NotInTrashError]:
     """Make chats of the trash live again; return the document of each, or that it was not there.
 
@@ -178,7 +193,7 @@ def restore(
     the run in it.
     """
     keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
-    kept = tx.read("trash", {"_id": {"$in": keys}, "purge_at": {"$gt": tx.now}}, {})
+    kept = tx.read("trash", {"_id": {"$in": keys}, "purge_at": {"$gt": tx.now}, **visible(governs=governs)}, {})
     restoration = {"operation": operation, "at": tx.now}
     chats = {one["_id"]["chat_id"]: {**_revived(one), "restoration": restoration} for one in kept}
     if chats:
@@ -186,6 +201,11 @@ def restore(
         tx.chats.insert_many(list(chats.values()))
         tx.log(tenant_id, *(_restored(chat, requested_by) for chat in chats.values()))
     return {chat_id: chats.get(chat_id) or NotInTrashError() for chat_id in chat_ids}
+
+
+def visible(*, governs: bool) -> dict[str, Any]:
+    """Return the condition that a chat in the trash is told of: what was deleted in grace, only to who governs."""
+    return {} if governs else {"in_grace": {"$ne": True}}
 
 
 def _revived(kept: Chat) -> Chat:
@@ -223,7 +243,7 @@ def _remove(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict
         removal = alive.pop()
         time = {"expires_at": {"$lte": tx.now}} if removal.is_due else unexpired(tx.now)
         seen = {"_id": chat_key(tenant_id, removal.chat_id), **time, **at_revision(removal.revisions)}
-        chat = tx.chats.find_one_and_delete(seen, projection=CHAT_FIELDS if removal.keep is None else None)
+        chat = tx.chats.find_one_and_delete(seen, projection=CHAT_FIELDS if removal.stay is None else None)
         if chat is not None:
             return {removal: chat}
         if removal.revisions is not None:
@@ -244,13 +264,26 @@ def _verdict(tx: UnitOfWork, removal: Removal, live: Chat | None, kept: Chat | N
     if live is not None and removal.is_due != has_expired(live, tx.now):
         return ChatNotFoundError()
     if live is None:
-        if kept is None or removal.is_due == (kept["purge_at"] > tx.now):
+        if kept is None or removal.is_due == (kept["purge_at"] > tx.now) or _is_hidden(kept, removal):
             return ChatNotFoundError()
         if removal.keep is not None:
-            return trashing(kept, removal)
-        chat = {**kept["chat"], "_id": kept["_id"]}
+            return told(kept, removal)
+        chat = {**kept["chat"], "_id": kept["_id"], **_told_in_grace(kept)}
     assert chat is not None  # noqa: S101 - it is one of the two
     return chat if _is_at_revision(chat, removal) else PreconditionFailedError()
+
+
+def _is_hidden(kept: Chat, removal: Removal) -> bool:
+    """Tell whether a chat in the trash is as good as deleted to whoever wants it removed."""
+    sees = removal.is_due or (removal.governs and removal.of_trash)
+    return "in_grace" in kept and not sees
+
+
+def _told_in_grace(kept: Chat) -> Chat:
+    """Return what was told of a chat that was deleted in grace, for its receipt to say the same."""
+    if "in_grace" not in kept:
+        return {}
+    return {"gone_since": kept["trashed_at"], "export_sha256": kept.get("export_sha256")}
 
 
 def _is_at_revision(chat: Chat, removal: Removal) -> bool:
@@ -274,17 +307,19 @@ def _put_in_trash(tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat
     documents = {
         removal: {
             "_id": chat.pop("_id"),
-            "chat": chat,
+            "chat": {name: value for name, value in chat.items() if name not in _TOLD},
             "trashed_at": tx.now,
             "purge_at": _kept_until(tx, chat, removal),
             "trashed_by": removal.requested_by,
             "operation": removal.operation,
+            **({} if removal.grace is None else {"in_grace": True}),
+            **({} if removal.export_sha256 is None else {"export_sha256": removal.export_sha256}),
         }
         for removal, chat in removed.items()
     }
     tx.command({"insert": "trash", "documents": list(documents.values())})
     tx.log(tenant_id, *(_trashed(document, removal) for removal, document in documents.items()))
-    return {removal: trashing(document, removal) for removal, document in documents.items()}
+    return {removal: told(document, removal) for removal, document in documents.items()}
 
 
 def _trashed(kept: Chat, removal: Removal) -> Event:
@@ -294,28 +329,32 @@ def _trashed(kept: Chat, removal: Removal) -> Event:
 
 def _kept_until(tx: UnitOfWork, chat: Chat, removal: Removal) -> datetime:
     """Return until when a chat is in the trash: one that has an end of its own, not beyond that."""
-    until: datetime = tx.now + (removal.keep or timedelta())
+    until: datetime = tx.now + (removal.stay or timedelta())
     return min(until, chat.get("expires_at") or until)
 
 
-def trashing(kept: Chat, removal: Removal) -> Trashing:
+def told(kept: Chat, removal: Removal) -> Deletion | Trashing:
     """Return what is told of a chat that the removal has found in the trash, or put there."""
+    if removal.keep is None:
+        return in_grace({**kept, "_id": chat_key("", removal.chat_id), "trashed_by": removal.requested_by})
     return Trashing(removal.chat_id, kept["trashed_at"], kept["purge_at"])
 
 
 def _at_once(tx: UnitOfWork, chat: Chat, removal: Removal) -> Deletion:
     """Return the receipt of a chat whose messages are gone."""
-    return _receipt(tx, removal, chat["message_count"], chat["message_count"], tx.now)
+    return _receipt(tx, chat, removal, chat["message_count"], chat["message_count"], tx.now)
 
 
-def _receipt(tx: UnitOfWork, removal: Removal, count: int, purged: int, completed_at: datetime | None) -> Deletion:
+def _receipt(  # noqa: PLR0913, PLR0917 - a chat that goes, and how far it has gone
+    tx: UnitOfWork, chat: Chat, removal: Removal, count: int, purged: int, completed_at: datetime | None
+) -> Deletion:
     return Deletion(
         chat_id=removal.chat_id,
-        deleted_at=tx.now,
+        deleted_at=chat.get("gone_since", tx.now),
         message_count=count,
         requested_by=removal.requested_by,
         purged=purged,
         remaining=count - purged,
         completed_at=completed_at,
-        export_sha256=removal.export_sha256,
+        export_sha256=removal.export_sha256 or chat.get("export_sha256"),
     )

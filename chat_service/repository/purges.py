@@ -17,7 +17,7 @@ from typing import Any
 from pymongo import ASCENDING, ReturnDocument
 
 from chat_service.errors import ClaimLostError
-from chat_service.models import Purge
+from chat_service.models import Deletion, Purge
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key, message_range, own_messages
 from chat_service.repository.pending import purged
@@ -180,6 +180,15 @@ class Purges:
                         break
 
         self._database.transaction(work)
+
+    def complete(self, tx: UnitOfWork, tenant_id: str, receipts: Sequence[Deletion]) -> None:
+        """Write what a purge leaves in the end, for chats whose messages went later than their receipt says."""
+        documents = [
+            {"_id": chat_key(tenant_id, one.chat_id), "purged": one.purged, "completed_at": one.completed_at}
+            for one in receipts
+        ]
+        tx.command({"insert": "completions", "documents": documents})
+        tx.log(tenant_id, *(purged(one.chat_id, one.purged) for one in receipts))
 
     def operations_of_others(self) -> int:
         """Return how many operations the server has done on the chats, ever: no purge does any, every request does."""

@@ -25,6 +25,10 @@ KNOWN_CHATS = 20_000
 
 Document = dict[str, Any]
 
+IN_GRACE = {"in_grace": True}
+
+KEPT_FIELDS = dict.fromkeys(("chat.message_count", "trashed_at", "purge_at", "trashed_by", "export_sha256"), True)
+
 
 class Receipts:
     """Finds receipts; a delete writes them."""
@@ -51,38 +55,75 @@ class Receipts:
             self._without.update({(tenant_id, chat_id): True for chat_id in asked if chat_id not in deleted})
         return deleted
 
-    def deleted_at(self, tenant_id: str, chat_id: str) -> datetime | None:
+    def deleted_at(self, tenant_id: str, chat_id: str, *, had_grace: bool = False) -> datetime | None:
         """Return when the tenant has deleted the chat, or None if it has not."""
+        key = {"_id": chat_key(tenant_id, chat_id)}
         with self._database.operation():
-            receipt = self._database.deletions.find_one({"_id": chat_key(tenant_id, chat_id)}, {"deleted_at": True})
+            receipt = self._database.deletions.find_one(key, {"deleted_at": True})
+            if receipt is None and had_grace:
+                kept = self._database.trash.find_one({**key, **IN_GRACE}, {"trashed_at": True})
+                return None if kept is None else kept["trashed_at"]
         return None if receipt is None else receipt["deleted_at"]
 
-    def get(self, tenant_id: str, chat_id: str) -> Deletion:
-        """Return the receipt of a deleted chat.
+    def get(self, tenant_id: str, chat_id: str, *, had_grace: bool = False) -> Deletion:
+        """Return the receipt of a deleted chat; where the tenant `had_grace`, also what stands for one meanwhile.
 
         Raises:
             DeletionNotFoundError: the tenant has deleted no such chat.
         """
+        key = {"_id": chat_key(tenant_id, chat_id)}
         with self._database.operation():
-            receipt = self._database.deletions.find_one({"_id": chat_key(tenant_id, chat_id)})
-            if receipt is None:
-                raise DeletionNotFoundError
-            return self._with_progress(tenant_id, [receipt])[0]
+            receipt = self._database.deletions.find_one(key)
+            if receipt is not None:
+                return self._with_progress(tenant_id, [receipt])[0]
+            kept = self._database.trash.find_one({**key, **IN_GRACE}, KEPT_FIELDS) if had_grace else None
+        if kept is None:
+            raise DeletionNotFoundError
+        return in_grace(kept)
 
-    def page(self, tenant_id: str, limit: int, since: datetime | None, after: ListPosition | None) -> list[Deletion]:
+    def page(
+        self,
+        tenant_id: str,
+        limit: int,
+        since: datetime | None,
+        after: ListPosition | None,
+        *,
+        had_grace: bool = False,
+    ) -> list[Deletion]:
         """Return up to `limit` receipts that come after a place in the list, latest first, none before `since`."""
-        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id}
+        with self._database.operation():
+            receipts = self._find("deletions", "deleted_at", tenant_id, limit, since, after)
+            found = self._with_progress(tenant_id, receipts)
+            if had_grace:
+                found += map(in_grace, self._find("trash", "trashed_at", tenant_id, limit, since, after))
+                found.sort(key=lambda one: one.chat_id)
+                found.sort(key=lambda one: one.deleted_at, reverse=True)
+        return found[:limit]
+
+    def _find(  # noqa: PLR0913, PLR0917 - a stretch of a list, in one collection or the other
+        self,
+        collection: str,
+        time: str,
+        tenant_id: str,
+        limit: int,
+        since: datetime | None,
+        after: ListPosition | None,
+    ) -> list[Document]:
+        of_kind = IN_GRACE if collection == "trash" else {}
+        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, **of_kind}
         bounds: dict[str, Any] = {} if since is None else {"$gte": since}
         if after is not None:
             # The bound is said twice: the first is what the index can start from.
             bounds["$lte"] = after.at
-            wanted["$or"] = [{"deleted_at": {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.id}}]
+            wanted["$or"] = [{time: {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.id}}]
         if bounds:
-            wanted["deleted_at"] = bounds
-        order = [("deleted_at", DESCENDING), ("_id.chat_id", ASCENDING)]
-        with self._database.operation():
-            receipts = list(self._database.deletions.find(wanted, sort=order, limit=limit, batch_size=limit + 1))
-            return self._with_progress(tenant_id, receipts)
+            wanted[time] = bounds
+        order = [(time, DESCENDING), ("_id.chat_id", ASCENDING)]
+        fields = KEPT_FIELDS if of_kind else None
+        found = self._database.collections[collection].find(
+            wanted, fields, sort=order, limit=limit, batch_size=limit + 1
+        )
+        return list(found)
 
     def _with_progress(self, tenant_id: str, receipts: Sequence[Document]) -> list[Deletion]:
         """Return the receipts with how far their purges are: one command more, and two if any was staged."""
@@ -107,7 +148,7 @@ def to_document(tenant_id: str, receipt: Deletion, operation: str) -> Document:
         "message_count": receipt.message_count,
         "requested_by": receipt.requested_by,
         "operation": operation,
-        "staged": receipt.completed_at is None,
+        "staged": receipt.completed_at != receipt.deleted_at,
         **({} if receipt.export_sha256 is None else {"export_sha256": receipt.export_sha256}),
     }
 
@@ -135,6 +176,22 @@ def from_document(
         completed_at=completed_at,
         estimated_at=estimated_end(purge, now) if purge and now else None,
         export_sha256=receipt.get("export_sha256"),
+    )
+
+
+def in_grace(kept: Document) -> Deletion:
+    """Return what stands for the receipt of a chat that was deleted in grace, and lies in the trash."""
+    count = kept.get("chat", {}).get("message_count", 0)
+    return Deletion(
+        chat_id=kept["_id"]["chat_id"],
+        deleted_at=kept["trashed_at"],
+        message_count=count,
+        requested_by=kept["trashed_by"],
+        purged=0,
+        remaining=count,
+        completed_at=None,
+        estimated_at=kept["purge_at"],
+        export_sha256=kept.get("export_sha256"),
     )
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from cachetools import LRUCache, TTLCache
@@ -98,7 +99,8 @@ class Tenants:
         if document is None:
             raise InvalidApiKeyError
         found = _to_key(document)
-        caller = Caller(found.tenant_id, found.id, found.scopes, _to_limits(document["tenant"]))
+        tenant = document["tenant"]
+        caller = Caller(found.tenant_id, found.id, found.scopes, _to_limits(tenant), _to_grace(tenant))
         if time.monotonic() - began <= SLOW_LOOKUP_SECONDS:
             with self._lock:
                 self._callers[name] = caller
@@ -177,6 +179,19 @@ class Tenants:
         if not found.matched_count:
             raise LookupError(tenant_id)
 
+    def set_grace(self, tenant_id: str, grace: timedelta) -> None:
+        """Have the tenant's deletes be such that they can be taken back for so long; 0 ends that for later ones.
+
+        All processes know within 5 s.
+
+        Raises:
+            LookupError: there is no such tenant.
+        """
+        change = {"$set": {"grace_seconds": int(grace.total_seconds())}}
+        with self._database.operation(writes=True):
+            if not self._database.tenants.update_one({"_id": tenant_id}, change).matched_count:
+                raise LookupError(tenant_id)
+
     def create_key(
         self, tenant_id: str, label: str, scopes: Iterable[Scope], key: str | None = None
     ) -> tuple[str, ApiKey]:
@@ -237,7 +252,13 @@ def _to_key(document: dict[str, Any]) -> ApiKey:
 
 
 def _to_tenant(document: dict[str, Any]) -> Tenant:
-    return Tenant(document["_id"], document["name"], document["created_at"], _to_limits(document))
+    limits, grace = _to_limits(document), _to_grace(document)
+    return Tenant(document["_id"], document["name"], document["created_at"], limits, grace)
+
+
+def _to_grace(tenant: dict[str, Any]) -> timedelta | None:
+    seconds = tenant.get("grace_seconds")
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def _to_limits(tenant: dict[str, Any]) -> Limits:

@@ -18,7 +18,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.deletions import SETTLE_SECONDS
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key
-from chat_service.repository.lifecycle import restore
+from chat_service.repository.lifecycle import restore, visible
 from chat_service.repository.together import Unit, run_together
 from chat_service.repository.transaction import Again
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -35,9 +35,12 @@ class Trash:
         self._database = database
         self._chats = chats.Chats(database)
 
-    def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[TrashedChat]:
+    def page(
+        self, tenant_id: str, limit: int, after: ListPosition | None, *, governs: bool = False
+    ) -> list[TrashedChat]:
         """Return up to `limit` chats that come after a place in the list, latest first."""
-        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, "purge_at": {"$gt": self._database.now()}}
+        there = {"purge_at": {"$gt": self._database.now()}, **visible(governs=governs)}
+        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, **there}
         if after is not None:
             # The bound is said twice: the first is what the index can start from.
             wanted["trashed_at"] = {"$lte": after.at}
@@ -47,20 +50,29 @@ class Trash:
             found = self._database.trash.find(wanted, FIELDS, sort=order, limit=limit, batch_size=limit + 1)
             return [_from_document(document) for document in found]
 
-    def get(self, tenant_id: str, chat_id: str) -> TrashedChat:
+    def get(self, tenant_id: str, chat_id: str, *, governs: bool = False) -> TrashedChat:
         """Return a chat of the trash.
 
         Raises:
             NotInTrashError: it is not there, or its time is over.
         """
-        wanted = {"_id": chat_key(tenant_id, chat_id), "purge_at": {"$gt": self._database.now()}}
+        there = {"purge_at": {"$gt": self._database.now()}, **visible(governs=governs)}
+        wanted = {"_id": chat_key(tenant_id, chat_id), **there}
         with self._database.operation():
             found = self._database.trash.find_one(wanted, FIELDS)
         if found is None:
             raise NotInTrashError
         return _from_document(found)
 
-    def restore(self, tenant_id: str, chat_id: str, requested_by: str, key: IdempotencyKey | None = None) -> Chat:
+    def restore(
+        self,
+        tenant_id: str,
+        chat_id: str,
+        requested_by: str,
+        key: IdempotencyKey | None = None,
+        *,
+        governs: bool = False,
+    ) -> Chat:
         """Make a chat of the trash live again, and return it. Five commands.
 
         Raises:
@@ -70,7 +82,7 @@ class Trash:
         """
 
         def work(tx: UnitOfWork) -> Chat | NotInTrashError:
-            return _restore(tx, tenant_id, [chat_id], requested_by, operation)[0]
+            return _restore(tx, tenant_id, [chat_id], requested_by, operation, governs=governs)[0]
 
         def recall(_: dict[str, Any]) -> None:
             """Keep no fact: what is told of a chat is what is true of it now."""
@@ -86,14 +98,14 @@ class Trash:
         return restored or self._chats.get(tenant_id, chat_id)
 
     def restore_together(
-        self, tenant_id: str, requested_by: str, chat_ids: Sequence[str], operation: str
+        self, tenant_id: str, requested_by: str, chat_ids: Sequence[str], operation: str, *, governs: bool = False
     ) -> list[Outcome]:
         """Restore chats in one transaction, or one by one where they meet a conflict; return what became of each."""
 
         def carry(tenant_id: str, chat_ids: Sequence[str], again: Again) -> Sequence[Outcome]:
             try:
                 return self._database.transaction(
-                    lambda tx: _restore(tx, tenant_id, chat_ids, requested_by, operation), again
+                    lambda tx: _restore(tx, tenant_id, chat_ids, requested_by, operation, governs=governs), again
                 )
             except OutcomeUnknownError as error:
                 return self._settle(tenant_id, chat_ids, operation, error)
@@ -121,10 +133,10 @@ class Trash:
         return [found.get(chat_id, unknown) for chat_id in chat_ids]
 
 
-def _restore(
-    tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str
+def _restore(  # noqa: PLR0913 - as `restore`
+    tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str, *, governs: bool
 ) -> list[Chat | NotInTrashError]:
-    restored = restore(tx, tenant_id, chat_ids, requested_by, operation)
+    restored = restore(tx, tenant_id, chat_ids, requested_by, operation, governs=governs)
     return [chats.from_document(one, 0) if isinstance(one, dict) else one for one in restored.values()]
 
 
