@@ -2,10 +2,13 @@
 
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError
+
+REPORT_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ def run(
     job: Job, stop: threading.Event, *, until_done: bool = False, tell: Callable[[int], object] = lambda _: None
 ) -> None:
     """Run the job until told to stop, or with `until_done` until nothing is left; `tell` hears of each piece done."""
+    report = _Report(job.name)
     while not stop.is_set():
         try:
             worked = job.run_once()
@@ -45,11 +49,33 @@ def run(
         except (DatabaseUnavailableError, OutcomeUnknownError) as error:
             _log.warning("%s waits for the database: %s", job.name, type(error).__name__)
             worked = None
+            report.failures += 1
+        report.add(worked)
         if worked is None:
             stop.wait(job.rest_seconds)
         else:
             tell(worked)
     job.end()
+
+
+class _Report:
+    """What a job has done, for the log: a line in `REPORT_SECONDS`, if there was anything."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._since = time.monotonic()
+        self._done = 0
+        self.failures = 0
+
+    def add(self, worked: int | None) -> None:
+        """Count a piece of work, and write the line if it is time."""
+        self._done += worked or 0
+        seconds = time.monotonic() - self._since
+        if seconds < REPORT_SECONDS:
+            return
+        if self._done or self.failures:
+            _log.info("%s: %d done, %d failures in %.0f s", self._name, self._done, self.failures, seconds)
+        self._since, self._done, self.failures = time.monotonic(), 0, 0
 
 
 def start(job: Job, stop: threading.Event) -> threading.Thread:
