@@ -1,6 +1,7 @@
 """Deletes of large chats: what the caller waits for, what the purge does afterwards, and who notices.
 
 - DELETE over HTTP by one client, for chats of 10 to 1,000,000 messages, in turns.
+- Trash and restore, of a small chat and a large one, in turns.
 - The purge of a large chat by `flask jobs run`, in messages per second, against one raw `delete_many` of its range.
 - Small requests of another tenant (a look, a post) at a steady rate: before a purge and during one.
 
@@ -28,6 +29,8 @@ SIZES = [10, 100, 1_000, 10_000, 100_000, 1_000_000]
 RATE = 50
 """Small requests per second: what a service has beside a purge, and far from what it can do."""
 SAMPLES = 1_000
+MOVES = 100
+"""Times that a chat goes to the trash and comes back."""
 
 
 def store(db: Any, chat_id: str, messages: int) -> None:
@@ -76,6 +79,23 @@ def latencies(db: Any, uri: str, address: Address, rounds: int) -> dict[int, lis
             if number == 0:
                 found[size].clear()  # it only warms up
         purge(uri)
+    client.close()
+    return found
+
+
+def moves(db: Any, address: Address, sizes: tuple[int, int], rounds: int) -> dict[str, dict[int, list[float]]]:
+    """Return the milliseconds that trashing and restoring a chat took, by its size, in turns."""
+    client = Client(address)
+    chat_ids = {size: new_id() for size in sizes}
+    for size, chat_id in chat_ids.items():
+        store(db, chat_id, size)
+    found: dict[str, dict[int, list[float]]] = {kind: {size: [] for size in sizes} for kind in ("trash", "restore")}
+    for _ in range(rounds):
+        for size, chat_id in chat_ids.items():
+            for kind, path in ("trash", f"/chats/{chat_id}/trash"), ("restore", f"/trash/{chat_id}/restore"):
+                began = time.perf_counter()
+                client.send("POST", path)
+                found[kind][size].append((time.perf_counter() - began) * 1000)
     client.close()
     return found
 
@@ -160,13 +180,19 @@ def disturbance(db: Any, uri: str, address: Address, messages: int, rounds: int)
 def main() -> None:
     """Run all, print the figures, write the JSON."""
     parser = options(__doc__, rounds=8, messages=1_000_000)
-    parser.add_argument("--only", choices=["latency", "speed", "disturbance"])
+    parser.add_argument("--only", choices=["latency", "moves", "speed", "disturbance"])
     args = parser.parse_args()
     found: dict[str, Any] = {}
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority") as client:
         db = client.get_default_database()
         if args.only in {None, "latency"}:
             found["latency"] = report_latency(latencies(db, uri, address, args.rounds))
+        if args.only in {None, "moves"}:
+            taken = moves(db, address, (SIZES[0], args.messages), MOVES)
+            for kind, by_size in taken.items():
+                small, large = (statistics.median(by_size[size]) for size in (SIZES[0], args.messages))
+                found[kind] = {"small_ms": small, "large_ms": large, "ratio": large / small}
+                print(f"{kind}: {found[kind]}", flush=True)
         if args.only in {None, "speed"}:
             speeds = purge_speed(db, uri, address, args.messages, max(args.rounds // 3, 1))
             found["speed"] = {side: medians(rounds) for side, rounds in speeds.items()}
