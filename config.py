@@ -10,7 +10,7 @@ from pathlib import Path
 from environs import Env, EnvValidationError, validate
 from marshmallow import ValidationError
 
-from chat_service.models import Limits, Scope, parse_limit
+from chat_service.models import EVERYDAY, Limits, parse_limit
 from chat_service.settings import ConfigError, Settings
 
 # What a browser sends as Origin: no path, no trailing slash, lower case. A `*`, `null` or pattern is not one.
@@ -56,7 +56,7 @@ def from_env() -> Settings:
 
 
 def _rate_limits(env: Env) -> Limits:
-    told = {scope: env.str(f"RATE_LIMIT_{scope.name}", "off", validate=_check_rate_limit) for scope in Scope}
+    told = {scope: env.str(f"RATE_LIMIT_{scope.name}", "off", validate=_check_rate_limit) for scope in EVERYDAY}
     return {scope: parse_limit(text) for scope, text in told.items() if text}  # a wrong one is None here
 
 

@@ -166,7 +166,7 @@ def limit_tenant(tenant_id: str, **told: RateLimit | str | None) -> None:
         if changes:
             found.tenants.set_limits(tenant_id, own, to_default)
         tenant = found.tenants.get(tenant_id)
-    for scope in Scope:
+    for scope in EVERYDAY:
         whose = "its own" if scope in tenant.limits else "default"
         click.echo(f"{scope:<6}  {found.limits.of(tenant.limits, scope) or 'off'}  ({whose})")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chat_service.models import RateLimit, Scope
+from chat_service.models import EVERYDAY, RateLimit, Scope
 from chat_service.settings import ConfigError, Settings
 from config import from_env
 
@@ -20,7 +20,7 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
         "METRICS",
     ):
         monkeypatch.delenv(name, raising=False)
-    for scope in Scope:
+    for scope in EVERYDAY:
         monkeypatch.delenv(f"RATE_LIMIT_{scope.name}", raising=False)
     monkeypatch.delenv("CHAT_PAGE", raising=False)
     monkeypatch.delenv("MONGODB_URI", raising=False)
@@ -79,7 +79,7 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
         )
     for name in ("MONGODB_URI", "MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "METRICS", "CORS"):
         assert name in str(told.value)
-    for scope in Scope:
+    for scope in EVERYDAY:
         assert f"RATE_LIMIT_{scope.name}: Not a limit: `off`, or requests per second and burst" in str(told.value)
     assert "CHAT_PAGE" in str(told.value)
     assert "make run" in str(told.value)

@@ -9,7 +9,7 @@ from marshmallow import Schema, fields
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import Time
-from chat_service.models import Scope
+from chat_service.models import EVERYDAY, Scope
 
 blueprint = Blueprint("keys", __name__, url_prefix="/api/v1", description="The key of a request")
 
@@ -27,7 +27,6 @@ class LimitsOut(Schema):
     read = fields.Nested(LimitOut(), allow_none=True)
     write = fields.Nested(LimitOut(), allow_none=True)
     delete = fields.Nested(LimitOut(), allow_none=True)
-    govern = fields.Nested(LimitOut(), allow_none=True)
 
 
 class MeOut(Schema):
@@ -50,7 +49,7 @@ def describe_caller() -> dict[str, Any]:
     Limits are requests per second and burst; null is no limit.
     """
     key = repositories().tenants.key(caller().tenant_id, caller().key_id)
-    limits = {scope: repositories().limits.of(caller().limits, scope) for scope in Scope}
+    limits = {scope: repositories().limits.of(caller().limits, scope) for scope in EVERYDAY}
     return {
         "tenant_id": key.tenant_id,
         "key_id": key.id,
