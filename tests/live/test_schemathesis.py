@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
@@ -14,6 +16,7 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "20")
 """For each operation; `make soak` asks for more."""
 
 
+@pytest.mark.timeout(600)
 def test_it_finds_nothing(live, database, project: Path) -> None:
     service, new_tenant = live
     access = new_tenant()
