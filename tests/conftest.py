@@ -26,6 +26,7 @@ from chat_service.settings import Settings
 from tests.client import Client, TenantAccess
 from tests.failpoint import FailPoint
 from tests.mock_database import MockDatabase
+from tests.numbering import numbering
 
 MAX_BODY_BYTES = 2**20
 
@@ -176,6 +177,13 @@ def gunicorn(mongod: EmbeddedMongod, real_database: Database) -> Iterator[Embedd
     del real_database  # its collections are in place
     with EmbeddedGunicorn(mongod.uri, free_port(), MAX_BODY_BYTES=str(MAX_BODY_BYTES)) as running:
         yield running
+
+
+@pytest.fixture
+def sequencer(database: Database) -> Iterator[None]:
+    """Beside the service, as `jobs run` has one: what is committed is in the log soon."""
+    with numbering(database):
+        yield
 
 
 @pytest.fixture

@@ -50,9 +50,6 @@ SHARED_INLINE_LIMIT = 100
 
 _DUPLICATE = 11000
 
-_TOLD = {"gone_since", "export_sha256"}
-"""What is told in the receipt of a chat that was deleted in grace."""
-
 CHAT_FIELDS = {"_id": True, "message_count": True, "first_seq": True, "open_purges": True, "revision": True}
 """What deleting a chat needs of it."""
 
@@ -307,7 +304,7 @@ def _put_in_trash(tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat
     documents = {
         removal: {
             "_id": chat.pop("_id"),
-            "chat": {name: value for name, value in chat.items() if name not in _TOLD},
+            "chat": chat,
             "trashed_at": tx.now,
             "purge_at": _kept_until(tx, chat, removal),
             "trashed_by": removal.requested_by,

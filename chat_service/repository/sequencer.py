@@ -11,7 +11,7 @@ time numbers them. What this module keeps:
 3. The events of a chat in the order of their commits, which is that of the change stream.
 4. None is lost where the stream cannot be gone on with: in a database that had no log, when the oplog has rolled over,
    after a restore. Then all receipts are looked through for what the log does not have. Each batch of that is read from
-    one snapshot, the outbox first and whole, so that nothing is told of a chat before what came earlier.
+   one snapshot, the outbox first and whole, so that nothing is told of a chat before what came earlier.
 """
 
 import time

@@ -11,7 +11,7 @@ import time
 from werkzeug.exceptions import RequestTimeout
 
 from chat_service.api.auth import API_PREFIX, CALLER
-from chat_service.api.log import IS_FULL, waiting_for
+from chat_service.api.log import IS_FULL, PATH, waiting_for
 from chat_service.api.refusals import REFUSAL
 from chat_service.errors import DatabaseUnavailableError, TooManyListenersError, TooMuchUnreadError
 from chat_service.models import Caller, Kind
@@ -113,7 +113,7 @@ class Application:
             tenant_id = caller.tenant_id
         if waiting and caller is not None:
             end += await self._wait(caller, *waiting)
-        if tenant_id is not None and self._log_feed.is_full_for(tenant_id):
+        if environ["PATH_INFO"] == PATH and tenant_id is not None and self._log_feed.is_full_for(tenant_id):
             environ[IS_FULL] = True
         asked_at = time.monotonic()
         reading = self._bodies.read(environ, receive, tenant_id or "")

