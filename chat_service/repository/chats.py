@@ -18,7 +18,7 @@ from chat_service.errors import (
 from chat_service.models import Chat, IdempotencyKey, ListPosition
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
-from chat_service.repository.keys import chat_key, has_expired, living, unexpired
+from chat_service.repository.keys import chat_key, has_expired, listed_after, living, unexpired
 from chat_service.repository.presence import Presence
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -95,10 +95,7 @@ class Chats:
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Chat]:
         """Return up to `limit` chats of the tenant that come after a place in the list, latest activity first."""
         wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, **unexpired(self._database.now())}
-        if after is not None:
-            # The bound is said twice: the first is what the index can start from.
-            wanted["updated_at"] = {"$lte": after.at}
-            wanted["$or"] = [{"updated_at": {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.id}}]
+        wanted |= listed_after(after, "updated_at")
         order = [("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)]
         with self._database.operation():
             documents = list(self._database.chats.find(wanted, sort=order, limit=limit, batch_size=limit + 1))

@@ -14,7 +14,7 @@ from pymongo import ASCENDING, DESCENDING
 from chat_service.errors import DeletionNotFoundError
 from chat_service.models import Deletion, ListPosition
 from chat_service.repository.database import Database
-from chat_service.repository.keys import chat_key
+from chat_service.repository.keys import chat_key, listed_after
 from chat_service.repository.purges import estimated_end
 
 KNOWN_SECONDS = 30.0
@@ -111,13 +111,9 @@ class Receipts:
     ) -> list[Document]:
         of_kind = IN_GRACE if collection == "trash" else {}
         wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, **of_kind}
-        bounds: dict[str, Any] = {} if since is None else {"$gte": since}
-        if after is not None:
-            # The bound is said twice: the first is what the index can start from.
-            bounds["$lte"] = after.at
-            wanted["$or"] = [{time: {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.id}}]
-        if bounds:
-            wanted[time] = bounds
+        wanted |= listed_after(after, time)
+        if since is not None:
+            wanted[time] = {**wanted.get(time, {}), "$gte": since}
         order = [(time, DESCENDING), ("_id.chat_id", ASCENDING)]
         fields = KEPT_FIELDS if of_kind else None
         found = self._database.collections[collection].find(

@@ -17,7 +17,7 @@ from chat_service.repository import chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import SETTLE_SECONDS
 from chat_service.repository.idempotency import once
-from chat_service.repository.keys import chat_key
+from chat_service.repository.keys import chat_key, listed_after
 from chat_service.repository.lifecycle import restore, visible
 from chat_service.repository.together import Unit, run_together
 from chat_service.repository.transaction import Again
@@ -41,10 +41,7 @@ class Trash:
         """Return up to `limit` chats that come after a place in the list, latest first."""
         there = {"purge_at": {"$gt": self._database.now()}, **visible(governs=governs)}
         wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, **there}
-        if after is not None:
-            # The bound is said twice: the first is what the index can start from.
-            wanted["trashed_at"] = {"$lte": after.at}
-            wanted["$or"] = [{"trashed_at": {"$lt": after.at}}, {"_id.chat_id": {"$gt": after.id}}]
+        wanted |= listed_after(after, "trashed_at")
         order = [("trashed_at", DESCENDING), ("_id.chat_id", ASCENDING)]
         with self._database.operation():
             found = self._database.trash.find(wanted, FIELDS, sort=order, limit=limit, batch_size=limit + 1)
