@@ -51,11 +51,13 @@ async def wander(open_line: Opener, chats: set[str], moments: Random, until: flo
     stays = []
     while chats and time.monotonic() < until:
         chat_id = moments.choice(sorted(chats))
+        asked_at = time.monotonic()
         try:
             line = await open_line(chat_id)
         except RefusedError:
             continue
-        stays.append(await visit(line, chat_id, moments.random() * STAY_SECONDS))
+        longest = max(STAY_SECONDS, 2 * (line.opened_at - asked_at))  # or a slow machine's deletes meet nobody
+        stays.append(await visit(line, chat_id, moments.random() * longest))
         if stays[-1].code == GONE:
             chats.discard(chat_id)
     return stays
