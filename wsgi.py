@@ -3,8 +3,8 @@
 import click
 from flask import Flask
 
-from chat_service import cli
 from chat_service.app import create_app
+from chat_service.cli import commands
 from chat_service.errors import UnsupportedServerError
 from chat_service.settings import ConfigError
 from chat_service.telemetry import logs
@@ -20,7 +20,7 @@ def _create() -> Flask:
         command = click.get_current_context(silent=True)
         if command is None or command.info_name == "run":  # it is a server, which must not start
             raise
-        return cli.only_help(str(error))
+        return commands.only_help(str(error))
 
 
 app = _create()

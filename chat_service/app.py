@@ -8,7 +8,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from chat_service import __version__, cli
+from chat_service import __version__
 from chat_service.api import (
     auth,
     chats,
@@ -18,6 +18,7 @@ from chat_service.api import (
     exports,
     fields,
     headers,
+    holds,
     keys,
     limits,
     log,
@@ -30,6 +31,7 @@ from chat_service.api import (
     trash,
 )
 from chat_service.api.context import Repositories
+from chat_service.cli import commands
 from chat_service.page import chat as chat_page
 from chat_service.page import docs
 from chat_service.realtime.endpoint import THREADS as SOCKET_THREADS
@@ -93,7 +95,7 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     for field in (fields.Rfc3339, fields.Time, fields.Seconds):
         api.register_field(field, "string", "date-time")
     problems.install(app)
-    for module in (chats, deletions, trash, messages, exports, connections, log, keys, system):
+    for module in (chats, deletions, trash, holds, messages, exports, connections, log, keys, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
     if config.chat_page:
@@ -104,7 +106,7 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
         docs.publish(document)
     if config.metrics:
         metrics.install(app, __version__, config.commit, repositories.sequencer.status)
-    cli.install(app)
+    commands.install(app)
     return app
 
 

@@ -156,6 +156,35 @@ class ActiveConnectionsError(ChatServiceError):
         self.count = count
 
 
+class LegalHoldError(ChatServiceError):
+    """Holds keep the chat, so nothing of it was destroyed; `revision` is the one that it stays at."""
+
+    def __init__(self, holds: list[str], revision: int = 0) -> None:
+        super().__init__(holds, revision)
+        self.holds = holds
+        self.revision = revision
+
+
+class NotDeletableError(ChatServiceError):
+    """The same, to callers who are not to learn of holds."""
+
+
+class HoldNotFoundError(ChatServiceError):
+    """The tenant has no such hold."""
+
+
+class HoldUnchangeableError(ChatServiceError):
+    """The hold was released, or is on everything: chats cannot be added to it or taken from it."""
+
+
+class UnknownChatsError(ChatServiceError):
+    """The tenant has no chats of these ids, neither live nor in the trash; nothing was done."""
+
+    def __init__(self, chat_ids: list[str]) -> None:
+        super().__init__(chat_ids)
+        self.chat_ids = chat_ids
+
+
 class TooManyConnectionsError(ChatServiceError):
     """The chat, the tenant or this process has as many WebSocket connections as it may have."""
 

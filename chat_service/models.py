@@ -19,7 +19,7 @@ class Scope(StrEnum):
     WRITE = "write"
     DELETE = "delete"
     GOVERN = "govern"
-    """To see and bring back what was deleted in grace; it includes none of the others."""
+    """To hold chats, and to see and bring back what was deleted in grace; it includes none of the others."""
 
 
 EVERYDAY = (Scope.READ, Scope.WRITE, Scope.DELETE)
@@ -100,7 +100,7 @@ class Caller:
 
     @property
     def governs(self) -> bool:
-        """Whether it sees what was deleted in grace."""
+        """Whether it learns of holds, and of what was deleted in grace."""
         return Scope.GOVERN in self.scopes
 
 
@@ -229,6 +229,26 @@ class TrashedChat:
     trashed_at: datetime
     purge_at: datetime
     trashed_by: str
+    held: bool
+    """Whether a hold keeps it from being deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """That chats must not be destroyed, on whose word, and since when."""
+
+    id: str
+    name: str
+    everything: bool
+    """Whether it is on all chats of the tenant, also those that are still to come."""
+    chat_count: int
+    """On how many chats it is, or was when it was released; 0 of a hold on everything."""
+    placed_at: datetime
+    active_from: datetime
+    """From when on nothing of it is destroyed any more."""
+    placed_by: str
+    """The id of the key, or `operator`."""
+    released_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +265,10 @@ class DeletionPreview:
     staged: bool
     """Whether the messages would be removed by a purge after the answer, rather than before it."""
     revision: int
+    held: bool
+    """Whether a hold would refuse it."""
+    holds: list[str] | None = None
+    """Which do, for those who may know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +325,24 @@ class Kind(StrEnum):
     CHAT_EMPTIED = "chat.emptied"
     MESSAGE_DELETED = "message.deleted"
     MESSAGE_EDITED = "message.edited"
+    HOLD_PLACED = "hold.placed"
+    HOLD_CHANGED = "hold.changed"
+    HOLD_RELEASED = "hold.released"
+    DELETION_REFUSED = "deletion.refused"
+
+    @property
+    def is_of_hold(self) -> bool:
+        """Whether it tells of a hold and not of a chat."""
+        return self in {Kind.HOLD_PLACED, Kind.HOLD_CHANGED, Kind.HOLD_RELEASED}
+
+    @property
+    def is_confidential(self) -> bool:
+        """Whether only keys that govern may learn of it."""
+        return self.is_of_hold or self is Kind.DELETION_REFUSED
+
+
+WITHHELD = "withheld"
+"""Told in place of a confidential kind, with nothing else of the entry, to keys that do not govern."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +351,7 @@ class Event:
 
     kind: Kind
     chat_id: str
+    """Of a hold's, the id of the hold."""
     actor: str
     """The id of the key that asked for it, or what of the service did it: `expiry`, `purge`."""
     facts: Mapping[str, Any]

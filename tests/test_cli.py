@@ -170,3 +170,30 @@ def test_limits_of_a_tenant_are_set_taken_back_and_shown(app: Flask, tenant_id: 
 def test_what_is_no_limit_is_said_plainly(app: Flask, tenant_id: str) -> None:
     told = run(app, "tenants", "limit", tenant_id, "--read", "lots", code=2).stderr
     assert "'lots' is neither `default` nor `off`, or requests per second and burst" in told
+
+
+class TestHolds:
+    def test_placed_listed_released(self, app: Flask, tenant_id: str) -> None:
+        key = run(app, "keys", "create", tenant_id).stdout.strip()
+        client = Client(app, TenantAccess(tenant_id, key, ""))
+        chat_id = client.new_chat("x")
+        hold_id = run(app, "holds", "place", tenant_id, "Inquiry 42", chat_id).stdout.strip()
+        assert client.send("DELETE", f"{CHATS}/{chat_id}").get_json()["code"] == "not_deletable"
+        listed = run(app, "holds", "list", tenant_id).stdout
+        assert hold_id in listed
+        assert "1 chats  in force  Inquiry 42" in listed
+        assert "Released: 1 chats." in run(app, "holds", "release", tenant_id, hold_id).stdout
+        assert "released" in run(app, "holds", "list", tenant_id).stdout
+        assert client.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
+
+    def test_on_everything(self, app: Flask, tenant_id: str) -> None:
+        placed = run(app, "holds", "place", tenant_id, "Inquiry", "--everything")
+        assert "Nothing of it is deleted from" in placed.stderr
+        assert "everything  in force" in run(app, "holds", "list", tenant_id).stdout
+
+    def test_what_is_wrong_is_said(self, app: Flask, tenant_id: str) -> None:
+        unknown = "11111111-2222-4333-8444-555555555555"
+        assert unknown in run(app, "holds", "place", tenant_id, "n", unknown, code=1).stderr
+        assert "no tenant" in run(app, "holds", "place", unknown, "n", "--everything", code=1).stderr
+        assert "no hold" in run(app, "holds", "release", tenant_id, unknown, code=1).stderr
+        assert "either" in run(app, "holds", "place", tenant_id, "n", code=2).stderr

@@ -69,7 +69,7 @@ def requires(
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
             if scope is not None and scope not in caller().scopes:
                 raise InsufficientScopeError(scope.value)
-            limits.take(scope or Scope.READ, counts)
+            limits.take(_counted_as(scope), counts)
             if not of_deleted and "chat_id" in kwargs:
                 _require_not_deleted(str(kwargs["chat_id"]))
             try:
@@ -81,6 +81,13 @@ def requires(
         return guarded
 
     return decorate
+
+
+def _counted_as(scope: Scope | None) -> Scope:
+    """Return the scope by whose limit a request is counted: what every key may do, and governing, have none."""
+    if scope is None or scope is Scope.GOVERN:
+        return Scope.READ if request.method in {"GET", "HEAD"} else Scope.WRITE
+    return scope
 
 
 def _require_not_deleted(chat_id: str) -> None:

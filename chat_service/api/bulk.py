@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chat_service.api.parsing import parse_uuid
-from chat_service.api.problems import DOMAIN
+from chat_service.api.problems import DOMAIN, as_told
 from chat_service.errors import ChatServiceError, InvalidChatIdError
 
 
@@ -21,7 +21,7 @@ def for_each(
     successful, failed = [], []
     for chat_id, outcome in outcomes.items():
         if isinstance(outcome, ChatServiceError):
-            problem = DOMAIN[type(outcome)]
+            problem = DOMAIN[type(as_told(outcome))]
             failed.append({"chat_id": chat_id, "status": problem.status, "code": problem.code})
         else:
             successful.append({"chat_id": chat_id, **describe(outcome)})

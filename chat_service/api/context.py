@@ -13,6 +13,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.expired import Expired
 from chat_service.repository.exports import Exports
+from chat_service.repository.holds import Holds
 from chat_service.repository.imports import Imports
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.log import Log
@@ -40,6 +41,7 @@ class Repositories:
     trash: Trash
     bulk: Bulk
     expired: Expired
+    holds: Holds
     receipts: Receipts
     previews: Previews
     purges: Purges
@@ -67,6 +69,7 @@ class Repositories:
             trash=Trash(database),
             bulk=Bulk(database, deletions),
             expired=Expired(database, deletions),
+            holds=Holds(database),
             receipts=Receipts(database),
             previews=Previews(database, inline_limit),
             purges=Purges(database),

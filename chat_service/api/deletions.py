@@ -1,5 +1,6 @@
 """Deleting chats, one or many, and the receipts that remain."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from chat_service.api.bulk import for_each
 from chat_service.api.chats import etag
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import seconds
-from chat_service.api.openapi import raises
+from chat_service.api.openapi import HELD, raises
 from chat_service.api.paging import paged
 from chat_service.api.parsing import expected_revisions, idempotency_key
 from chat_service.api.schemas import (
@@ -35,14 +36,15 @@ blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="
 
 @blueprint.delete("/chats/<chat_id>")
 @requires(Scope.DELETE, of_deleted=True)
-@raises(ActiveConnectionsError, headers="If-Match Idempotency-Key")
+@raises(ActiveConnectionsError, *HELD, headers="If-Match Idempotency-Key")
 @blueprint.arguments(DeleteChatIn(), location="query")
 @blueprint.response(200, DeletionOut())
 def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
     """Delete a chat with all its messages, permanently and atomically.
 
     Either everything is gone, or nothing has changed. Refused with 409 `active_connections` while WebSockets to the
-    chat are live, unless `on_active` is `evict`: then their clients are told, and disconnected. With an
+    chat are live, unless `on_active` is `evict`: then their clients are told, and disconnected. What a hold keeps is
+    not deleted: 409 `legal_hold` to a key that governs, `not_deletable` to others. With an
     `Idempotency-Key` a repetition gets the first answer again; after 503 `outcome_unknown` repeat it, or look the
     receipt up. The id never comes back: a second delete is 404. A chat in the trash is deleted too. The `ETag` of an
     export in `If-Match` deletes just what was exported.
@@ -61,8 +63,9 @@ def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
 
     Nothing is deleted or reserved.
     """
-    preview = repositories().previews.get(caller().tenant_id, chat_id)
-    return preview, etag(preview.revision)
+    who = caller()
+    preview = repositories().previews.get(who.tenant_id, chat_id)
+    return preview if who.governs else replace(preview, holds=None), etag(preview.revision)
 
 
 @blueprint.post("/chats/delete")

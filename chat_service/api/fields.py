@@ -46,16 +46,24 @@ class Seconds(fields.Field[datetime]):
         return None if value is None else seconds(value)
 
 
-class IfThere(fields.String):
-    """A text that leaves if there is one; the specification does not require it."""
+class _LeftOut(fields.Field[Any]):
+    """What leaves if it is there; the specification does not require it."""
 
-    def __init__(self, *, metadata: dict[str, Any]) -> None:
-        super().__init__(metadata={**metadata, "x-if-there": True})
+    def __init__(self, *arguments: Any, metadata: dict[str, Any], **named: Any) -> None:
+        super().__init__(*arguments, metadata={**metadata, "x-if-there": True}, **named)
 
     def get_value(self, obj: Any, *arguments: Any, **named: Any) -> Any:
-        """Return the text, or marshmallow's word for nothing."""
+        """Return the value, or marshmallow's word for nothing."""
         found = super().get_value(obj, *arguments, **named)
         return missing if found is None else found
+
+
+class IfThere(_LeftOut, fields.String):
+    """A text that leaves if there is one."""
+
+
+class ListIfThere(_LeftOut, fields.List[Any]):
+    """A list that leaves if there is one."""
 
 
 class Rfc3339(fields.Field[datetime]):
@@ -123,6 +131,15 @@ class Uuid(fields.String):
         if canonical is None:
             raise ValidationError("Not a UUID: 8-4-4-4-12 hexadecimal digits.")
         return canonical
+
+
+class Flag(fields.Boolean):
+    """`true` or `false`, and nothing that only looks like it."""
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("Neither true nor false.")
+        return value
 
 
 class WholeNumber(fields.Integer):

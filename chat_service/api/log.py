@@ -22,8 +22,8 @@ from chat_service.api.message_schemas import MOST_SEQ
 from chat_service.api.openapi import raises
 from chat_service.api.parsing import preferred
 from chat_service.api.schemas import TicketOut
-from chat_service.errors import TooManyListenersError, ValidationFailedError
-from chat_service.models import Caller, Kind, LogEntry, LogPage, Scope, Ticket
+from chat_service.errors import InsufficientScopeError, TooManyListenersError, ValidationFailedError
+from chat_service.models import WITHHELD, Caller, Kind, LogEntry, LogPage, Scope, Ticket
 
 ENTRIES_DEFAULT, ENTRIES_MOST = 100, 1_000
 WAIT_MOST = 25
@@ -87,7 +87,7 @@ class Listener:
 @blueprint.arguments(LogIn(), location="query")
 @blueprint.doc(responses={"200": {"description": "Entries after the one you have.", "content": LOGGED}})
 def read_log(query: dict[str, Any]) -> Response:
-    """Read what was taken away, brought back or changed since the last entry you have seen, in order and without gaps.
+    """Read what was taken away, brought back or held since the last entry you have seen, in order and without gaps.
 
     Keep `next_after` and ask again with it: whoever does so misses nothing. With `wait` the answer is held until there
     is something. With `Accept: text/event-stream` entries come live, as server-sent events, and `Last-Event-ID` goes on
@@ -98,13 +98,16 @@ def read_log(query: dict[str, Any]) -> Response:
     after = _after(query["after"], request.headers.get("Last-Event-ID"))
     if media_type == EVENTS and IS_FULL in request.environ:
         raise TooManyListenersError
+    if kind is not None and kind.is_confidential and not caller().governs:
+        raise InsufficientScopeError(Scope.GOVERN.value)
     page = repositories().log.page(caller().tenant_id, after, query["limit"], kind)
     if media_type != EVENTS:
-        return Response(orjson.dumps(_page_json(page)), mimetype="application/json")
+        return Response(orjson.dumps(_page_json(page, governs=caller().governs)), mimetype="application/json")
     if request.method == "GET":
         request.environ[LISTENER] = Listener(caller(), page.next_after, kind)
     # An iterator, so that the answer has no length: more may come.
-    answer = Response(iter([RECONNECT, *map(event_text, page.entries)]), mimetype=EVENTS)
+    events = [event_text(entry, governs=caller().governs) for entry in page.entries]
+    answer = Response(iter([RECONNECT, *events]), mimetype=EVENTS)
     answer.headers["Cache-Control"] = "no-store"
     answer.headers["X-Accel-Buffering"] = "no"  # nginx would keep the events until it has a buffer full
     return answer
@@ -152,22 +155,23 @@ def waiting_for(environ: Mapping[str, Any]) -> tuple[int, Kind | None, int] | No
     return (after, kind, query["wait"]) if query["wait"] else None
 
 
-def _page_json(page: LogPage) -> dict[str, Any]:
-    return {"items": list(map(entry_json, page.entries)), "next_after": page.next_after, "head": page.head}
+def _page_json(page: LogPage, *, governs: bool) -> dict[str, Any]:
+    items = [entry_json(entry, governs=governs) for entry in page.entries]
+    return {"items": items, "next_after": page.next_after, "head": page.head}
 
 
-def entry_json(entry: LogEntry) -> dict[str, Any]:
-    """Return an entry as it leaves."""
+def entry_json(entry: LogEntry, *, governs: bool) -> dict[str, Any]:
+    """Return an entry as it leaves, for a key that governs or for any other."""
     event = entry.event
+    if event.kind.is_confidential and not governs:
+        return {"seq": entry.seq, "kind": WITHHELD, "at": milliseconds(entry.at)}
     facts = {name: milliseconds(value) if isinstance(value, datetime) else value for name, value in event.facts.items()}
-    named = {"seq": entry.seq, "kind": event.kind.value, "at": milliseconds(entry.at), "chat_id": event.chat_id}
+    subject = {"hold_id" if event.kind.is_of_hold else "chat_id": event.chat_id}
+    named = {"seq": entry.seq, "kind": event.kind.value, "at": milliseconds(entry.at), **subject}
     return {**named, "actor": event.actor, **facts}
 
 
-def event_text(entry: LogEntry) -> bytes:
+def event_text(entry: LogEntry, *, governs: bool) -> bytes:
     """Return an entry as a server-sent event (HTML Living Standard, section 9.2)."""
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (
-        entry.seq,
-        entry.event.kind.value.encode(),
-        orjson.dumps(entry_json(entry)),
-    )
+    shown = entry_json(entry, governs=governs)
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (entry.seq, shown["kind"].encode(), orjson.dumps(shown))

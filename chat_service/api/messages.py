@@ -20,7 +20,7 @@ from chat_service.api.message_schemas import (
     PageIn,
     message_json,
 )
-from chat_service.api.openapi import raises
+from chat_service.api.openapi import HELD, raises
 from chat_service.api.paging import page_of
 from chat_service.api.parsing import idempotency_key
 from chat_service.models import NewMessage, Scope
@@ -63,6 +63,7 @@ def list_messages(query: dict[str, Any], chat_id: str) -> Response:
 
 @blueprint.delete("/chats/<chat_id>/messages")
 @requires(Scope.DELETE)
+@raises(*HELD)
 @blueprint.response(200, ClearedOut())
 def clear_messages(chat_id: str) -> dict[str, int]:
     """Empty the chat and keep it; the numbers of its messages are not used again.
@@ -86,6 +87,7 @@ def get_message(chat_id: str, seq: int) -> Response:
 
 @blueprint.patch("/chats/<chat_id>/messages/<seq>")
 @requires(Scope.WRITE)
+@raises(*HELD)
 @blueprint.arguments(MessagePatch())
 @blueprint.response(200, MessageOut())
 def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
@@ -99,6 +101,7 @@ def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
 
 @blueprint.delete("/chats/<chat_id>/messages/<seq>")
 @requires(Scope.DELETE)
+@raises(*HELD)
 @blueprint.response(204)
 def delete_message(chat_id: str, seq: int) -> None:
     """Delete one message; its number is not used again.

@@ -38,6 +38,12 @@ _OF_THE_API: list[_Error] = [
     406,
 ]
 
+HELD: tuple[_Error, _Error] = (errors.LegalHoldError, errors.NotDeletableError)
+"""What a hold answers to who governs, and to others."""
+
+_MISSING: dict[str, _Error] = {"seq": errors.MessageNotFoundError, "hold_id": errors.HoldNotFoundError}
+"""What is answered where there is nothing of the name that a part of the path gives."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -163,8 +169,7 @@ def _errors(rule: Rule, method: str, operation: dict[str, Any], view: Any) -> li
         found.append(errors.InvalidChatIdError)
         if not rule.rule.startswith(f"{API_PREFIX}v1/deletions"):
             found.append(errors.ChatNotFoundError)
-    if "seq" in rule.arguments:
-        found.append(errors.MessageNotFoundError)
+    found += [missing for part, missing in _MISSING.items() if part in rule.arguments]
     if any(parameter["name"] == "cursor" for parameter in operation["parameters"]):
         found.append(errors.InvalidCursorError)
     if "requestBody" in operation:

@@ -17,6 +17,7 @@ from chat_service.api.auth import API_PREFIX
 from chat_service.api.context import caller
 from chat_service.api.strict_json import parse_json
 from chat_service.errors import (
+    HoldNotFoundError,
     ImportTooLargeError,
     InvalidChatIdError,
     InvalidIdempotencyKeyError,
@@ -280,6 +281,11 @@ def _check_path() -> None:
         if chat_id is None:
             raise InvalidChatIdError
         arguments["chat_id"] = chat_id
+    if "hold_id" in arguments:
+        hold_id = parse_uuid(arguments["hold_id"])
+        if hold_id is None:
+            raise HoldNotFoundError
+        arguments["hold_id"] = hold_id
     if "seq" in arguments:
         if not _SEQ.fullmatch(arguments["seq"]):
             raise MessageNotFoundError

@@ -12,6 +12,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from chat_service import errors
+from chat_service.api.context import caller
 from chat_service.api.fields import seconds
 from chat_service.telemetry.observation import note
 from chat_service.telemetry.request_ids import request_id
@@ -170,6 +171,26 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         extras=lambda error: {"active_connections": error.count},
         headers=_retry_after(5),
     ),
+    errors.LegalHoldError: Problem(
+        409,
+        "legal_hold",
+        "Legal hold",
+        "Nothing was deleted or changed: the holds under `holds` keep the chat. Release them, or take it out of them.",
+        extras=lambda error: {"holds": error.holds},
+    ),
+    errors.NotDeletableError: Problem(
+        409,
+        "not_deletable",
+        "Not deletable",
+        "Nothing was deleted or changed: your tenant's administration keeps this chat. It can be moved to the trash.",
+    ),
+    errors.HoldNotFoundError: Problem(404, "hold_not_found", "Hold not found", "Your tenant has no hold of this id."),
+    errors.HoldUnchangeableError: Problem(
+        409,
+        "hold_unchangeable",
+        "Hold unchangeable",
+        "Nothing was changed: the hold was released, or is on everything. Place another one.",
+    ),
     errors.ChatExistsError: Problem(
         409, "chat_exists", "Chat exists", "Your tenant has a chat with this id. Choose another, or leave the id out."
     ),
@@ -272,10 +293,18 @@ def _answer(problem: Problem, error: Exception) -> Response:
     return answer
 
 
+def as_told(error: errors.ChatServiceError) -> errors.ChatServiceError:
+    """Return the error as the caller may hear of it: of holds only a key that governs."""
+    if isinstance(error, errors.LegalHoldError) and not caller().governs:
+        return errors.NotDeletableError()
+    return error
+
+
 def _answer_domain_error(error: errors.ChatServiceError) -> Response:
-    problem = DOMAIN[type(error)]
+    told = as_told(error)
+    problem = DOMAIN[type(told)]
     note(problem.code, error.__cause__)
-    return _answer(problem, error)
+    return _answer(problem, told)
 
 
 def answer_http_error(error: HTTPException) -> Response:

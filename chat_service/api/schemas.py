@@ -7,7 +7,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from chat_service.api.fields import IfThere, Metadata, Number, Rfc3339, Seconds, Text, Time, Uuid
+from chat_service.api.fields import IfThere, ListIfThere, Metadata, Number, Rfc3339, Seconds, Text, Time, Uuid
 
 TITLE_CHARACTERS = 200
 BULK_CHATS = 1_000
@@ -97,6 +97,11 @@ class PreviewOut(Schema):
     mode = fields.Function(
         lambda preview: "staged" if preview.staged else "inline",
         metadata={"type": "string", "enum": ["inline", "staged"]},
+    )
+    deletable = fields.Function(lambda preview: not preview.held, metadata={"type": "boolean"})
+    holds = ListIfThere(
+        fields.String(metadata={"format": "uuid"}),
+        metadata={"description": "Those that keep it, to a key with the scope `govern`."},
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from chat_service.api import problems
 from chat_service.api.parsing import IF_MATCH
-from chat_service.models import Kind, Scope
+from chat_service.models import WITHHELD, Kind, Scope
 
 INFO = {
     "summary": "Chats of many tenants, deleted atomically, once, and for good.",
@@ -34,6 +34,7 @@ _UUID = {
 
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "chat_id": {"schema": _UUID, "example": "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"},
+    "hold_id": {"schema": _UUID, "example": "5f0c1d9e-8b7a-4c6d-9e2f-3a4b5c6d7e8f"},
     "seq": {"schema": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}, "example": 1},
     "name": {"schema": {"type": "string", "pattern": "^[a-z-]+$"}, "example": "chat-not-found"},
 }
@@ -84,6 +85,8 @@ RATE_LIMIT_HEADERS = {
 }
 """As draft-ietf-httpapi-ratelimit-headers-11 has them; see limits.py."""
 
+_CHAT_IDS = {"type": "array", "items": {"type": "string", "format": "uuid"}}
+
 COMPONENTS = {
     "Metadata": {
         "type": "object",
@@ -119,17 +122,36 @@ COMPONENTS = {
     "LogEntry": {
         "type": "object",
         "description": "What has happened, by ids, numbers and times; never content.",
-        "required": ["seq", "kind", "at", "chat_id", "actor"],
+        "required": ["seq", "kind", "at"],
         "properties": {
             "seq": {"type": "integer", "minimum": 1, "description": "Counts from 1 in your log, without gaps."},
-            "kind": {"type": "string", "enum": [kind.value for kind in Kind]},
+            "kind": {
+                "type": "string",
+                "enum": [*(kind.value for kind in Kind), WITHHELD],
+                "description": "`withheld`: of holds, which only a key with the scope `govern` reads; nothing else is "
+                "in such an entry.",
+            },
             "at": {"type": "string", "format": "date-time"},
-            "chat_id": {"type": "string", "format": "uuid"},
-            "actor": {"type": "string", "description": "The id of the key that asked for it; or `expiry`, `purge`."},
+            "chat_id": {"type": "string", "format": "uuid", "description": "Of all but `hold.…`: which chat."},
+            "actor": {
+                "type": "string",
+                "description": "The id of the key that asked for it; or `expiry`, `purge`, `operator`.",
+            },
             "message_count": {"type": "integer", "description": "Of `chat.…`: how many messages it had."},
             "export_sha256": {"type": "string", "description": "Of `chat.deleted`: of the export that was kept."},
             "message_seq": {"type": "integer", "description": "Of `message.…`: which message."},
             "purge_at": {"type": "string", "format": "date-time", "description": "Of `chat.trashed`: until when."},
+            "hold_id": {"type": "string", "format": "uuid", "description": "Of `hold.…`: which hold."},
+            "everything": {"type": "boolean", "description": "Of `hold.…`: whether it is on all chats."},
+            "chat_count": {"type": "integer", "description": "Of `hold.…`: on how many chats it is."},
+            "chat_ids": {**_CHAT_IDS, "description": "Of `hold.placed`: on which chats."},
+            "added": {**_CHAT_IDS, "description": "Of `hold.changed`: which chats it is on from now on."},
+            "removed": {**_CHAT_IDS, "description": "Of `hold.changed`: which it is not on any more."},
+            "hold_ids": {
+                "type": "array",
+                "items": {"type": "string", "format": "uuid"},
+                "description": "Of `deletion.refused`: which holds kept the chat.",
+            },
         },
         "additionalProperties": False,
     },
@@ -160,6 +182,11 @@ COMPONENTS = {
             "required_scope": {"type": "string", "enum": [scope.value for scope in Scope]},
             "limited_scope": {"type": "string", "enum": [scope.value for scope in Scope]},
             "active_connections": {"type": "integer"},
+            "holds": {
+                "type": "array",
+                "items": {"type": "string", "format": "uuid"},
+                "description": "With `legal_hold`: which holds keep the chat.",
+            },
             "deleted_at": {"type": "string", "format": "date-time", "description": "When your tenant has deleted it."},
             "deletion": {"type": "string", "format": "uri-reference", "description": "Where the receipt of that is."},
         },

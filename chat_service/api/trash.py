@@ -10,7 +10,7 @@ from chat_service.api.bulk import for_each
 from chat_service.api.chats import etag
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import milliseconds
-from chat_service.api.openapi import raises
+from chat_service.api.openapi import HELD, raises
 from chat_service.api.paging import paged
 from chat_service.api.parsing import expected_revisions, idempotency_key
 from chat_service.api.schemas import ChatOut, DeleteIn, DeletionOut
@@ -127,12 +127,12 @@ def restore_chats(body: dict[str, Any]) -> dict[str, Any]:
 
 @blueprint.delete("/trash/<chat_id>")
 @requires(Scope.DELETE)
-@raises(NotInTrashError, headers="Idempotency-Key")
+@raises(NotInTrashError, *HELD, headers="Idempotency-Key")
 @blueprint.response(200, DeletionOut())
 def delete_trashed_chat(chat_id: str) -> Deletion:
     """Delete a chat of the trash for good, as `DELETE /chats/{chat_id}` does: with the same answer and receipt.
 
-    A chat that is not in the trash is not deleted: 404 `not_in_trash`.
+    A chat that is not in the trash is not deleted: 404 `not_in_trash`. Nor is one that a hold keeps: 409.
     """
     who = caller()
     try:

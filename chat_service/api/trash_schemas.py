@@ -35,6 +35,7 @@ class TrashedChatOut(Schema):
     trashed_at = Time()
     purge_at = Time(metadata={"description": "Until when it can be restored."})
     trashed_by = fields.String(metadata={"description": "The id of the key that asked for it."})
+    held = fields.Boolean(metadata={"description": "Whether it can be restored, and not be deleted."})
 
 
 class TrashPageIn(Schema):

@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from chat_service.api.log import Listener, event_text
 from chat_service.errors import ChatServiceError
@@ -41,6 +41,18 @@ Run = Callable[..., Awaitable[Any]]
 _log = logging.getLogger(__name__)
 
 
+class _Rendered(NamedTuple):
+    """An entry as it goes to many."""
+
+    kind: Kind
+    for_governors: bytes
+    for_others: bytes
+
+
+def _render(entry: LogEntry) -> _Rendered:
+    return _Rendered(entry.event.kind, event_text(entry, governs=True), event_text(entry, governs=False))
+
+
 class _End:
     """Where a tenant's log ends, as far as is known here, and what came last."""
 
@@ -50,14 +62,14 @@ class _End:
         self.grown = asyncio.Event()
         """Set, and replaced, when it has moved."""
         self._before = 0
-        self._last: list[tuple[Kind, bytes]] = []
+        self._last: list[_Rendered] = []
         """The entries from `_before` to the head, if there were few."""
 
     def move(self, head: int, last: Sequence[LogEntry]) -> None:
         """Wake all who wait; `last` is what came since the last time, or nothing."""
         self.head = head
         self._before = head - len(last)
-        self._last = [(entry.event.kind, event_text(entry)) for entry in last]
+        self._last = list(map(_render, last))
         self.grown.set()
         self.grown = asyncio.Event()
 
@@ -70,11 +82,12 @@ class _End:
         """Tell whether there may be something after an entry."""
         return self.head is None or seq < self.head
 
-    def since(self, seq: int, kind: Kind | None) -> bytes | None:
+    def since(self, seq: int, kind: Kind | None, *, governs: bool) -> bytes | None:
         """Return the events after an entry; None if they have to be read."""
         if self.head is None or seq < self._before:
             return None
-        return b"".join([text for one, text in self._last[seq - self._before :] if kind in {None, one}])
+        last = [one for one in self._last[seq - self._before :] if kind in {None, one.kind}]
+        return b"".join([one.for_governors if governs else one.for_others for one in last])
 
 
 class LogFeed:
@@ -127,7 +140,7 @@ class LogFeed:
             with self._listening(tenant_id) as end:
                 while not self._is_ending and key_id not in self._revoked:
                     grown = end.grown
-                    text, after = await self._next(end, tenant_id, after, listener.kind)
+                    text, after = await self._next(end, listener, after)
                     if text:
                         yield text
                     elif not end.is_after(after):
@@ -140,19 +153,20 @@ class LogFeed:
             self._keys = +self._keys
             metrics.count_listener(came=False)
 
-    async def _next(self, end: _End, tenant_id: str, after: int, kind: Kind | None) -> tuple[bytes, int]:
+    async def _next(self, end: _End, listener: Listener, after: int) -> tuple[bytes, int]:
         """Return the next events after an entry, and the entry up to which that was looked at."""
-        known = end.since(after, kind)
+        governs = listener.caller.governs
+        known = end.since(after, listener.kind, governs=governs)
         if known is not None:
             return known, max(after, end.head or 0)
         try:
-            page = await self._run(self._log.page, tenant_id, after, ENTRIES, kind)
+            page = await self._run(self._log.page, listener.caller.tenant_id, after, ENTRIES, listener.kind)
         except ChatServiceError:
             await asyncio.sleep(1)
             return b"", after
         if end.head is None:
             end.move(page.head, ())
-        return b"".join(map(event_text, page.entries)), page.next_after
+        return b"".join([event_text(entry, governs=governs) for entry in page.entries]), page.next_after
 
     @contextmanager
     def _listening(self, tenant_id: str) -> Iterator[_End]:

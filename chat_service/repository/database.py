@@ -34,6 +34,7 @@ from chat_service.repository import deadline, processes
 from chat_service.repository.clock import ServerClock
 from chat_service.repository.complaints import Complaints
 from chat_service.repository.outage import Outage, is_outage, is_refused, reasons
+from chat_service.repository.protection import Protection
 from chat_service.repository.shape import COLLECTIONS, OPTIONS, shortcomings
 from chat_service.repository.transaction import Again, T, TransactionRunner
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -118,8 +119,10 @@ class Database:
     def _use(self, database: Any) -> None:
         self.database = database
         self.collections = {name: database[name] for name in COLLECTIONS}
+        self.protection = Protection(self._find_tenant)
         self.tenants = self.collections["tenants"]
         self.api_keys = self.collections["api_keys"]
+        self.holds = self.collections["holds"]
         self.chats = self.collections["chats"]
         self.messages = self.collections["messages"]
         self.presence = self.collections["presence"]
@@ -209,7 +212,12 @@ class Database:
         return self._unit_of_work(None)
 
     def _unit_of_work(self, session: ClientSession | None) -> UnitOfWork:
-        return UnitOfWork(self.database, self.collections, session, self.now())
+        return UnitOfWork(self.database, self.collections, self.protection, session, self.now())
+
+    def _find_tenant(self, tenant_id: str) -> Document | None:
+        with self.operation():
+            found: Document | None = self.tenants.find_one({"_id": tenant_id})
+        return found
 
     def _complain(self, error: PyMongoError) -> None:
         self._complaints.say(reasons(error, ", ".join(self._hosts), self.database.name))

@@ -1,11 +1,29 @@
-"""Chats whose time is over, their own or that in the trash: gone for everybody, and to be deleted."""
+"""Chats whose time is over, their own or that in the trash: gone for everybody, and to be deleted.
+
+What a hold keeps is passed over, told to the log once, and found again when the hold was released and has rested.
+"""
+
+from typing import Any, NamedTuple
 
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import GROUP_CHATS, Deletions
 from chat_service.repository.lifecycle import Removal
+from chat_service.repository.protection import log_refusals, rested
+from chat_service.repository.unit_of_work import UnitOfWork
 
 BY_EXPIRY = "expiry"
 """Who has asked for the delete of a chat at its own end, in its receipt; of one in the trash it is who moved it."""
+
+
+class _Place(NamedTuple):
+    """Where a chat is, the field that says when its time is over, and the path to the chat's own fields."""
+
+    collection: str
+    end: str
+    of: str
+
+
+PLACES = (_Place("chats", "expires_at", ""), _Place("trash", "purge_at", "chat."))
 
 
 class Expired:
@@ -16,25 +34,58 @@ class Expired:
         self._deletions = deletions
 
     def tenants(self) -> list[str]:
-        """Return the tenants that have some, in their order."""
-        over = {"$lte": self._database.now()}
+        """Return the tenants that have some, in their order; not those of which everything is held."""
+        now = self._database.now()
+        found = set[str]()
         with self._database.operation():
-            found = set(self._database.chats.distinct("_id.tenant_id", {"expires_at": over}))
-            return sorted(found | set(self._database.trash.distinct("_id.tenant_id", {"purge_at": over})))
+            for place in PLACES:
+                over: dict[str, Any] = {place.end: {"$lte": now}, "$or": [rested(now, place.of), _unnoted(place)]}
+                found |= set(self._database.collections[place.collection].distinct("_id.tenant_id", over))
+        return sorted(one for one in found if self._database.protection.lets_jobs_delete(one, now))
 
     def delete(self, tenant_id: str, most: int) -> int:
         """Delete some of the tenant's, `most` at most, and return how many. Whoever is connected to one is let go."""
-        over = {"$lte": self._database.now()}
+        now = self._database.now()
+        removals: list[Removal] = []
         with self._database.operation():
-            chats = self._database.chats.find(
-                {"_id.tenant_id": tenant_id, "expires_at": over}, {"_id": True}, limit=most, batch_size=most + 1
-            )
-            removals = [Removal(one["_id"]["chat_id"], BY_EXPIRY, evict=True, is_due=True) for one in chats]
-            kept = self._database.trash.find(
-                {"_id.tenant_id": tenant_id, "purge_at": over}, {"trashed_by": True}, limit=most, batch_size=most + 1
-            )
-            removals += [Removal(one["_id"]["chat_id"], one["trashed_by"], of_trash=True, is_due=True) for one in kept]
+            for place in PLACES:
+                due = {"_id.tenant_id": tenant_id, place.end: {"$lte": now}, **rested(now, place.of)}
+                found = self._database.collections[place.collection].find(
+                    due, {"trashed_by": True}, limit=most, batch_size=most + 1
+                )
+                removals += [_removal(one, place) for one in found]
         removals = removals[:most]
         for start in range(0, len(removals), GROUP_CHATS):
             self._deletions.remove_together(tenant_id, removals[start : start + GROUP_CHATS])
-        return len(removals)
+        return len(removals) + sum(self._note_held(tenant_id, place, most) for place in PLACES)
+
+    def _note_held(self, tenant_id: str, place: _Place, most: int) -> int:
+        """Tell the log which chats are due and held, once for each hold, and return how many there were."""
+        due = {"_id.tenant_id": tenant_id, place.end: {"$lte": self._database.now()}, **_unnoted(place)}
+        with self._database.operation():
+            if self._database.collections[place.collection].find_one(due, {"_id": True}) is None:
+                return 0
+
+        def work(tx: UnitOfWork) -> int:
+            found = getattr(tx, place.collection).find(due, limit=most)
+            chats = {one["_id"]["chat_id"]: one["chat"] if place.of else one for one in found}
+            refused = tx.protection.refusals(tx, tenant_id, chats)
+            log_refusals(tx, tenant_id, [(chat_id, BY_EXPIRY, refusal) for chat_id, refusal in refused.items()])
+            keys = [{"tenant_id": tenant_id, "chat_id": chat_id} for chat_id in chats]
+            noted = {"$set": {f"{place.of}deferred_at": tx.now}}
+            getattr(tx, place.collection).update_many({"_id": {"$in": keys}}, noted)
+            return len(chats)
+
+        return self._database.transaction(work)
+
+
+def _removal(document: dict[str, Any], place: _Place) -> Removal:
+    chat_id = document["_id"]["chat_id"]
+    if place.collection == "trash":
+        return Removal(chat_id, document["trashed_by"], of_trash=True, is_due=True)
+    return Removal(chat_id, BY_EXPIRY, evict=True, is_due=True)
+
+
+def _unnoted(place: _Place) -> dict[str, Any]:
+    """Return the condition of held chats that the log was not told of."""
+    return {f"{place.of}holds.0": {"$exists": True}, f"{place.of}deferred_at": {"$exists": False}}

@@ -31,12 +31,17 @@ def unexpired(now: datetime) -> dict[str, Any]:
     return {"expires_at": {"$not": {"$lte": now}}}
 
 
-def listed_after(place: ListPosition | None, time: str) -> dict[str, Any]:
-    """Return the condition of the chats after a place in a list that runs from the latest `time` to the earliest."""
+def listed_after(place: ListPosition | None, time: str, id_field: str = "_id.chat_id") -> dict[str, Any]:
+    """Return the condition of what comes after a place in a list that runs from the latest `time` to the earliest."""
     if place is None:
         return {}
     # The bound is said twice: the first is what the index can start from.
-    return {time: {"$lte": place.at}, "$or": [{time: {"$lt": place.at}}, {"_id.chat_id": {"$gt": place.id}}]}
+    return {time: {"$lte": place.at}, "$or": [{time: {"$lt": place.at}}, {id_field: {"$gt": place.id}}]}
+
+
+def hold_key(tenant_id: str, hold_id: str) -> dict[str, Any]:
+    """Return the `_id` of a hold."""
+    return {"tenant_id": tenant_id, "hold_id": hold_id}
 
 
 def message_key(tenant_id: str, chat_id: str, seq: int) -> dict[str, Any]:

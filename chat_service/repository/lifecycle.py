@@ -18,7 +18,9 @@ What this module keeps, in every interleaving with posts, connections, creates, 
    commit beside a delete (write skew under snapshot isolation) and leave orphans.
 5. A deleted id never comes back: the receipt is written in the delete's own transaction, and creating a chat under its
    id is refused. So it is under the id of a chat in the trash.
-6. Above the inline limit the messages stay for a purge, which the same transaction opens. So a delete costs the same
+6. What is held is not destroyed: a hold is a field of the chat's document, so placing one and taking the document away
+   conflict. It may be moved to the trash and back; the hold goes with it.
+7. Above the inline limit the messages stay for a purge, which the same transaction opens. So a delete costs the same
    for ten messages and for ten million, and trashing and restoring always do.
 """
 
@@ -41,6 +43,7 @@ from chat_service.models import MAX_SEQ, Deletion, Event, IdempotencyKey, Kind, 
 from chat_service.repository.chats import at_revision
 from chat_service.repository.keys import chat_key, has_expired, unexpired
 from chat_service.repository.presence import LeaseCount, Presence
+from chat_service.repository.protection import UNHELD, log_refusals
 from chat_service.repository.purges import Purges, remove_inline
 from chat_service.repository.receipts import in_grace, to_document
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -50,7 +53,7 @@ SHARED_INLINE_LIMIT = 100
 
 _DUPLICATE = 11000
 
-CHAT_FIELDS = {"_id": True, "message_count": True, "first_seq": True, "open_purges": True, "revision": True}
+CHAT_FIELDS = dict.fromkeys(("_id", "message_count", "first_seq", "open_purges", "revision"), True)
 """What deleting a chat needs of it."""
 
 Chat = dict[str, Any]
@@ -93,6 +96,11 @@ class Removal:
         """How long it stays in the trash, whatever is said of that; None: not at all."""
         return self.keep or self.grace
 
+    @property
+    def destroys(self) -> bool:
+        """Whether it is told to be gone, so that a hold refuses it: also of what is kept meanwhile, in grace."""
+        return self.keep is None
+
 
 class Lifecycle:
     """Moves chats from one state to the next."""
@@ -105,8 +113,8 @@ class Lifecycle:
     def take_away(self, tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict[Removal, Outcome]:
         """Delete chats, or move them to the trash; return what became of each. No chat is in `removals` twice.
 
-        Refused in this order: not there, at another revision, with live connections. What is to be moved to the trash
-        and is there already stays there as it is.
+        Refused in this order: not there, at another revision, held, with live connections. What is to be moved to the
+        trash and is there already stays there as it is. That a hold refused it is told to the log.
 
         Raises:
             MiscountedError: several chats together do not have as many messages as they say.
@@ -123,6 +131,7 @@ class Lifecycle:
         outcomes = {removal: verdict for removal, verdict in verdicts.items() if not isinstance(verdict, dict)}
         outcomes |= _put_in_trash(tx, tenant_id, {one: chat for one, chat in removed.items() if one.stay is not None})
         outcomes |= self._destroy(tx, tenant_id, {one: chat for one, chat in removed.items() if one.stay is None})
+        log_refusals(tx, tenant_id, [(one.chat_id, one.requested_by, outcomes[one]) for one in outcomes])
         return outcomes
 
     def _destroy(self, tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat]) -> dict[Removal, Outcome]:
@@ -162,17 +171,19 @@ class Lifecycle:
     def delete_again(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> None:
         """Delete what a restore of the database has brought back beside its receipt: it was deleted, and that stands.
 
+        What is held stays until it is released.
         The receipt stays as it is; the completion counts what is removed now too.
         """
         key = {"_id": chat_key(tenant_id, chat_id)}
         receipt = tx.deletions.find_one(key)
         if receipt is None:
             return
-        chat = tx.chats.find_one_and_delete(key)
-        kept = tx.trash.find_one_and_delete(key)
-        chat = chat or (kept and kept["chat"])
-        if chat is None:
+        kept = tx.trash.find_one(key)
+        chat = tx.chats.find_one(key) or (kept and kept["chat"])
+        if chat is None or tx.refusal(tenant_id, chat_id, chat):
             return
+        tx.chats.delete_one(key)
+        tx.trash.delete_one(key)
         self._presence.clear(tx, tenant_id, [chat_id])
         earlier = self._purges.take_over(tx, tenant_id, chat_id)
         count = chat["message_count"] + sum(purge["messages"] - purge["purged"] for purge in earlier)
@@ -221,33 +232,45 @@ def _refused(
     tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal], leases: Mapping[str, LeaseCount]
 ) -> dict[Removal, Verdict]:
     """Return why those cannot be removed that have live connections."""
-    held = [one for one in removals if leases[one.chat_id].live and not one.evict and not one.of_trash]
-    chats = _read(tx, "chats", tenant_id, held, {"revision": True, "expires_at": True})
-    return {
-        removal: ActiveConnectionsError(leases[removal.chat_id].live)
-        if _is_at_revision(chats[removal.chat_id], removal)
-        else PreconditionFailedError()
-        for removal in held
+    occupied = [one for one in removals if leases[one.chat_id].live and not one.evict and not one.of_trash]
+    chats = _read(tx, "chats", tenant_id, occupied, {"revision": True, "expires_at": True, "holds": True})
+    there = {
+        removal: chats[removal.chat_id]
+        for removal in occupied
         if removal.chat_id in chats and not has_expired(chats[removal.chat_id], tx.now)
     }
+    refused: dict[Removal, Verdict] = {
+        removal: ActiveConnectionsError(leases[removal.chat_id].live) for removal in there
+    }
+    return {**refused, **_unmet(tx, tenant_id, there)}
+
+
+def _unmet(tx: UnitOfWork, tenant_id: str, chats: Mapping[Removal, Chat]) -> dict[Removal, Verdict]:
+    """Return why those of the chats cannot be removed that are not as they have to be, or held."""
+    destroyed = {removal.chat_id: chat for removal, chat in chats.items() if removal.destroys}
+    held = tx.protection.refusals(tx, tenant_id, destroyed)
+    refused: dict[Removal, Verdict] = {one: held[one.chat_id] for one in chats if one.destroys and one.chat_id in held}
+    return {**refused, **{one: PreconditionFailedError() for one in chats if not _is_at_revision(chats[one], one)}}
 
 
 def _remove(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict[Removal, Verdict]:
     """Remove the documents of the chats, and return each, or why it cannot be removed."""
     alive = [removal for removal in removals if not removal.of_trash]
-    if len(removals) == 1 and alive:
+    if len(removals) == 1 and alive and not (alive[0].destroys and tx.protection.on_everything(tx, tenant_id)):
         # A single one with one command less.
-        removal = alive.pop()
+        removal = alive[0]
         time = {"expires_at": {"$lte": tx.now}} if removal.is_due else unexpired(tx.now)
         seen = {"_id": chat_key(tenant_id, removal.chat_id), **time, **at_revision(removal.revisions)}
+        seen |= UNHELD if removal.destroys else {}
         chat = tx.chats.find_one_and_delete(seen, projection=CHAT_FIELDS if removal.stay is None else None)
         if chat is not None:
             return {removal: chat}
-        if removal.revisions is not None:
-            alive.append(removal)  # it may be there, at another revision
+        if removal.revisions is None and not removal.destroys:
+            alive = []  # otherwise it may be there, at another revision or held
     live = _read(tx, "chats", tenant_id, alive, {})
     kept = _read(tx, "trash", tenant_id, [removal for removal in removals if removal.chat_id not in live], {})
     verdicts = {one: _verdict(tx, one, live.get(one.chat_id), kept.get(one.chat_id)) for one in removals}
+    verdicts |= _unmet(tx, tenant_id, {one: chat for one, chat in verdicts.items() if isinstance(chat, dict)})
     removed = [removal.chat_id for removal, verdict in verdicts.items() if isinstance(verdict, dict)]
     for collection, chats in (tx.chats, live), (tx.trash, kept):
         if keys := [chats[chat_id]["_id"] for chat_id in removed if chat_id in chats]:
@@ -256,7 +279,7 @@ def _remove(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict
 
 
 def _verdict(tx: UnitOfWork, removal: Removal, live: Chat | None, kept: Chat | None) -> Verdict:
-    """Return the chat as it is to be removed from where it is, or why it is not."""
+    """Return the chat as it is where it is, or why it is not there for the removal."""
     chat = live
     if live is not None and removal.is_due != has_expired(live, tx.now):
         return ChatNotFoundError()
@@ -267,7 +290,7 @@ def _verdict(tx: UnitOfWork, removal: Removal, live: Chat | None, kept: Chat | N
             return told(kept, removal)
         chat = {**kept["chat"], "_id": kept["_id"], **_told_in_grace(kept)}
     assert chat is not None  # noqa: S101 - it is one of the two
-    return chat if _is_at_revision(chat, removal) else PreconditionFailedError()
+    return chat
 
 
 def _is_hidden(kept: Chat, removal: Removal) -> bool:

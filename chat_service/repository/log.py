@@ -1,6 +1,7 @@
 """The log of a tenant: what was taken away and brought back, numbered. How it is written is in sequencer.py."""
 
 from collections.abc import Collection
+from contextlib import closing
 from typing import Any
 
 from pymongo import ASCENDING
@@ -10,6 +11,10 @@ from chat_service.repository.database import Database
 
 LOOKED_AT = 10_000
 """Entries that are looked at for a page of one kind; there may be none of it among millions."""
+
+
+NAMED_CHATS = 10_000
+"""Chats that the entries of a page may name, those of holds: half a megabyte of ids."""
 
 
 class Log:
@@ -31,9 +36,15 @@ class Log:
             found = self._database.log_entries.find(
                 {**stretch, **of_kind}, sort=[("_id", ASCENDING)], limit=limit, batch_size=limit + 1
             )
-            entries = [_from_document(document) for document in found]
-        is_full = len(entries) == limit
-        return LogPage(entries, entries[-1].seq if is_full or kind is None else last, head)
+            entries, named = [], 0
+            with closing(found):
+                for document in found:
+                    entries.append(_from_document(document))
+                    named += sum(len(fact) for fact in document["facts"].values() if isinstance(fact, list))
+                    if named > NAMED_CHATS:
+                        break
+        is_cut = len(entries) == limit or named > NAMED_CHATS
+        return LogPage(entries, entries[-1].seq if is_cut or kind is None else last, head)
 
     def heads(self, tenant_ids: Collection[str]) -> dict[str, int]:
         """Return the last seq of each of these tenants that has a log. One command."""

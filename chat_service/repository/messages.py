@@ -19,6 +19,7 @@ from chat_service.models import Event, IdempotencyKey, Kind, Message, NewMessage
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import living, message_key, message_range
+from chat_service.repository.protection import UNHELD, log_refusals
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 from chat_service.repository.together import Bounds, GroupCommit, Unit
 from chat_service.repository.transaction import Again
@@ -179,11 +180,12 @@ class Messages:
         Raises:
             ChatNotFoundError: there is no such chat (any more).
             MessageNotFoundError: the chat has no such message (any more).
+            LegalHoldError: the chat is held.
         """
         key = {"_id": message_key(tenant_id, chat_id, seq)}
 
         def work(tx: UnitOfWork) -> Message | ChatServiceError:
-            touched = self._touch(tx, tenant_id, chat_id, seq)
+            touched = self._touch(tx, tenant_id, chat_id, seq, requested_by)
             if isinstance(touched, ChatServiceError):
                 return touched
             tx.log(tenant_id, _event(Kind.MESSAGE_EDITED, chat_id, seq, requested_by, touched))
@@ -201,10 +203,11 @@ class Messages:
         Raises:
             ChatNotFoundError: there is no such chat (any more).
             MessageNotFoundError: the chat has no such message (any more).
+            LegalHoldError: the chat is held.
         """
 
         def work(tx: UnitOfWork) -> ChatServiceError | None:
-            touched = self._touch(tx, tenant_id, chat_id, seq, message_count=-1)
+            touched = self._touch(tx, tenant_id, chat_id, seq, requested_by, message_count=-1)
             if isinstance(touched, ChatServiceError):
                 return touched
             tx.log(tenant_id, _event(Kind.MESSAGE_DELETED, chat_id, seq, requested_by, touched))
@@ -213,39 +216,55 @@ class Messages:
 
         self._database.transaction(work)
 
-    def _touch(self, tx: UnitOfWork, tenant_id: str, chat_id: str, seq: int, **counts: int) -> int | ChatServiceError:
-        """Write the chat of a message that is about to change, and return its revision, or which of the two is missing.
+    def _touch(
+        self, tx: UnitOfWork, tenant_id: str, chat_id: str, seq: int, requested_by: str, **counts: int
+    ) -> int | ChatServiceError:
+        """Write the chat of a message that is about to change, and return its revision, or why that cannot be done.
 
         The message is looked up first, so that nothing has been written when the answer is that it is missing.
         """
         key = living(tenant_id, chat_id, tx.now)
-        message = {"_id": message_key(tenant_id, chat_id, seq)}
-        if tx.messages.find_one(message, {"_id": True}):
-            change = {"$inc": {"revision": 1, **counts}, "$set": {"updated_at": tx.now}}
-            # A message before the chat's first seq is only waiting for its purge.
-            touched = tx.chats.find_one_and_update(
-                {**key, "first_seq": {"$lte": seq}},
-                change,
-                projection={"revision": True},
-                return_document=ReturnDocument.AFTER,
+        # A message before the chat's first seq is only waiting for its purge.
+        owning = {**key, "first_seq": {"$lte": seq}}
+        change = {"$inc": {"revision": 1, **counts}, "$set": {"updated_at": tx.now}}
+
+        def touch(condition: dict[str, Any]) -> dict[str, Any] | None:
+            return tx.chats.find_one_and_update(
+                condition, change, projection={"revision": True}, return_document=ReturnDocument.AFTER
             )
-            if touched is not None:
-                return int(touched["revision"])
-        chat = tx.chats.find_one(key, {"_id": True})
-        return MessageNotFoundError() if chat else ChatNotFoundError()
+
+        is_there = tx.messages.find_one({"_id": message_key(tenant_id, chat_id, seq)}, {"_id": True})
+        is_open = is_there and not tx.protection.on_everything(tx, tenant_id)
+        touched = touch({**owning, **UNHELD}) if is_open else None
+        if touched is None:
+            chat = tx.chats.find_one(key, {"first_seq": True, "revision": True, "holds": True})
+            if chat is None:
+                return ChatNotFoundError()
+            if not is_there or chat["first_seq"] > seq:
+                return MessageNotFoundError()
+            if refusal := tx.refusal(tenant_id, chat_id, chat):
+                log_refusals(tx, tenant_id, [(chat_id, requested_by, refusal)])
+                return refusal
+            touched = touch(owning)
+            assert touched is not None  # noqa: S101 - it was there, in this transaction
+        return int(touched["revision"])
 
     def clear(self, tenant_id: str, chat_id: str, requested_by: str) -> int:
         """Delete all messages of the chat, keep the chat, and return how many there were. Numbers go on from before.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
+            LegalHoldError: the chat is held.
         """
 
-        def work(tx: UnitOfWork) -> int | ChatNotFoundError:
+        def work(tx: UnitOfWork) -> int | ChatServiceError:
             key = living(tenant_id, chat_id, tx.now)
             chat = tx.chats.find_one(key)
             if chat is None:
                 return ChatNotFoundError()
+            if refusal := tx.refusal(tenant_id, chat_id, chat):
+                log_refusals(tx, tenant_id, [(chat_id, requested_by, refusal)])
+                return refusal
             emptied = {"message_count": 0, "first_seq": chat["next_seq"], "last_message_at": None}
             is_large = chat["message_count"] > self._inline_limit
             # So that a delete that comes before the purge is done knows of it, and its receipt is not complete.

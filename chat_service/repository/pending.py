@@ -50,7 +50,7 @@ def purged_places(tenant_id: str, chat_id: str) -> Document:
 
 
 def _order(event: Event) -> int:
-    """Return what the events of a chat are sorted by. Trashing leaves the revision as it is, and comes after it."""
+    """Return what the events of a chat, or of a hold, are sorted by: these leave the revision as it is."""
     if event.kind is Kind.CHAT_PURGED:
         return MAX_SEQ
-    return 2 * event.revision + (event.kind is Kind.CHAT_TRASHED)
+    return 2 * event.revision + (event.kind in {Kind.CHAT_TRASHED, Kind.DELETION_REFUSED})

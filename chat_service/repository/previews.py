@@ -33,6 +33,7 @@ class Previews:
             chat = self._database.chats.find_one(living(tenant_id, chat_id, self._database.now()))
             if chat is None:
                 raise ChatNotFoundError
+            refusal = self._database.unbound().refusal(tenant_id, chat_id, chat)
             count = chat["message_count"]
             sampled, size = self._weigh(chat) if count else (0, 0)
         return DeletionPreview(
@@ -43,6 +44,8 @@ class Previews:
             bytes_estimated=count > SAMPLE_MESSAGES,
             staged=count > self._inline_limit,
             revision=chat["revision"],
+            held=refusal is not None,
+            holds=refusal.holds if refusal else None,
         )
 
     def _weigh(self, chat: dict[str, Any]) -> tuple[int, int]:

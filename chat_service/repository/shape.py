@@ -5,13 +5,22 @@ from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
+HELD, HELD_IN_TRASH = {"holds": {"$exists": True}}, {"chat.holds": {"$exists": True}}
+"""Chats that a hold was ever placed on, which are few."""
+
 COLLECTIONS: dict[str, list[IndexModel]] = {
     "tenants": [],
+    "holds": [
+        IndexModel([("_id.tenant_id", ASCENDING), ("placed_at", DESCENDING), ("_id.hold_id", ASCENDING)]),
+        # Of those that were released, and that chats still name.
+        IndexModel([("is_lifting", ASCENDING)], partialFilterExpression={"is_lifting": True}),
+    ],
     "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
     "chats": [
         IndexModel([("_id.tenant_id", ASCENDING), ("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)]),
         # Of those that have an end, which are few.
         IndexModel([("expires_at", ASCENDING)], partialFilterExpression={"expires_at": {"$type": "date"}}),
+        IndexModel([("_id.tenant_id", ASCENDING), ("holds", ASCENDING)], partialFilterExpression=HELD),
     ],
     "messages": [],
     "presence": [
@@ -26,6 +35,7 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
     "trash": [
         IndexModel([("_id.tenant_id", ASCENDING), ("trashed_at", DESCENDING), ("_id.chat_id", ASCENDING)]),
         IndexModel([("purge_at", ASCENDING)]),
+        IndexModel([("_id.tenant_id", ASCENDING), ("chat.holds", ASCENDING)], partialFilterExpression=HELD_IN_TRASH),
     ],
     "outbox": [],
     "log_entries": [IndexModel([("chat_id", ASCENDING), ("_id.tenant_id", ASCENDING), ("_id.seq", ASCENDING)])],

@@ -18,6 +18,7 @@ from cachetools import LRUCache, TTLCache
 from chat_service.errors import InvalidApiKeyError
 from chat_service.models import ApiKey, Caller, Limits, RateLimit, Scope, Tenant
 from chat_service.repository.database import Database
+from chat_service.repository.protection import CACHE_SECONDS, SLOW_LOOKUP_SECONDS
 
 KEY_PREFIX = "chat_"
 """Lets people and secret scanners recognise a key."""
@@ -27,11 +28,6 @@ SHOWN_CHARACTERS = 10
 
 KEY_ID_CHARACTERS = 12
 """How much of the digest names a key in a command or a receipt."""
-
-CACHE_SECONDS = 4.0
-SLOW_LOOKUP_SECONDS = 1.0
-"""An entry lives for 4 s and is not made by a look-up that took over 1 s: a revoked key is dead after 5 s, and the
-tenant's limits, which lie in the same entry, hold after 5 s."""
 
 CACHE_SIZE = 10_000
 """Entries of about 0.5 KB; only keys that exist are kept, so a flood of wrong ones cannot push the right ones out."""
@@ -100,6 +96,7 @@ class Tenants:
             raise InvalidApiKeyError
         found = _to_key(document)
         tenant = document["tenant"]
+        self._database.protection.note_tenant(found.tenant_id, tenant, began)
         caller = Caller(found.tenant_id, found.id, found.scopes, _to_limits(tenant), _to_grace(tenant))
         if time.monotonic() - began <= SLOW_LOOKUP_SECONDS:
             with self._lock:

@@ -25,7 +25,9 @@ from chat_service.repository.unit_of_work import UnitOfWork
 
 Outcome = Chat | ChatServiceError
 
-FIELDS = dict.fromkeys(("chat.title", "chat.message_count", "trashed_at", "purge_at", "trashed_by"), True)
+CHAT_FIELDS = ("chat.title", "chat.message_count", "chat.revision", "chat.holds")
+
+FIELDS = dict.fromkeys((*CHAT_FIELDS, "trashed_at", "purge_at", "trashed_by"), True)
 
 
 class Trash:
@@ -45,7 +47,7 @@ class Trash:
         order = [("trashed_at", DESCENDING), ("_id.chat_id", ASCENDING)]
         with self._database.operation():
             found = self._database.trash.find(wanted, FIELDS, sort=order, limit=limit, batch_size=limit + 1)
-            return [_from_document(document) for document in found]
+            return self._from_documents(tenant_id, list(found))
 
     def get(self, tenant_id: str, chat_id: str, *, governs: bool = False) -> TrashedChat:
         """Return a chat of the trash.
@@ -57,9 +59,14 @@ class Trash:
         wanted = {"_id": chat_key(tenant_id, chat_id), **there}
         with self._database.operation():
             found = self._database.trash.find_one(wanted, FIELDS)
-        if found is None:
-            raise NotInTrashError
-        return _from_document(found)
+            if found is None:
+                raise NotInTrashError
+            return self._from_documents(tenant_id, [found])[0]
+
+    def _from_documents(self, tenant_id: str, documents: Sequence[dict[str, Any]]) -> list[TrashedChat]:
+        chats = {document["_id"]["chat_id"]: document["chat"] for document in documents}
+        held = self._database.protection.refusals(self._database.unbound(), tenant_id, chats)
+        return [_from_document(document, held=document["_id"]["chat_id"] in held) for document in documents]
 
     def restore(
         self,
@@ -137,7 +144,7 @@ def _restore(  # noqa: PLR0913 - as `restore`
     return [chats.from_document(one, 0) if isinstance(one, dict) else one for one in restored.values()]
 
 
-def _from_document(document: dict[str, Any]) -> TrashedChat:
+def _from_document(document: dict[str, Any], *, held: bool) -> TrashedChat:
     return TrashedChat(
         id=document["_id"]["chat_id"],
         title=document["chat"]["title"],
@@ -145,4 +152,5 @@ def _from_document(document: dict[str, Any]) -> TrashedChat:
         trashed_at=document["trashed_at"],
         purge_at=document["purge_at"],
         trashed_by=document["trashed_by"],
+        held=held,
     )

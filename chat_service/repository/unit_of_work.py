@@ -14,8 +14,10 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 from pymongo.results import DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
 
+from chat_service.errors import LegalHoldError
 from chat_service.models import Event
 from chat_service.repository.pending import to_document
+from chat_service.repository.protection import Protection
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
@@ -52,6 +54,9 @@ class Bound:
     def update_one(self, condition: Filter, change: Filter, **options: Any) -> UpdateResult:
         return self._collection.update_one(condition, change, **options, session=self._session)
 
+    def update_many(self, condition: Filter, change: Filter) -> UpdateResult:
+        return self._collection.update_many(condition, change, session=self._session)
+
     def replace_one(self, condition: Filter, document: Document, **options: Any) -> UpdateResult:
         return self._collection.replace_one(condition, document, **options, session=self._session)
 
@@ -82,6 +87,8 @@ class _Of:
 class UnitOfWork:
     """The collections in one session: of a transaction, of a snapshot, or in none."""
 
+    tenants = _Of()
+    holds = _Of()
     chats = _Of()
     messages = _Of()
     presence = _Of()
@@ -96,11 +103,17 @@ class UnitOfWork:
     idempotency = _Of()
 
     def __init__(
-        self, database: Any, collections: Mapping[str, Any], session: ClientSession | None, now: datetime
+        self,
+        database: Any,
+        collections: Mapping[str, Any],
+        protection: Protection,
+        session: ClientSession | None,
+        now: datetime,
     ) -> None:
         """Bind the `collections` of `database`, made once; `now` is the database's time, which the work goes by."""
         self.database = database
         self.collections = collections
+        self.protection = protection
         self.session = session
         self.now = now
 
@@ -119,6 +132,10 @@ class UnitOfWork:
     def log(self, tenant_id: str, *events: Event) -> None:
         """Put events down: they will be in the log if this is committed. One command; see sequencer.py."""
         self.command({"insert": "outbox", "documents": [to_document(tenant_id, self.now, event) for event in events]})
+
+    def refusal(self, tenant_id: str, chat_id: str, chat: Document) -> LegalHoldError | None:
+        """Return why nothing of the chat may be destroyed, or None if it may."""
+        return self.protection.refusals(self, tenant_id, {chat_id: chat}).get(chat_id)
 
     def command(self, command: Document) -> Document:
         """Run one command as it is, and return the server's reply.

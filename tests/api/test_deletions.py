@@ -93,6 +93,7 @@ class TestPreview:
             "active_connections": 0,
             "bytes_estimated": False,
             "mode": "inline",
+            "deletable": True,
         }
         alice.send("POST", f"{CHATS}/{chat_id}/messages", json={"content": "three"})
         assert delete(alice, chat_id, If_Match=answer.headers["ETag"]).status_code == 412

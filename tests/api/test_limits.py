@@ -12,7 +12,7 @@ from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import RateLimit, Scope
 from chat_service.repository.database import Database
-from chat_service.repository.tenants import CACHE_SECONDS
+from chat_service.repository.protection import CACHE_SECONDS
 from chat_service.settings import Settings
 from tests.api.test_routes import BODIES, OPERATIONS, UNKNOWN, path
 from tests.client import CHATS, Client, TenantAccess
@@ -49,7 +49,7 @@ def test_every_operation_is_limited(
     app: Flask, new_tenant: Callable[..., TenantAccess], method: str, rule: str
 ) -> None:
     """By the scope it needs, and whatever comes of it; the refusal is a 429 that says when to come back."""
-    client = Client(app, new_tenant())
+    client = Client(app, new_tenant(*Scope))
     body = {"json": BODIES[method, rule]} if (method, rule) in BODIES else {}
     for number in range(BURST):
         answer = client.send(method, path(rule, UNKNOWN), **body)

@@ -7,6 +7,7 @@ from chat_service import errors
 from chat_service.api import problems
 from chat_service.api.auth import API_PREFIX
 from chat_service.app import create_app
+from chat_service.models import Scope
 from chat_service.settings import Settings
 from tests.client import Client
 from tests.mock_database import MockDatabase
@@ -25,7 +26,7 @@ BODIES = {
 
 
 def path(rule: str, chat_id: str) -> str:
-    return rule.replace("<chat_id>", chat_id).replace("<seq>", "1")
+    return rule.replace("<chat_id>", chat_id).replace("<hold_id>", UNKNOWN).replace("<seq>", "1")
 
 
 def _operations(*, chat_page: bool = False) -> list[tuple[str, str]]:
@@ -56,7 +57,7 @@ def test_needs_a_key(app: Flask, method: str, rule: str) -> None:
 
 @pytest.mark.parametrize(("method", "rule"), OPERATIONS)
 def test_needs_a_scope(app: Flask, new_tenant, method: str, rule: str) -> None:
-    """A key with the other two scopes is refused with 403, and told which one is missing."""
+    """A key with the other scopes is refused with 403, and told which one is missing."""
     endpoint = next(
         found.endpoint for found in app.url_map.iter_rules() if found.rule == rule and method in (found.methods or ())
     )
@@ -64,7 +65,7 @@ def test_needs_a_scope(app: Flask, new_tenant, method: str, rule: str) -> None:
     if needed is None:
         assert rule == "/api/v1/me", "which tells a key what it may do"
         return
-    others = {"read", "write", "delete"} - {needed}
+    others = {*Scope} - {needed}
     answer = Client(app, new_tenant(*others)).send(method, path(rule, UNKNOWN))
     assert (answer.status_code, answer.get_json()["required_scope"]) == (403, needed)
 
@@ -121,6 +122,7 @@ def test_every_domain_error_has_a_row() -> None:
         errors.TooManyConnectionsError,  # these two close WebSockets
         errors.ChangesLostError,
         errors.ClaimLostError,  # between purge workers; no request meets it
+        errors.UnknownChatsError,  # is told as a field that is wrong
     }
     assert raised == set(problems.DOMAIN)
 

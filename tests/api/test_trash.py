@@ -98,6 +98,7 @@ class TestMoving:
             "trashed_at": answer["trashed_at"],
             "purge_at": answer["purge_at"],
             "trashed_by": alice.access.key_id,
+            "held": False,
         }
         assert alice.send("GET", TRASH).get_json() == {"items": [shown], "next_cursor": None}
 

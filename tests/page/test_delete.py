@@ -6,6 +6,8 @@ from typing import Any
 import requests
 from selenium.webdriver.common.keys import Keys
 
+from chat_service.repository.database import Database
+from chat_service.repository.holds import Holds
 from tests.page.window import Tenant, Window, complaints
 from tests.realtime.sockets import Peer
 
@@ -54,6 +56,21 @@ class TestDelete:
         window.say("still here")
         window.wait_for("#messages li", "still here")
         assert tenant.contents(chat_id) == ["one", "still here"]
+
+    def test_what_is_held_cannot_be_deleted(self, window: Window, tenant: Tenant, database: Database) -> None:
+        """It says so before it is tried; it can be moved to the trash, and stays there."""
+        chat_id = tenant.chat("Evidence", "one")
+        hold = Holds(database).place(tenant.access.tenant_id, "n", [chat_id], "key")
+        window.open(f"#chat={chat_id}")
+        window.is_live()
+        window.click("#delete")
+        window.wait_for("#deletion-title", "This chat cannot be deleted")
+        assert window.texts("#deletion-buttons button") == ["Close", "Move to trash"]
+        assert hold.id not in window.find("#deletion").text, "this key does not govern"
+        window.shot("held")
+        window.click("#deletion-buttons .primary")
+        window.wait_for("#gone-title", "trash")
+        assert complaints(window, 404, 409) == []
 
     def test_while_others_are_connected_409_then_wait(self, window: Window, tenant: Tenant) -> None:
         """It names how many, and deletes when they have left."""

@@ -81,14 +81,35 @@ def test_a_delete_costs_five_commands(recorded) -> None:
     chat_id = recorded[0].new_chat("a", "b")
     expected = ["find", "findAndModify", "delete", "insert", "commitTransaction"]
     assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == expected
-    missing = ["find", "findAndModify", "find", "commitTransaction", "find"]
-    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == missing, "it looks in the trash, and for a receipt"
+    missing = ["find", "findAndModify", "find", "find", "commitTransaction", "find"]
+    assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == missing, "is it held, in the trash, deleted?"
 
 
 def test_a_refused_delete_costs_three(recorded, presence) -> None:
     chat_id = recorded[0].new_chat("a")
     presence.open(recorded[0].access.tenant_id, chat_id, "connection", "worker")
     assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == ["find", "find", "commitTransaction"]
+
+
+def test_holds_cost_what_the_data_model_says(recorded) -> None:
+    client = recorded[0]
+    key, made = client.app.extensions["chat_service"].tenants.create_key(client.access.tenant_id, "governor", Scope)
+    governor = Client(client.app, TenantAccess(client.access.tenant_id, key, made.id)), recorded[1]
+    governor[0].send("GET", "/api/v1/me")  # from now on its key is known
+    chat_id, trashed = client.new_chat("a"), client.new_chat("a")
+    client.send("POST", f"{CHATS}/{trashed}/trash", json={})
+    body = {"json": {"name": "n", "chat_ids": [chat_id]}}
+    placed = ["find", "find", "update", "insert", "insert", "commitTransaction"]
+    assert cost(governor, "POST", "/api/v1/holds", **body) == placed
+    refused = ["find", "findAndModify", "find", "find", "insert", "commitTransaction"]
+    assert cost(governor, "DELETE", f"{CHATS}/{chat_id}") == refused
+    body["json"]["chat_ids"].append(trashed)
+    assert len(cost(governor, "POST", "/api/v1/holds", **body)) == len(placed) + 1
+    (hold, *_) = governor[0].send("GET", "/api/v1/holds").get_json()["items"]
+    released = ["findAndModify", "insert", "commitTransaction"]
+    assert cost(governor, "POST", f"/api/v1/holds/{hold['id']}/release") == released
+    everything = {"name": "n", "everything": True}
+    assert len(cost(governor, "POST", "/api/v1/holds", json=everything)) == 4
 
 
 def test_an_idempotency_key_costs_two_more_and_a_repetition_two(recorded) -> None:
@@ -178,7 +199,7 @@ def test_the_trash_costs_what_the_data_model_says(recorded) -> None:
     assert len(cost(recorded, "GET", trashed)) == 1
     assert cost(recorded, "POST", f"{trashed}/restore") == ["find", "delete", "insert", "insert", "commitTransaction"]
     cost(recorded, "POST", f"{CHATS}/{other}/trash", json={})
-    deleted = ["find", "findAndModify", "find", "delete", "delete", "insert", "commitTransaction"]
+    deleted = ["find", "findAndModify", "find", "find", "delete", "delete", "insert", "commitTransaction"]
     assert cost(recorded, "DELETE", f"{CHATS}/{other}") == deleted
 
 
@@ -200,7 +221,7 @@ def test_a_rate_limit_costs_one_command(limited) -> None:
     ]
     assert len(cost(limited, "GET", f"{CHATS}/{chat_ids[0]}")) == 2
     assert len(cost(limited, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids})) == 7
-    assert len(cost(limited, "DELETE", f"{CHATS}/{chat_ids[0]}")) == 6
+    assert len(cost(limited, "DELETE", f"{CHATS}/{chat_ids[0]}")) == 7
     assert cost(limited, "DELETE", f"{CHATS}/{chat_ids[0]}") == ["findAndModify"]
     assert cost(limited, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids * 2}) == []
 

@@ -6,7 +6,8 @@ from cachetools import TTLCache
 from chat_service.errors import InvalidApiKeyError
 from chat_service.models import Scope
 from chat_service.repository.database import Database
-from chat_service.repository.tenants import CACHE_SECONDS, SLOW_LOOKUP_SECONDS, Tenants
+from chat_service.repository.protection import CACHE_SECONDS, SLOW_LOOKUP_SECONDS
+from chat_service.repository.tenants import Tenants
 
 
 @pytest.fixture

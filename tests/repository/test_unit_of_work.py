@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from itertools import dropwhile
 from typing import Any
 
@@ -18,6 +19,7 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.holds import Holds
 from chat_service.repository.imports import Import
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
@@ -58,9 +60,10 @@ class Scene:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        database.protection.learn(TENANT)  # which is no part of a transaction
         self.chats, self.messages = Chats(database), Messages(database, inline_limit=4)
         self.deletions, self.presence = Deletions(database, inline_limit=4), Presence(database)
-        self.purges, self.checks = Purges(database), Checks(database)
+        self.purges, self.checks, self.holds = Purges(database), Checks(database), Holds(database)
         self.id = self.chats.create(TENANT, None, {}).id
         self.messages.append(TENANT, self.id, ONE * 3)
 
@@ -81,6 +84,15 @@ class Scene:
 
     def other(self) -> str:
         return self.chats.create(TENANT, None, {}).id
+
+    def trash(self) -> None:
+        self.deletions.move_to_trash(TENANT, self.id, "key", timedelta(days=1))
+
+    def hold(self) -> str:
+        return self.holds.place(TENANT, "n", [self.id], "key").id
+
+    def release(self) -> None:
+        self.holds.release(TENANT, self.hold(), "key")
 
     def imported(self) -> Import:
         begun = Import(self.database, TENANT, replace(self.chats.get(TENANT, self.id), id=str(uuid.uuid4())))
@@ -123,6 +135,30 @@ OPERATIONS: dict[str, tuple[Prepare, Callable[[Scene, Any], object]]] = {
     "evict": (
         lambda scene: scene.presence.open(TENANT, scene.id, "connection", "worker"),
         lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key", evict=True),
+    ),
+    "hold": (lambda _: None, lambda scene, _: scene.holds.place(TENANT, "n", [scene.id], "key")),
+    "hold what is in the trash": (Scene.trash, lambda scene, _: scene.holds.place(TENANT, "n", [scene.id], "key")),
+    "hold what is not there": (lambda _: None, lambda scene, _: scene.holds.place(TENANT, "n", ["absent"], "key")),
+    "change a hold": (Scene.hold, lambda scene, one: scene.holds.change(TENANT, one, [], [scene.id], "key")),
+    "release": (Scene.hold, lambda scene, one: scene.holds.release(TENANT, one, "key")),
+    "lift": (Scene.release, lambda scene, _: scene.holds.lift_some()),
+    "delete what is held": (Scene.hold, lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key")),
+    "delete what was held": (Scene.release, lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key")),
+    "edit what is held": (
+        Scene.hold,
+        lambda scene, _: scene.messages.edit(TENANT, scene.id, 1, {"content": "y"}, "key"),
+    ),
+    "edit what was held": (
+        Scene.release,
+        lambda scene, _: scene.messages.edit(TENANT, scene.id, 1, {"content": "y"}, "key"),
+    ),
+    "delete while everything is held": (
+        lambda scene: scene.holds.place(TENANT, "n", None, "key"),
+        lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key"),
+    ),
+    "edit when it is not known what is held": (
+        lambda scene: scene.database.protection._tenants.clear(),
+        lambda scene, _: scene.messages.edit(TENANT, scene.id, 1, {"content": "y"}, "key"),
     ),
     "connect": (lambda _: None, lambda scene, _: scene.presence.open(TENANT, scene.id, "connection", "worker")),
     "import": (Scene.imported, lambda _, begun: begun.finish()),

@@ -19,6 +19,7 @@ export class Problem extends Error {
     this.errors = members.errors;
     this.reason = members.reason;
     this.activeConnections = members.active_connections;
+    this.holds = members.holds;
     this.requestId = members.request_id;
     this.retryAfter = retryAfter;
   }

@@ -9,6 +9,8 @@ import { count, size, titleOf } from "./words.js";
 const OWN_CLOSE_TRIES = 8;
 const OWN_CLOSE_WAIT = 250; // ms; the service forgets our own connection a moment after it was closed
 
+const HELD = new Set(["legal_hold", "not_deletable"]);
+
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Tells whether the service has said that it did nothing. */
@@ -53,6 +55,7 @@ export class Deletion {
     this._chat = chat;
     this._isDone = false;
     this._wasOpen = false;
+    this._preview = null;
     const text = [
       element("p", {}, "“", element("b", { textContent: titleOf(chat) }), "”"),
       element("p", { textContent: `${count(chat.message_count, "message")} will be deleted for everybody. This cannot be undone.` }),
@@ -80,6 +83,7 @@ export class Deletion {
       return;
     }
     if (!this._dialog.open) return;
+    if (!this._preview.deletable) return this._showHeld(this._preview);
     const { message_count: messages, bytes, bytes_estimated: estimated } = this._preview;
     const what = messages ? `${count(messages, "message")} (${estimated ? "about " : ""}${size(bytes)})` : "No message";
     const text = [
@@ -111,7 +115,8 @@ export class Deletion {
     try {
       answer = await this._sendUntilOwnCloseIsKnown(request);
     } catch (problem) {
-      if (problem.status === 409) this._showBusy(problem, request);
+      if (problem.code === "active_connections") this._showBusy(problem, request);
+      else if (HELD.has(problem.code)) this._showHeld(problem);
       else if (problem.status === 412) await this._ask("The chat has changed in the meantime.");
       else if (problem.code === "not_in_trash") this._failed(problem, null);
       else if (problem.status === 404) await this._done("This chat was already deleted");
@@ -135,7 +140,7 @@ export class Deletion {
       try {
         return await request.send(request);
       } catch (problem) {
-        if (problem.status !== 409 || tries <= 1) throw problem;
+        if (problem.code !== "active_connections" || tries <= 1) throw problem;
         // Fewer than there were when we were one of them: those are others.
         if (problem.activeConnections < this._preview.active_connections) throw problem;
       }
@@ -159,6 +164,19 @@ export class Deletion {
         () => this._take({ toTrash, evict: true }),
       ),
     ]);
+  }
+
+  /** Says that the chat cannot be deleted, and to who may know, which holds keep it. */
+  _showHeld({ holds = [] }) {
+    const text = [
+      element("p", {}, "“", element("b", { textContent: titleOf(this._chat) }), "”"),
+      element("p", { textContent: "It is being kept, so it cannot be deleted, nor its messages changed. It can be moved to the trash, and will be there." }),
+      ...holds.map((hold) => element("p", { className: "quiet", textContent: `Hold ${hold}` })),
+    ];
+    const buttons = [this._cancel("Close")];
+    const toTrash = () => this._take({ toTrash: true, evict: false });
+    if (this._preview) buttons.push(this._button("Move to trash", "primary", toTrash));
+    this._show("This chat cannot be deleted", text, buttons);
   }
 
   _failed(problem, again) {

@@ -1,0 +1,105 @@
+"""Holds: chats that must not be destroyed, whoever asks and whatever is due."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from flask_smorest import Blueprint
+
+from chat_service.api.auth import requires
+from chat_service.api.context import caller, repositories
+from chat_service.api.hold_schemas import HoldIn, HoldOut, HoldPageIn, HoldPageOut, HoldPatch
+from chat_service.api.openapi import raises
+from chat_service.api.paging import paged
+from chat_service.api.parsing import idempotency_key
+from chat_service.errors import HoldUnchangeableError, UnknownChatsError, ValidationFailedError
+from chat_service.models import Hold, ListPosition, Scope
+
+blueprint = Blueprint("holds", __name__, url_prefix="/api/v1", description="Chats that must not be destroyed")
+
+
+@blueprint.post("/holds")
+@requires(Scope.GOVERN)
+@raises(headers="Idempotency-Key")
+@blueprint.arguments(HoldIn())
+@blueprint.response(201, HoldOut())
+def place_hold(body: dict[str, Any]) -> Hold:
+    """Hold up to 1,000 chats, or everything: nothing of them is destroyed until the hold is released.
+
+    Once this is answered, no delete of one of these chats succeeds any more, nor emptying, editing or deleting
+    messages: 409. They can be moved to the trash, and new messages can be posted. A hold on everything is sure from
+    `active_from` on, 20 s later at most. All of the chats are held, or none: 422 names those that are not there.
+    """
+    who, chat_ids = caller(), _distinct(body.get("chat_ids"))
+    with _named({"chat_ids": chat_ids or []}):
+        return repositories().holds.place(who.tenant_id, body["name"], chat_ids, who.key_id, idempotency_key())
+
+
+@blueprint.get("/holds")
+@requires(Scope.GOVERN)
+@blueprint.arguments(HoldPageIn(), location="query")
+@blueprint.response(200, HoldPageOut())
+@paged("holds", lambda hold: ListPosition(hold.placed_at, hold.id))
+def list_holds(limit: int, after: ListPosition | None) -> list[Hold]:
+    """List the holds of the tenant, latest first; released ones stay in the list.
+
+    Follow `next_cursor` until it is null.
+    """
+    return repositories().holds.page(caller().tenant_id, limit, after)
+
+
+@blueprint.get("/holds/<hold_id>")
+@requires(Scope.GOVERN)
+@blueprint.response(200, HoldOut())
+def get_hold(hold_id: str) -> Hold:
+    """Look a hold up: on what it is, since when, and whether it was released.
+
+    Which chats it is on, the log says.
+    """
+    return repositories().holds.get(caller().tenant_id, hold_id)
+
+
+@blueprint.post("/holds/<hold_id>/chats")
+@requires(Scope.GOVERN)
+@raises(HoldUnchangeableError, headers="Idempotency-Key")
+@blueprint.arguments(HoldPatch())
+@blueprint.response(200, HoldOut())
+def change_hold(body: dict[str, Any], hold_id: str) -> Hold:
+    """Put up to 1,000 chats under a hold, and take up to 1,000 out of it.
+
+    A chat that is held already, or is not, stays as it is. All is done, or nothing: 422 names chats that are not there.
+    """
+    who, add, remove = caller(), _distinct(body.get("add")) or [], _distinct(body.get("remove")) or []
+    with _named({"add": add}):
+        return repositories().holds.change(who.tenant_id, hold_id, add, remove, who.key_id, idempotency_key())
+
+
+@blueprint.post("/holds/<hold_id>/release")
+@requires(Scope.GOVERN)
+@blueprint.response(200, HoldOut())
+def release_hold(hold_id: str) -> Hold:
+    """End a hold: its chats can be deleted again, as far as no other hold keeps them. The record stays.
+
+    What was due meanwhile is deleted by the service, but not before 24 h have passed. Released once, it stays so.
+    """
+    who = caller()
+    return repositories().holds.release(who.tenant_id, hold_id, who.key_id)
+
+
+def _distinct(chat_ids: Sequence[str] | None) -> list[str] | None:
+    return None if chat_ids is None else list(dict.fromkeys(chat_ids))
+
+
+@contextmanager
+def _named(lists: dict[str, list[str]]) -> Iterator[None]:
+    """Say of chats that are not there under which field they stand."""
+    try:
+        yield
+    except UnknownChatsError as error:
+        told = "Your tenant has no such chat, neither live nor in the trash: {}."
+        raise ValidationFailedError(
+            {
+                name: [told.format(chat_id) for chat_id in error.chat_ids if chat_id in chat_ids]
+                for name, chat_ids in lists.items()
+            }
+        ) from None

@@ -1,0 +1,29 @@
+"""All commands: `flask --app wsgi db|tenants|keys|holds|chats|jobs|log|check …`."""
+
+from flask import Flask
+
+from chat_service.cli import administering, governing, running
+from chat_service.cli.plainly import WRONG_SETTINGS
+
+
+def install(app: Flask) -> None:
+    """Add the commands to the application."""
+    for group in (
+        running.database,
+        administering.tenants,
+        administering.keys,
+        governing.holds,
+        running.chats,
+        running.jobs,
+        running.log,
+        running.check,
+    ):
+        app.cli.add_command(group)
+
+
+def only_help(wrong_settings: str) -> Flask:
+    """Return an application whose commands tell what they do, and in place of doing it what is wrong."""
+    app = Flask("chat_service", static_folder=None)
+    app.config[WRONG_SETTINGS] = wrong_settings
+    install(app)
+    return app

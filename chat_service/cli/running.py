@@ -1,0 +1,134 @@
+"""`flask --app wsgi db|jobs|log|chats|check …`: what keeps the service running, and what looks after it."""
+
+import os
+import signal
+import sys
+import threading
+from typing import BinaryIO
+
+import click
+from flask.cli import AppGroup, with_appcontext
+
+from chat_service.api.context import repositories
+from chat_service.api.imports import take_in
+from chat_service.cli.plainly import known_tenant, told_plainly
+from chat_service.errors import InvalidImportError
+from chat_service.jobs.expiry import Expiry
+from chat_service.jobs.lifting import Lifting
+from chat_service.jobs.purge import PurgeWorker
+from chat_service.jobs.reaper import OrphanReaper
+from chat_service.jobs.runner import run, start
+from chat_service.jobs.sequencing import Sequencing
+from chat_service.repository.migration import migrate
+
+END_SECONDS = 3.0
+"""For the jobs of a process to let go of what they hold; what they do not, ends by itself."""
+
+database = AppGroup("db", help="The database's collections and indexes.")
+jobs = AppGroup("jobs", help="Background work: purging the messages of large deleted chats.")
+log = AppGroup("log", help="The log of what was taken away and brought back.")
+chats = AppGroup("chats", help="Chats that are too large for HTTP.")
+
+
+@database.command("init")
+@told_plainly
+def init() -> None:
+    """Create the collections and indexes that are missing, and bring what earlier versions wrote into today's form.
+
+    Safe to repeat, and while the service runs; the release phase runs it.
+    """
+    repositories().database.prepare()
+    click.echo("Collections and indexes are in place.")
+    done = 0
+    for documents in migrate(repositories().database):
+        done += documents
+        click.echo(f"{done:,} documents of an earlier version brought into today's form.")
+
+
+@jobs.command("run")
+@click.option("--until-idle", is_flag=True, help="End when no purge is open, and show how it goes.")
+@told_plainly
+def run_jobs(*, until_idle: bool) -> None:
+    """Write the log, purge, delete what has expired, free what dead processes hold, until told to stop (SIGTERM).
+
+    Any number of these may run at once, and be killed.
+    """
+    stop, started = threading.Event(), list[threading.Thread]()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    expiry, lifting = Expiry(repositories().expired), Lifting(repositories().holds)
+    sequencing = Sequencing(repositories().sequencer)
+    start(OrphanReaper(repositories().orphans), stop)
+    if until_idle:
+        for job in (lifting, expiry):
+            run(job, stop, until_done=True)
+    else:
+        started = [start(job, stop) for job in (lifting, expiry, sequencing)]
+    purges = repositories().purges
+
+    def tell(_: int) -> None:
+        if until_idle:
+            click.echo("{} purges open, {:,} messages left".format(*purges.progress()))
+
+    run(PurgeWorker(purges, stop), stop, until_done=until_idle, tell=tell)
+    if until_idle:
+        run(sequencing, stop, until_done=True)
+    for thread in started:
+        thread.join(END_SECONDS)
+
+
+@jobs.command("status")
+@told_plainly
+def show_jobs() -> None:
+    """Tell how much is left to purge."""
+    click.echo("{} purges open, {:,} messages left".format(*repositories().purges.progress()))
+
+
+@log.command("status")
+@told_plainly
+def show_log() -> None:
+    """Tell how far the log is behind what is committed, and which process writes it. Ends with 1 if none does."""
+    status = repositories().sequencer.status()
+    if status.up_to is None or status.behind is None:
+        click.echo("The log was never written; `flask --app wsgi jobs run` does it.")
+    else:
+        waiting = " It is looking through all receipts." if status.is_rescanning else ""
+        click.echo(f"Up to {status.up_to:%Y-%m-%d %H:%M:%S} UTC, {status.behind.total_seconds():.1f} s ago.{waiting}")
+    click.echo(f"Written by {status.process}." if status.process else "Nobody writes it: is a worker running?")
+    if status.process is None:
+        click.get_current_context().exit(1)
+
+
+@chats.command("import")
+@click.argument("tenant_id")
+@click.argument("file", type=click.File("rb"))
+@told_plainly
+def import_chat(tenant_id: str, file: BinaryIO) -> None:
+    """Make a chat of TENANT_ID from the ndjson export FILE, however large, and print its id: all of it, or nothing."""
+    with known_tenant(tenant_id):
+        repositories().tenants.get(tenant_id)
+    size = os.fstat(file.fileno()).st_size
+    with click.progressbar(length=size, label="Importing", file=sys.stderr) as bar:
+        try:
+            chat = take_in(tenant_id, file, lambda line: bar.update(len(line)))
+        except InvalidImportError as error:
+            raise click.ClickException(f"This is not a whole export. {error.reason}") from None
+    click.echo(chat.id)
+
+
+@click.command("check")
+@click.option("--repair", is_flag=True, help="Mend what can be mended without a person.")
+@with_appcontext
+@told_plainly
+def check(*, repair: bool) -> None:
+    """Look for messages, leases, counts and receipts that do not agree. Ends with 1 if there are any."""
+    wrong = repositories().database.shortcomings()
+    for sentence in wrong:
+        click.echo(sentence)
+    number = len(wrong)
+    for found in repositories().checks.run(repair=repair):
+        number += 1
+        click.echo(f"{found.kind}  tenant {found.tenant_id}  chat {found.chat_id}  {found.detail}")
+    click.echo(f"{number} findings{', mended where that is possible' if number and repair else ''}.")
+    if number:
+        click.get_current_context().exit(1)

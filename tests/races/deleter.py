@@ -1,0 +1,36 @@
+"""A process that deletes one chat after the other, and tells what became of each.
+
+python -m tests.races.deleter 'mongodb://…' 'seconds'
+"""
+
+import sys
+import time
+import uuid
+
+from chat_service.errors import DatabaseUnavailableError, LegalHoldError
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from tests.races.contenders import TENANT
+
+
+def main() -> None:
+    database = Database(sys.argv[1])
+    chats, deletions = Chats(database), Deletions(database)
+    until = time.monotonic() + float(sys.argv[2])
+    while time.monotonic() < until:
+        chat_id = chats.create(TENANT, None, {}, str(uuid.uuid4())).id
+        try:
+            deletions.delete(TENANT, chat_id, "key")
+            said = "deleted"
+        except LegalHoldError:
+            said = "refused"
+            time.sleep(0.05)
+        except DatabaseUnavailableError:
+            said = "failed"
+        sys.stdout.write(f"{said}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
