@@ -15,6 +15,7 @@ from chat_service.api import (
     connections,
     cors,
     deletions,
+    erasures,
     exports,
     fields,
     headers,
@@ -27,6 +28,7 @@ from chat_service.api import (
     parsing,
     problems,
     refusals,
+    retention,
     system,
     trash,
 )
@@ -95,7 +97,8 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     for field in (fields.Rfc3339, fields.Time, fields.Seconds):
         api.register_field(field, "string", "date-time")
     problems.install(app)
-    for module in (chats, deletions, trash, holds, messages, exports, connections, log, keys, system):
+    of_chats = (chats, deletions, trash, messages, exports, connections)
+    for module in (*of_chats, holds, retention, erasures, log, keys, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
     if config.chat_page:
@@ -105,9 +108,19 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
         parsing.declare_query_fields(app, openapi.query_fields(app, document))
         docs.publish(document)
     if config.metrics:
-        metrics.install(app, __version__, config.commit, repositories.sequencer.status)
+        metrics.install(app, __version__, config.commit, _questions(repositories))
     commands.install(app)
     return app
+
+
+def _questions(repositories: Repositories) -> dict[str, metrics.Question]:
+    """Return what is asked of the database for /metrics."""
+
+    def log_behind(seconds: float) -> float | None:
+        behind = repositories.sequencer.status(seconds).behind
+        return None if behind is None else behind.total_seconds()
+
+    return {metrics.LOG_BEHIND: log_behind, metrics.RETENTION_OVERDUE: repositories.retention.overdue_in_all}
 
 
 def _flask(config: Settings) -> Flask:

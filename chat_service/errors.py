@@ -177,6 +177,14 @@ class HoldUnchangeableError(ChatServiceError):
     """The hold was released, or is on everything: chats cannot be added to it or taken from it."""
 
 
+class ErasureNotFoundError(ChatServiceError):
+    """The tenant has no such erasure."""
+
+
+class NoRetentionError(ChatServiceError):
+    """The tenant has no retention policy."""
+
+
 class UnknownChatsError(ChatServiceError):
     """The tenant has no chats of these ids, neither live nor in the trash; nothing was done."""
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -148,6 +148,21 @@ class Chat:
     """Grows with every change to the chat or its messages, and not as connections come and go."""
     expires_at: datetime | None = None
     """From this moment on it is gone."""
+    taken_at: datetime | None = None
+    """When the tenant's retention takes it, at the earliest, if nothing more happens to it; None if it has its own end
+    or there is no policy."""
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """Its own end, or else that by the tenant's policy."""
+        return self.expires_at or self.taken_at
+
+    @property
+    def ends_by(self) -> str | None:
+        """What has given it its end."""
+        if self.expires_at is not None:
+            return "chat"
+        return None if self.taken_at is None else "policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +266,93 @@ class Hold:
     released_at: datetime | None = None
 
 
+class ErasureMode(StrEnum):
+    """What becomes of a person's messages."""
+
+    REDACT = "redact"
+    """They keep number, role and times, and say nothing any more, of nobody."""
+    REMOVE = "remove"
+    """They are deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """The record of what was erased of a person, who is not named in it."""
+
+    id: str
+    mode: ErasureMode
+    requested_at: datetime
+    requested_by: str
+    """The id of the key, or `operator`."""
+    chats: int
+    messages: int
+    """What was erased so far."""
+    deferred: int
+    """Chats that a hold keeps, or kept until lately, at the last look at everything."""
+    is_deferred: bool
+    """Whether it waits for a hold."""
+    completed_at: datetime | None
+    """When a look at everything had found nothing."""
+
+
+class RetentionAction(StrEnum):
+    """What becomes of a chat when its retention is over."""
+
+    DELETE = "delete"
+    TRASH = "trash"
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """A tenant's policy: chats without activity for so many days are taken."""
+
+    delete_after_days: int
+    action: RetentionAction
+    max_per_day: int
+    """A fuse: no more are taken in a day (UTC)."""
+    active_from: datetime
+    changed_at: datetime
+    changed_by: str
+    before: "Retention | None" = None
+    """The one that it has replaced."""
+
+    def in_force(self, now: datetime) -> "Retention | None":
+        """Return the policy to go by now, or None if there is none yet.
+
+        Until a change is active only what both policies would take is taken: in the longer time, and rather to the
+        trash.
+        """
+        if now >= self.active_from:
+            return self
+        if self.before is None:
+            return None
+        days = max(self.delete_after_days, self.before.delete_after_days)
+        alike = self.action is self.before.action
+        most = min(self.max_per_day, self.before.max_per_day)
+        action = self.action if alike else RetentionAction.TRASH
+        return replace(self, delete_after_days=days, action=action, max_per_day=most)
+
+    def takes_at(self, updated_at: datetime) -> datetime:
+        """Return when a chat that nothing more happens to is taken at the earliest."""
+        end = max(updated_at + timedelta(days=self.delete_after_days), self.active_from)
+        meanwhile = self.in_force(self.changed_at)
+        if meanwhile is None:
+            return end
+        return min(end, updated_at + timedelta(days=meanwhile.delete_after_days))
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPreview:
+    """What a policy of so many days would take now."""
+
+    delete_after_days: int
+    chats: int
+    messages: int
+    held: int
+    """Chats that are kept by a hold; they are not among the others."""
+    as_of: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class DeletionPreview:
     """What deleting a chat now would do."""
@@ -325,10 +427,12 @@ class Kind(StrEnum):
     CHAT_EMPTIED = "chat.emptied"
     MESSAGE_DELETED = "message.deleted"
     MESSAGE_EDITED = "message.edited"
+    SENDER_ERASED = "sender.erased"
     HOLD_PLACED = "hold.placed"
     HOLD_CHANGED = "hold.changed"
     HOLD_RELEASED = "hold.released"
     DELETION_REFUSED = "deletion.refused"
+    RETENTION_CHANGED = "retention.changed"
 
     @property
     def is_of_hold(self) -> bool:
@@ -338,7 +442,7 @@ class Kind(StrEnum):
     @property
     def is_confidential(self) -> bool:
         """Whether only keys that govern may learn of it."""
-        return self.is_of_hold or self is Kind.DELETION_REFUSED
+        return self.is_of_hold or self in {Kind.DELETION_REFUSED, Kind.RETENTION_CHANGED}
 
 
 WITHHELD = "withheld"
@@ -351,7 +455,7 @@ class Event:
 
     kind: Kind
     chat_id: str
-    """Of a hold's, the id of the hold."""
+    """Of a hold's, the id of the hold; empty of what is of no chat."""
     actor: str
     """The id of the key that asked for it, or what of the service did it: `expiry`, `purge`."""
     facts: Mapping[str, Any]

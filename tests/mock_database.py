@@ -51,7 +51,7 @@ class MockDatabase(Database):
 
     def _unit_of_work(self, session: object) -> UnitOfWork:
         del session
-        return MockUnitOfWork(self.database, self.collections, self.protection, None, self.now())
+        return MockUnitOfWork(self.database, self.collections, self.rules, None, self.now())
 
     @contextmanager
     def operation(self, *, writes: bool = False, seconds: float | None = None) -> Iterator[None]:

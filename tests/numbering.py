@@ -2,8 +2,9 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from chat_service.errors import DatabaseUnavailableError, OutcomeUnknownError
 from chat_service.jobs.runner import run
 from chat_service.jobs.sequencing import Sequencing
 from chat_service.repository.database import Database
@@ -37,7 +38,8 @@ def number_all(database: Database) -> None:
     worker, now = Sequencing(sequencer), database.now()
 
     def is_done() -> bool:
-        worker.run_once()
+        with suppress(DatabaseUnavailableError, OutcomeUnknownError):  # as in an election
+            worker.run_once()
         status = sequencer.status()
         return status.up_to is not None and status.up_to > now and not status.is_rescanning
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -197,3 +198,62 @@ class TestHolds:
         assert "no tenant" in run(app, "holds", "place", unknown, "n", "--everything", code=1).stderr
         assert "no hold" in run(app, "holds", "release", tenant_id, unknown, code=1).stderr
         assert "either" in run(app, "holds", "place", tenant_id, "n", code=2).stderr
+
+
+class TestRetention:
+    def test_set_shown_previewed_ended(self, app: Flask, tenant_id: str) -> None:
+        assert "No policy" in run(app, "retention", "show", tenant_id).stdout
+        words = "trash after 90 days without activity, 500 a day at most; in force from"
+        told = run(app, "retention", "set", tenant_id, "90", "--action", "trash", "--max-per-day", "500").stdout
+        assert words in told
+        assert words in run(app, "retention", "show", tenant_id).stdout
+        assert run(app, "retention", "preview", tenant_id, "30").stdout == (
+            "0 chats with 0 messages; 0 more are held.\n"
+        )
+        assert "Ended" in run(app, "retention", "end", tenant_id).stdout
+        assert "no policy" in run(app, "retention", "end", tenant_id, code=1).stderr
+
+    def test_a_change_says_what_holds_until_then(self, app: Flask, tenant_id: str, either_database: Database) -> None:
+        run(app, "retention", "set", tenant_id, "90")
+        either_database.tenants.update_one({}, {"$set": {"retention.active_from": either_database.now()}})
+        run(app, "retention", "set", tenant_id, "30")
+        shown = run(app, "retention", "show", tenant_id).stdout
+        assert "delete after 30 days" in shown
+        assert "Until then: what both take, this and delete after 90 days" in shown
+
+    def test_what_is_wrong_is_said(self, app: Flask, tenant_id: str) -> None:
+        unknown = "11111111-2222-4333-8444-555555555555"
+        assert "no tenant" in run(app, "retention", "set", unknown, "9", code=1).stderr
+        assert "no tenant" in run(app, "retention", "show", unknown, code=1).stderr
+        run(app, "retention", "set", tenant_id, "0", code=2)
+
+    def test_what_is_overdue_is_a_finding(self, app: Flask, tenant_id: str, database: Database) -> None:
+        key = run(app, "keys", "create", tenant_id).stdout.strip()
+        Client(app, TenantAccess(tenant_id, key, "")).new_chat("x")
+        run(app, "retention", "set", tenant_id, "10")
+        long_ago = database.now() - timedelta(days=20)
+        database.chats.update_many({}, {"$set": {"updated_at": long_ago}})
+        database.tenants.update_one({}, {"$set": {"retention.active_from": long_ago}})
+        database.rules._tenants.clear()
+        assert f"retention_overdue  tenant {tenant_id}  1 chats" in run(app, "check", code=1).stdout
+        assert app.extensions["chat_service"].retention.take_some(tenant_id, None, 10)[0] == 1
+        run(app, "check")
+
+    @pytest.fixture
+    def either_database(self, database: Database) -> Database:
+        """`check` reads from snapshots."""
+        return database
+
+
+class TestErasures:
+    def test_requested_and_listed(self, app: Flask, tenant_id: str) -> None:
+        erasure_id = run(app, "erasures", "request", tenant_id, "ada", "--mode", "redact").stdout.strip()
+        listed = run(app, "erasures", "list", tenant_id).stdout
+        assert erasure_id in listed
+        assert "under way  redact: 0 messages in 0 chats" in listed
+        assert "ada" not in listed
+
+    def test_what_is_wrong_is_said(self, app: Flask, tenant_id: str) -> None:
+        unknown = "11111111-2222-4333-8444-555555555555"
+        assert "no tenant" in run(app, "erasures", "request", unknown, "ada", "--mode", "redact", code=1).stderr
+        run(app, "erasures", "request", tenant_id, "ada", code=2)

@@ -68,7 +68,7 @@ def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
     Its `ETag` in `If-Match` of a PATCH or DELETE means: only if it is still as you saw it.
     """
     chat = repositories().chats.get(caller().tenant_id, chat_id)
-    return chat, etag(chat.revision, chat.active_connections)
+    return chat, etag(chat.revision, chat.active_connections, chat.taken_at)
 
 
 @blueprint.patch("/chats/<chat_id>")
@@ -101,7 +101,8 @@ def created(chat: Chat) -> tuple[Chat, dict[str, str]]:
     return chat, {"Location": url_for("chats.get_chat", chat_id=chat.id), **etag(chat.revision)}
 
 
-def etag(revision: int, active_connections: int = 0) -> dict[str, str]:
+def etag(revision: int, active_connections: int = 0, taken_at: datetime | None = None) -> dict[str, str]:
     """Return the header that names what the caller has seen of a chat; `If-Match` looks at the revision only."""
     connections = f"-{active_connections}" if active_connections else ""
-    return {"ETag": f'"{revision}{connections}"'}
+    end = f".{taken_at.timestamp():.3f}" if taken_at else ""
+    return {"ETag": f'"{revision}{connections}{end}"'}

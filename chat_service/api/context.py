@@ -11,6 +11,7 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.erasures import Erasures
 from chat_service.repository.expired import Expired
 from chat_service.repository.exports import Exports
 from chat_service.repository.holds import Holds
@@ -23,6 +24,7 @@ from chat_service.repository.presence import ConnectionCaps, Presence
 from chat_service.repository.previews import Previews
 from chat_service.repository.purges import Purges
 from chat_service.repository.receipts import Receipts
+from chat_service.repository.retention import RetentionPolicies
 from chat_service.repository.sequencer import Sequencer
 from chat_service.repository.tenants import Tenants
 from chat_service.repository.tickets import Tickets
@@ -42,6 +44,8 @@ class Repositories:
     bulk: Bulk
     expired: Expired
     holds: Holds
+    erasures: Erasures
+    retention: RetentionPolicies
     receipts: Receipts
     previews: Previews
     purges: Purges
@@ -70,6 +74,8 @@ class Repositories:
             bulk=Bulk(database, deletions),
             expired=Expired(database, deletions),
             holds=Holds(database),
+            erasures=Erasures(database),
+            retention=RetentionPolicies(database, deletions),
             receipts=Receipts(database),
             previews=Previews(database, inline_limit),
             purges=Purges(database),

@@ -7,7 +7,7 @@ from flask_cors import CORS
 
 from chat_service.api.auth import API_PREFIX
 
-METHODS = ["GET", "POST", "PATCH", "DELETE"]
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 ALLOWED_HEADERS = [
     *("X-API-Key", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID"),
     "X-Request-ID",

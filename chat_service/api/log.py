@@ -166,7 +166,7 @@ def entry_json(entry: LogEntry, *, governs: bool) -> dict[str, Any]:
     if event.kind.is_confidential and not governs:
         return {"seq": entry.seq, "kind": WITHHELD, "at": milliseconds(entry.at)}
     facts = {name: milliseconds(value) if isinstance(value, datetime) else value for name, value in event.facts.items()}
-    subject = {"hold_id" if event.kind.is_of_hold else "chat_id": event.chat_id}
+    subject = {"hold_id" if event.kind.is_of_hold else "chat_id": event.chat_id} if event.chat_id else {}
     named = {"seq": entry.seq, "kind": event.kind.value, "at": milliseconds(entry.at), **subject}
     return {**named, "actor": event.actor, **facts}
 

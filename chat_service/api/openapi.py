@@ -41,7 +41,11 @@ _OF_THE_API: list[_Error] = [
 HELD: tuple[_Error, _Error] = (errors.LegalHoldError, errors.NotDeletableError)
 """What a hold answers to who governs, and to others."""
 
-_MISSING: dict[str, _Error] = {"seq": errors.MessageNotFoundError, "hold_id": errors.HoldNotFoundError}
+_MISSING: dict[str, _Error] = {
+    "seq": errors.MessageNotFoundError,
+    "hold_id": errors.HoldNotFoundError,
+    "erasure_id": errors.ErasureNotFoundError,
+}
 """What is answered where there is nothing of the name that a part of the path gives."""
 
 F = TypeVar("F", bound=Callable[..., Any])

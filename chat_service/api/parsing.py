@@ -17,6 +17,7 @@ from chat_service.api.auth import API_PREFIX
 from chat_service.api.context import caller
 from chat_service.api.strict_json import parse_json
 from chat_service.errors import (
+    ErasureNotFoundError,
     HoldNotFoundError,
     ImportTooLargeError,
     InvalidChatIdError,
@@ -32,8 +33,9 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 # RFC 9110, section 13.1.1: `*`, or a list of entity tags.
 IF_MATCH = r'^(\*|(W/)?"[!#-~]*"( ?, ?(W/)?"[!#-~]*")*)$'
 
-# A tag of ours: the revision, and how many live connections were seen.
-_ETAG = re.compile("([0-9]{1,18})(?:-[0-9]+)?", re.ASCII)
+# A tag of ours: the revision, how many live connections were seen, and the end by the tenant's policy.
+_ETAG = re.compile(r"([0-9]{1,18})(?:-[0-9]+)?(?:\.-?[0-9.]+)?", re.ASCII)
+_NAMED_BY_UUID = {"hold_id": HoldNotFoundError, "erasure_id": ErasureNotFoundError}
 _SEQ = re.compile("[1-9][0-9]{0,17}", re.ASCII)
 
 # No comma: two headers of this name arrive as one, with a comma between.
@@ -281,11 +283,12 @@ def _check_path() -> None:
         if chat_id is None:
             raise InvalidChatIdError
         arguments["chat_id"] = chat_id
-    if "hold_id" in arguments:
-        hold_id = parse_uuid(arguments["hold_id"])
-        if hold_id is None:
-            raise HoldNotFoundError
-        arguments["hold_id"] = hold_id
+    for name, missing in _NAMED_BY_UUID.items():
+        if name in arguments:
+            found = parse_uuid(arguments[name])
+            if found is None:
+                raise missing
+            arguments[name] = found
     if "seq" in arguments:
         if not _SEQ.fullmatch(arguments["seq"]):
             raise MessageNotFoundError

@@ -185,6 +185,12 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         "Nothing was deleted or changed: your tenant's administration keeps this chat. It can be moved to the trash.",
     ),
     errors.HoldNotFoundError: Problem(404, "hold_not_found", "Hold not found", "Your tenant has no hold of this id."),
+    errors.ErasureNotFoundError: Problem(
+        404, "erasure_not_found", "Erasure not found", "Your tenant has no erasure of this id."
+    ),
+    errors.NoRetentionError: Problem(
+        404, "no_retention", "No retention", "Your tenant has no retention policy: chats stay until they are deleted."
+    ),
     errors.HoldUnchangeableError: Problem(
         409,
         "hold_unchangeable",

@@ -57,10 +57,17 @@ class ChatOut(Schema):
     created_at = Time()
     updated_at = Time()
     last_message_at = Time(allow_none=True)
-    expires_at = Time(allow_none=True, metadata={"description": "When the chat is deleted, if it has an end."})
-    expires_by = fields.Function(
-        lambda chat: None if chat.expires_at is None else "chat",
-        metadata={"type": ["string", "null"], "enum": ["chat", None], "description": "What has given it its end."},
+    expires_at = Time(
+        allow_none=True,
+        attribute="ends_at",
+        metadata={
+            "description": "Its own end, to the millisecond; or when the tenant's retention takes it at the earliest."
+        },
+    )
+    expires_by = fields.String(
+        allow_none=True,
+        attribute="ends_by",
+        metadata={"enum": ["chat", "policy", None], "description": "What has given it its end."},
     )
 
 

@@ -35,6 +35,7 @@ _UUID = {
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "chat_id": {"schema": _UUID, "example": "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"},
     "hold_id": {"schema": _UUID, "example": "5f0c1d9e-8b7a-4c6d-9e2f-3a4b5c6d7e8f"},
+    "erasure_id": {"schema": _UUID, "example": "7d9e2f3a-4b5c-4d7e-8f5f-0c1d9e8b7a4c"},
     "seq": {"schema": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}, "example": 1},
     "name": {"schema": {"type": "string", "pattern": "^[a-z-]+$"}, "example": "chat-not-found"},
 }
@@ -132,12 +133,15 @@ COMPONENTS = {
                 "in such an entry.",
             },
             "at": {"type": "string", "format": "date-time"},
-            "chat_id": {"type": "string", "format": "uuid", "description": "Of all but `hold.…`: which chat."},
+            "chat_id": {"type": "string", "format": "uuid", "description": "Of what is of a chat."},
             "actor": {
                 "type": "string",
-                "description": "The id of the key that asked for it; or `expiry`, `purge`, `operator`.",
+                "description": "The id of the key that asked for it; or `expiry`, `retention`, `purge`, `operator`.",
             },
-            "message_count": {"type": "integer", "description": "Of `chat.…`: how many messages it had."},
+            "message_count": {
+                "type": "integer",
+                "description": "Of `chat.…`: how many messages it had; of `sender.erased`: how many were erased.",
+            },
             "export_sha256": {"type": "string", "description": "Of `chat.deleted`: of the export that was kept."},
             "message_seq": {"type": "integer", "description": "Of `message.…`: which message."},
             "purge_at": {"type": "string", "format": "date-time", "description": "Of `chat.trashed`: until when."},
@@ -147,6 +151,18 @@ COMPONENTS = {
             "chat_ids": {**_CHAT_IDS, "description": "Of `hold.placed`: on which chats."},
             "added": {**_CHAT_IDS, "description": "Of `hold.changed`: which chats it is on from now on."},
             "removed": {**_CHAT_IDS, "description": "Of `hold.changed`: which it is not on any more."},
+            "erasure_id": {"type": "string", "format": "uuid", "description": "Of `sender.erased`: which erasure."},
+            "mode": {"type": "string", "description": "Of `sender.erased`: `redact` or `remove`."},
+            "delete_after_days": {
+                "type": ["integer", "null"],
+                "description": "Of `retention.changed`: the new policy; null if there is none any more.",
+            },
+            "action": {"type": "string", "description": "Of `retention.changed`: `delete` or `trash`."},
+            "active_from": {
+                "type": "string",
+                "format": "date-time",
+                "description": "Of `retention.changed`: from when on it is in force.",
+            },
             "hold_ids": {
                 "type": "array",
                 "items": {"type": "string", "format": "uuid"},

@@ -1,4 +1,4 @@
-"""All commands: `flask --app wsgi db|tenants|keys|holds|chats|jobs|log|check …`."""
+"""All commands: `flask --app wsgi db|tenants|keys|holds|retention|erasures|chats|jobs|log|check …`."""
 
 from flask import Flask
 
@@ -13,6 +13,8 @@ def install(app: Flask) -> None:
         administering.tenants,
         administering.keys,
         governing.holds,
+        governing.retention,
+        governing.erasures,
         running.chats,
         running.jobs,
         running.log,

@@ -1,4 +1,4 @@
-"""`flask --app wsgi holds …`: what must stay."""
+"""`flask --app wsgi holds|retention|erasures …`: what must stay, and what must go."""
 
 import uuid
 
@@ -6,9 +6,11 @@ import click
 from flask.cli import AppGroup
 
 from chat_service.api.context import repositories
+from chat_service.api.erasure_schemas import MODES
+from chat_service.api.retention_schemas import ACTIONS, DAYS_MOST, PER_DAY_MOST
 from chat_service.cli.plainly import known_tenant, told_plainly
-from chat_service.errors import HoldNotFoundError, UnknownChatsError
-from chat_service.models import Hold
+from chat_service.errors import HoldNotFoundError, NoRetentionError, UnknownChatsError
+from chat_service.models import ErasureMode, Hold, Retention, RetentionAction
 
 BY_OPERATOR = "operator"
 """Who has placed a hold from a shell, in its record and in the log."""
@@ -16,6 +18,8 @@ BY_OPERATOR = "operator"
 MOST_SHOWN = 1_000
 
 holds = AppGroup("holds", help="Chats that must not be destroyed.")
+erasures = AppGroup("erasures", help="Erasing what a person has said.")
+retention = AppGroup("retention", help="After how long without activity chats are taken.")
 
 
 @holds.command("place")
@@ -66,3 +70,86 @@ def release_hold(tenant_id: str, hold_id: uuid.UUID) -> None:
 
 def _extent(hold: Hold) -> str:
     return "everything" if hold.everything else f"{hold.chat_count:,} chats"
+
+
+@retention.command("show")
+@click.argument("tenant_id")
+@told_plainly
+def show_retention(tenant_id: str) -> None:
+    """Show the policy of TENANT_ID."""
+    with known_tenant(tenant_id):
+        repositories().tenants.get(tenant_id)
+    try:
+        policy = repositories().retention.get(tenant_id)
+    except NoRetentionError:
+        click.echo("No policy: chats stay until somebody deletes them.")
+        return
+    click.echo(_in_words(policy))
+    if policy.before is not None and repositories().database.now() < policy.active_from:
+        click.echo(f"Until then: what both take, this and {_in_words(policy.before)}")
+
+
+@retention.command("set")
+@click.argument("tenant_id")
+@click.argument("days", type=click.IntRange(1, DAYS_MOST))
+@click.option("--action", type=click.Choice(ACTIONS), default=RetentionAction.DELETE.value, show_default=True)
+@click.option("--max-per-day", type=click.IntRange(1, PER_DAY_MOST), default=PER_DAY_MOST, show_default=True)
+@told_plainly
+def set_retention(tenant_id: str, days: int, action: str, max_per_day: int) -> None:
+    """Have chats of TENANT_ID taken after DAYS without activity; in force 24 h later."""
+    with known_tenant(tenant_id):
+        policy = repositories().retention.put(tenant_id, days, RetentionAction(action), max_per_day, BY_OPERATOR)
+    click.echo(_in_words(policy))
+
+
+@retention.command("preview")
+@click.argument("tenant_id")
+@click.argument("days", type=click.IntRange(1, DAYS_MOST))
+@told_plainly
+def preview_retention(tenant_id: str, days: int) -> None:
+    """Count what a policy of DAYS would take of TENANT_ID if it were in force now."""
+    found = repositories().retention.preview(tenant_id, days)
+    click.echo(f"{found.chats:,} chats with {found.messages:,} messages; {found.held:,} more are held.")
+
+
+@retention.command("end")
+@click.argument("tenant_id")
+@told_plainly
+def end_retention(tenant_id: str) -> None:
+    """End the policy of TENANT_ID, at once."""
+    try:
+        repositories().retention.end(tenant_id, BY_OPERATOR)
+    except NoRetentionError:
+        raise click.ClickException(f"Tenant {tenant_id} has no policy.") from None
+    click.echo("Ended: nothing more is taken.")
+
+
+def _in_words(policy: Retention) -> str:
+    what = (
+        f"{policy.action} after {policy.delete_after_days} days without activity, {policy.max_per_day:,} a day at most"
+    )
+    return f"{what}; in force from {policy.active_from:%Y-%m-%d %H:%M} UTC."
+
+
+@erasures.command("request")
+@click.argument("tenant_id")
+@click.argument("sender_id")
+@click.option("--mode", type=click.Choice(MODES), required=True, help="Take what the messages say, or the messages.")
+@told_plainly
+def request_erasure(tenant_id: str, sender_id: str, mode: str) -> None:
+    """Have everything erased that SENDER_ID has said in chats of TENANT_ID; print the id of the erasure."""
+    with known_tenant(tenant_id):
+        repositories().tenants.get(tenant_id)
+    click.echo(repositories().erasures.request(tenant_id, sender_id, ErasureMode(mode), BY_OPERATOR).id)
+
+
+@erasures.command("list")
+@click.argument("tenant_id")
+@told_plainly
+def list_erasures(tenant_id: str) -> None:
+    """List the erasures of TENANT_ID, latest first."""
+    for one in repositories().erasures.page(tenant_id, MOST_SHOWN, None):
+        state = f"complete {one.completed_at:%Y-%m-%d %H:%M}" if one.completed_at else "under way"
+        deferred = f", {one.deferred:,} chats wait for a hold" if one.is_deferred else ""
+        done = f"{one.mode}: {one.messages:,} messages in {one.chats:,} chats{deferred}"
+        click.echo(f"{one.id}  {one.requested_at:%Y-%m-%d %H:%M}  {state}  {done}")

@@ -13,10 +13,12 @@ from chat_service.api.context import repositories
 from chat_service.api.imports import take_in
 from chat_service.cli.plainly import known_tenant, told_plainly
 from chat_service.errors import InvalidImportError
+from chat_service.jobs.erasing import Erasing
 from chat_service.jobs.expiry import Expiry
 from chat_service.jobs.lifting import Lifting
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
+from chat_service.jobs.retaining import Retaining
 from chat_service.jobs.runner import run, start
 from chat_service.jobs.sequencing import Sequencing
 from chat_service.repository.migration import migrate
@@ -56,14 +58,15 @@ def run_jobs(*, until_idle: bool) -> None:
     stop, started = threading.Event(), list[threading.Thread]()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
-    expiry, lifting = Expiry(repositories().expired), Lifting(repositories().holds)
+    found = repositories()
+    takers = [Lifting(found.holds), Expiry(found.expired), Retaining(found.retention), Erasing(found.erasures)]
     sequencing = Sequencing(repositories().sequencer)
     start(OrphanReaper(repositories().orphans), stop)
     if until_idle:
-        for job in (lifting, expiry):
+        for job in takers:
             run(job, stop, until_done=True)
     else:
-        started = [start(job, stop) for job in (lifting, expiry, sequencing)]
+        started = [start(job, stop) for job in (*takers, sequencing)]
     purges = repositories().purges
 
     def tell(_: int) -> None:
@@ -125,6 +128,9 @@ def check(*, repair: bool) -> None:
     wrong = repositories().database.shortcomings()
     for sentence in wrong:
         click.echo(sentence)
+    for tenant_id, count in repositories().retention.overdue().items():
+        wrong.append(f"retention_overdue  tenant {tenant_id}  {count} chats should have gone two days ago.")
+        click.echo(wrong[-1])
     number = len(wrong)
     for found in repositories().checks.run(repair=repair):
         number += 1

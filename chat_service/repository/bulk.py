@@ -20,7 +20,7 @@ from chat_service.repository.deadline import at_most
 from chat_service.repository.deletions import GROUP_CHATS, Deletions
 from chat_service.repository.idempotency import claimed
 from chat_service.repository.lifecycle import Outcome, Removal
-from chat_service.repository.traffic import Traffic
+from chat_service.repository.traffic import GROUP_OPERATIONS, Traffic
 from chat_service.repository.trash import Trash
 
 POLITE_REST = 0.5
@@ -29,9 +29,6 @@ quiet p99, which without it they do not always."""
 
 POLITE_SECONDS = 4.0
 """For so long a request rests; then it needs what is left of its time for itself."""
-
-GROUP_OPERATIONS = 2
-"""What a group is on the collection of chats."""
 
 TOTAL_SECONDS = 12.0
 """After this, or when the request's own time is up, no further group is begun."""

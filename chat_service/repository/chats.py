@@ -53,7 +53,8 @@ class Chats:
         def build(facts: dict[str, Any]) -> Chat:
             at = facts["at"]
             times = {"created_at": at, "updated_at": at, "last_message_at": None, "expires_at": expires_at}
-            return Chat(facts["id"], title, metadata, 0, 0, revision=1, **times)
+            taken_at = self._taken_at(tenant_id, {"updated_at": at, "expires_at": expires_at})
+            return Chat(facts["id"], title, metadata, 0, 0, revision=1, **times, taken_at=taken_at)
 
         chat = build({"id": chat_id or str(uuid.uuid4()), "at": self._database.now()})
 
@@ -90,7 +91,7 @@ class Chats:
             document = self._database.chats.find_one(living(tenant_id, chat_id, self._database.now()))
         if document is None:
             raise ChatNotFoundError
-        return from_document(document, connections)
+        return self.to_chat(document, connections)
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Chat]:
         """Return up to `limit` chats of the tenant that come after a place in the list, latest activity first."""
@@ -101,7 +102,7 @@ class Chats:
             documents = list(self._database.chats.find(wanted, sort=order, limit=limit, batch_size=limit + 1))
             ids = [document["_id"]["chat_id"] for document in documents]
             leases = self._presence.count_each(self._database.unbound(), tenant_id, ids)
-        return [from_document(document, leases[document["_id"]["chat_id"]].live) for document in documents]
+        return [self.to_chat(document, leases[document["_id"]["chat_id"]].live) for document in documents]
 
     def update(
         self, tenant_id: str, chat_id: str, changes: dict[str, Any], revisions: Collection[int] | None = None
@@ -125,7 +126,20 @@ class Chats:
                 raise PreconditionFailedError
             if document is None:
                 raise ChatNotFoundError
-            return from_document(document, self._presence.count(self._database.unbound(), tenant_id, chat_id).live)
+            return self.to_chat(document, self._presence.count(self._database.unbound(), tenant_id, chat_id).live)
+
+    def to_chat(self, document: dict[str, Any], connections: int) -> Chat:
+        """Return the chat that the document keeps, with when the tenant's retention takes it."""
+        taken_at = self._taken_at(document["_id"]["tenant_id"], document)
+        return from_document(document, connections, taken_at)
+
+    def _taken_at(self, tenant_id: str, document: dict[str, Any]) -> datetime | None:
+        """Return when the tenant's retention takes the chat, if it does."""
+        retention = self._database.rules.learn(tenant_id).retention
+        if retention is None or document.get("expires_at") is not None:
+            return None
+        restored_at = document.get("restoration", {}).get("at", document["updated_at"])
+        return retention.takes_at(max(document["updated_at"], restored_at))
 
 
 def at_revision(revisions: Collection[int] | None) -> dict[str, Any]:
@@ -151,8 +165,8 @@ def to_document(tenant_id: str, chat: Chat) -> dict[str, Any]:
     }
 
 
-def from_document(document: dict[str, Any], active_connections: int) -> Chat:
-    """Return the chat that `document` keeps."""
+def from_document(document: dict[str, Any], active_connections: int, taken_at: datetime | None = None) -> Chat:
+    """Return the chat that `document` keeps; `taken_at` is when the tenant's retention takes it."""
     return Chat(
         id=document["_id"]["chat_id"],
         title=document["title"],
@@ -164,4 +178,5 @@ def from_document(document: dict[str, Any], active_connections: int) -> Chat:
         last_message_at=document["last_message_at"],
         revision=document["revision"],
         expires_at=document.get("expires_at"),
+        taken_at=taken_at,
     )

@@ -34,8 +34,8 @@ from chat_service.repository import deadline, processes
 from chat_service.repository.clock import ServerClock
 from chat_service.repository.complaints import Complaints
 from chat_service.repository.outage import Outage, is_outage, is_refused, reasons
-from chat_service.repository.protection import Protection
 from chat_service.repository.shape import COLLECTIONS, OPTIONS, shortcomings
+from chat_service.repository.tenant_rules import KnownRules
 from chat_service.repository.transaction import Again, T, TransactionRunner
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -119,10 +119,12 @@ class Database:
     def _use(self, database: Any) -> None:
         self.database = database
         self.collections = {name: database[name] for name in COLLECTIONS}
-        self.protection = Protection(self._find_tenant)
+        self.rules = KnownRules(self._find_tenant)
         self.tenants = self.collections["tenants"]
         self.api_keys = self.collections["api_keys"]
         self.holds = self.collections["holds"]
+        self.erasures = self.collections["erasures"]
+        self.retention_days = self.collections["retention_days"]
         self.chats = self.collections["chats"]
         self.messages = self.collections["messages"]
         self.presence = self.collections["presence"]
@@ -212,7 +214,7 @@ class Database:
         return self._unit_of_work(None)
 
     def _unit_of_work(self, session: ClientSession | None) -> UnitOfWork:
-        return UnitOfWork(self.database, self.collections, self.protection, session, self.now())
+        return UnitOfWork(self.database, self.collections, self.rules, session, self.now())
 
     def _find_tenant(self, tenant_id: str) -> Document | None:
         with self.operation():

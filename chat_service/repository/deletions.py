@@ -126,7 +126,7 @@ class Deletions:
 
     def _carry(self, tenant_id: str, removals: Sequence[Removal], again: Again) -> Sequence[Outcome]:
         """Do what the removals ask in one transaction, and return what became of each."""
-        self._database.protection.learn(tenant_id)
+        self._database.rules.learn(tenant_id)
         try:
             if len(removals) == 1:
                 # mypy does not see which part of the union the transaction raises.

@@ -1,15 +1,15 @@
 """Chats whose time is over, their own or that in the trash: gone for everybody, and to be deleted.
 
-What a hold keeps is passed over, told to the log once, and found again when the hold was released and has rested.
+What a hold keeps is passed over, and found again when the hold was released and has rested.
 """
 
 from typing import Any, NamedTuple
 
 from chat_service.repository.database import Database
+from chat_service.repository.deferrals import defer, undeferred
 from chat_service.repository.deletions import GROUP_CHATS, Deletions
 from chat_service.repository.lifecycle import Removal
-from chat_service.repository.protection import log_refusals, rested
-from chat_service.repository.unit_of_work import UnitOfWork
+from chat_service.repository.protection import lets_jobs_delete, rested
 
 BY_EXPIRY = "expiry"
 """Who has asked for the delete of a chat at its own end, in its receipt; of one in the trash it is who moved it."""
@@ -39,9 +39,9 @@ class Expired:
         found = set[str]()
         with self._database.operation():
             for place in PLACES:
-                over: dict[str, Any] = {place.end: {"$lte": now}, "$or": [rested(now, place.of), _unnoted(place)]}
+                over: dict[str, Any] = {place.end: {"$lte": now}, "$or": [rested(now, place.of), undeferred(place.of)]}
                 found |= set(self._database.collections[place.collection].distinct("_id.tenant_id", over))
-        return sorted(one for one in found if self._database.protection.lets_jobs_delete(one, now))
+        return sorted(one for one in found if lets_jobs_delete(self._database.rules.learn(one), now))
 
     def delete(self, tenant_id: str, most: int) -> int:
         """Delete some of the tenant's, `most` at most, and return how many. Whoever is connected to one is let go."""
@@ -57,26 +57,10 @@ class Expired:
         removals = removals[:most]
         for start in range(0, len(removals), GROUP_CHATS):
             self._deletions.remove_together(tenant_id, removals[start : start + GROUP_CHATS])
-        return len(removals) + sum(self._note_held(tenant_id, place, most) for place in PLACES)
-
-    def _note_held(self, tenant_id: str, place: _Place, most: int) -> int:
-        """Tell the log which chats are due and held, once for each hold, and return how many there were."""
-        due = {"_id.tenant_id": tenant_id, place.end: {"$lte": self._database.now()}, **_unnoted(place)}
-        with self._database.operation():
-            if self._database.collections[place.collection].find_one(due, {"_id": True}) is None:
-                return 0
-
-        def work(tx: UnitOfWork) -> int:
-            found = getattr(tx, place.collection).find(due, limit=most)
-            chats = {one["_id"]["chat_id"]: one["chat"] if place.of else one for one in found}
-            refused = tx.protection.refusals(tx, tenant_id, chats)
-            log_refusals(tx, tenant_id, [(chat_id, BY_EXPIRY, refusal) for chat_id, refusal in refused.items()])
-            keys = [{"tenant_id": tenant_id, "chat_id": chat_id} for chat_id in chats]
-            noted = {"$set": {f"{place.of}deferred_at": tx.now}}
-            getattr(tx, place.collection).update_many({"_id": {"$in": keys}}, noted)
-            return len(chats)
-
-        return self._database.transaction(work)
+        for place in PLACES:
+            over = {place.end: {"$lte": now}}
+            defer(self._database, tenant_id, over, BY_EXPIRY, in_trash=place.collection == "trash")
+        return len(removals)
 
 
 def _removal(document: dict[str, Any], place: _Place) -> Removal:
@@ -84,8 +68,3 @@ def _removal(document: dict[str, Any], place: _Place) -> Removal:
     if place.collection == "trash":
         return Removal(chat_id, document["trashed_by"], of_trash=True, is_due=True)
     return Removal(chat_id, BY_EXPIRY, evict=True, is_due=True)
-
-
-def _unnoted(place: _Place) -> dict[str, Any]:
-    """Return the condition of held chats that the log was not told of."""
-    return {f"{place.of}holds.0": {"$exists": True}, f"{place.of}deferred_at": {"$exists": False}}

@@ -44,6 +44,11 @@ def hold_key(tenant_id: str, hold_id: str) -> dict[str, Any]:
     return {"tenant_id": tenant_id, "hold_id": hold_id}
 
 
+def erasure_key(tenant_id: str, erasure_id: str) -> dict[str, Any]:
+    """Return the `_id` of the record of an erasure."""
+    return {"tenant_id": tenant_id, "erasure_id": erasure_id}
+
+
 def message_key(tenant_id: str, chat_id: str, seq: int) -> dict[str, Any]:
     """Return the `_id` of one message."""
     return {"tenant_id": tenant_id, "chat_id": chat_id, "seq": seq}

@@ -43,7 +43,7 @@ from chat_service.models import MAX_SEQ, Deletion, Event, IdempotencyKey, Kind, 
 from chat_service.repository.chats import at_revision
 from chat_service.repository.keys import chat_key, has_expired, unexpired
 from chat_service.repository.presence import LeaseCount, Presence
-from chat_service.repository.protection import UNHELD, log_refusals
+from chat_service.repository.protection import UNHELD, log_refusals, on_everything, refusal, refusals
 from chat_service.repository.purges import Purges, remove_inline
 from chat_service.repository.receipts import in_grace, to_document
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -180,7 +180,7 @@ class Lifecycle:
             return
         kept = tx.trash.find_one(key)
         chat = tx.chats.find_one(key) or (kept and kept["chat"])
-        if chat is None or tx.refusal(tenant_id, chat_id, chat):
+        if chat is None or refusal(tx, tenant_id, chat_id, chat):
             return
         tx.chats.delete_one(key)
         tx.trash.delete_one(key)
@@ -248,7 +248,7 @@ def _refused(
 def _unmet(tx: UnitOfWork, tenant_id: str, chats: Mapping[Removal, Chat]) -> dict[Removal, Verdict]:
     """Return why those of the chats cannot be removed that are not as they have to be, or held."""
     destroyed = {removal.chat_id: chat for removal, chat in chats.items() if removal.destroys}
-    held = tx.protection.refusals(tx, tenant_id, destroyed)
+    held = refusals(tx, tenant_id, destroyed)
     refused: dict[Removal, Verdict] = {one: held[one.chat_id] for one in chats if one.destroys and one.chat_id in held}
     return {**refused, **{one: PreconditionFailedError() for one in chats if not _is_at_revision(chats[one], one)}}
 
@@ -256,7 +256,7 @@ def _unmet(tx: UnitOfWork, tenant_id: str, chats: Mapping[Removal, Chat]) -> dic
 def _remove(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict[Removal, Verdict]:
     """Remove the documents of the chats, and return each, or why it cannot be removed."""
     alive = [removal for removal in removals if not removal.of_trash]
-    if len(removals) == 1 and alive and not (alive[0].destroys and tx.protection.on_everything(tx, tenant_id)):
+    if len(removals) == 1 and alive and not (alive[0].destroys and on_everything(tx, tenant_id)):
         # A single one with one command less.
         removal = alive[0]
         time = {"expires_at": {"$lte": tx.now}} if removal.is_due else unexpired(tx.now)

@@ -19,7 +19,7 @@ from chat_service.models import Event, IdempotencyKey, Kind, Message, NewMessage
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import living, message_key, message_range
-from chat_service.repository.protection import UNHELD, log_refusals
+from chat_service.repository.protection import UNHELD, log_refusals, on_everything, refusal
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 from chat_service.repository.together import Bounds, GroupCommit, Unit
 from chat_service.repository.transaction import Again
@@ -234,7 +234,7 @@ class Messages:
             )
 
         is_there = tx.messages.find_one({"_id": message_key(tenant_id, chat_id, seq)}, {"_id": True})
-        is_open = is_there and not tx.protection.on_everything(tx, tenant_id)
+        is_open = is_there and not on_everything(tx, tenant_id)
         touched = touch({**owning, **UNHELD}) if is_open else None
         if touched is None:
             chat = tx.chats.find_one(key, {"first_seq": True, "revision": True, "holds": True})
@@ -242,9 +242,9 @@ class Messages:
                 return ChatNotFoundError()
             if not is_there or chat["first_seq"] > seq:
                 return MessageNotFoundError()
-            if refusal := tx.refusal(tenant_id, chat_id, chat):
-                log_refusals(tx, tenant_id, [(chat_id, requested_by, refusal)])
-                return refusal
+            if held := refusal(tx, tenant_id, chat_id, chat):
+                log_refusals(tx, tenant_id, [(chat_id, requested_by, held)])
+                return held
             touched = touch(owning)
             assert touched is not None  # noqa: S101 - it was there, in this transaction
         return int(touched["revision"])
@@ -262,9 +262,9 @@ class Messages:
             chat = tx.chats.find_one(key)
             if chat is None:
                 return ChatNotFoundError()
-            if refusal := tx.refusal(tenant_id, chat_id, chat):
-                log_refusals(tx, tenant_id, [(chat_id, requested_by, refusal)])
-                return refusal
+            if held := refusal(tx, tenant_id, chat_id, chat):
+                log_refusals(tx, tenant_id, [(chat_id, requested_by, held)])
+                return held
             emptied = {"message_count": 0, "first_seq": chat["next_seq"], "last_message_at": None}
             is_large = chat["message_count"] > self._inline_limit
             # So that a delete that comes before the purge is done knows of it, and its receipt is not complete.

@@ -9,6 +9,7 @@ from chat_service.models import DeletionPreview
 from chat_service.repository.database import Database
 from chat_service.repository.keys import living, own_messages
 from chat_service.repository.presence import Presence
+from chat_service.repository.protection import refusal
 
 SAMPLE_MESSAGES = 1_000
 """From each end of a chat, to estimate its size: milliseconds, where weighing a million messages takes seconds."""
@@ -33,7 +34,7 @@ class Previews:
             chat = self._database.chats.find_one(living(tenant_id, chat_id, self._database.now()))
             if chat is None:
                 raise ChatNotFoundError
-            refusal = self._database.unbound().refusal(tenant_id, chat_id, chat)
+            held = refusal(self._database.unbound(), tenant_id, chat_id, chat)
             count = chat["message_count"]
             sampled, size = self._weigh(chat) if count else (0, 0)
         return DeletionPreview(
@@ -44,8 +45,8 @@ class Previews:
             bytes_estimated=count > SAMPLE_MESSAGES,
             staged=count > self._inline_limit,
             revision=chat["revision"],
-            held=refusal is not None,
-            holds=refusal.holds if refusal else None,
+            held=held is not None,
+            holds=held.holds if held else None,
         )
 
     def _weigh(self, chat: dict[str, Any]) -> tuple[int, int]:

@@ -16,6 +16,12 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
         IndexModel([("is_lifting", ASCENDING)], partialFilterExpression={"is_lifting": True}),
     ],
     "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
+    "erasures": [
+        IndexModel([("_id.tenant_id", ASCENDING), ("requested_at", DESCENDING), ("_id.erasure_id", ASCENDING)]),
+        # Of those that are under way: a complete one has no lease.
+        IndexModel([("lease_until", ASCENDING)], partialFilterExpression={"lease_until": {"$exists": True}}),
+    ],
+    "retention_days": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
     "chats": [
         IndexModel([("_id.tenant_id", ASCENDING), ("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)]),
         # Of those that have an end, which are few.

@@ -18,7 +18,7 @@ from cachetools import LRUCache, TTLCache
 from chat_service.errors import InvalidApiKeyError
 from chat_service.models import ApiKey, Caller, Limits, RateLimit, Scope, Tenant
 from chat_service.repository.database import Database
-from chat_service.repository.protection import CACHE_SECONDS, SLOW_LOOKUP_SECONDS
+from chat_service.repository.tenant_rules import CACHE_SECONDS, SLOW_LOOKUP_SECONDS, grace_of
 
 KEY_PREFIX = "chat_"
 """Lets people and secret scanners recognise a key."""
@@ -96,8 +96,8 @@ class Tenants:
             raise InvalidApiKeyError
         found = _to_key(document)
         tenant = document["tenant"]
-        self._database.protection.note_tenant(found.tenant_id, tenant, began)
-        caller = Caller(found.tenant_id, found.id, found.scopes, _to_limits(tenant), _to_grace(tenant))
+        self._database.rules.note(found.tenant_id, tenant, began)
+        caller = Caller(found.tenant_id, found.id, found.scopes, _to_limits(tenant), grace_of(tenant))
         if time.monotonic() - began <= SLOW_LOOKUP_SECONDS:
             with self._lock:
                 self._callers[name] = caller
@@ -249,13 +249,8 @@ def _to_key(document: dict[str, Any]) -> ApiKey:
 
 
 def _to_tenant(document: dict[str, Any]) -> Tenant:
-    limits, grace = _to_limits(document), _to_grace(document)
+    limits, grace = _to_limits(document), grace_of(document)
     return Tenant(document["_id"], document["name"], document["created_at"], limits, grace)
-
-
-def _to_grace(tenant: dict[str, Any]) -> timedelta | None:
-    seconds = tenant.get("grace_seconds")
-    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def _to_limits(tenant: dict[str, Any]) -> Limits:

@@ -19,6 +19,12 @@ RECENT_SECONDS = 1.0
 LOOK_WITHIN_SECONDS = 2.0
 """For a look: no healthy one needs it."""
 
+GROUP_OPERATIONS = 2
+"""What the transaction of a group is on the collection of chats."""
+
+JOB_REST = 2.0
+"""The rest of a job after a group while others use the database, in times of the group."""
+
 OTHERS_PER_SECOND = 20.0
 """Operations on the chats up to which they are nobody: leases and single requests now and then."""
 
@@ -51,6 +57,12 @@ class Traffic:
         """Take note of operations on the chats that are the caller's own."""
         with self._lock:
             self._own += operations
+
+    def step_aside(self, begun: float) -> None:
+        """After a group of a job that began at `begun`, monotonic: rest if others use the chats."""
+        self.add(GROUP_OPERATIONS)
+        if self.look_for_others():
+            time.sleep((time.monotonic() - begun) * JOB_REST)
 
     def look_for_others(self) -> bool:
         """Tell whether others used the chats between the last two looks; costs a command after `LOOK_SECONDS`."""

@@ -19,6 +19,7 @@ from chat_service.repository.deletions import SETTLE_SECONDS
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key, listed_after
 from chat_service.repository.lifecycle import restore, visible
+from chat_service.repository.protection import refusals
 from chat_service.repository.together import Unit, run_together
 from chat_service.repository.transaction import Again
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -65,7 +66,7 @@ class Trash:
 
     def _from_documents(self, tenant_id: str, documents: Sequence[dict[str, Any]]) -> list[TrashedChat]:
         chats = {document["_id"]["chat_id"]: document["chat"] for document in documents}
-        held = self._database.protection.refusals(self._database.unbound(), tenant_id, chats)
+        held = refusals(self._database.unbound(), tenant_id, chats)
         return [_from_document(document, held=document["_id"]["chat_id"] in held) for document in documents]
 
     def restore(
@@ -86,12 +87,13 @@ class Trash:
         """
 
         def work(tx: UnitOfWork) -> Chat | NotInTrashError:
-            return _restore(tx, tenant_id, [chat_id], requested_by, operation, governs=governs)[0]
+            return self._restore(tx, tenant_id, [chat_id], requested_by, operation, governs=governs)[0]
 
         def recall(_: dict[str, Any]) -> None:
             """Keep no fact: what is told of a chat is what is true of it now."""
 
         operation = uuid.uuid4().hex
+        self._database.rules.learn(tenant_id)
         try:
             restored = self._database.transaction(once(key, work, lambda _: {}, recall))
         except OutcomeUnknownError as error:
@@ -109,11 +111,12 @@ class Trash:
         def carry(tenant_id: str, chat_ids: Sequence[str], again: Again) -> Sequence[Outcome]:
             try:
                 return self._database.transaction(
-                    lambda tx: _restore(tx, tenant_id, chat_ids, requested_by, operation, governs=governs), again
+                    lambda tx: self._restore(tx, tenant_id, chat_ids, requested_by, operation, governs=governs), again
                 )
             except OutcomeUnknownError as error:
                 return self._settle(tenant_id, chat_ids, operation, error)
 
+        self._database.rules.learn(tenant_id)
         return run_together(carry, tenant_id, [Unit[str, Chat](chat_id, chat_id) for chat_id in chat_ids])
 
     def restored_before(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> dict[str, Outcome]:
@@ -124,7 +127,20 @@ class Trash:
     def _restored(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> dict[str, Outcome]:
         keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
         found = self._database.chats.find({"_id": {"$in": keys}, "restoration.operation": operation})
-        return {document["_id"]["chat_id"]: chats.from_document(document, 0) for document in found}
+        return {document["_id"]["chat_id"]: self._chats.to_chat(document, 0) for document in found}
+
+    def _restore(  # noqa: PLR0913 - as `restore`
+        self,
+        tx: UnitOfWork,
+        tenant_id: str,
+        chat_ids: Sequence[str],
+        requested_by: str,
+        operation: str,
+        *,
+        governs: bool,
+    ) -> list[Chat | NotInTrashError]:
+        restored = restore(tx, tenant_id, chat_ids, requested_by, operation, governs=governs)
+        return [self._chats.to_chat(one, 0) if isinstance(one, dict) else one for one in restored.values()]
 
     def _settle(
         self, tenant_id: str, chat_ids: Sequence[str], operation: str, unknown: OutcomeUnknownError
@@ -135,13 +151,6 @@ class Trash:
         with suppress(DatabaseUnavailableError), self._database.operation(seconds=SETTLE_SECONDS):
             found = self._restored(tenant_id, chat_ids, operation)
         return [found.get(chat_id, unknown) for chat_id in chat_ids]
-
-
-def _restore(  # noqa: PLR0913 - as `restore`
-    tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str, *, governs: bool
-) -> list[Chat | NotInTrashError]:
-    restored = restore(tx, tenant_id, chat_ids, requested_by, operation, governs=governs)
-    return [chats.from_document(one, 0) if isinstance(one, dict) else one for one in restored.values()]
 
 
 def _from_document(document: dict[str, Any], *, held: bool) -> TrashedChat:

@@ -14,10 +14,9 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 from pymongo.results import DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
 
-from chat_service.errors import LegalHoldError
 from chat_service.models import Event
 from chat_service.repository.pending import to_document
-from chat_service.repository.protection import Protection
+from chat_service.repository.tenant_rules import KnownRules
 
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
@@ -89,6 +88,7 @@ class UnitOfWork:
 
     tenants = _Of()
     holds = _Of()
+    erasures = _Of()
     chats = _Of()
     messages = _Of()
     presence = _Of()
@@ -106,14 +106,14 @@ class UnitOfWork:
         self,
         database: Any,
         collections: Mapping[str, Any],
-        protection: Protection,
+        rules: KnownRules,
         session: ClientSession | None,
         now: datetime,
     ) -> None:
         """Bind the `collections` of `database`, made once; `now` is the database's time, which the work goes by."""
         self.database = database
         self.collections = collections
-        self.protection = protection
+        self.rules = rules
         self.session = session
         self.now = now
 
@@ -132,10 +132,6 @@ class UnitOfWork:
     def log(self, tenant_id: str, *events: Event) -> None:
         """Put events down: they will be in the log if this is committed. One command; see sequencer.py."""
         self.command({"insert": "outbox", "documents": [to_document(tenant_id, self.now, event) for event in events]})
-
-    def refusal(self, tenant_id: str, chat_id: str, chat: Document) -> LegalHoldError | None:
-        """Return why nothing of the chat may be destroyed, or None if it may."""
-        return self.protection.refusals(self, tenant_id, {chat_id: chat}).get(chat_id)
 
     def command(self, command: Document) -> Document:
         """Run one command as it is, and return the server's reply.

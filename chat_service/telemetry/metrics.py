@@ -5,7 +5,7 @@ share: gunicorn.conf.py sets PROMETHEUS_MULTIPROC_DIR before that. Every label h
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from flask import Blueprint, Flask, Response, current_app
@@ -15,7 +15,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from chat_service.errors import ChatServiceError
-from chat_service.models import SequencerStatus
 from chat_service.repository.monitor import PoolEvent
 from chat_service.telemetry.observation import Answered
 
@@ -67,10 +66,18 @@ _info = Gauge(
     multiprocess_mode="livemax",
 )
 
-LogStatus = Callable[[float], SequencerStatus]
+LOG_BEHIND, RETENTION_OVERDUE = "chat_service_log_behind_seconds", "chat_service_retention_overdue_chats"
+
+DATABASE_GAUGES = {
+    LOG_BEHIND: "How long ago everything was committed that the log has. All processes say the same.",
+    RETENTION_OVERDUE: "Chats that retention should have taken two days ago, up to 1,000 a tenant. All say the same.",
+}
+
+Question = Callable[[float], float | None]
+"""Asks the database for a value, within so many seconds; None if there is none."""
 """Returns how far the log is; within so many seconds, or it raises."""
 
-_LOG_STATUS = "chat_service.log_status"
+_ASKED = "chat_service.asked_of_the_database"
 
 ASK_SECONDS = 1.0
 """For that: who scrapes has other numbers to take home."""
@@ -92,10 +99,10 @@ for _outcome in OUTCOMES.values():
     _deletes.labels(_outcome)
 
 
-def install(app: Flask, version: str, commit: str | None, log_status: LogStatus) -> None:
-    """Serve `/metrics`, without a key. Each time it asks by `log_status` how far the log is."""
+def install(app: Flask, version: str, commit: str | None, asked: Mapping[str, Question]) -> None:
+    """Serve `/metrics`, without a key; `asked` gives the values of `DATABASE_GAUGES` each time."""
     _info.labels(version, commit or "").set(1)
-    app.extensions[_LOG_STATUS] = log_status
+    app.extensions[_ASKED] = asked
     app.register_blueprint(blueprint)
 
 
@@ -149,21 +156,21 @@ def metrics() -> Response:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    of_the_log = CollectorRegistry()
-    of_the_log.register(_LogCollector(current_app.extensions[_LOG_STATUS]))
-    return Response(generate_latest(registry) + generate_latest(of_the_log), content_type=CONTENT_TYPE_LATEST)
+    of_the_database = CollectorRegistry()
+    of_the_database.register(_DatabaseCollector(current_app.extensions[_ASKED]))
+    return Response(generate_latest(registry) + generate_latest(of_the_database), content_type=CONTENT_TYPE_LATEST)
 
 
-class _LogCollector(Collector):
-    """How far the log is, as the database knows it when it is asked, or nothing if that does not answer in time."""
+class _DatabaseCollector(Collector):
+    """What the database knows when it is asked, and all processes say alike; nothing if it does not answer in time."""
 
-    def __init__(self, log_status: LogStatus) -> None:
-        self._log_status = log_status
+    def __init__(self, asked: Mapping[str, Question]) -> None:
+        self._asked = asked
 
     def collect(self) -> Iterator[Metric]:
-        """Give the gauge."""
-        with suppress(ChatServiceError):
-            behind = self._log_status(ASK_SECONDS).behind
-            if behind is not None:
-                text = "How long ago everything was committed that the log has. All processes say the same."
-                yield GaugeMetricFamily("chat_service_log_behind_seconds", text, behind.total_seconds())
+        """Give the gauges."""
+        for name, ask in self._asked.items():
+            with suppress(ChatServiceError):
+                value = ask(ASK_SECONDS)
+                if value is not None:
+                    yield GaugeMetricFamily(name, DATABASE_GAUGES[name], value)

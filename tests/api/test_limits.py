@@ -12,7 +12,7 @@ from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import RateLimit, Scope
 from chat_service.repository.database import Database
-from chat_service.repository.protection import CACHE_SECONDS
+from chat_service.repository.tenant_rules import CACHE_SECONDS
 from chat_service.settings import Settings
 from tests.api.test_routes import BODIES, OPERATIONS, UNKNOWN, path
 from tests.client import CHATS, Client, TenantAccess

@@ -109,7 +109,11 @@ def test_the_readme_and_the_api_page_name_no_other_address(app: Flask, project) 
         if line.startswith("| `"):
             method, address = line.split("`")[1].split(" ")[:2]
             path = address.partition("?")[0].replace("{id}", "x").replace("{seq}", "1").replace("{name}", "x")
-            prefix = "/api/v1" if path.startswith(("/chats", "/deletions", "/trash", "/log")) else ""
+            prefix = (
+                "/api/v1"
+                if path.startswith(("/chats", "/deletions", "/trash", "/holds", "/retention", "/erasures", "/log"))
+                else ""
+            )
             assert method in routes.allowed_methods(prefix + path), line
 
 

@@ -26,7 +26,10 @@ BODIES = {
 
 
 def path(rule: str, chat_id: str) -> str:
-    return rule.replace("<chat_id>", chat_id).replace("<hold_id>", UNKNOWN).replace("<seq>", "1")
+    named = {"<chat_id>": chat_id, "<hold_id>": UNKNOWN, "<erasure_id>": UNKNOWN, "<seq>": "1"}
+    for part, value in named.items():
+        rule = rule.replace(part, value)
+    return rule
 
 
 def _operations(*, chat_page: bool = False) -> list[tuple[str, str]]:

@@ -251,6 +251,7 @@ def test_every_outcome_is_honest(failpoint, database, hasty, name, command, faul
     operation = OPERATIONS[name]
     prepare(database, operation)
     before = look(database)
+    hasty.rules.learn(TENANT)
     failpoint.arm(command, times=times, **{**FAULTS, **COMMIT_FAULTS}[fault])
     began = time.monotonic()
     try:
@@ -310,6 +311,7 @@ def test_each_of_a_group_hears_what_became_of_its_own(failpoint, database, hasty
     for chat_id in ids:
         Messages(database).append(TENANT, chat_id, [NewMessage(Role.USER, "old", None, {})] * 3)
     presence.open(TENANT, ids[0], "connection", "worker")
+    hasty.rules.learn(TENANT)
     failpoint.arm(command, times=times, **{**FAULTS, **COMMIT_FAULTS}[fault])
     outcomes = Deletions(hasty).remove_together(TENANT, [Removal(chat_id, "key") for chat_id in ids])
     failpoint.disarm()

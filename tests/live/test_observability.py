@@ -15,7 +15,12 @@ import requests
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.models import RetentionAction
+from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.retention import RetentionPolicies
+from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
 from tests.numbering import numbering
 from tests.wait import wait_until
@@ -140,6 +145,19 @@ def test_how_far_the_log_is_behind_is_a_metric(service, database) -> None:
         assert 0 <= scrape(service)["chat_service_log_behind_seconds"] < 30
     database.log_position.update_one({}, {"$set": {"up_to": database.now() - timedelta(hours=1)}})
     assert scrape(service)["chat_service_log_behind_seconds"] > 3_000
+
+
+def test_what_retention_owes_is_a_metric(service, database) -> None:
+    """Asked for with each scrape, at most once a minute by a process."""
+    name = "chat_service_retention_overdue_chats"
+    Tenants(database).create("t", "tenant")
+    chat_id = Chats(database).create("tenant", None, {}).id
+    policies = RetentionPolicies(database, Deletions(database))
+    policies.put("tenant", 10, RetentionAction.DELETE, 100, "key")
+    long_ago = database.now() - timedelta(days=20)
+    database.chats.update_one({"_id.chat_id": chat_id}, {"$set": {"updated_at": long_ago}})
+    database.tenants.update_one({}, {"$set": {"retention.active_from": long_ago}})
+    wait_until(lambda: scrape(service).get(name) == 1, 90)
 
 
 def test_metrics_can_be_closed(mongod: EmbeddedMongod, output: Path) -> None:

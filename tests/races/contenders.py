@@ -9,14 +9,17 @@ from multiprocessing import get_context
 from typing import Any
 
 from chat_service.errors import ChatServiceError
-from chat_service.models import Deletion
+from chat_service.jobs.erasing import Erasing
+from chat_service.models import Deletion, ErasureMode
 from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.erasures import Erasures
 from chat_service.repository.expired import Expired
 from chat_service.repository.holds import Holds
 from chat_service.repository.messages import Messages
+from chat_service.repository.retention import RetentionPolicies
 from chat_service.repository.trash import Trash
 
 TENANT = "tenant"
@@ -37,6 +40,7 @@ class Destroyer:
         self.deletions = Deletions(database, inline_limit)
         self.bulk, self.trash = Bulk(database, self.deletions), Trash(database)
         self.expired = Expired(database, self.deletions)
+        self.policies, self.erasures = RetentionPolicies(database, self.deletions), Erasures(database)
 
     def delete(self, chat_id: str) -> bool:
         return isinstance(self.deletions.delete(TENANT, chat_id, "key"), Deletion)
@@ -68,6 +72,22 @@ class Destroyer:
         self.expired.delete(TENANT, 100)
         return False
 
+    def age(self, chat_id: str) -> bool:
+        """Nothing has happened to it for long."""
+        old = self.database.now() - 10 * DAY
+        key = {"tenant_id": TENANT, "chat_id": chat_id}
+        self.database.chats.update_one({"_id": key}, {"$set": {"updated_at": old}})
+        self.policies.take_some(TENANT, None, 100)
+        return False
+
+    def erase(self, chat_id: str) -> bool:
+        """A sender of this chat alone, so that what is found is of this round."""
+        erasure = self.erasures.request(TENANT, chat_id, ErasureMode.REDACT, "key")
+        worker = Erasing(self.erasures)
+        for _ in range(3):
+            worker.run_once()
+        return self.erasures.get(TENANT, erasure.id).messages > 0
+
     def empty(self, chat_id: str) -> bool:
         return self.messages.clear(TENANT, chat_id, "key") > 0
 
@@ -81,8 +101,8 @@ class Destroyer:
 
 
 DELETES = ("delete", "delete_at_its_revision", "delete_in_bulk", "delete_in_grace", "purge_from_the_trash")
-EXPIRIES = ("end", "end_in_the_trash")
-CHANGES = ("empty", "delete_a_message", "edit")
+EXPIRIES = ("end", "end_in_the_trash", "age")
+CHANGES = ("empty", "delete_a_message", "edit", "erase")
 
 
 @dataclass(frozen=True)

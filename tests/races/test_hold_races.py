@@ -12,13 +12,15 @@ from datetime import timedelta
 import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.models import NewMessage, Role
+from chat_service.models import NewMessage, RetentionAction, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.holds import Holds
 from chat_service.repository.keys import chat_key
 from chat_service.repository.messages import Messages
+from chat_service.repository.retention import RetentionPolicies
 from chat_service.repository.tenants import Tenants
 from tests.purging import purge_all
 from tests.races.contenders import CHANGES, DELETES, HELD, TENANT, Seen, contents, play
@@ -27,19 +29,23 @@ from tests.wait import wait_until
 
 MANY = pytest.param(number("SOAK_HOLD_ROUNDS", 5_000), marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])
 
-MESSAGES = [NewMessage(Role.USER, text, None, {}) for text in ("one", "two", "three")]
+TEXTS = ("one", "two", "three")
 
 
 @pytest.mark.parametrize("rounds", [100, MANY])
 @pytest.mark.parametrize("inline_limit", [1_000, 0], ids=["inline", "staged"])
 def test_what_is_held_is_there(mongod: EmbeddedMongod, database: Database, rounds: int, inline_limit: int) -> None:
     """A hold that was placed, and a delete that was done, never both; and nothing of what was held changes any more."""
+    Tenants(database).create("t", TENANT)
+    RetentionPolicies(database, Deletions(database)).put(TENANT, 5, RetentionAction.DELETE, 100_000, "key")
+    database.tenants.update_one({"_id": TENANT}, {"$set": {"retention.active_from": database.now()}})
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails
     chats, messages = Chats(database), Messages(database)
     chat_ids = [chats.create(TENANT, None, {}).id for _ in range(rounds)]
     for chat_id in chat_ids:
-        messages.append(TENANT, chat_id, MESSAGES)
+        # A sender for each chat: who erases it, erases in this round.
+        messages.append(TENANT, chat_id, [NewMessage(Role.USER, text, chat_id, {}) for text in TEXTS])
     seen = [one for contender in play(mongod.uri, chat_ids, seed, inline_limit) for one in contender]
     by_chat: dict[str, list[Seen]] = {chat_id: [] for chat_id in chat_ids}
     for one in seen:

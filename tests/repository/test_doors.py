@@ -11,9 +11,9 @@ DESTROYS = re.compile(
     r"|\"delete\": \"messages\"|\bmessages\.(?:find_one_and_update|update_one|update_many|replace_one)\("
 )
 
-ASKS = re.compile(r"\.refusals?\(")
+ASKS = re.compile(r"\brefusals?\(")
 
-DOORS = {"lifecycle.Lifecycle.delete_again", "messages.Messages.clear"}
+DOORS = {"erasures.Erasures._erase", "lifecycle.Lifecycle.delete_again", "messages.Messages.clear"}
 """These ask for themselves."""
 
 BEHIND = {

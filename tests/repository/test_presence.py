@@ -31,7 +31,7 @@ def expire(database: Database, connection_id: str) -> None:
 
 def test_a_lease_counts_until_it_expires(either_database, presence, chat_id) -> None:
     def at(now: datetime) -> UnitOfWork:
-        return UnitOfWork(either_database.database, either_database.collections, either_database.protection, None, now)
+        return UnitOfWork(either_database.database, either_database.collections, either_database.rules, None, now)
 
     lease, last_seq, _ = presence.open(TENANT, chat_id, "c", "w")
     assert last_seq == 0

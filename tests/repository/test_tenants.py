@@ -6,7 +6,7 @@ from cachetools import TTLCache
 from chat_service.errors import InvalidApiKeyError
 from chat_service.models import Scope
 from chat_service.repository.database import Database
-from chat_service.repository.protection import CACHE_SECONDS, SLOW_LOOKUP_SECONDS
+from chat_service.repository.tenant_rules import CACHE_SECONDS, SLOW_LOOKUP_SECONDS
 from chat_service.repository.tenants import Tenants
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from itertools import dropwhile
 from typing import Any
 
@@ -13,17 +14,21 @@ from pymongo import monitoring
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import ChatServiceError
-from chat_service.models import IdempotencyKey, Message, NewMessage, Role
+from chat_service.models import ErasureMode, IdempotencyKey, Message, NewMessage, RetentionAction, Role
 from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.erasures import Erasures
 from chat_service.repository.holds import Holds
 from chat_service.repository.imports import Import
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import Purges
+from chat_service.repository.retention import RetentionPolicies
+from chat_service.repository.tenants import Tenants
+from chat_service.repository.trash import Trash
 from chat_service.repository.unit_of_work import UnitOfWork
 
 TENANT = "tenant"
@@ -60,10 +65,11 @@ class Scene:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        database.protection.learn(TENANT)  # which is no part of a transaction
+        database.rules.learn(TENANT)  # which is no part of a transaction
         self.chats, self.messages = Chats(database), Messages(database, inline_limit=4)
         self.deletions, self.presence = Deletions(database, inline_limit=4), Presence(database)
         self.purges, self.checks, self.holds = Purges(database), Checks(database), Holds(database)
+        self.policies = RetentionPolicies(database, self.deletions)
         self.id = self.chats.create(TENANT, None, {}).id
         self.messages.append(TENANT, self.id, ONE * 3)
 
@@ -93,6 +99,15 @@ class Scene:
 
     def release(self) -> None:
         self.holds.release(TENANT, self.hold(), "key")
+
+    def ask_for_erasure(self) -> Callable[[UnitOfWork], int]:
+        """Return the work that erases what ada has said."""
+        self.messages.append(TENANT, self.id, [NewMessage(Role.USER, "x", "ada", {})])
+        erasures = Erasures(self.database)
+        erasures.request(TENANT, "ada", ErasureMode.REMOVE, "key")
+        claim = erasures.claim("worker")
+        assert claim is not None
+        return partial(erasures._erase, claim, erasures._look(claim)[1])
 
     def imported(self) -> Import:
         begun = Import(self.database, TENANT, replace(self.chats.get(TENANT, self.id), id=str(uuid.uuid4())))
@@ -157,8 +172,22 @@ OPERATIONS: dict[str, tuple[Prepare, Callable[[Scene, Any], object]]] = {
         lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key"),
     ),
     "edit when it is not known what is held": (
-        lambda scene: scene.database.protection._tenants.clear(),
+        lambda scene: scene.database.rules._tenants.clear(),
         lambda scene, _: scene.messages.edit(TENANT, scene.id, 1, {"content": "y"}, "key"),
+    ),
+    "set a retention": (
+        lambda scene: Tenants(scene.database).create("t", TENANT),
+        lambda scene, _: scene.policies.put(TENANT, 9, RetentionAction.DELETE, 9, "key"),
+    ),
+    "end no retention": (lambda _: None, lambda scene, _: scene.policies.end(TENANT, "key")),
+    "ask for an erasure": (
+        lambda _: None,
+        lambda scene, _: Erasures(scene.database).request(TENANT, "ada", ErasureMode.REMOVE, "key"),
+    ),
+    "erase": (Scene.ask_for_erasure, lambda scene, erase: scene.database.transaction(erase)),
+    "restore": (
+        Scene.trash,
+        lambda scene, _: Trash(scene.database).restore(TENANT, scene.id, "key"),
     ),
     "connect": (lambda _: None, lambda scene, _: scene.presence.open(TENANT, scene.id, "connection", "worker")),
     "import": (Scene.imported, lambda _, begun: begun.finish()),

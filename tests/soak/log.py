@@ -16,6 +16,10 @@ ARROWS = {
     ("live", "chat.emptied"): "live",
     ("live", "message.edited"): "live",
     ("live", "message.deleted"): "live",
+    ("live", "sender.erased"): "live",
+    ("trashed", "sender.erased"): "trashed",
+    ("live", "deletion.refused"): "live",
+    ("trashed", "deletion.refused"): "trashed",
     ("live", "chat.trashed"): "trashed",
     ("trashed", "chat.restored"): "live",
     ("live", "chat.deleted"): "deleted",
@@ -23,6 +27,10 @@ ARROWS = {
     ("deleted", "chat.purged"): "purged",
 }
 """What may be told of a chat in a state, and the state that it is in then."""
+
+
+OF_NO_CHAT = ("hold.", "retention.")
+"""What the kinds begin with that tell of no chat."""
 
 
 class Line(NamedTuple):
@@ -52,7 +60,7 @@ def check_log(book: Book, told: Mapping[str, Sequence[Record]], states: Mapping[
     if [line.seq for line in book.lines] != list(range(1, book.head + 1)):
         yield "", f"the log has {len(book.lines)} entries, not 1 to {book.head}"
     lives: dict[str, list[str]] = {}
-    for line in book.lines:
+    for line in (line for line in book.lines if not line.kind.startswith(OF_NO_CHAT)):
         lives.setdefault(line.chat_id, []).append(line.kind)
     for chat_id in {*lives, *states}:
         kinds = lives.get(chat_id, [])

@@ -1,0 +1,65 @@
+"""marshmallow shapes of erasures, as they arrive and leave. No I/O."""
+
+from marshmallow import Schema, fields, validate
+
+from chat_service.api.fields import Number, Text, Time
+from chat_service.api.message_schemas import SENDER_ID_CHARACTERS
+from chat_service.api.schemas import CURSOR, PAGE_DEFAULT, PAGE_MOST
+from chat_service.models import Erasure, ErasureMode
+
+MODES = [mode.value for mode in ErasureMode]
+STATES = ["running", "deferred", "complete"]
+
+
+class ErasureIn(Schema):
+    """Who is to be erased, and how."""
+
+    sender_id = Text(SENDER_ID_CHARACTERS, required=True, metadata={"description": "As the messages have it."})
+    mode = fields.String(
+        required=True,
+        validate=validate.OneOf(MODES),
+        metadata={"description": "`redact` takes content, sender and metadata; `remove` removes the messages."},
+    )
+
+
+def _state(erasure: Erasure) -> str:
+    if erasure.completed_at is not None:
+        return "complete"
+    return "deferred" if erasure.is_deferred else "running"
+
+
+class ErasureOut(Schema):
+    """How far an erasure is. It does not say whose."""
+
+    id = fields.String(metadata={"format": "uuid"})
+    mode = fields.String(validate=validate.OneOf(MODES))
+    state = fields.Function(
+        _state,
+        metadata={
+            "type": "string",
+            "enum": STATES,
+            "description": "`deferred`: what is left, a hold keeps, or kept until lately. It is looked for again.",
+        },
+    )
+    requested_at = Time()
+    requested_by = fields.String(metadata={"description": "The id of the key that asked for it, or `operator`."})
+    chats = fields.Integer(metadata={"description": "In which something was erased so far."})
+    messages = fields.Integer(metadata={"description": "That were erased so far."})
+    deferred_chats = fields.Integer(
+        attribute="deferred", metadata={"description": "That had to be passed over at the last look at everything."}
+    )
+    completed_at = Time(allow_none=True, metadata={"description": "When a look at everything had found nothing."})
+
+
+class ErasurePageIn(Schema):
+    """Which erasures of the tenant."""
+
+    limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
+    cursor = fields.String(load_default=None, metadata=CURSOR)
+
+
+class ErasurePageOut(Schema):
+    """A page of erasures, latest first."""
+
+    items = fields.List(fields.Nested(ErasureOut()))
+    next_cursor = fields.String(allow_none=True)

@@ -1,0 +1,68 @@
+"""marshmallow shapes of retention policies, as they arrive and leave. No I/O."""
+
+from marshmallow import Schema, fields, validate
+
+from chat_service.api.fields import Number, Time, WholeNumber
+from chat_service.models import RetentionAction
+
+DAYS_MOST = 3_650
+PER_DAY_MOST = 100_000
+
+ACTIONS = [action.value for action in RetentionAction]
+
+
+class RetentionIn(Schema):
+    """Which chats are taken, and what becomes of them."""
+
+    delete_after_days = WholeNumber(
+        required=True,
+        validate=validate.Range(1, DAYS_MOST),
+        metadata={"description": "Days without activity.", "example": 365},
+    )
+    action = fields.String(
+        load_default=RetentionAction.DELETE.value,
+        validate=validate.OneOf(ACTIONS),
+        metadata={"description": "`trash` leaves them in the trash for 30 days more."},
+    )
+    max_per_day = WholeNumber(
+        load_default=PER_DAY_MOST,
+        validate=validate.Range(1, PER_DAY_MOST),
+        metadata={"description": "A fuse: no more are taken in a day (UTC), whatever is due."},
+    )
+
+
+class EarlierOut(Schema):
+    """What was in force before."""
+
+    delete_after_days = fields.Integer()
+    action = fields.String(validate=validate.OneOf(ACTIONS))
+    max_per_day = fields.Integer()
+
+
+class RetentionOut(EarlierOut):
+    """A tenant's policy."""
+
+    active_from = Time(metadata={"description": "24 h after the change: until then it can be taken back."})
+    changed_at = Time()
+    changed_by = fields.String(metadata={"description": "The id of the key that asked for it, or `operator`."})
+    before = fields.Nested(
+        EarlierOut(),
+        allow_none=True,
+        metadata={"description": "What was in force: until `active_from` only what both would take is taken."},
+    )
+
+
+class RetentionPreviewIn(Schema):
+    """A policy to try."""
+
+    delete_after_days = Number(required=True, validate=validate.Range(1, DAYS_MOST))
+
+
+class RetentionPreviewOut(Schema):
+    """What the policy would take if it were in force now."""
+
+    delete_after_days = fields.Integer()
+    chats = fields.Integer()
+    messages = fields.Integer()
+    held = fields.Integer(metadata={"description": "Chats that a hold keeps; they are not among `chats`."})
+    as_of = Time()

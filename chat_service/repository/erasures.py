@@ -1,0 +1,373 @@
+"""Erasing a person: everything that one sender has said in a tenant's chats, live or in the trash.
+
+The messages of a tenant are one stretch of the primary key. A worker goes through it, a slice at a time, and erases
+what it finds of the sender, some chats in a transaction. What this module keeps:
+
+- Each transaction counts what it erases in the record, so that the counts are exact wherever a worker was killed.
+- One worker at a time holds an erasure, by a lease that each transaction renews under the worker's name.
+- It writes the chats whose messages it erases, and asks what protects them: a hold conflicts with it, or is seen.
+- It ends only when a look at every message of the tenant has found none of the sender. What a hold keeps is looked for
+  again later; what is about to be purged, when the purge has been there.
+- Then the record forgets the sender. The log has never known it.
+"""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple
+
+from pymongo import ASCENDING, DESCENDING, ReturnDocument
+
+from chat_service.errors import ClaimLostError, ErasureNotFoundError, LegalHoldError
+from chat_service.models import MAX_SEQ, Erasure, ErasureMode, Event, IdempotencyKey, Kind, ListPosition
+from chat_service.repository.database import Database
+from chat_service.repository.idempotency import once
+from chat_service.repository.keys import chat_key, erasure_key, listed_after
+from chat_service.repository.protection import REST, lets_jobs_delete, log_refusals, refusals
+from chat_service.repository.traffic import Traffic
+from chat_service.repository.unit_of_work import UnitOfWork
+
+LEASE = timedelta(seconds=10)
+"""How long an erasure waits for a worker that was killed. A slice takes less than a second, and renews it."""
+
+SLICE_MESSAGES = 10_000
+"""Looked at with one command: about 20 ms."""
+
+GROUP_CHATS, GROUP_MESSAGES = 8, 1_000
+"""That share a transaction."""
+
+LOOK_AGAIN = timedelta(minutes=10)
+"""After a look that had to pass held chats over."""
+
+PURGE_REST = timedelta(seconds=10)
+"""After a look that has found messages which a purge is about to remove."""
+
+REDACTED = "[redacted]"
+"""What a redacted message says: a message is never empty, and an export comes back in."""
+
+Document = dict[str, Any]
+
+
+class Claim(NamedTuple):
+    """A worker's right to an erasure."""
+
+    tenant_id: str
+    erasure_id: str
+    worker_id: str
+    sender_id: str
+    mode: ErasureMode
+    requested_by: str
+    position: Document | None
+    """The last message that was looked at in this round."""
+
+
+class Erasures:
+    """The erasures collection: a queue, and the records of what was erased."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._traffic = Traffic(database)
+
+    def request(
+        self, tenant_id: str, sender_id: str, mode: ErasureMode, requested_by: str, key: IdempotencyKey | None = None
+    ) -> Erasure:
+        """Have everything of the sender erased, and return the record of that.
+
+        Raises:
+            IdempotencyKeyReusedError: `key` came with another request before.
+        """
+        erasure_id = str(uuid.uuid4())
+
+        def work(tx: UnitOfWork) -> Erasure:
+            document = {
+                "_id": erasure_key(tenant_id, erasure_id),
+                "sender_id": sender_id,
+                "mode": mode.value,
+                "requested_at": tx.now,
+                "requested_by": requested_by,
+                "chats": 0,
+                "messages": 0,
+                "deferred": 0,
+                "is_deferred": False,
+                "completed_at": None,
+                "round": _new_round(),
+                "worker_id": None,
+                "lease_until": tx.now,
+            }
+            tx.erasures.insert_one(document)
+            return _from_document(document)
+
+        def recall(facts: Document) -> Erasure:
+            return self.get(tenant_id, facts["id"])
+
+        work_once = once(key, work, lambda erasure: {"id": erasure.id}, recall)
+        return self._database.transaction(work_once)
+
+    def get(self, tenant_id: str, erasure_id: str) -> Erasure:
+        """Return the record of an erasure.
+
+        Raises:
+            ErasureNotFoundError: the tenant has no such erasure.
+        """
+        with self._database.operation():
+            document = self._database.erasures.find_one({"_id": erasure_key(tenant_id, erasure_id)})
+        if document is None:
+            raise ErasureNotFoundError
+        return _from_document(document)
+
+    def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Erasure]:
+        """Return up to `limit` erasures that come after a place in the list, latest first."""
+        condition: Document = {"_id.tenant_id": tenant_id, **listed_after(after, "requested_at", "_id.erasure_id")}
+        order = [("requested_at", DESCENDING), ("_id.erasure_id", ASCENDING)]
+        with self._database.operation():
+            found = self._database.erasures.find(condition, sort=order, limit=limit, batch_size=limit + 1)
+            return [_from_document(document) for document in found]
+
+    def claim(self, worker_id: str, after_tenant: str = "") -> Claim | None:
+        """Claim the erasure that has waited longest, of the tenant whose turn it is; None if none has to be worked on.
+
+        Tenants take turns in the order of their ids, going on after `after_tenant`.
+        """
+        now = self._database.now()
+        free = {"completed_at": None, "lease_until": {"$lte": now}}
+        with self._database.operation(writes=True):
+            waiting = sorted(self._database.erasures.distinct("_id.tenant_id", free))
+            if not waiting:
+                return None
+            tenant_id = next((one for one in waiting if one > after_tenant), waiting[0])
+            claimed = self._database.erasures.find_one_and_update(
+                {"_id.tenant_id": tenant_id, **free},
+                {"$set": {"worker_id": worker_id, "lease_until": now + LEASE}},
+                sort=[("lease_until", ASCENDING)],
+                return_document=ReturnDocument.AFTER,
+            )
+        return None if claimed is None else _to_claim(claimed, worker_id)
+
+    def work_on(self, claim: Claim) -> int:
+        """Look at the next slice of the tenant's messages, erase what is the sender's, and return how many that were.
+
+        Raises:
+            ClaimLostError: another worker holds the erasure now; nothing more was erased.
+        """
+        if not lets_jobs_delete(self._database.rules.learn(claim.tenant_id), self._database.now()):
+            self._release(claim, {"is_deferred": True}, LOOK_AGAIN)
+            return 0
+        last, found = self._look(claim)
+        if last is None:
+            self._end_round(claim)
+            return 0
+        erased = 0
+        for group in _groups(found):
+            begun = time.monotonic()
+            erased += self._database.transaction(partial(self._erase, claim, group))
+            self._traffic.step_aside(begun)
+        self._release(claim, {"round.position": last})
+        return erased
+
+    def _look(self, claim: Claim) -> tuple[Document | None, list[Document]]:
+        """Return the key of the last message of the next slice, None if there is none, and those of the sender's."""
+        bounds = {"$lte": _end_of(claim.tenant_id)}
+        bounds |= {"$gte": {"tenant_id": claim.tenant_id}} if claim.position is None else {"$gt": claim.position}
+        own = {"$cond": [{"$eq": ["$sender_id", {"$literal": claim.sender_id}]}, "$_id", "$$REMOVE"]}
+        steps: list[Document] = [
+            {"$match": {"_id": bounds}},
+            {"$sort": {"_id": ASCENDING}},
+            {"$limit": SLICE_MESSAGES},
+            {"$group": {"_id": None, "last": {"$max": "$_id"}, "own": {"$push": own}}},
+        ]
+        with self._database.operation():
+            slice_ = next(iter(self._database.messages.aggregate(steps)), None)
+        return (None, []) if slice_ is None else (slice_["last"], slice_["own"])
+
+    def _erase(self, claim: Claim, group: Sequence[Document], tx: UnitOfWork) -> int:
+        """Erase messages of some chats, and return how many."""
+        chats = _chats_of(tx, claim.tenant_id, sorted({key["chat_id"] for key in group}))
+        refused = refusals(tx, claim.tenant_id, chats)
+        held = {*refused, *(chat_id for chat_id, chat in chats.items() if not _has_rested(tx, chat))}
+        free = {chat_id: chat for chat_id, chat in chats.items() if chat_id not in held}
+        keys = [key for key in group if key["chat_id"] in free and key["seq"] >= free[key["chat_id"]]["first_seq"]]
+        condition = {"_id": {"$in": keys}, "sender_id": claim.sender_id}
+        there = [one["_id"] for one in tx.messages.find(condition, {"_id": True}, batch_size=GROUP_MESSAGES + 1)]
+        counts = Counter(key["chat_id"] for key in there)
+        if there and claim.mode is ErasureMode.REMOVE:
+            tx.messages.delete_many({"_id": {"$in": there}})
+        elif there:
+            tx.messages.update_many({"_id": {"$in": there}}, _REDACTION)
+        _write_chats(tx, claim, free, counts)
+        _note_refused(tx, claim, chats, refused)
+        first = sum(claim.erasure_id not in free[chat_id].get("erasures", ()) for chat_id in counts)
+        of_round = {"round.found": len(group), "round.left": len(group) - len(there)}
+        self._count(tx, claim, {"chats": first, "messages": len(there), **of_round}, held)
+        return len(there)
+
+    @staticmethod
+    def _count(tx: UnitOfWork, claim: Claim, counts: Mapping[str, int], held: set[str]) -> None:
+        """Count in the record what was erased, and in the round what was found and has to be looked for again."""
+        change: Document = {
+            "$inc": counts,
+            "$set": {"lease_until": tx.now + LEASE},
+            "$addToSet": {"round.held": {"$each": sorted(held)}},
+        }
+        if not tx.erasures.update_one(_held_by(claim), change).matched_count:
+            # Raised, not returned: the transaction must not be committed.
+            raise ClaimLostError
+
+    def _end_round(self, claim: Claim) -> None:
+        """Complete the erasure if a look at everything has found nothing; begin another round otherwise."""
+
+        def work(tx: UnitOfWork) -> None:
+            erasure = tx.erasures.find_one(_held_by(claim))
+            if erasure is None:
+                raise ClaimLostError
+            of_round, held = erasure["round"], len(erasure["round"]["held"])
+            seen = {"deferred": held, "is_deferred": held > 0}
+            rest = LOOK_AGAIN if held else PURGE_REST if of_round["left"] else timedelta()
+            again = {"round": _new_round(), "worker_id": None, "lease_until": tx.now + rest}
+            change: Document = {"$set": {**seen, **again}}
+            if not of_round["found"]:
+                change = {"$set": {**seen, "completed_at": tx.now}, "$unset": dict.fromkeys(_OF_THE_WORK, "")}
+            tx.erasures.update_one(_held_by(claim), change)
+
+        self._database.transaction(work)
+
+    def _release(self, claim: Claim, facts: Document, rest: timedelta = timedelta()) -> None:
+        """Let the erasure go, to be claimed again after a rest.
+
+        Raises:
+            ClaimLostError: another worker holds it now.
+        """
+        given_up = {"worker_id": None, "lease_until": self._database.now() + rest, **facts}
+        with self._database.operation(writes=True):
+            if not self._database.erasures.update_one(_held_by(claim), {"$set": given_up}).matched_count:
+                raise ClaimLostError
+
+    def are_done(self) -> bool:
+        """Tell whether none is under way but those that wait for a hold."""
+        with self._database.operation():
+            return self._database.erasures.find_one({"completed_at": None, "is_deferred": False}, {"_id": True}) is None
+
+
+_REDACTION: Document = {"$set": {"content": REDACTED, "sender_id": None, "metadata": {}}}
+
+_OF_THE_WORK = ("sender_id", "round", "worker_id", "lease_until")
+"""What a record has only until it is complete."""
+
+
+def _new_round() -> Document:
+    return {"position": None, "found": 0, "left": 0, "held": []}
+
+
+def _end_of(tenant_id: str) -> Document:
+    return {"tenant_id": tenant_id, "chat_id": "g", "seq": MAX_SEQ}
+
+
+def _groups(keys: Sequence[Document]) -> list[list[Document]]:
+    """Return the messages in groups that each share a transaction."""
+    groups: list[list[Document]] = []
+    chats = set[str]()
+    for key in keys:
+        is_full = groups and (len(groups[-1]) >= GROUP_MESSAGES or len(chats | {key["chat_id"]}) > GROUP_CHATS)
+        if is_full or not groups:
+            groups.append([])
+            chats = set()
+        groups[-1].append(key)
+        chats.add(key["chat_id"])
+    return groups
+
+
+def _chats_of(tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str]) -> dict[str, Document]:
+    """Return the chats that are there, by id, each with where it is."""
+    condition = {"_id": {"$in": [chat_key(tenant_id, chat_id) for chat_id in chat_ids]}}
+    live = {one["_id"]["chat_id"]: {**one, "place": "chats"} for one in tx.read("chats", condition, {})}
+    kept = {one["_id"]["chat_id"]: {**one["chat"], "place": "trash"} for one in tx.read("trash", condition, {})}
+    return {**kept, **live}
+
+
+def _has_rested(tx: UnitOfWork, chat: Document) -> bool:
+    """Tell whether the chat was not held until lately."""
+    return bool(chat.get("hold_released_at", tx.now - REST) <= tx.now - REST)
+
+
+def _note_refused(
+    tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], refused: Mapping[str, LegalHoldError]
+) -> None:
+    """Tell the log of held chats that are passed over, once."""
+    new = [chat_id for chat_id in refused if "deferred_at" not in chats[chat_id]]
+    log_refusals(tx, claim.tenant_id, [(chat_id, claim.requested_by, refused[chat_id]) for chat_id in new])
+    _write(tx, claim.tenant_id, chats, {chat_id: {"$set": {"deferred_at": tx.now}} for chat_id in new})
+
+
+def _write(
+    tx: UnitOfWork, tenant_id: str, chats: Mapping[str, Document], changes: Mapping[str, Mapping[str, Document]]
+) -> None:
+    """Change chats, each by itself, wherever they are: one command for each place."""
+    for place, of in ("chats", ""), ("trash", "chat."):
+        updates = [
+            {
+                "q": {"_id": chat_key(tenant_id, chat_id)},
+                "u": {do: {f"{of}{name}": value for name, value in fields.items()} for do, fields in change.items()},
+            }
+            for chat_id, change in changes.items()
+            if chats[chat_id]["place"] == place
+        ]
+        if updates:
+            tx.command({"update": place, "updates": updates})
+
+
+def _write_chats(tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], counts: Mapping[str, int]) -> None:
+    """Write the chats whose messages are erased, and tell the log of each."""
+    removes = claim.mode is ErasureMode.REMOVE
+    changes: dict[str, dict[str, Document]] = {
+        chat_id: {
+            "$inc": {"revision": 1, "message_count": -count if removes else 0},
+            "$addToSet": {"erasures": claim.erasure_id},
+        }
+        for chat_id, count in counts.items()
+    }
+    _write(tx, claim.tenant_id, chats, changes)
+    facts = {"erasure_id": claim.erasure_id, "mode": claim.mode.value}
+    events = [
+        Event(
+            Kind.SENDER_ERASED,
+            chat_id,
+            claim.requested_by,
+            {**facts, "message_count": count},
+            chats[chat_id]["revision"] + 1,
+        )
+        for chat_id, count in counts.items()
+    ]
+    if events:
+        tx.log(claim.tenant_id, *events)
+
+
+def _held_by(claim: Claim) -> Document:
+    return {"_id": erasure_key(claim.tenant_id, claim.erasure_id), "worker_id": claim.worker_id, "completed_at": None}
+
+
+def _to_claim(document: Document, worker_id: str) -> Claim:
+    return Claim(
+        document["_id"]["tenant_id"],
+        document["_id"]["erasure_id"],
+        worker_id,
+        document["sender_id"],
+        ErasureMode(document["mode"]),
+        document["requested_by"],
+        document["round"]["position"],
+    )
+
+
+def _from_document(document: Document) -> Erasure:
+    return Erasure(
+        id=document["_id"]["erasure_id"],
+        mode=ErasureMode(document["mode"]),
+        requested_at=document["requested_at"],
+        requested_by=document["requested_by"],
+        chats=document["chats"],
+        messages=document["messages"],
+        deferred=document["deferred"],
+        is_deferred=document["is_deferred"],
+        completed_at=document["completed_at"],
+    )

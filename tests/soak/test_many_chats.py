@@ -1,0 +1,233 @@
+"""Retention and erasing over many chats, with workers that are killed: exact, and hardly noticed by another tenant."""
+
+import os
+import signal
+import statistics
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.embedded.process import start
+from chat_service.models import ErasureMode, NewMessage, RetentionAction, Role, Span
+from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.erasures import Erasures
+from chat_service.repository.holds import Holds
+from chat_service.repository.keys import chat_key, message_key
+from chat_service.repository.messages import Messages
+from chat_service.repository.retention import RetentionPolicies
+from chat_service.repository.tenants import Tenants
+from tests.numbering import number_all
+from tests.soak.log import check_log, read_log
+
+TENANT, OTHER = "tenant", "other"
+MESSAGES = 20
+PERSON, EVERY = "canary-person", 10
+"""Every so many messages are this one's."""
+
+YOUNG, HELD = 500, 500
+AGE = timedelta(days=100)
+PROBE_SECONDS = 10.0
+DEADLINE_SECONDS = 1_200.0
+
+SOME, MANY = (3_000, 3), pytest.param(99_000, 10, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])
+"""How many chats, and how many kills."""
+
+
+def store(database: Database, count: int) -> list[str]:
+    """Store chats of `MESSAGES` messages that are as old as they have to be."""
+    like = Chats(database).create(TENANT, None, {})
+    document = database.chats.find_one_and_delete({"_id": chat_key(TENANT, like.id)})
+    assert document is not None
+    old = database.now() - AGE
+    ids = [str(uuid.uuid4()) for _ in range(count)]
+    counts = {"next_seq": MESSAGES + 1, "message_count": MESSAGES, "updated_at": old, "created_at": old}
+    for first in range(0, count, 1_000):
+        some = ids[first : first + 1_000]
+        database.chats.insert_many([{**document, "_id": chat_key(TENANT, one), **counts} for one in some])
+        database.messages.insert_many(
+            [
+                {
+                    "_id": message_key(TENANT, one, seq),
+                    "role": "user",
+                    "sender_id": PERSON if seq % EVERY == 0 else "somebody",
+                    "content": "x" * 100,
+                    "metadata": {},
+                }
+                for one in some
+                for seq in range(1, MESSAGES + 1)
+            ],
+            ordered=False,
+        )
+    return ids
+
+
+def p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[-1]
+
+
+class Probe:
+    """Another tenant's reads and posts."""
+
+    def __init__(self, database: Database) -> None:
+        self._chats, self._messages = Chats(database), Messages(database)
+        self._chat = self._chats.create(OTHER, None, {}).id
+
+    def act(self) -> float:
+        began = time.monotonic()
+        self._messages.append(OTHER, self._chat, [NewMessage(Role.USER, "x", None, {})])
+        self._messages.page(OTHER, self._chat, Span(newest_first=True), 20)
+        self._chats.get(OTHER, self._chat)
+        return time.monotonic() - began
+
+    @contextmanager
+    def measuring(self) -> Iterator[list[float]]:
+        """Act again and again as long as the block runs, with rests, as a tenant does that has some traffic."""
+        took, over = list[float](), threading.Event()
+
+        def run() -> None:
+            while not over.wait(0.01):
+                took.append(self.act())
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield took
+        finally:
+            over.set()
+            thread.join()
+
+
+class Worked(NamedTuple):
+    """What was seen while workers worked, and were killed."""
+
+    seconds: float
+    quiet: float
+    beside: float
+    """The 99th percentile of the probe, without the workers and with them."""
+    memory_mib: float
+    """The most that a worker had."""
+
+
+def work(mongod: EmbeddedMongod, database: Database, progress: Callable[[], float], kills: int) -> Worked:
+    """Have workers work until `progress` is 1, and kill one `kills` times on the way."""
+    probe, highest, killed = Probe(database), 0.0, 0
+    with probe.measuring() as quiet:
+        time.sleep(PROBE_SECONDS)
+    began = time.monotonic()
+
+    def worker() -> "subprocess.Popen[bytes]":
+        return start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=mongod.uri)
+
+    running = worker()
+    with probe.measuring() as beside:
+        while (done := progress()) < 1:
+            assert time.monotonic() < began + DEADLINE_SECONDS, done
+            highest = max(highest, memory_mib(running.pid))
+            if killed < kills and done > (killed + 1) / (kills + 2):
+                os.kill(running.pid, signal.SIGKILL)
+                running.wait()
+                killed += 1
+                running = worker()
+            time.sleep(0.2)
+        seconds = time.monotonic() - began
+    running.terminate()
+    running.wait()
+    assert killed == kills
+    return Worked(seconds, p99(quiet), p99(beside), highest)
+
+
+def memory_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return float(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+@pytest.fixture
+def tenant(database: Database) -> Database:
+    Tenants(database).create("t", TENANT)
+    return database
+
+
+@pytest.mark.parametrize(("count", "kills"), [SOME, MANY])
+def test_retention_takes_exactly_what_is_due(mongod: EmbeddedMongod, tenant: Database, count: int, kills: int) -> None:
+    """Of chats that are old, young and held; the counts agree with the database, and the log with both."""
+    database, policies = tenant, RetentionPolicies(tenant, Deletions(tenant))
+    ids = store(database, count)
+    held, due = ids[:HELD], ids[HELD:]
+    for first in range(0, HELD, 500):
+        Holds(database).place(TENANT, "n", held[first : first + 500], "key")
+    young = [Chats(database).create(TENANT, None, {}).id for _ in range(YOUNG)]
+    policies.put(TENANT, 30, RetentionAction.DELETE, 100_000, "key")
+    database.tenants.update_one({"_id": TENANT}, {"$set": {"retention.active_from": database.now()}})
+    preview = policies.preview(TENANT, 30)
+    assert (preview.chats, preview.messages, preview.held) == (len(due), len(due) * MESSAGES, HELD)
+
+    seen = work(mongod, database, lambda: database.deletions.estimated_document_count() / len(due), kills)
+    print(f"retention of {len(due)} chats: {seen}")  # noqa: T201 - the figures of docs/reliability.md
+    assert {one["_id"]["chat_id"] for one in database.chats.find({"_id.tenant_id": TENANT})} == {*held, *young}
+    assert database.messages.count_documents({"_id.tenant_id": TENANT}) == HELD * MESSAGES
+    receipts = list(database.deletions.find({"_id.tenant_id": TENANT}))
+    assert {one["_id"]["chat_id"] for one in receipts} == {*due}
+    assert {(one["message_count"], one["requested_by"]) for one in receipts} == {(MESSAGES, "retention")}
+    counted = sum(day["taken"] for day in database.retention_days.find())
+    assert len(due) <= counted <= len(due) + 64 * (kills + 1), "what a killed worker had set aside, at most"
+    assert list(Checks(database).run()) == []
+    number_all(database)
+    log = read_log(database, TENANT)
+    refused = [line.chat_id for line in log.lines if line.kind == "deletion.refused"]
+    assert {*refused} == {*held}
+    assert len(refused) == HELD, "each once"
+    states = dict.fromkeys(due, "purged") | dict.fromkeys([*held, *young], "live")
+    assert list(check_log(log, {}, states)) == []
+
+
+@pytest.mark.parametrize("mode", [ErasureMode.REDACT, ErasureMode.REMOVE])
+@pytest.mark.parametrize(("count", "kills"), [SOME, MANY])
+def test_erasing_finds_everything(
+    mongod: EmbeddedMongod, tenant: Database, count: int, kills: int, mode: ErasureMode
+) -> None:
+    """In all chats but the held ones, each message once; and these after the release."""
+    database, erasures, holds = tenant, Erasures(tenant), Holds(tenant)
+    ids = store(database, count)
+    each, theirs = MESSAGES // EVERY, count * MESSAGES // EVERY
+    hold = holds.place(TENANT, "n", ids[:HELD], "key")
+    erasure_id = erasures.request(TENANT, PERSON, mode, "key").id
+
+    def progress() -> float:
+        done = erasures.get(TENANT, erasure_id)
+        return 1.0 if done.is_deferred else min(done.messages / theirs, 0.999)
+
+    seen = work(mongod, database, progress, kills)
+    print(f"{mode} of {theirs} messages in {count} chats: {seen}")  # noqa: T201 - as above
+    done = erasures.get(TENANT, erasure_id)
+    assert (done.chats, done.messages, done.deferred) == (count - HELD, theirs - HELD * each, HELD)
+    assert database.messages.count_documents({"sender_id": PERSON}) == HELD * each
+    holds.release(TENANT, hold.id, "key")
+    while holds.lift_some() is not None:
+        pass
+    day_before = {"$set": {"hold_released_at": database.now() - timedelta(hours=24)}}
+    database.chats.update_many({"hold_released_at": {"$exists": True}}, day_before)
+    database.erasures.update_many({}, {"$set": {"lease_until": database.now()}})
+    work(mongod, database, lambda: erasures.get(TENANT, erasure_id).completed_at is not None, 0)
+    done = erasures.get(TENANT, erasure_id)
+    assert (done.chats, done.messages, done.deferred) == (count, theirs, 0)
+    assert database.messages.count_documents({"sender_id": PERSON}) == 0
+    left = theirs if mode is ErasureMode.REDACT else 0
+    others = count * (MESSAGES - each)
+    assert database.messages.count_documents({"_id.tenant_id": TENANT}) == others + left
+    assert list(Checks(database).run()) == []
+    number_all(database)
+    log = read_log(database, TENANT)
+    assert list(check_log(log, {}, dict.fromkeys(ids, "live"))) == []
+    assert PERSON not in str(list(database.log_entries.find())) + str(list(database.erasures.find()))
