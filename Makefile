@@ -40,7 +40,7 @@ test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they star
 	@$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
 
 interop: $(VENV)-interop/.installed ## generate clients from the OpenAPI document and play with them; lint it, and the page
-	@$(BIN)/python -m pytest -m interop tests/interop tests/page
+	@$(BIN)/python -m pytest -m interop tests/interop tests/page tests/webhooks
 
 $(VENV)-interop/.installed: tests/interop/requirements.txt tests/interop/package-lock.json $(INSTALLED)
 	@echo "Installing what clients are generated with ..."

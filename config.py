@@ -11,6 +11,7 @@ from environs import Env, EnvValidationError, validate
 from marshmallow import ValidationError
 
 from chat_service.models import EVERYDAY, Limits, parse_limit
+from chat_service.repository.sealing import is_key
 from chat_service.settings import ConfigError, Settings
 
 # What a browser sends as Origin: no path, no trailing slash, lower case. A `*`, `null` or pattern is not one.
@@ -44,6 +45,9 @@ def from_env() -> Settings:
         metrics=env.str("METRICS", "on", validate=validate.OneOf(["on", "off"])) == "on",
         chat_page=env.str("CHAT_PAGE", "off", validate=validate.OneOf(["on", "off"])) == "on",
         commit=_commit(),
+        webhook_keys=tuple(env.list("WEBHOOK_SECRET_KEY", [], validate=_check_keys) or ()),
+        webhook_private_networks=env.str("WEBHOOK_PRIVATE_NETWORKS", "off", validate=validate.OneOf(["on", "off"]))
+        == "on",
     )
     try:
         env.seal()
@@ -71,6 +75,11 @@ def _check_origins(origins: list[str]) -> None:
     wrong = [origin for origin in origins if not _ORIGIN.fullmatch(origin)]
     if wrong:
         raise ValidationError(f"Not an exact origin, like https://app.example.com: {', '.join(wrong)}.")
+
+
+def _check_keys(keys: list[str]) -> None:
+    if not all(map(is_key, keys)):
+        raise ValidationError("Not keys as `flask --app wsgi webhooks key` makes them, with commas between.")
 
 
 @cache

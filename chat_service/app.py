@@ -31,6 +31,7 @@ from chat_service.api import (
     retention,
     system,
     trash,
+    webhooks,
 )
 from chat_service.api.context import Repositories
 from chat_service.cli import commands
@@ -42,6 +43,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.monitor import CommandCounter, PoolListener
 from chat_service.repository.presence import ConnectionCaps
+from chat_service.repository.sealing import Sealer
 from chat_service.settings import Settings
 from chat_service.telemetry import logs, metrics, observation
 
@@ -98,7 +100,7 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
         api.register_field(field, "string", "date-time")
     problems.install(app)
     of_chats = (chats, deletions, trash, messages, exports, connections)
-    for module in (*of_chats, holds, retention, erasures, log, keys, system):
+    for module in (*of_chats, holds, retention, erasures, webhooks, log, keys, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
     if config.chat_page:
@@ -154,4 +156,5 @@ def _database(config: Settings) -> Database:
 def _repositories(config: Settings, database: Database) -> Repositories:
     caps = ConnectionCaps(config.connections_per_chat, config.connections_per_tenant)
     buckets = RateLimits(database, config.rate_limits, metrics.count_unlimited)
-    return Repositories.on(database, config.delete_inline_limit, buckets, caps)
+    sealer, private = Sealer(config.webhook_keys), config.webhook_private_networks
+    return Repositories.on(database, config.delete_inline_limit, buckets, caps, sealer, private_networks=private)

@@ -16,6 +16,7 @@ from chat_service.models import EVERYDAY, NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
+from chat_service.repository.sealing import new_key
 from chat_service.repository.tenants import Tenants
 
 DATA = Path(".data")
@@ -51,14 +52,36 @@ def _serve(cleanup: ExitStack) -> None:
     key = os.environ.get("DEMO_API_KEY", PUBLISHED_KEY)
     has_demo_chat = _prepare_demo(uri, key)
     _greet(port, key, uri, has_demo_chat=has_demo_chat)
-    gunicorn = EmbeddedGunicorn(uri, port, LOG_FORMAT="console", CHAT_PAGE="on")
+    webhook_key = os.environ.get("WEBHOOK_SECRET_KEY") or ("" if "MONGODB_URI" in os.environ else _webhook_key())
+    gunicorn = EmbeddedGunicorn(
+        uri, port, LOG_FORMAT="console", CHAT_PAGE="on", WEBHOOK_SECRET_KEY=webhook_key, WEBHOOK_PRIVATE_NETWORKS="on"
+    )
     process = gunicorn.start()
     cleanup.callback(gunicorn.stop)
-    worker = start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=uri)
+    worker = start(
+        "flask",
+        "--app",
+        "wsgi",
+        "jobs",
+        "run",
+        MONGODB_URI=uri,
+        WEBHOOK_SECRET_KEY=webhook_key,
+        WEBHOOK_PRIVATE_NETWORKS="on",
+    )
     cleanup.callback(stop, worker, STOP_SECONDS)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: process.terminate())
     process.wait()
+
+
+def _webhook_key() -> str:
+    """Return the key that webhooks' secrets are sealed with in the database of this folder, made when it is missing."""
+    kept = DATA / "webhook.key"
+    if not kept.exists():
+        DATA.mkdir(exist_ok=True)
+        kept.touch(0o600)
+        kept.write_text(new_key())
+    return kept.read_text()
 
 
 def _port() -> int:

@@ -181,6 +181,30 @@ class ErasureNotFoundError(ChatServiceError):
     """The tenant has no such erasure."""
 
 
+class WebhookNotFoundError(ChatServiceError):
+    """The tenant has no such webhook."""
+
+
+class WebhooksOffError(ChatServiceError):
+    """The operator has given no key to seal webhooks' secrets with."""
+
+
+class SecretsUnreadableError(ChatServiceError):
+    """A secret was sealed with a key that the operator does not give any more."""
+
+
+class TooManyWebhooksError(ChatServiceError):
+    """The tenant has as many webhooks as it may have."""
+
+
+class ReceiverRefusedError(ChatServiceError):
+    """A webhook may not have this address; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class NoRetentionError(ChatServiceError):
     """The tenant has no retention policy."""
 

@@ -485,6 +485,67 @@ class LogPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """That entries of a tenant's log are told to an address."""
+
+    id: str
+    url: str
+    kinds: list[Kind] | None
+    """Which; None for all."""
+    enabled: bool
+    disabled_by: str | None
+    """`key`, `operator`, or `410`: the receiver has said that it is gone."""
+    created_at: datetime
+    created_by: str
+    position: int
+    """Up to which seq deliveries were made."""
+
+
+class DeliveryState(StrEnum):
+    """How far a delivery is."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An entry that a webhook is told, and what came of it so far."""
+
+    id: str
+    seq: int | None
+    """Which entry; None of a test."""
+    kind: str
+    state: DeliveryState
+    created_at: datetime
+    tries: int
+    tried_at: datetime | None
+    next_try_at: datetime | None
+    status: int | None
+    """What the receiver has answered last; None if it has not."""
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A try to deliver, as it is claimed."""
+
+    tenant_id: str
+    webhook_id: str
+    delivery_id: str
+    url: str
+    secrets: list[bytes] = field(repr=False)
+    """With which it is signed, the newest first."""
+    number: int
+    """1 of the first try."""
+    at: datetime
+    type: str
+    entry: LogEntry | None
+    """None of a test."""
+
+
+@dataclass(frozen=True, slots=True)
 class SequencerStatus:
     """How far the log is."""
 

@@ -28,3 +28,6 @@ class Settings:
     metrics: bool = True
     chat_page: bool = False
     commit: str | None = None
+    webhook_keys: tuple[str, ...] = field(default=(), repr=False)
+    """With which webhooks' secrets are sealed: the first one, and opened with any."""
+    webhook_private_networks: bool = False

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from flask import Flask
 from chat_service.app import create_app
 from chat_service.embedded.process import free_port
 from chat_service.repository.database import REACH_SECONDS, Database
+from chat_service.repository.sealing import is_key, new_key
 from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
 from tests.numbering import numbering
@@ -257,3 +259,25 @@ class TestErasures:
         unknown = "11111111-2222-4333-8444-555555555555"
         assert "no tenant" in run(app, "erasures", "request", unknown, "ada", "--mode", "redact", code=1).stderr
         run(app, "erasures", "request", tenant_id, "ada", code=2)
+
+
+class TestWebhooks:
+    def test_listed_replayed_disabled(self, tenant_id: str, either_database: Database) -> None:
+        key = new_key()
+        assert is_key(key)
+        settings = Settings("unused", 2**20, threads=8, log_format="json", webhook_keys=(key,))
+        app = create_app(replace(settings, webhook_private_networks=True), either_database)
+        assert is_key(run(app, "webhooks", "key").stdout.strip())
+        found = app.extensions["chat_service"].webhooks
+        webhook, secret = found.create(tenant_id, "https://example.com/hook", None, "key")
+        listed = run(app, "webhooks", "list", tenant_id).stdout
+        assert f"{webhook.id}  enabled  up to 0  all kinds  https://example.com/hook" in listed
+        assert secret not in listed
+        assert "are told again" in run(app, "webhooks", "replay", tenant_id, webhook.id, "0").stdout
+        assert "Disabled" in run(app, "webhooks", "disable", tenant_id, webhook.id).stdout
+        assert "disabled by operator" in run(app, "webhooks", "list", tenant_id).stdout
+
+    def test_what_is_wrong_is_said(self, app: Flask, tenant_id: str) -> None:
+        unknown = "11111111-2222-4333-8444-555555555555"
+        assert "no such webhook" in run(app, "webhooks", "replay", tenant_id, unknown, "0", code=1).stderr
+        assert "no such webhook" in run(app, "webhooks", "disable", tenant_id, unknown, code=1).stderr

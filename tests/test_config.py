@@ -3,6 +3,7 @@
 import pytest
 
 from chat_service.models import EVERYDAY, RateLimit, Scope
+from chat_service.repository.sealing import new_key
 from chat_service.settings import ConfigError, Settings
 from config import from_env
 
@@ -22,7 +23,8 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
         monkeypatch.delenv(name, raising=False)
     for scope in EVERYDAY:
         monkeypatch.delenv(f"RATE_LIMIT_{scope.name}", raising=False)
-    monkeypatch.delenv("CHAT_PAGE", raising=False)
+    for name in ("CHAT_PAGE", "WEBHOOK_SECRET_KEY", "WEBHOOK_PRIVATE_NETWORKS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("MONGODB_URI", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -36,6 +38,18 @@ def test_only_the_database_has_to_be_told(monkeypatch) -> None:
     assert config.cors_origins == ()
     assert not any(config.rate_limits.values())
     assert config.chat_page is False
+    assert (config.webhook_keys, config.webhook_private_networks) == ((), False)
+
+
+def test_keys_of_webhooks_are_keys(monkeypatch) -> None:
+    """And are in no text that a log might have."""
+    keys = [new_key(), new_key()]
+    config = read(monkeypatch, MONGODB_URI=URI, WEBHOOK_SECRET_KEY=",".join(keys), WEBHOOK_PRIVATE_NETWORKS="on")
+    assert (config.webhook_keys, config.webhook_private_networks) == (tuple(keys), True)
+    assert keys[0] not in repr(config)
+    with pytest.raises(ConfigError, match="WEBHOOK_SECRET_KEY") as refused:
+        read(monkeypatch, MONGODB_URI=URI, WEBHOOK_SECRET_KEY="canary")  # noqa: S106 - no password
+    assert "canary" not in str(refused.value)
 
 
 def test_everything_can_be_told(monkeypatch) -> None:

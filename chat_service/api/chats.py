@@ -11,7 +11,7 @@ from chat_service.api.context import caller, repositories
 from chat_service.api.openapi import raises
 from chat_service.api.paging import paged
 from chat_service.api.parsing import expected_revisions, idempotency_key, unless_seen
-from chat_service.api.schemas import ChatIn, ChatOut, ChatPageIn, ChatPageOut, ChatPatch
+from chat_service.api.schemas import ChatIn, ChatOut, ChatPageOut, ChatPatch, PageIn
 from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatInTrashError, ValidationFailedError
 from chat_service.models import Chat, ListPosition, Scope
 
@@ -38,7 +38,7 @@ def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
 
 @blueprint.get("/chats")
 @requires(Scope.READ)
-@blueprint.arguments(ChatPageIn(), location="query")
+@blueprint.arguments(PageIn(), location="query")
 @blueprint.response(200, ChatPageOut())
 @paged("chats", lambda chat: ListPosition(chat.updated_at, chat.id))
 def list_chats(limit: int, after: ListPosition | None) -> list[Chat]:

@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.paging import paged
-from chat_service.api.schemas import ConnectionPageIn, ConnectionPageOut, TicketOut
+from chat_service.api.schemas import ConnectionPageOut, PageIn, TicketOut
 from chat_service.models import Lease, ListPosition, Scope, Ticket
 
 blueprint = Blueprint(
@@ -32,7 +32,7 @@ class UpgradeRequired(HTTPException):
 
 @blueprint.get("/chats/<chat_id>/connections")
 @requires(Scope.READ)
-@blueprint.arguments(ConnectionPageIn(), location="query")
+@blueprint.arguments(PageIn(), location="query")
 @blueprint.response(200, ConnectionPageOut())
 @paged("connections", lambda lease: ListPosition(lease.connected_at, lease.connection_id))
 def list_connections(limit: int, after: ListPosition | None, chat_id: str) -> list[Lease]:

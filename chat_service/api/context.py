@@ -11,6 +11,7 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.deliveries import Deliveries
 from chat_service.repository.erasures import Erasures
 from chat_service.repository.expired import Expired
 from chat_service.repository.exports import Exports
@@ -25,10 +26,12 @@ from chat_service.repository.previews import Previews
 from chat_service.repository.purges import Purges
 from chat_service.repository.receipts import Receipts
 from chat_service.repository.retention import RetentionPolicies
+from chat_service.repository.sealing import Sealer
 from chat_service.repository.sequencer import Sequencer
 from chat_service.repository.tenants import Tenants
 from chat_service.repository.tickets import Tickets
 from chat_service.repository.trash import Trash
+from chat_service.repository.webhooks import Webhooks
 
 _EXTENSION = "chat_service"
 
@@ -45,6 +48,8 @@ class Repositories:
     expired: Expired
     holds: Holds
     erasures: Erasures
+    webhooks: Webhooks
+    deliveries: Deliveries
     retention: RetentionPolicies
     receipts: Receipts
     previews: Previews
@@ -62,8 +67,20 @@ class Repositories:
     limits: RateLimits
 
     @classmethod
-    def on(cls, database: Database, inline_limit: int, limits: RateLimits, caps: ConnectionCaps) -> "Repositories":
-        """Return the repositories of one database; chats of up to `inline_limit` messages are removed at once."""
+    def on(  # noqa: PLR0913 - what they are given from outside
+        cls,
+        database: Database,
+        inline_limit: int,
+        limits: RateLimits,
+        caps: ConnectionCaps,
+        sealer: Sealer,
+        *,
+        private_networks: bool,
+    ) -> "Repositories":
+        """Return the repositories of one database; chats of up to `inline_limit` messages are removed at once.
+
+        Webhooks' secrets are sealed by `sealer`; with `private_networks` they may go anywhere.
+        """
         tenants = Tenants(database)
         deletions = Deletions(database, inline_limit)
         return cls(
@@ -75,6 +92,8 @@ class Repositories:
             expired=Expired(database, deletions),
             holds=Holds(database),
             erasures=Erasures(database),
+            webhooks=Webhooks(database, sealer, private_networks=private_networks),
+            deliveries=Deliveries(database, sealer),
             retention=RetentionPolicies(database, deletions),
             receipts=Receipts(database),
             previews=Previews(database, inline_limit),

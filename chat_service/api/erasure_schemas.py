@@ -2,9 +2,8 @@
 
 from marshmallow import Schema, fields, validate
 
-from chat_service.api.fields import Number, Text, Time
+from chat_service.api.fields import Text, Time
 from chat_service.api.message_schemas import SENDER_ID_CHARACTERS
-from chat_service.api.schemas import CURSOR, PAGE_DEFAULT, PAGE_MOST
 from chat_service.models import Erasure, ErasureMode
 
 MODES = [mode.value for mode in ErasureMode]
@@ -49,13 +48,6 @@ class ErasureOut(Schema):
         attribute="deferred", metadata={"description": "That had to be passed over at the last look at everything."}
     )
     completed_at = Time(allow_none=True, metadata={"description": "When a look at everything had found nothing."})
-
-
-class ErasurePageIn(Schema):
-    """Which erasures of the tenant."""
-
-    limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
-    cursor = fields.String(load_default=None, metadata=CURSOR)
 
 
 class ErasurePageOut(Schema):

@@ -7,10 +7,11 @@ from flask_smorest import Blueprint
 
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
-from chat_service.api.erasure_schemas import ErasureIn, ErasureOut, ErasurePageIn, ErasurePageOut
+from chat_service.api.erasure_schemas import ErasureIn, ErasureOut, ErasurePageOut
 from chat_service.api.openapi import raises
 from chat_service.api.paging import paged
 from chat_service.api.parsing import idempotency_key
+from chat_service.api.schemas import PageIn
 from chat_service.models import Erasure, ErasureMode, ListPosition, Scope
 
 blueprint = Blueprint("erasures", __name__, url_prefix="/api/v1", description="Erasing a person")
@@ -34,7 +35,7 @@ def request_erasure(body: dict[str, Any]) -> tuple[Erasure, dict[str, str]]:
 
 @blueprint.get("/erasures")
 @requires(Scope.GOVERN)
-@blueprint.arguments(ErasurePageIn(), location="query")
+@blueprint.arguments(PageIn(), location="query")
 @blueprint.response(200, ErasurePageOut())
 @paged("erasures", lambda erasure: ListPosition(erasure.requested_at, erasure.id))
 def list_erasures(limit: int, after: ListPosition | None) -> list[Erasure]:

@@ -4,8 +4,8 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from chat_service.api.fields import Flag, Number, Text, Time, Uuid
-from chat_service.api.schemas import BULK_CHATS, CURSOR, PAGE_DEFAULT, PAGE_MOST
+from chat_service.api.fields import Flag, Text, Time, Uuid
+from chat_service.api.schemas import BULK_CHATS
 
 NAME_CHARACTERS = 200
 
@@ -54,13 +54,6 @@ class HoldOut(Schema):
     active_from = Time(metadata={"description": "From then on nothing that it is on is destroyed."})
     placed_by = fields.String(metadata={"description": "The id of the key that asked for it, or `operator`."})
     released_at = Time(allow_none=True)
-
-
-class HoldPageIn(Schema):
-    """Which holds of the tenant."""
-
-    limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
-    cursor = fields.String(load_default=None, metadata=CURSOR)
 
 
 class HoldPageOut(Schema):

@@ -8,10 +8,11 @@ from flask_smorest import Blueprint
 
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
-from chat_service.api.hold_schemas import HoldIn, HoldOut, HoldPageIn, HoldPageOut, HoldPatch
+from chat_service.api.hold_schemas import HoldIn, HoldOut, HoldPageOut, HoldPatch
 from chat_service.api.openapi import raises
 from chat_service.api.paging import paged
 from chat_service.api.parsing import idempotency_key
+from chat_service.api.schemas import PageIn
 from chat_service.errors import HoldUnchangeableError, UnknownChatsError, ValidationFailedError
 from chat_service.models import Hold, ListPosition, Scope
 
@@ -37,7 +38,7 @@ def place_hold(body: dict[str, Any]) -> Hold:
 
 @blueprint.get("/holds")
 @requires(Scope.GOVERN)
-@blueprint.arguments(HoldPageIn(), location="query")
+@blueprint.arguments(PageIn(), location="query")
 @blueprint.response(200, HoldPageOut())
 @paged("holds", lambda hold: ListPosition(hold.placed_at, hold.id))
 def list_holds(limit: int, after: ListPosition | None) -> list[Hold]:

@@ -45,6 +45,7 @@ _MISSING: dict[str, _Error] = {
     "seq": errors.MessageNotFoundError,
     "hold_id": errors.HoldNotFoundError,
     "erasure_id": errors.ErasureNotFoundError,
+    "webhook_id": errors.WebhookNotFoundError,
 }
 """What is answered where there is nothing of the name that a part of the path gives."""
 

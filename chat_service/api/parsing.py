@@ -24,6 +24,7 @@ from chat_service.errors import (
     InvalidIdempotencyKeyError,
     MessageNotFoundError,
     ValidationFailedError,
+    WebhookNotFoundError,
 )
 from chat_service.models import IdempotencyKey
 
@@ -35,7 +36,11 @@ IF_MATCH = r'^(\*|(W/)?"[!#-~]*"( ?, ?(W/)?"[!#-~]*")*)$'
 
 # A tag of ours: the revision, how many live connections were seen, and the end by the tenant's policy.
 _ETAG = re.compile(r"([0-9]{1,18})(?:-[0-9]+)?(?:\.-?[0-9.]+)?", re.ASCII)
-_NAMED_BY_UUID = {"hold_id": HoldNotFoundError, "erasure_id": ErasureNotFoundError}
+_NAMED_BY_UUID = {
+    "hold_id": HoldNotFoundError,
+    "erasure_id": ErasureNotFoundError,
+    "webhook_id": WebhookNotFoundError,
+}
 _SEQ = re.compile("[1-9][0-9]{0,17}", re.ASCII)
 
 # No comma: two headers of this name arrive as one, with a comma between.

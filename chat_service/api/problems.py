@@ -188,6 +188,18 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
     errors.ErasureNotFoundError: Problem(
         404, "erasure_not_found", "Erasure not found", "Your tenant has no erasure of this id."
     ),
+    errors.WebhookNotFoundError: Problem(
+        404, "webhook_not_found", "Webhook not found", "Your tenant has no webhook of this id."
+    ),
+    errors.WebhooksOffError: Problem(
+        409,
+        "webhooks_off",
+        "Webhooks off",
+        "Nothing was made: the service has no key to seal secrets with. Its operator sets WEBHOOK_SECRET_KEY.",
+    ),
+    errors.TooManyWebhooksError: Problem(
+        409, "too_many_webhooks", "Too many webhooks", "Your tenant has as many as it may have. Delete one first."
+    ),
     errors.NoRetentionError: Problem(
         404, "no_retention", "No retention", "Your tenant has no retention policy: chats stay until they are deleted."
     ),

@@ -71,8 +71,8 @@ class ChatOut(Schema):
     )
 
 
-class ChatPageIn(Schema):
-    """Which chats of the tenant."""
+class PageIn(Schema):
+    """Which part of a list."""
 
     limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
     cursor = fields.String(load_default=None, metadata=CURSOR)
@@ -167,13 +167,6 @@ class ConnectionOut(Schema):
     )
     connected_at = Time()
     expires_at = Time()
-
-
-class ConnectionPageIn(Schema):
-    """Which connections of a chat."""
-
-    limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
-    cursor = fields.String(load_default=None, metadata=CURSOR)
 
 
 class ConnectionPageOut(Schema):

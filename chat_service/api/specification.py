@@ -35,6 +35,7 @@ _UUID = {
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "chat_id": {"schema": _UUID, "example": "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"},
     "hold_id": {"schema": _UUID, "example": "5f0c1d9e-8b7a-4c6d-9e2f-3a4b5c6d7e8f"},
+    "webhook_id": {"schema": _UUID, "example": "3b4c5d6e-7f80-4192-a3b4-c5d6e7f80912"},
     "erasure_id": {"schema": _UUID, "example": "7d9e2f3a-4b5c-4d7e-8f5f-0c1d9e8b7a4c"},
     "seq": {"schema": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1}, "example": 1},
     "name": {"schema": {"type": "string", "pattern": "^[a-z-]+$"}, "example": "chat-not-found"},

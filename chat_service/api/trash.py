@@ -13,7 +13,7 @@ from chat_service.api.fields import milliseconds
 from chat_service.api.openapi import HELD, raises
 from chat_service.api.paging import paged
 from chat_service.api.parsing import expected_revisions, idempotency_key
-from chat_service.api.schemas import ChatOut, DeleteIn, DeletionOut
+from chat_service.api.schemas import ChatOut, DeleteIn, DeletionOut, PageIn
 from chat_service.api.trash_schemas import (
     BulkRestoreIn,
     BulkRestoreOut,
@@ -22,7 +22,6 @@ from chat_service.api.trash_schemas import (
     TrashedChatOut,
     TrashIn,
     TrashingOut,
-    TrashPageIn,
     TrashPageOut,
 )
 from chat_service.errors import ActiveConnectionsError, ChatNotFoundError, NotInTrashError, RequestInProgressError
@@ -69,7 +68,7 @@ def trash_chats(body: dict[str, Any]) -> dict[str, Any]:
 
 @blueprint.get("/trash")
 @requires(Scope.READ)
-@blueprint.arguments(TrashPageIn(), location="query")
+@blueprint.arguments(PageIn(), location="query")
 @blueprint.response(200, TrashPageOut())
 @paged("trash", lambda chat: ListPosition(chat.trashed_at, chat.id))
 def list_trash(limit: int, after: ListPosition | None) -> list[TrashedChat]:

@@ -2,8 +2,8 @@
 
 from marshmallow import Schema, fields, validate
 
-from chat_service.api.fields import Number, Time, WholeNumber
-from chat_service.api.schemas import CURSOR, PAGE_DEFAULT, PAGE_MOST, BulkIn, NotDone
+from chat_service.api.fields import Time, WholeNumber
+from chat_service.api.schemas import BulkIn, NotDone
 
 KEEP_DAYS = 30
 KEEP_DAYS_MOST = 90
@@ -36,13 +36,6 @@ class TrashedChatOut(Schema):
     purge_at = Time(metadata={"description": "Until when it can be restored."})
     trashed_by = fields.String(metadata={"description": "The id of the key that asked for it."})
     held = fields.Boolean(metadata={"description": "Whether it can be restored, and not be deleted."})
-
-
-class TrashPageIn(Schema):
-    """Which chats of the trash."""
-
-    limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
-    cursor = fields.String(load_default=None, metadata=CURSOR)
 
 
 class TrashPageOut(Schema):

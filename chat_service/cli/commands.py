@@ -1,4 +1,4 @@
-"""All commands: `flask --app wsgi db|tenants|keys|holds|retention|erasures|chats|jobs|log|check …`."""
+"""All commands: `flask --app wsgi db|tenants|keys|holds|retention|erasures|webhooks|chats|jobs|log|check …`."""
 
 from flask import Flask
 
@@ -15,6 +15,7 @@ def install(app: Flask) -> None:
         governing.holds,
         governing.retention,
         governing.erasures,
+        governing.webhooks,
         running.chats,
         running.jobs,
         running.log,

@@ -1,6 +1,8 @@
-"""`flask --app wsgi holds|retention|erasures …`: what must stay, and what must go."""
+"""`flask --app wsgi holds|retention|erasures|webhooks …`: what must stay, and what must go."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 from flask.cli import AppGroup
@@ -9,8 +11,9 @@ from chat_service.api.context import repositories
 from chat_service.api.erasure_schemas import MODES
 from chat_service.api.retention_schemas import ACTIONS, DAYS_MOST, PER_DAY_MOST
 from chat_service.cli.plainly import known_tenant, told_plainly
-from chat_service.errors import HoldNotFoundError, NoRetentionError, UnknownChatsError
+from chat_service.errors import HoldNotFoundError, NoRetentionError, UnknownChatsError, WebhookNotFoundError
 from chat_service.models import ErasureMode, Hold, Retention, RetentionAction
+from chat_service.repository.sealing import new_key
 
 BY_OPERATOR = "operator"
 """Who has placed a hold from a shell, in its record and in the log."""
@@ -18,6 +21,7 @@ BY_OPERATOR = "operator"
 MOST_SHOWN = 1_000
 
 holds = AppGroup("holds", help="Chats that must not be destroyed.")
+webhooks = AppGroup("webhooks", help="The log, told to other services.")
 erasures = AppGroup("erasures", help="Erasing what a person has said.")
 retention = AppGroup("retention", help="After how long without activity chats are taken.")
 
@@ -153,3 +157,56 @@ def list_erasures(tenant_id: str) -> None:
         deferred = f", {one.deferred:,} chats wait for a hold" if one.is_deferred else ""
         done = f"{one.mode}: {one.messages:,} messages in {one.chats:,} chats{deferred}"
         click.echo(f"{one.id}  {one.requested_at:%Y-%m-%d %H:%M}  {state}  {done}")
+
+
+@webhooks.command("key")
+def make_webhook_key() -> None:
+    """Print a new key to seal webhooks' secrets with, for WEBHOOK_SECRET_KEY.
+
+    To change keys put the new one before the old one, with a comma between.
+    """
+    click.echo(new_key())
+
+
+@webhooks.command("list")
+@click.argument("tenant_id")
+@told_plainly
+def list_webhooks(tenant_id: str) -> None:
+    """List the webhooks of TENANT_ID, latest first."""
+    for one in repositories().webhooks.page(tenant_id, MOST_SHOWN, None):
+        state = "enabled" if one.enabled else f"disabled by {one.disabled_by}"
+        kinds = "all kinds" if one.kinds is None else ",".join(one.kinds)
+        click.echo(f"{one.id}  {state}  up to {one.position}  {kinds}  {one.url}")
+
+
+@webhooks.command("replay")
+@click.argument("tenant_id")
+@click.argument("webhook_id", type=click.UUID)
+@click.argument("after", type=click.IntRange(0))
+@told_plainly
+def replay_webhook(tenant_id: str, webhook_id: uuid.UUID, after: int) -> None:
+    """Tell the webhook WEBHOOK_ID of TENANT_ID again what comes AFTER an entry."""
+    with _known_webhook(tenant_id):
+        webhook = repositories().webhooks.replay(tenant_id, str(webhook_id), after)
+    click.echo(f"Entries {after + 1} to {webhook.position} are told again.")
+
+
+@webhooks.command("disable")
+@click.argument("tenant_id")
+@click.argument("webhook_id", type=click.UUID)
+@told_plainly
+def disable_webhook(tenant_id: str, webhook_id: uuid.UUID) -> None:
+    """Tell the webhook WEBHOOK_ID of TENANT_ID nothing more, until it is enabled again."""
+    with _known_webhook(tenant_id):
+        repositories().webhooks.disable(tenant_id, str(webhook_id), BY_OPERATOR)
+    click.echo("Disabled.")
+
+
+@contextmanager
+def _known_webhook(tenant_id: str) -> Iterator[None]:
+    try:
+        yield
+    except WebhookNotFoundError:
+        raise click.ClickException(
+            f"Tenant {tenant_id} has no such webhook; `webhooks list {tenant_id}` shows them."
+        ) from None

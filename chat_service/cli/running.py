@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import BinaryIO
 
 import click
@@ -11,15 +12,17 @@ from flask.cli import AppGroup, with_appcontext
 
 from chat_service.api.context import repositories
 from chat_service.api.imports import take_in
+from chat_service.api.log import entry_json
 from chat_service.cli.plainly import known_tenant, told_plainly
 from chat_service.errors import InvalidImportError
+from chat_service.jobs.delivering import Delivering
 from chat_service.jobs.erasing import Erasing
 from chat_service.jobs.expiry import Expiry
 from chat_service.jobs.lifting import Lifting
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
 from chat_service.jobs.retaining import Retaining
-from chat_service.jobs.runner import run, start
+from chat_service.jobs.runner import Job, run, start
 from chat_service.jobs.sequencing import Sequencing
 from chat_service.repository.migration import migrate
 
@@ -59,9 +62,17 @@ def run_jobs(*, until_idle: bool) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     found = repositories()
-    takers = [Lifting(found.holds), Expiry(found.expired), Retaining(found.retention), Erasing(found.erasures)]
+    takers: list[Job] = [
+        Lifting(found.holds),
+        Expiry(found.expired),
+        Retaining(found.retention),
+        Erasing(found.erasures),
+    ]
     sequencing = Sequencing(repositories().sequencer)
     start(OrphanReaper(repositories().orphans), stop)
+    if found.webhooks.are_on:
+        governed = partial(entry_json, governs=True)
+        takers.append(Delivering(found.deliveries, governed, private_networks=found.webhooks.private_networks))
     if until_idle:
         for job in takers:
             run(job, stop, until_done=True)

@@ -123,6 +123,8 @@ class Database:
         self.tenants = self.collections["tenants"]
         self.api_keys = self.collections["api_keys"]
         self.holds = self.collections["holds"]
+        self.webhooks = self.collections["webhooks"]
+        self.deliveries = self.collections["deliveries"]
         self.erasures = self.collections["erasures"]
         self.retention_days = self.collections["retention_days"]
         self.chats = self.collections["chats"]

@@ -44,6 +44,11 @@ def hold_key(tenant_id: str, hold_id: str) -> dict[str, Any]:
     return {"tenant_id": tenant_id, "hold_id": hold_id}
 
 
+def webhook_key(tenant_id: str, webhook_id: str) -> dict[str, Any]:
+    """Return the `_id` of a webhook."""
+    return {"tenant_id": tenant_id, "webhook_id": webhook_id}
+
+
 def erasure_key(tenant_id: str, erasure_id: str) -> dict[str, Any]:
     """Return the `_id` of the record of an erasure."""
     return {"tenant_id": tenant_id, "erasure_id": erasure_id}

@@ -43,6 +43,9 @@ ACTIVE_AFTER = timedelta(hours=24)
 BY_RETENTION = "retention"
 """Who has asked for the delete, in its receipt."""
 
+POLITE_CHATS = 2
+"""That share a transaction while others use the database, so that none waits for longer behind it."""
+
 KEEP = timedelta(days=30)
 """How long a chat is in the trash that the policy has moved there."""
 
@@ -173,8 +176,11 @@ class RetentionPolicies:
         removals = [Removal(one["_id"]["chat_id"], BY_RETENTION, keep, [one["revision"]], grace=grace) for one in due]
         taken = 0
         try:
-            for start in range(0, len(removals), GROUP_CHATS):
-                taken += self._take(tenant_id, removals[start : start + GROUP_CHATS])
+            left = removals
+            while left:
+                size = POLITE_CHATS if self._traffic.is_shared else GROUP_CHATS
+                group, left = left[:size], left[size:]
+                taken += self._take(tenant_id, group)
         finally:
             self._give_back(tenant_id, room - taken, now)
         if not due or len(due) < room:

@@ -16,6 +16,19 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
         IndexModel([("is_lifting", ASCENDING)], partialFilterExpression={"is_lifting": True}),
     ],
     "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
+    "webhooks": [IndexModel([("_id.tenant_id", ASCENDING), ("created_at", DESCENDING), ("_id.webhook_id", ASCENDING)])],
+    "deliveries": [
+        IndexModel(
+            [
+                ("_id.tenant_id", ASCENDING),
+                ("_id.webhook_id", ASCENDING),
+                ("created_at", DESCENDING),
+                ("_id.delivery_id", ASCENDING),
+            ]
+        ),
+        IndexModel([("due_at", ASCENDING)], partialFilterExpression={"state": "pending"}),
+        IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
+    ],
     "erasures": [
         IndexModel([("_id.tenant_id", ASCENDING), ("requested_at", DESCENDING), ("_id.erasure_id", ASCENDING)]),
         # Of those that are under way: a complete one has no lease.

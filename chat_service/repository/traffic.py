@@ -22,8 +22,8 @@ LOOK_WITHIN_SECONDS = 2.0
 GROUP_OPERATIONS = 2
 """What the transaction of a group is on the collection of chats."""
 
-JOB_REST = 2.0
-"""The rest of a job after a group while others use the database, in times of the group."""
+JOB_REST = 6.0
+"""The rest of a job after a piece of work while others use the database, in times of the piece."""
 
 OTHERS_PER_SECOND = 20.0
 """Operations on the chats up to which they are nobody: leases and single requests now and then."""
@@ -58,11 +58,20 @@ class Traffic:
         with self._lock:
             self._own += operations
 
-    def step_aside(self, begun: float) -> None:
-        """After a group of a job that began at `begun`, monotonic: rest if others use the chats."""
-        self.add(GROUP_OPERATIONS)
+    @property
+    def is_shared(self) -> bool:
+        """Whether the last look has seen others: pieces of work are to be small then. Asks nobody."""
+        return self._is_busy
+
+    def step_aside(self, begun: float, operations: int = GROUP_OPERATIONS) -> None:
+        """After a piece of a job's work that began at `begun`, monotonic: rest if others use the chats.
+
+        `operations` is how many the piece was on the collection of chats; each statement of an update is one.
+        """
+        self.add(operations)
+        worked = time.monotonic() - begun
         if self.look_for_others():
-            time.sleep((time.monotonic() - begun) * JOB_REST)
+            time.sleep(worked * JOB_REST)
 
     def look_for_others(self) -> bool:
         """Tell whether others used the chats between the last two looks; costs a command after `LOOK_SECONDS`."""

@@ -89,6 +89,8 @@ class UnitOfWork:
     tenants = _Of()
     holds = _Of()
     erasures = _Of()
+    webhooks = _Of()
+    deliveries = _Of()
     chats = _Of()
     messages = _Of()
     presence = _Of()

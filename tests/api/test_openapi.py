@@ -101,6 +101,9 @@ def test_the_published_operation(document: dict[str, Any]) -> None:
     }
 
 
+OF_THE_API = ("/chats", "/deletions", "/trash", "/holds", "/retention", "/erasures", "/webhooks", "/log")
+
+
 def test_the_readme_and_the_api_page_name_no_other_address(app: Flask, project) -> None:
     """What they show is there: each address in them has a route."""
     routes = app.url_map.bind("")
@@ -109,11 +112,7 @@ def test_the_readme_and_the_api_page_name_no_other_address(app: Flask, project) 
         if line.startswith("| `"):
             method, address = line.split("`")[1].split(" ")[:2]
             path = address.partition("?")[0].replace("{id}", "x").replace("{seq}", "1").replace("{name}", "x")
-            prefix = (
-                "/api/v1"
-                if path.startswith(("/chats", "/deletions", "/trash", "/holds", "/retention", "/erasures", "/log"))
-                else ""
-            )
+            prefix = "/api/v1" if path.startswith(OF_THE_API) else ""
             assert method in routes.allowed_methods(prefix + path), line
 
 

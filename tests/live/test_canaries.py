@@ -11,11 +11,14 @@ import requests
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port, start, stop
 from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.models import Scope
 from chat_service.repository.database import Database
+from chat_service.repository.sealing import new_key
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS
 from tests.failpoint import FailPoint
 from tests.wait import wait_until
+from tests.webhooks.receiver import Receiver
 
 TEXT = "canary-words-of-a-caller"
 WRONG_KEY = "chat_canary-key-of-nobody"
@@ -53,10 +56,12 @@ def place(tmp_path: Path) -> Iterator[Place]:
         database = Database(mongod.uri)
         database.prepare()
         tenants = Tenants(database)
-        key, _ = tenants.create_key(tenants.create("canary").id, "test", ["read", "write", "delete"])
+        key, _ = tenants.create_key(tenants.create("canary").id, "test", Scope)
         database.close()
-        with EmbeddedGunicorn(mongod.uri, free_port(), output=said, DELETE_INLINE_LIMIT="0") as running:
-            worker = start("flask", "--app", "wsgi", "jobs", "run", output=worked, MONGODB_URI=mongod.uri)
+        hooks = {"WEBHOOK_SECRET_KEY": new_key(), "WEBHOOK_PRIVATE_NETWORKS": "on"}
+        told = {**hooks, "DELETE_INLINE_LIMIT": "0"}
+        with EmbeddedGunicorn(mongod.uri, free_port(), output=said, folder=None, **told) as running:
+            worker = start("flask", "--app", "wsgi", "jobs", "run", output=worked, MONGODB_URI=mongod.uri, **hooks)
             try:
                 url = f"http://127.0.0.1:{running.port}"
                 yield Place(url, key, client, {**logs, "mongod": mongod.log})
@@ -96,7 +101,27 @@ def say_it_everywhere(place: Place) -> list[requests.Response]:
     receipt = f"/api/v1/deletions/{chat_id}"
     wait_until(lambda: place.send("GET", receipt).json()["purge"]["state"] == "complete", PURGED_SECONDS, every=0.1)
     gone = place.send("GET", chat)
-    return [*refused, gone, *(place.send("GET", path) for path in ("/api/v1/deletions", "/metrics", "/healthz"))]
+    paths = ("/api/v1/deletions", "/api/v1/log?limit=1000", "/metrics", "/healthz")
+    return [*refused, gone, *govern(place, message), *(place.send("GET", path) for path in paths)]
+
+
+def govern(place: Place, message: dict[str, Any]) -> list[requests.Response]:
+    """Hold a chat, erase whoever said something in it, and have it told; return all that the service says of it."""
+    chat_id = place.send("POST", CHATS, json={"title": TEXT}).json()["id"]
+    place.send("POST", f"{CHATS}/{chat_id}/messages", json=message)
+    with Receiver() as receiver:
+        webhook = place.send("POST", "/api/v1/webhooks", json={"url": receiver.url}).json()
+        hold = place.send("POST", "/api/v1/holds", json={"name": "n", "chat_ids": [chat_id]}).json()
+        refused = place.send("DELETE", f"{CHATS}/{chat_id}")
+        released = place.send("POST", f"/api/v1/holds/{hold['id']}/release")
+        other = place.send("POST", CHATS, json={}).json()["id"]
+        place.send("POST", f"{CHATS}/{other}/messages", json=message)
+        erasure = place.send("POST", "/api/v1/erasures", json={"sender_id": TEXT, "mode": "redact"})
+        receiver.wait_for(4)
+        assert TEXT not in str([one.body for one in receiver.messages])
+    path = f"/api/v1/webhooks/{webhook['id']}"
+    lists = ("/api/v1/holds", "/api/v1/erasures", erasure.headers["Location"], path, f"{path}/deliveries")
+    return [refused, released, erasure, *(place.send("GET", one) for one in lists)]
 
 
 def test_no_canary_is_found(place: Place) -> None:

@@ -109,7 +109,7 @@ def test_everything_is_held_from_when_it_says(mongod: EmbeddedMongod, database: 
         hold = Holds(database).place(TENANT, "n", None, "key")
         time.sleep(STOPPED_SECONDS)
         stopped.send_signal(signal.SIGCONT)
-        told = [process.communicate(timeout=60)[0].split() for process in (running, stopped)]
+        told = [process.communicate(timeout=120)[0].split() for process in (running, stopped)]
         committed = [change["wallTime"] for change in iter(stream.try_next, None)]
     assert all("deleted" in words and words[-1] == "refused" for words in told)
     assert len(committed) == sum(words.count("deleted") for words in told)

@@ -8,7 +8,7 @@ REPOSITORY = Path(__file__).parents[2] / "chat_service" / "repository"
 
 DESTROYS = re.compile(
     r"\b(?:chats|trash|messages|collection)\.(?:delete_one|delete_many|find_one_and_delete)\("
-    r"|\"delete\": \"messages\"|\bmessages\.(?:find_one_and_update|update_one|update_many|replace_one)\("
+    r"|\"(?:delete|update)\": \"messages\"|\bmessages\.(?:find_one_and_update|update_one|update_many|replace_one)\("
 )
 
 ASKS = re.compile(r"\brefusals?\(")

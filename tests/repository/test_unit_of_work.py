@@ -107,7 +107,7 @@ class Scene:
         erasures.request(TENANT, "ada", ErasureMode.REMOVE, "key")
         claim = erasures.claim("worker")
         assert claim is not None
-        return partial(erasures._erase, claim, erasures._look(claim)[1])
+        return partial(erasures._erase, claim, erasures._look(claim, 100)[1])
 
     def imported(self) -> Import:
         begun = Import(self.database, TENANT, replace(self.chats.get(TENANT, self.id), id=str(uuid.uuid4())))

@@ -1,0 +1,97 @@
+"""marshmallow shapes of webhooks and their deliveries, as they arrive and leave. No I/O."""
+
+from typing import Any
+
+from marshmallow import Schema, fields, validate, validates_schema
+
+from chat_service.api.fields import Flag, IfThere, Text, Time, WholeNumber
+from chat_service.api.message_schemas import MOST_SEQ
+from chat_service.api.schemas import refuse_empty
+from chat_service.models import DeliveryState, Kind
+from chat_service.repository.receivers import URL_CHARACTERS
+
+KINDS = [kind.value for kind in Kind]
+
+_URL = {"format": "uri", "example": "https://example.com/hooks/chats"}
+
+
+def _kinds(**options: Any) -> fields.List[Any]:
+    return fields.List(
+        fields.String(validate=validate.OneOf(KINDS)),
+        validate=validate.Length(1, len(KINDS)),
+        allow_none=True,
+        metadata={"description": "Which kinds of entries; null for all.", "example": ["chat.deleted"]},
+        **options,
+    )
+
+
+class WebhookIn(Schema):
+    """Where the log is to be told."""
+
+    url = Text(URL_CHARACTERS, required=True, metadata=_URL)
+    kinds = _kinds(load_default=None)
+
+
+class WebhookPatch(Schema):
+    """What can be changed of a webhook; what is left out stays."""
+
+    url = Text(URL_CHARACTERS, metadata=_URL)
+    kinds = _kinds()
+    enabled = Flag(metadata={"description": "Enabled again, it goes on in the log where it was."})
+
+    @validates_schema
+    def _check(self, data: dict[str, Any], **_: Any) -> None:
+        refuse_empty(data)
+
+
+class WebhookOut(Schema):
+    """That entries of the log are told to an address."""
+
+    id = fields.String(metadata={"format": "uuid"})
+    url = fields.String(metadata={"format": "uri"})
+    kinds = fields.List(fields.String(), allow_none=True, metadata={"description": "Null: all kinds."})
+    enabled = fields.Boolean()
+    disabled_by = fields.String(
+        allow_none=True,
+        validate=validate.OneOf(["key", "operator", "410", None]),
+        metadata={"description": "`410`: the receiver has answered that it is gone."},
+    )
+    created_at = Time()
+    created_by = fields.String(metadata={"description": "The id of the key that asked for it."})
+    position = fields.Integer(metadata={"description": "The seq up to which it was told, or is being told."})
+    secret = IfThere(metadata={"description": "`whsec_…`, to check signatures with: shown once, when it is made."})
+
+
+class WebhookPageOut(Schema):
+    """A page of webhooks, latest first."""
+
+    items = fields.List(fields.Nested(WebhookOut()))
+    next_cursor = fields.String(allow_none=True)
+
+
+class ReplayIn(Schema):
+    """From where on the log is told again."""
+
+    after = WholeNumber(required=True, validate=validate.Range(0, MOST_SEQ))
+
+
+class DeliveryOut(Schema):
+    """An entry that a webhook is told, and what came of it so far."""
+
+    id = fields.String(metadata={"format": "uuid", "description": "The `webhook-id`, without its `msg_`."})
+    seq = fields.Integer(allow_none=True, metadata={"description": "Which entry of the log; null of a test."})
+    type = fields.String(attribute="kind")
+    state = fields.String(validate=validate.OneOf([state.value for state in DeliveryState]))
+    created_at = Time()
+    tries = fields.Integer()
+    tried_at = Time(allow_none=True)
+    next_try_at = Time(allow_none=True)
+    status = fields.Integer(allow_none=True, metadata={"description": "What the receiver has answered last."})
+    reason = fields.String(allow_none=True, metadata={"description": "Why it was not taken, in a word."})
+
+
+class DeliveryPageOut(Schema):
+    """A page of deliveries, latest first. They are kept for 30 days after they are over."""
+
+    items = fields.List(fields.Nested(DeliveryOut()))
+    next_cursor = fields.String(allow_none=True)

@@ -1,0 +1,122 @@
+"""Sends one message to a webhook's receiver, by Standard Webhooks, and never to where it may not go."""
+
+import socket
+from collections.abc import Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import aiohttp
+import orjson
+from standardwebhooks.webhooks import Webhook
+
+from chat_service import __version__
+from chat_service.models import Attempt, LogEntry
+from chat_service.repository.receivers import is_public
+
+TRY_SECONDS = 15.0
+"""From the look-up of the name to the receiver's status."""
+
+CONNECTIONS = 256
+
+
+class Told(NamedTuple):
+    """What came of a try."""
+
+    status: int | None
+    reason: str
+    retry_after: float | None = None
+
+
+class _PrivateAddressError(OSError):
+    """The address that was about to be connected to is not a public one."""
+
+
+class Sender:
+    """Sends messages; made and used in one event loop."""
+
+    def __init__(self, *, private_networks: bool) -> None:
+        connector = aiohttp.TCPConnector(
+            limit=CONNECTIONS,
+            # Names are looked up for each connection: what was right a minute ago may be another's now.
+            use_dns_cache=False,
+            force_close=True,
+            socket_factory=_any_socket if private_networks else _public_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=TRY_SECONDS),
+            headers={"User-Agent": f"chat-service/{__version__}", "Content-Type": "application/json"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def send(self, attempt: Attempt, entry_json: Any) -> Told:
+        """Send the message, and return what came of it. Redirects are not followed, and no body is read."""
+        body = orjson.dumps({"type": attempt.type, "timestamp": _time(attempt), "data": entry_json}).decode()
+        headers = signed(attempt.delivery_id, attempt.at, body, attempt.secrets)
+        try:
+            async with self._session.post(attempt.url, data=body, headers=headers, allow_redirects=False) as answer:
+                retry_after = _seconds(answer.headers.get("Retry-After"), attempt.at)
+                return Told(answer.status, "delivered" if answer.ok else "refused", retry_after)
+        except TimeoutError:
+            return Told(None, "timeout")
+        except (aiohttp.ClientError, OSError, ValueError, UnicodeError) as error:
+            return Told(None, "private_address" if _is_private(error) else "unreachable")
+
+
+def signed(delivery_id: str, at: datetime, body: str, secrets: Sequence[bytes]) -> dict[str, str]:
+    """Return the headers that Standard Webhooks asks for; a signature for each secret."""
+    message_id = f"msg_{delivery_id}"
+    signatures = [Webhook(secret).sign(message_id, at, body) for secret in secrets]
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def _public_socket(found: tuple[Any, ...]) -> socket.socket:
+    """Make the socket for an address, which is the one that is connected to.
+
+    Raises:
+        _PrivateAddressError: it is none that everybody may reach.
+    """
+    if not is_public(found[4][0]):
+        raise _PrivateAddressError
+    return _any_socket(found)
+
+
+def _any_socket(found: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, _ = found
+    return socket.socket(family, kind, protocol)
+
+
+def _is_private(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, _PrivateAddressError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _time(attempt: Attempt) -> str:
+    entry: LogEntry | None = attempt.entry
+    at = attempt.at if entry is None else entry.at
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _seconds(retry_after: str | None, now: datetime) -> float | None:
+    """Return the seconds that a receiver asks for, in either form that HTTP has."""
+    if retry_after is None:
+        return None
+    if retry_after.isascii() and retry_after.isdecimal():
+        return float(retry_after[:9])
+    try:
+        return (parsedate_to_datetime(retry_after) - now).total_seconds()
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""Webhooks, against receivers that behave in every way."""
