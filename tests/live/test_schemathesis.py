@@ -12,8 +12,8 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.messages import Messages
 
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "20")
-"""For each operation; `make soak` asks for more."""
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "8")
+"""For each operation; `SCHEMATHESIS_EXAMPLES=100 make test` asks for more."""
 
 
 @pytest.mark.timeout(600)

@@ -133,9 +133,9 @@ def test_a_chat_that_another_process_holds_stalls_no_other_delete(
 
 
 def test_a_delete_among_posts_leaves_no_orphan(chats: Chats, deletions: Deletions, messages: Messages) -> None:
-    """200 contested chats: every acknowledged message is in the receipt's count, and none is left behind."""
+    """100 contested chats: every acknowledged message is in the receipt's count, and none is left behind."""
     contested = 0
-    while contested < 200:
+    while contested < 100:
         chat = chats.create(TENANT, None, {})
         messages.append(TENANT, chat.id, MESSAGE)
 

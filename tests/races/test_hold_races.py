@@ -32,7 +32,7 @@ MANY = pytest.param(number("SOAK_HOLD_ROUNDS", 5_000), marks=[pytest.mark.soak, 
 TEXTS = ("one", "two", "three")
 
 
-@pytest.mark.parametrize("rounds", [100, MANY])
+@pytest.mark.parametrize("rounds", [60, MANY])
 @pytest.mark.parametrize("inline_limit", [1_000, 0], ids=["inline", "staged"])
 def test_what_is_held_is_there(mongod: EmbeddedMongod, database: Database, rounds: int, inline_limit: int) -> None:
     """A hold that was placed, and a delete that was done, never both; and nothing of what was held changes any more."""
