@@ -304,8 +304,8 @@ def _chats_of(tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str]) -> dict[s
 
 
 def _has_rested(tx: UnitOfWork, chat: Document) -> bool:
-    """Tell whether the chat was not held until lately."""
-    return bool(chat.get("hold_released_at", tx.now - REST) <= tx.now - REST)
+    """Tell whether the chat was not held until lately; a mark that is still there is of a hold that was."""
+    return not chat.get("holds") and bool(chat.get("hold_released_at", tx.now - REST) <= tx.now - REST)
 
 
 def _note_refused(

@@ -183,9 +183,10 @@ class TestHolds:
         assert (seen["state"], seen["deferred_chats"]) == ("deferred", 0 if everything else 1)
         assert (len(said(alice, held)), len(said(alice, free))) == (1, int(everything))
         holds.release(alice.access.tenant_id, hold.id, "key")
-        holds.lift_some()
-        self.pass_time(either_database, timedelta())
-        assert work(alice) == 0, "not before 24 h have passed"
+        for lift in (lambda: None, holds.lift_some):  # its mark is on the chats for a while
+            lift()
+            self.pass_time(either_database, timedelta())
+            assert work(alice) == 0, "not before 24 h have passed"
         assert look(governor, erasure)["state"] == "deferred"
         self.pass_time(either_database, timedelta(hours=24))
         assert work(alice) == (2 if everything else 1)
