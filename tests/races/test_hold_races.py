@@ -32,7 +32,7 @@ MANY = pytest.param(number("SOAK_HOLD_ROUNDS", 5_000), marks=[pytest.mark.soak, 
 TEXTS = ("one", "two", "three")
 
 
-@pytest.mark.parametrize("rounds", [60, MANY])
+@pytest.mark.parametrize("rounds", [40, MANY])
 @pytest.mark.parametrize("inline_limit", [1_000, 0], ids=["inline", "staged"])
 def test_what_is_held_is_there(mongod: EmbeddedMongod, database: Database, rounds: int, inline_limit: int) -> None:
     """A hold that was placed, and a delete that was done, never both; and nothing of what was held changes any more."""
@@ -90,8 +90,10 @@ def check(database: Database, chat_id: str, told: list[Seen]) -> None:
         assert gone or ended, told
 
 
-LONGEST_SECONDS = 25.0
+LONGEST_SECONDS = 30.0
 STOPPED_SECONDS = 20.0
+
+NAMES = ("running", "stopped")
 
 
 def test_everything_is_held_from_when_it_says(mongod: EmbeddedMongod, database: Database) -> None:
@@ -102,16 +104,18 @@ def test_everything_is_held_from_when_it_says(mongod: EmbeddedMongod, database: 
         inserts = [{"$match": {"operationType": "insert"}}]
         stream = stack.enter_context(database.deletions.watch(inserts, max_await_time_ms=1_000))
         running, stopped = (
-            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) for _ in range(2)
+            stack.enter_context(subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True)) for name in NAMES
         )
-        wait_until(lambda: database.deletions.count_documents({}) > 50)
+        wait_until(lambda: all(database.deletions.count_documents({"requested_by": name}) > 20 for name in NAMES), 60)
         stopped.send_signal(signal.SIGSTOP)
         hold = Holds(database).place(TENANT, "n", None, "key")
         time.sleep(STOPPED_SECONDS)
         stopped.send_signal(signal.SIGCONT)
         told = [process.communicate(timeout=120)[0].split() for process in (running, stopped)]
         committed = [change["wallTime"] for change in iter(stream.try_next, None)]
+    print([(Counter(words), words[-3:]) for words in told])  # noqa: T201 - shown when it fails
     assert all("deleted" in words and words[-1] == "refused" for words in told)
-    assert len(committed) == sum(words.count("deleted") for words in told)
+    known, unknown = (sum(words.count(word) for words in told) for word in ("deleted", "failed"))
+    assert known <= len(committed) <= known + unknown
     assert max(committed) < hold.active_from
     assert max(committed) - hold.placed_at < timedelta(seconds=6), "what is known is looked up again within 5 s"

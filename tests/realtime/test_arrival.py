@@ -21,6 +21,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import ConnectionCaps, Presence
+from chat_service.repository.sealing import Sealer
 from chat_service.repository.trash import Trash
 from tests.client import CHATS, TenantAccess
 from tests.wait import wait_until
@@ -66,7 +67,8 @@ def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: 
     }
 
     async def connect() -> list[dict[str, Any]]:
-        repositories = Repositories.on(database, 1_000, RateLimits(database, {}), ConnectionCaps())
+        limits, caps, sealer = RateLimits(database, {}), ConnectionCaps(), Sealer(())
+        repositories = Repositories.on(database, 1_000, limits, caps, sealer, private_networks=False)
         sockets = Sockets(replace(repositories, presence=BusyChat(database, happen)), [], 10)
         coming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         coming.put_nowait({"type": "websocket.connect"})
