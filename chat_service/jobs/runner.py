@@ -50,6 +50,13 @@ def run(
             _log.warning("%s waits for the database: %s", job.name, type(error).__name__)
             worked = None
             report.failures += 1
+        except Exception as error:
+            # What nobody has thought of must not end a job for good, while its process goes on.
+            if until_done:
+                raise
+            _log.error("%s failed: %s", job.name, type(error).__name__)
+            worked = None
+            report.failures += 1
         report.add(worked)
         if worked is None:
             stop.wait(job.rest_seconds)

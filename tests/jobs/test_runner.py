@@ -54,3 +54,32 @@ def test_what_was_done_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture, mo
         "three: 7 done, 0 failures in 0 s",
         "three: 9 done, 0 failures in 0 s",
     ]
+
+
+class Broken(Three):
+    """Its second piece fails as nobody has thought of; when all is done it tells that to stop."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def run_once(self) -> int | None:
+        try:
+            return super().run_once()
+        except DatabaseUnavailableError:
+            raise KeyError("canary") from None
+        finally:
+            if not self.left:
+                self._stop.set()
+
+
+def test_a_failure_does_not_end_a_job(caplog: pytest.LogCaptureFixture) -> None:
+    """Its process goes on, so nobody would notice; the log has the type and not the text."""
+    stop = threading.Event()
+    job = Broken(stop)
+    run(job, stop)
+    assert job.left == []
+    assert "three failed: KeyError" in caplog.text
+    assert "canary" not in caplog.text
+    with pytest.raises(KeyError):
+        run(Broken(threading.Event()), threading.Event(), until_done=True)

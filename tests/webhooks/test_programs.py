@@ -2,6 +2,7 @@
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 import textwrap
@@ -37,7 +38,13 @@ def running(command: list[str], port: int, secret: str, folder: Path) -> Iterato
     """Run a receiver; what it says comes line by line."""
     told = {**os.environ, "PORT": str(port), "WEBHOOK_SECRET": secret}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=told, cwd=folder
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=told,
+        cwd=folder,
+        start_new_session=True,
     ) as process:
         lines: queue.Queue[str] = queue.Queue()
         assert process.stdout
@@ -46,7 +53,7 @@ def running(command: list[str], port: int, secret: str, folder: Path) -> Iterato
         try:
             yield lambda: lines.get(timeout=30)
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # node is a child of what was started
 
 
 def answers(port: int) -> bool:
