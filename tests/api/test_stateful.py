@@ -231,7 +231,7 @@ def _reversed(text: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(12, 25), pytest.param(300, 40, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])]
+    ("examples", "steps"), [(8, 25), pytest.param(300, 40, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])]
 )
 def test_two_tenants(database: Database, examples: int, steps: int) -> None:
     config = Settings("unused", 2**20, threads=1, log_format="json", delete_inline_limit=INLINE_LIMIT)
