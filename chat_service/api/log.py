@@ -23,7 +23,7 @@ from chat_service.api.openapi import raises
 from chat_service.api.parsing import preferred
 from chat_service.api.schemas import TicketOut
 from chat_service.errors import InsufficientScopeError, TooManyListenersError, ValidationFailedError
-from chat_service.models import WITHHELD, Caller, Kind, LogEntry, LogPage, Scope, Ticket
+from chat_service.models import WITHHELD, Attempt, Caller, Kind, LogEntry, LogPage, Scope, Ticket
 
 ENTRIES_DEFAULT, ENTRIES_MOST = 100, 1_000
 WAIT_MOST = 25
@@ -169,6 +169,12 @@ def entry_json(entry: LogEntry, *, governs: bool) -> dict[str, Any]:
     subject = {"hold_id" if event.kind.is_of_hold else "chat_id": event.chat_id} if event.chat_id else {}
     named = {"seq": entry.seq, "kind": event.kind.value, "at": milliseconds(entry.at), **subject}
     return {**named, "actor": event.actor, **facts}
+
+
+def message_json(attempt: Attempt) -> dict[str, Any]:
+    """Return what a webhook is told: its tenant governs."""
+    data = {} if attempt.entry is None else entry_json(attempt.entry, governs=True)
+    return {"type": attempt.type, "timestamp": data.get("at", milliseconds(attempt.at)), "data": data}
 
 
 def event_text(entry: LogEntry, *, governs: bool) -> bytes:

@@ -29,8 +29,7 @@ from chat_service.errors import (
     ValidationFailedError,
     WebhooksOffError,
 )
-from chat_service.models import Delivery, ListPosition, Scope, Webhook
-from chat_service.repository.deliveries import kinds_of
+from chat_service.models import Delivery, Kind, ListPosition, Scope, Webhook
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/api/v1", description="The log, told to other services")
 
@@ -47,10 +46,10 @@ def create_webhook(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]
     `{type, timestamp, data}`, where `data` is the entry. What is not answered with 2xx within 15 s is tried again after
     5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h, always under the same `webhook-id`. 410 disables the webhook.
     """
-    who = caller()
+    who, kinds = caller(), body["kinds"] and [Kind(name) for name in dict.fromkeys(body["kinds"])]
     with _told_as_field():
         webhook, secret = repositories().webhooks.create(
-            who.tenant_id, body["url"], kinds_of(body["kinds"]), who.key_id, idempotency_key()
+            who.tenant_id, body["url"], kinds, who.key_id, idempotency_key()
         )
     return {**asdict(webhook), "secret": secret}, {"Location": url_for("webhooks.get_webhook", webhook_id=webhook.id)}
 

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from functools import partial
 from typing import BinaryIO
 
 import click
@@ -12,7 +11,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from chat_service.api.context import repositories
 from chat_service.api.imports import take_in
-from chat_service.api.log import entry_json
+from chat_service.api.log import message_json
 from chat_service.cli.plainly import known_tenant, told_plainly
 from chat_service.errors import InvalidImportError
 from chat_service.jobs.delivering import Delivering
@@ -71,8 +70,7 @@ def run_jobs(*, until_idle: bool) -> None:
     sequencing = Sequencing(repositories().sequencer)
     start(OrphanReaper(repositories().orphans), stop)
     if found.webhooks.are_on:
-        governed = partial(entry_json, governs=True)
-        takers.append(Delivering(found.deliveries, governed, private_networks=found.webhooks.private_networks))
+        takers.append(Delivering(found.deliveries, message_json, private_networks=found.webhooks.private_networks))
     if until_idle:
         for job in takers:
             run(job, stop, until_done=True)

@@ -11,7 +11,7 @@ from typing import Any
 from chat_service.errors import ChatServiceError
 from chat_service.jobs.runner import Job
 from chat_service.jobs.sender import CONNECTIONS, Sender
-from chat_service.models import Attempt, LogEntry
+from chat_service.models import Attempt
 from chat_service.repository.deliveries import Deliveries
 
 REST_SECONDS = 0.5
@@ -28,7 +28,7 @@ END_SECONDS = 2.0
 THREADS = 4
 """That put down what came of tries."""
 
-EntryJson = Callable[[LogEntry], Any]
+MessageJson = Callable[[Attempt], Any]
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ class Delivering(Job):
     name = "webhooks"
     rest_seconds = REST_SECONDS
 
-    def __init__(self, deliveries: Deliveries, entry_json: EntryJson, *, private_networks: bool) -> None:
-        """`entry_json` makes of an entry of the log what the API shows of it."""
+    def __init__(self, deliveries: Deliveries, message_json: MessageJson, *, private_networks: bool) -> None:
+        """`message_json` says what is sent."""
         self._deliveries = deliveries
-        self._entry_json = entry_json
+        self._message_json = message_json
         self._private_networks = private_networks
         self._under_way: Counter[str] = Counter()
         """Tries, by webhook."""
@@ -87,8 +87,7 @@ class Delivering(Job):
         try:
             if self._sender is None:
                 self._sender = Sender(private_networks=self._private_networks)
-            data = {} if attempt.entry is None else self._entry_json(attempt.entry)
-            told = await self._sender.send(attempt, data)
+            told = await self._sender.send(attempt, self._message_json(attempt))
             settle = self._deliveries.settle
             await asyncio.get_running_loop().run_in_executor(self._threads, settle, attempt, *told)
         except ChatServiceError as error:

@@ -2,6 +2,7 @@
 
 from chat_service.jobs.runner import Job
 from chat_service.repository.expired import Expired
+from chat_service.repository.lists import next_in_turn
 
 BATCH_CHATS = 64
 """Of a tenant, before the next one has its turn."""
@@ -28,7 +29,7 @@ class Expiry(Job):
         waiting = self._expired.tenants()
         if not waiting:
             return None
-        self._last_tenant = next((one for one in waiting if one > self._last_tenant), waiting[0])
+        self._last_tenant = next_in_turn(waiting, self._last_tenant)
         return self._expired.delete(self._last_tenant, BATCH_CHATS)
 
     def is_done(self) -> bool:

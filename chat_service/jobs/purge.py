@@ -28,7 +28,7 @@ class PurgeWorker(Job):
         self._stop = stop or threading.Event()
         self._id = uuid.uuid4().hex
         self._pace = Pace()
-        self._last_tenant: str | None = None
+        self._last_tenant = ""
         self._looked, self._operations = 0.0, 0
 
     def run_once(self) -> int | None:

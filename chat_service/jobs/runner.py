@@ -46,15 +46,13 @@ def run(
             worked = job.run_once()
             if worked is None and until_done and job.is_done():
                 break
-        except (DatabaseUnavailableError, OutcomeUnknownError) as error:
-            _log.warning("%s waits for the database: %s", job.name, type(error).__name__)
-            worked = None
-            report.failures += 1
         except Exception as error:
-            # What nobody has thought of must not end a job for good, while its process goes on.
-            if until_done:
+            if isinstance(error, DatabaseUnavailableError | OutcomeUnknownError):
+                _log.warning("%s waits for the database: %s", job.name, type(error).__name__)
+            elif until_done:
                 raise
-            _log.error("%s failed: %s", job.name, type(error).__name__)
+            else:  # what nobody has thought of must not end a job for good, while its process goes on
+                _log.error("%s failed: %s", job.name, type(error).__name__)
             worked = None
             report.failures += 1
         report.add(worked)

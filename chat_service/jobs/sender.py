@@ -11,7 +11,7 @@ import orjson
 from standardwebhooks.webhooks import Webhook
 
 from chat_service import __version__
-from chat_service.models import Attempt, LogEntry
+from chat_service.models import Attempt
 from chat_service.repository.receivers import is_public
 
 TRY_SECONDS = 15.0
@@ -55,9 +55,9 @@ class Sender:
         """Close the connections."""
         await self._session.close()
 
-    async def send(self, attempt: Attempt, entry_json: Any) -> Told:
+    async def send(self, attempt: Attempt, message: Any) -> Told:
         """Send the message, and return what came of it. Redirects are not followed, and no body is read."""
-        body = orjson.dumps({"type": attempt.type, "timestamp": _time(attempt), "data": entry_json}).decode()
+        body = orjson.dumps(message).decode()
         headers = signed(attempt.delivery_id, attempt.at, body, attempt.secrets)
         try:
             async with self._session.post(attempt.url, data=body, headers=headers, allow_redirects=False) as answer:
@@ -102,12 +102,6 @@ def _is_private(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _time(attempt: Attempt) -> str:
-    entry: LogEntry | None = attempt.entry
-    at = attempt.at if entry is None else entry.at
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _seconds(retry_after: str | None, now: datetime) -> float | None:

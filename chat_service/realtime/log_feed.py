@@ -50,7 +50,8 @@ class _Rendered(NamedTuple):
 
 
 def _render(entry: LogEntry) -> _Rendered:
-    return _Rendered(entry.event.kind, event_text(entry, governs=True), event_text(entry, governs=False))
+    kind, text = entry.event.kind, event_text(entry, governs=True)
+    return _Rendered(kind, text, event_text(entry, governs=False) if kind.is_confidential else text)
 
 
 class _End:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo import ReturnDocument
 
 from chat_service.errors import (
     ChatExistsError,
@@ -18,7 +18,8 @@ from chat_service.errors import (
 from chat_service.models import Chat, IdempotencyKey, ListPosition
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
-from chat_service.repository.keys import chat_key, has_expired, listed_after, living, unexpired
+from chat_service.repository.keys import chat_key, has_expired, living, unexpired
+from chat_service.repository.lists import latest_first
 from chat_service.repository.presence import Presence
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -95,11 +96,9 @@ class Chats:
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Chat]:
         """Return up to `limit` chats of the tenant that come after a place in the list, latest activity first."""
-        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, **unexpired(self._database.now())}
-        wanted |= listed_after(after, "updated_at")
-        order = [("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)]
+        there: dict[str, Any] = {"_id.tenant_id": tenant_id, **unexpired(self._database.now())}
         with self._database.operation():
-            documents = list(self._database.chats.find(wanted, sort=order, limit=limit, batch_size=limit + 1))
+            documents = latest_first(self._database.chats, there, "updated_at", limit, after)
             ids = [document["_id"]["chat_id"] for document in documents]
             leases = self._presence.count_each(self._database.unbound(), tenant_id, ids)
         return [self.to_chat(document, leases[document["_id"]["chat_id"]].live) for document in documents]

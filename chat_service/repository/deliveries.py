@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo import ASCENDING, ReturnDocument
 
 from chat_service.errors import SecretsUnreadableError, WebhookNotFoundError
-from chat_service.models import Attempt, Delivery, DeliveryState, Kind, ListPosition, LogEntry
+from chat_service.models import Attempt, Delivery, DeliveryState, ListPosition
 from chat_service.repository.database import Database
-from chat_service.repository.keys import listed_after, webhook_key
+from chat_service.repository.keys import webhook_key
+from chat_service.repository.lists import latest_first
 from chat_service.repository.log import Log
 from chat_service.repository.sealing import Sealer
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -36,6 +37,9 @@ LONGEST_WAIT = timedelta(hours=24)
 
 CLAIM = timedelta(seconds=40)
 """For a try, which takes 15 s at most."""
+
+PAUSE = timedelta(minutes=1)
+"""Until a webhook is looked at again that is disabled."""
 
 AT_ONCE = 200
 """Entries that are made deliveries of with one transaction."""
@@ -75,9 +79,8 @@ class Deliveries:
         return looked_at
 
     def _is_full(self, webhook: Document) -> bool:
-        own = {"_id.tenant_id": webhook["_id"]["tenant_id"], "_id.webhook_id": webhook["_id"]["webhook_id"]}
+        pending = {**_of_webhook(webhook["_id"]), "state": DeliveryState.PENDING.value}
         with self._database.operation():
-            pending = {**own, "state": DeliveryState.PENDING.value}
             number: int = self._database.deliveries.count_documents(pending, limit=MOST_PENDING)
         return number >= MOST_PENDING
 
@@ -130,46 +133,45 @@ class Deliveries:
         Raises:
             WebhookNotFoundError: the tenant has no such webhook.
         """
-        own: Document = {"_id.tenant_id": tenant_id, "_id.webhook_id": webhook_id}
-        order = [("created_at", DESCENDING), ("_id.delivery_id", ASCENDING)]
+        place = webhook_key(tenant_id, webhook_id)
         with self._database.operation():
-            if self._database.webhooks.find_one({"_id": webhook_key(tenant_id, webhook_id)}, {"_id": True}) is None:
+            if self._database.webhooks.find_one({"_id": place}, {"_id": True}) is None:
                 raise WebhookNotFoundError
-            condition = {**own, **listed_after(after, "created_at", "_id.delivery_id")}
-            found = self._database.deliveries.find(condition, sort=order, limit=limit, batch_size=limit + 1)
+            deliveries, own = self._database.deliveries, _of_webhook(place)
+            found = latest_first(deliveries, own, "created_at", limit, after, id_field="_id.delivery_id")
             return [_from_document(document) for document in found]
 
     def claim(self, busy: Sequence[str]) -> Attempt | None:
         """Claim the delivery that is due longest, not to a webhook of the `busy` ones; None if none is due."""
-        now = self._database.now()
-        due = {"state": DeliveryState.PENDING.value, "due_at": {"$lte": now}, "_id.webhook_id": {"$nin": list(busy)}}
-        claim = {"$set": {"due_at": now + CLAIM, "tried_at": now}, "$inc": {"tries": 1}}
-        with self._database.operation(writes=True):
-            found = self._database.deliveries.find_one_and_update(
-                due, claim, sort=[("due_at", ASCENDING)], return_document=ReturnDocument.AFTER
-            )
-            if found is None:
-                return None
-            webhook = self._database.webhooks.find_one({"_id": webhook_key_of(found)})
-        if webhook is None or not webhook["enabled"]:
+        while True:
+            now = self._database.now()
+            due = {**_DUE, "due_at": {"$lte": now}, "_id.webhook_id": {"$nin": list(busy)}}
+            claim = {"$set": {"due_at": now + CLAIM, "tried_at": now}, "$inc": {"tries": 1}}
+            with self._database.operation(writes=True):
+                found = self._database.deliveries.find_one_and_update(
+                    due, claim, sort=[("due_at", ASCENDING)], return_document=ReturnDocument.AFTER
+                )
+                if found is None:
+                    return None
+                webhook = self._database.webhooks.find_one({"_id": _webhook_of(found)})
+            if webhook is not None and webhook["enabled"]:
+                try:
+                    return self._to_attempt(found, webhook, now)
+                except SecretsUnreadableError:
+                    _log.warning("A webhook's secret cannot be opened: WEBHOOK_SECRET_KEY has not the key for it.")
             self._pause(found)
-            return self.claim([*busy, found["_id"]["webhook_id"]])
-        try:
-            return self._to_attempt(found, webhook, now)
-        except SecretsUnreadableError:
-            _log.warning("The secret of a webhook cannot be opened: WEBHOOK_SECRET_KEY has not the key that sealed it.")
-            self._pause(found)
-            return self.claim([*busy, found["_id"]["webhook_id"]])
 
     def _pause(self, delivery: Document) -> None:
-        """Take a delivery back whose webhook is disabled: it was not tried, and is due when that is enabled again."""
-        later = {"$set": {"due_at": self._database.now() + timedelta(minutes=1)}, "$inc": {"tries": -1}}
+        """Leave a webhook alone for a while that cannot be told; the delivery that was claimed was not tried."""
+        later = {"$set": {"due_at": self._database.now() + PAUSE}}
+        waiting = {**_of_webhook(_webhook_of(delivery)), **_DUE, "due_at": {"$lte": self._database.now()}}
         with self._database.operation(writes=True):
-            self._database.deliveries.update_one({"_id": delivery["_id"]}, later)
+            self._database.deliveries.update_one({"_id": delivery["_id"]}, {**later, "$inc": {"tries": -1}})
+            self._database.deliveries.update_many(waiting, later)
 
     def _to_attempt(self, found: Document, webhook: Document, now: datetime) -> Attempt:
         tenant_id, seq = found["_id"]["tenant_id"], found["seq"]
-        entry = self._entry(tenant_id, seq) if seq else None
+        entry = self._log.get(tenant_id, seq) if seq else None
         good = [one for one in webhook["secrets"] if one["until"] is None or one["until"] > now]
         return Attempt(
             tenant_id=tenant_id,
@@ -182,10 +184,6 @@ class Deliveries:
             type=found["kind"],
             entry=entry,
         )
-
-    def _entry(self, tenant_id: str, seq: int) -> LogEntry:
-        (entry,) = self._log.page(tenant_id, seq - 1, 1).entries
-        return entry
 
     def settle(self, attempt: Attempt, status: int | None, reason: str, retry_after: float | None = None) -> None:
         """Put down what came of a try: the receiver's status, None if there was none, and why in a word.
@@ -214,6 +212,8 @@ class Deliveries:
 
 _GONE = 410
 
+_DUE = {"state": DeliveryState.PENDING.value}
+
 
 def next_wait(tries: int, retry_after: float | None = None) -> timedelta:
     """Return how long to wait after so many tries, and not less than the receiver has asked for, up to a day."""
@@ -222,9 +222,14 @@ def next_wait(tries: int, retry_after: float | None = None) -> timedelta:
     return max(wait, asked)
 
 
-def webhook_key_of(delivery: Document) -> Document:
+def _webhook_of(delivery: Document) -> Document:
     """Return the `_id` of the webhook that a delivery is for."""
     return webhook_key(delivery["_id"]["tenant_id"], delivery["_id"]["webhook_id"])
+
+
+def _of_webhook(place: Document) -> Document:
+    """Return the condition of the deliveries of a webhook."""
+    return {f"_id.{name}": value for name, value in place.items()}
 
 
 def _key(tenant_id: str, webhook_id: str, delivery_id: str) -> Document:
@@ -262,8 +267,3 @@ def _from_document(document: Document) -> Delivery:
         status=document["status"],
         reason=document["reason"],
     )
-
-
-def kinds_of(names: Sequence[str] | None) -> list[Kind] | None:
-    """Return the kinds of these names."""
-    return None if names is None else [Kind(name) for name in dict.fromkeys(names)]

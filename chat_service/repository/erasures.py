@@ -19,13 +19,14 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
-from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo import ASCENDING, ReturnDocument
 
 from chat_service.errors import ClaimLostError, ErasureNotFoundError, LegalHoldError
 from chat_service.models import MAX_SEQ, Erasure, ErasureMode, Event, IdempotencyKey, Kind, ListPosition
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
-from chat_service.repository.keys import chat_key, erasure_key, listed_after
+from chat_service.repository.keys import chat_key, erasure_key
+from chat_service.repository.lists import latest_first, next_in_turn
 from chat_service.repository.protection import REST, lets_jobs_delete, log_refusals, refusals
 from chat_service.repository.traffic import Traffic
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -123,10 +124,9 @@ class Erasures:
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Erasure]:
         """Return up to `limit` erasures that come after a place in the list, latest first."""
-        condition: Document = {"_id.tenant_id": tenant_id, **listed_after(after, "requested_at", "_id.erasure_id")}
-        order = [("requested_at", DESCENDING), ("_id.erasure_id", ASCENDING)]
+        own = {"_id.tenant_id": tenant_id}
         with self._database.operation():
-            found = self._database.erasures.find(condition, sort=order, limit=limit, batch_size=limit + 1)
+            found = latest_first(self._database.erasures, own, "requested_at", limit, after, id_field="_id.erasure_id")
             return [_from_document(document) for document in found]
 
     def claim(self, worker_id: str, after_tenant: str = "") -> Claim | None:
@@ -140,7 +140,7 @@ class Erasures:
             waiting = sorted(self._database.erasures.distinct("_id.tenant_id", free))
             if not waiting:
                 return None
-            tenant_id = next((one for one in waiting if one > after_tenant), waiting[0])
+            tenant_id = next_in_turn(waiting, after_tenant)
             claimed = self._database.erasures.find_one_and_update(
                 {"_id.tenant_id": tenant_id, **free},
                 {"$set": {"worker_id": worker_id, "lease_until": now + LEASE}},

@@ -10,13 +10,14 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo import ReturnDocument
 
 from chat_service.errors import ChatServiceError, HoldNotFoundError, HoldUnchangeableError, UnknownChatsError
 from chat_service.models import Event, Hold, IdempotencyKey, Kind, ListPosition
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
-from chat_service.repository.keys import chat_key, hold_key, listed_after, unexpired
+from chat_service.repository.keys import chat_key, hold_key, unexpired
+from chat_service.repository.lists import latest_first
 from chat_service.repository.protection import IN_FORCE_AFTER
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -69,10 +70,9 @@ class Holds:
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Hold]:
         """Return up to `limit` holds that come after a place in the list, latest first; released ones too."""
-        condition: Document = {"_id.tenant_id": tenant_id, **listed_after(after, "placed_at", "_id.hold_id")}
-        order = [("placed_at", DESCENDING), ("_id.hold_id", ASCENDING)]
+        own = {"_id.tenant_id": tenant_id}
         with self._database.operation():
-            found = self._database.holds.find(condition, sort=order, limit=limit, batch_size=limit + 1)
+            found = latest_first(self._database.holds, own, "placed_at", limit, after, id_field="_id.hold_id")
             return [_from_document(document) for document in found]
 
     def get(self, tenant_id: str, hold_id: str) -> Hold:

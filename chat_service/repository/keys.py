@@ -7,7 +7,7 @@ documents field by field *in order*: these constructors are what keeps the order
 from datetime import datetime
 from typing import Any
 
-from chat_service.models import MAX_SEQ, ListPosition
+from chat_service.models import MAX_SEQ
 
 
 def chat_key(tenant_id: str, chat_id: str) -> dict[str, Any]:
@@ -29,14 +29,6 @@ def has_expired(document: dict[str, Any], now: datetime) -> bool:
 def unexpired(now: datetime) -> dict[str, Any]:
     """Return the condition that a chat's time, if it has one, is not over."""
     return {"expires_at": {"$not": {"$lte": now}}}
-
-
-def listed_after(place: ListPosition | None, time: str, id_field: str = "_id.chat_id") -> dict[str, Any]:
-    """Return the condition of what comes after a place in a list that runs from the latest `time` to the earliest."""
-    if place is None:
-        return {}
-    # The bound is said twice: the first is what the index can start from.
-    return {time: {"$lte": place.at}, "$or": [{time: {"$lt": place.at}}, {id_field: {"$gt": place.id}}]}
 
 
 def hold_key(tenant_id: str, hold_id: str) -> dict[str, Any]:

@@ -46,6 +46,18 @@ class Log:
         is_cut = len(entries) == limit or named > NAMED_CHATS
         return LogPage(entries, entries[-1].seq if is_cut or kind is None else last, head)
 
+    def get(self, tenant_id: str, seq: int) -> LogEntry:
+        """Return an entry that is known to be there. One command.
+
+        Raises:
+            LookupError: it is not.
+        """
+        with self._database.operation():
+            document = self._database.log_entries.find_one({"_id": _key(tenant_id, seq)})
+        if document is None:
+            raise LookupError(seq)
+        return _from_document(document)
+
     def heads(self, tenant_ids: Collection[str]) -> dict[str, int]:
         """Return the last seq of each of these tenants that has a log. One command."""
         with self._database.operation():

@@ -20,6 +20,7 @@ from chat_service.errors import ClaimLostError
 from chat_service.models import Deletion, Purge
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key, message_range, own_messages
+from chat_service.repository.lists import next_in_turn
 from chat_service.repository.pending import purged
 from chat_service.repository.processes import own_name
 from chat_service.repository.traffic import chat_operations
@@ -102,7 +103,7 @@ class Purges:
         tx.purges.delete_many(every)
         return purges
 
-    def claim(self, worker_id: str, after_tenant: str | None = None) -> Purge | None:
+    def claim(self, worker_id: str, after_tenant: str = "") -> Purge | None:
         """Claim the purge that has waited longest, of the tenant whose turn it is; None if all are done or held.
 
         Tenants take turns in the order of their ids, going on after `after_tenant`: ten million messages of one do not
@@ -116,7 +117,7 @@ class Purges:
             waiting = sorted(self._database.purges.distinct("_id.tenant_id", free))
             if not waiting:
                 return None
-            tenant_id = next((found for found in waiting if after_tenant is None or found > after_tenant), waiting[0])
+            tenant_id = next_in_turn(waiting, after_tenant)
             claimed = self._database.purges.find_one_and_update(
                 {"_id.tenant_id": tenant_id, **free},
                 {"$set": _claim(worker_id, now), **started},

@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from cachetools import TTLCache
-from pymongo import ASCENDING, DESCENDING
 
 from chat_service.errors import DeletionNotFoundError
 from chat_service.models import Deletion, ListPosition
 from chat_service.repository.database import Database
-from chat_service.repository.keys import chat_key, listed_after
+from chat_service.repository.keys import chat_key
+from chat_service.repository.lists import latest_first
 from chat_service.repository.purges import estimated_end
 
 KNOWN_SECONDS = 30.0
@@ -110,16 +110,10 @@ class Receipts:
         after: ListPosition | None,
     ) -> list[Document]:
         of_kind = IN_GRACE if collection == "trash" else {}
-        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, **of_kind}
-        wanted |= listed_after(after, time)
-        if since is not None:
-            wanted[time] = {**wanted.get(time, {}), "$gte": since}
-        order = [(time, DESCENDING), ("_id.chat_id", ASCENDING)]
+        recent = {} if since is None else {time: {"$gte": since}}
+        condition: dict[str, Any] = {"_id.tenant_id": tenant_id, **of_kind, **recent}
         fields = KEPT_FIELDS if of_kind else None
-        found = self._database.collections[collection].find(
-            wanted, fields, sort=order, limit=limit, batch_size=limit + 1
-        )
-        return list(found)
+        return latest_first(self._database.collections[collection], condition, time, limit, after, fields=fields)
 
     def _with_progress(self, tenant_id: str, receipts: Sequence[Document]) -> list[Deletion]:
         """Return the receipts with how far their purges are: one command more, and two if any was staged."""

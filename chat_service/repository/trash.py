@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING
-
 from chat_service.errors import ChatServiceError, DatabaseUnavailableError, NotInTrashError, OutcomeUnknownError
 from chat_service.models import Chat, IdempotencyKey, ListPosition, TrashedChat
 from chat_service.repository import chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import SETTLE_SECONDS
 from chat_service.repository.idempotency import once
-from chat_service.repository.keys import chat_key, listed_after
+from chat_service.repository.keys import chat_key
 from chat_service.repository.lifecycle import restore, visible
+from chat_service.repository.lists import latest_first
 from chat_service.repository.protection import refusals
 from chat_service.repository.together import Unit, run_together
 from chat_service.repository.transaction import Again
@@ -43,12 +42,10 @@ class Trash:
     ) -> list[TrashedChat]:
         """Return up to `limit` chats that come after a place in the list, latest first."""
         there = {"purge_at": {"$gt": self._database.now()}, **visible(governs=governs)}
-        wanted: dict[str, Any] = {"_id.tenant_id": tenant_id, **there}
-        wanted |= listed_after(after, "trashed_at")
-        order = [("trashed_at", DESCENDING), ("_id.chat_id", ASCENDING)]
+        own: dict[str, Any] = {"_id.tenant_id": tenant_id, **there}
         with self._database.operation():
-            found = self._database.trash.find(wanted, FIELDS, sort=order, limit=limit, batch_size=limit + 1)
-            return self._from_documents(tenant_id, list(found))
+            found = latest_first(self._database.trash, own, "trashed_at", limit, after, fields=FIELDS)
+            return self._from_documents(tenant_id, found)
 
     def get(self, tenant_id: str, chat_id: str, *, governs: bool = False) -> TrashedChat:
         """Return a chat of the trash.

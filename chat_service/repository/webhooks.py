@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo import ReturnDocument
 
 from chat_service.errors import ChatServiceError, TooManyWebhooksError, WebhookNotFoundError
 from chat_service.models import IdempotencyKey, Kind, ListPosition, Webhook
 from chat_service.repository.database import Database
 from chat_service.repository.idempotency import once
-from chat_service.repository.keys import listed_after, webhook_key
+from chat_service.repository.keys import webhook_key
+from chat_service.repository.lists import latest_first
 from chat_service.repository.receivers import check_receiver
 from chat_service.repository.sealing import Sealer
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -110,10 +111,9 @@ class Webhooks:
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Webhook]:
         """Return up to `limit` webhooks that come after a place in the list, latest first."""
-        condition: Document = {"_id.tenant_id": tenant_id, **listed_after(after, "created_at", "_id.webhook_id")}
-        order = [("created_at", DESCENDING), ("_id.webhook_id", ASCENDING)]
+        own = {"_id.tenant_id": tenant_id}
         with self._database.operation():
-            found = self._database.webhooks.find(condition, sort=order, limit=limit, batch_size=limit + 1)
+            found = latest_first(self._database.webhooks, own, "created_at", limit, after, id_field="_id.webhook_id")
             return [from_document(document) for document in found]
 
     def update(self, tenant_id: str, webhook_id: str, changes: Document) -> Webhook:

@@ -156,7 +156,7 @@ def test_tenants_take_turns(database, deletions, purges, new_chat) -> None:
         deletions.delete(tenant_id, new_chat(20, tenant_id), "key")
     # What is known of the server's clock may go back by some milliseconds, and the last ones would not be due yet.
     database.purges.update_many({}, [{"$set": {"lease_until": {"$subtract": ["$lease_until", 1_000]}}}])
-    served, last = [], None
+    served, last = [], ""
     for _ in range(5):
         purge = purges.claim("worker", last)
         last = purge.tenant_id

@@ -2,13 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 from flask import Flask
 
-from chat_service.api.log import entry_json
+from chat_service.api.log import message_json
 from chat_service.app import create_app
 from chat_service.jobs.delivering import Delivering
 from chat_service.jobs.runner import run
@@ -54,4 +53,4 @@ def worker(app: Flask, database: Database) -> Iterator[None]:
 
 def delivering(app: Flask, **options: Any) -> Delivering:
     deliveries = app.extensions["chat_service"].deliveries
-    return Delivering(deliveries, partial(entry_json, governs=True), **{"private_networks": True, **options})
+    return Delivering(deliveries, message_json, **{"private_networks": True, **options})
