@@ -103,6 +103,12 @@ def database(real_database: Database) -> Database:
 
 
 @pytest.fixture
+def patient_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a bucket that answers slowly, and so lets through, is not what a test is about."""
+    monkeypatch.setattr("chat_service.repository.limits.DEADLINE_SECONDS", 10)
+
+
+@pytest.fixture
 def chats(database: Database) -> Chats:
     return Chats(database)
 

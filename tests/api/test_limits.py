@@ -17,6 +17,8 @@ from chat_service.settings import Settings
 from tests.api.test_routes import BODIES, OPERATIONS, UNKNOWN, path
 from tests.client import CHATS, Client, TenantAccess
 
+pytestmark = pytest.mark.usefixtures("patient_limits")
+
 BURST = 5
 SLOW = RateLimit(0.001, BURST)
 """So slow that no test sees a token flow in."""

@@ -49,7 +49,7 @@ class Run:
         while time.monotonic() < deadline:
             try:
                 requests.get(f"http://127.0.0.1:{self.port}/healthz", timeout=5)
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.05)
             else:
                 return printed

@@ -210,6 +210,7 @@ def limited(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Client
     yield from record(mongod, database, rate_limits=limits)
 
 
+@pytest.mark.usefixtures("patient_limits")
 def test_a_rate_limit_costs_one_command(limited) -> None:
     """Before all others, whatever it is asked for; a refusal costs nothing more, and without a limit there is none."""
     chat_ids = [limited[0].new_chat("a") for _ in range(2)]

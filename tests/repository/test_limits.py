@@ -17,12 +17,6 @@ from chat_service.repository.limits import DEADLINE_SECONDS, RateLimits
 CALLER = Caller("t", "0123456789ab", frozenset(Scope))
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a slow answer is not what these tests are about."""
-    monkeypatch.setattr("chat_service.repository.limits.DEADLINE_SECONDS", 10)
-
-
 def server_time(database: Database) -> datetime:
     found: datetime = database.client.admin.command("hello")["localTime"]
     return found.replace(tzinfo=UTC)
@@ -54,7 +48,7 @@ def hammer(buckets: list[RateLimits], seconds: float) -> int:
     return sum(granted)
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("patient_limits")
 @pytest.mark.parametrize("limit", [RateLimit(50, 20), RateLimit(3, 1), RateLimit(400, 5)])
 def test_racing_threads_of_two_processes_get_what_the_bucket_holds(
     mongod: EmbeddedMongod, database: Database, limit: RateLimit
@@ -71,7 +65,7 @@ def test_racing_threads_of_two_processes_get_what_the_bucket_holds(
     assert stored(database).count_documents({}) == 1
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("patient_limits")
 def test_a_bucket_that_is_new_is_granted_once_however_many_ask(database: Database) -> None:
     """Ten first requests at once make one bucket, not ten full ones, and none of them fails on the others'."""
     limits = RateLimits(database, {Scope.WRITE: RateLimit(0.001, 1)})

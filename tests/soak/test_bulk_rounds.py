@@ -16,6 +16,7 @@ from tests.soak.connections import Sockets
 from tests.soak.load import delete_all
 from tests.soak.record import Record
 from tests.soak.wire import Wire
+from tests.wait import PATIENCE
 
 CHATS_OF_ROUND = 40
 """Enough groups that the first run goes on for a while after it has passed the chat that is connected to."""
@@ -90,5 +91,7 @@ def run_rounds(name: str, rounds: int, database: Database, mongod, folder, seed:
                 chats.run([one, other], sockets, pool)
                 records += chats.records
                 contested += chats.was_contested()
-    judge(name, records, database, access.tenant_id, 8.0, tell, seed=seed, rounds=rounds, contested=contested)
+    judge(
+        name, records, database, access.tenant_id, 8.0 * PATIENCE, tell, seed=seed, rounds=rounds, contested=contested
+    )
     assert contested > rounds // 10, "no contest"

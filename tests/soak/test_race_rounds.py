@@ -20,6 +20,7 @@ from tests.soak.connections import Sockets
 from tests.soak.load import post
 from tests.soak.record import Record, by_chat
 from tests.soak.wire import Wire
+from tests.wait import PATIENCE
 
 CONTENDERS = 5
 
@@ -133,7 +134,7 @@ def run_rounds(name: str, rounds: int, wires, database: Database, seed: int, tel
             if done % TELL_ROUNDS == 0:
                 tell(f"{done}/{rounds} rounds")
     won = Counter(first_of(told) for told in by_chat(records).values())
-    judge(name, records, database, tenant_id, 8.0, tell, seed=seed, rounds=rounds, won_by=dict(won))
+    judge(name, records, database, tenant_id, 8.0 * PATIENCE, tell, seed=seed, rounds=rounds, won_by=dict(won))
     deleted = [sum(one.kind == "delete" and one.succeeded for one in told) for told in by_chat(records).values()]
     assert deleted == [1] * rounds
     assert min(won["connect"], won["delete"]) > rounds // 50, f"no contest: {won}"
