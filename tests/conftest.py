@@ -10,6 +10,7 @@ import pymongo
 import pytest
 from flask import Flask
 
+from chat_service.api.context import Repositories
 from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
@@ -17,12 +18,16 @@ from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
+from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
-from chat_service.repository.presence import Presence
+from chat_service.repository.presence import ConnectionCaps, Presence
+from chat_service.repository.purges import INLINE_LIMIT
 from chat_service.repository.receipts import Receipts
+from chat_service.repository.sealing import Sealer
 from chat_service.repository.shape import COLLECTIONS
 from chat_service.repository.tenants import Tenants
 from chat_service.settings import Settings
+from chat_service.telemetry import metrics
 from tests.client import Client, TenantAccess
 from tests.failpoint import FailPoint
 from tests.mock_database import MockDatabase
@@ -142,10 +147,19 @@ def either_database(request: pytest.FixtureRequest) -> Database:
     return found
 
 
+@pytest.fixture(scope="session")
+def routes() -> Flask:
+    """The application without what it remembers: made once, since that takes as long as most tests."""
+    return create_app(Settings("unused", MAX_BODY_BYTES, threads=8, log_format="json"), MockDatabase())
+
+
 @pytest.fixture
-def app(either_database: Database) -> Flask:
-    """The application, once on mongomock and once on a real mongod."""
-    return create_app(Settings("unused", MAX_BODY_BYTES, threads=8, log_format="json"), either_database)
+def app(routes: Flask, either_database: Database) -> Flask:
+    """The application as it begins, once on mongomock and once on a real mongod."""
+    limits, caps, sealer = RateLimits(either_database, {}, metrics.count_unlimited), ConnectionCaps(), Sealer(())
+    begun = Repositories.on(either_database, INLINE_LIMIT, limits, caps, sealer, private_networks=False)
+    begun.install(routes.extensions)
+    return routes
 
 
 @pytest.fixture

@@ -138,8 +138,8 @@ class TestImport:
         again = export(alice, answer.get_json()["id"], "ndjson")
         assert again.splitlines()[1:-1] == whole.splitlines()[1:-1]
 
-    def test_over_its_limit_is_told_what_helps(self, alice: Client, app: Flask) -> None:
-        app.config["MAX_IMPORT_BYTES"] = 100
+    def test_over_its_limit_is_told_what_helps(self, alice: Client, app: Flask, monkeypatch) -> None:
+        monkeypatch.setitem(app.config, "MAX_IMPORT_BYTES", 100)
         answer = alice.send("POST", f"{CHATS}/import", data=b"x" * 101, headers=NDJSON)
         assert (answer.status_code, answer.get_json()["code"]) == (413, "import_too_large")
         assert "chats import" in answer.get_json()["detail"]

@@ -35,11 +35,11 @@ class Campaign(NamedTuple):
     messages: int
 
 
-ALONE = Campaign(rounds=9, workers=6, each=2, messages=200)
-"""54 kills; a worker has one delete in its transaction, or two that are left to purges."""
+ALONE = Campaign(rounds=5, workers=6, each=2, messages=200)
+"""30 kills; a worker has one delete in its transaction, or two that are left to purges."""
 
-IN_GROUPS = Campaign(rounds=9, workers=2, each=8, messages=50)
-"""18 kills; deletes share transactions, up to eight of them."""
+IN_GROUPS = Campaign(rounds=6, workers=2, each=8, messages=50)
+"""12 kills; deletes share transactions, up to eight of them."""
 
 STEP_SECONDS = 0.012
 """Each command of a delete takes this much longer, so that kills fall between all of them."""

@@ -25,6 +25,7 @@ from chat_service.repository.lifecycle import Removal
 from chat_service.repository.messages import Messages
 from chat_service.repository.presence import Presence
 from tests.purging import purge_all
+from tests.soak.conftest import number
 
 TENANT = "tenant"
 MESSAGE = [NewMessage(Role.USER, "hello", None, {})]
@@ -55,19 +56,30 @@ def audit(database: Database) -> Iterator[None]:
     assert all(done["purged"] == counts[done["_id"]["chat_id"]] for done in database.completions.find())
 
 
+MANY = pytest.param(number("SOAK_DELETE_ROUNDS", 500), marks=[pytest.mark.soak, pytest.mark.timeout(900)])
+
+
+@pytest.fixture(params=[20, MANY])
+def rounds(request: pytest.FixtureRequest) -> int:
+    """How often each race is run."""
+    return int(request.param)
+
+
 @pytest.fixture(params=[1_000, 0], ids=["inline", "staged"])
 def deletions(request: pytest.FixtureRequest, database: Database) -> Deletions:
     """Deletes that take the messages along, and deletes that leave them to a purge."""
     return Deletions(database, request.param)
 
 
-def test_of_concurrent_deletes_exactly_one_succeeds(chats: Chats, deletions: Deletions, database: Database) -> None:
+def test_of_concurrent_deletes_exactly_one_succeeds(
+    chats: Chats, deletions: Deletions, database: Database, rounds: int
+) -> None:
     """The others are told that there is no such chat, and there is one receipt."""
-    for _ in range(50):
+    for _ in range(rounds):
         chat = chats.create(TENANT, None, {})
         outcomes = race(*[lambda chat=chat: deletions.delete(TENANT, chat.id, "key")] * 6)
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ChatNotFoundError"] * 5 + ["Deletion"]
-    assert database.deletions.count_documents({}) == 50
+    assert database.deletions.count_documents({}) == rounds
 
 
 def test_each_of_a_group_keeps_its_own_conditions(chats: Chats, presence: Presence, deletions: Deletions) -> None:
@@ -132,10 +144,12 @@ def test_a_chat_that_another_process_holds_stalls_no_other_delete(
         assert isinstance(waiting.result(10), Deletion)
 
 
-def test_a_delete_among_posts_leaves_no_orphan(chats: Chats, deletions: Deletions, messages: Messages) -> None:
-    """100 contested chats: every acknowledged message is in the receipt's count, and none is left behind."""
+def test_a_delete_among_posts_leaves_no_orphan(
+    chats: Chats, deletions: Deletions, messages: Messages, rounds: int
+) -> None:
+    """Contested chats: every acknowledged message is in the receipt's count, and none is left behind."""
     contested = 0
-    while contested < 100:
+    while contested < 2 * rounds:
         chat = chats.create(TENANT, None, {})
         messages.append(TENANT, chat.id, MESSAGE)
 
@@ -155,17 +169,19 @@ def test_a_delete_among_posts_leaves_no_orphan(chats: Chats, deletions: Deletion
         contested += 1  # each poster went on until it was refused, so the delete fell between its posts
 
 
-def test_a_chat_is_never_both_connected_and_deleted(chats: Chats, deletions: Deletions, presence: Presence) -> None:
-    """200 contested chats: either the connection is opened and the delete refused, or the other way round."""
+def test_a_chat_is_never_both_connected_and_deleted(
+    chats: Chats, deletions: Deletions, presence: Presence, rounds: int
+) -> None:
+    """Contested chats: either the connection is opened and the delete refused, or the other way round."""
     won = {Deletion: 0, ActiveConnectionsError: 0}
     offsets = random.Random(1)
-    for number in range(200):
+    for place in range(4 * rounds):
         chat = chats.create(TENANT, None, {})
 
         # Sweeps over the commands of both, each of which takes some milliseconds.
         offset = offsets.uniform(-0.01, 0.01)
 
-        def connect(chat: Chat = chat, name: str = f"connection-{number}", offset: float = offset) -> Lease:
+        def connect(chat: Chat = chat, name: str = f"connection-{place}", offset: float = offset) -> Lease:
             time.sleep(max(offset, 0))
             return presence.open(TENANT, chat.id, name, "worker")[0]
 
@@ -180,9 +196,9 @@ def test_a_chat_is_never_both_connected_and_deleted(chats: Chats, deletions: Del
     assert min(won.values()) > 0, f"no contest: {won}"
 
 
-def test_a_deleted_id_never_comes_back(chats: Chats, deletions: Deletions) -> None:
+def test_a_deleted_id_never_comes_back(chats: Chats, deletions: Deletions, rounds: int) -> None:
     """Creating under an id that is being deleted is refused, before and after."""
-    for _ in range(50):
+    for _ in range(rounds):
         chat = chats.create(TENANT, None, {})
         deleted, created = race(
             lambda chat=chat: deletions.delete(TENANT, chat.id, "key"),
@@ -194,9 +210,9 @@ def test_a_deleted_id_never_comes_back(chats: Chats, deletions: Deletions) -> No
             chats.create(TENANT, None, {}, chat.id)
 
 
-def test_of_concurrent_creates_under_one_id_exactly_one_succeeds(chats: Chats) -> None:
+def test_of_concurrent_creates_under_one_id_exactly_one_succeeds(chats: Chats, rounds: int) -> None:
     """The others are told that the id is in use."""
-    for number in range(50):
-        chat_id = f"00000000-0000-4000-8000-{number:012x}"
+    for place in range(rounds):
+        chat_id = f"00000000-0000-4000-8000-{place:012x}"
         outcomes = race(*[lambda chat_id=chat_id: chats.create(TENANT, None, {}, chat_id)] * 4)
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Chat"] + ["ChatExistsError"] * 3

@@ -35,7 +35,7 @@ MESSAGE = [NewMessage(Role.USER, "hello", None, {})]
 MANY = pytest.param(number("SOAK_TRASH_ROUNDS", 900), marks=[pytest.mark.soak, pytest.mark.timeout(900)])
 
 
-@pytest.fixture(params=[40, MANY])
+@pytest.fixture(params=[20, MANY])
 def rounds(request: pytest.FixtureRequest) -> range:
     """How often each race is run; with all tests, and both kinds of deletes, `make soak` runs 10,800."""
     return range(request.param)
