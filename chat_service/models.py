@@ -12,6 +12,11 @@ MAX_SEQ = 2**63 - 1
 """The largest `seq` a BSON int64 holds: no message has it."""
 
 
+def milliseconds(time: datetime) -> str:
+    """Return a UTC time in RFC 3339 with milliseconds and `Z`."""
+    return time.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
 class Scope(StrEnum):
     """What a key may do."""
 

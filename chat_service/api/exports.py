@@ -18,14 +18,13 @@ from flask_smorest import Blueprint
 from chat_service.api.auth import requires
 from chat_service.api.chats import created, etag
 from chat_service.api.context import caller, repositories
-from chat_service.api.fields import milliseconds
 from chat_service.api.imports import require_export, take_in
 from chat_service.api.message_schemas import ExportIn
 from chat_service.api.openapi import raises
 from chat_service.api.parsing import Fingerprint, require_acceptable
 from chat_service.api.schemas import ChatOut
 from chat_service.errors import ImportTooLargeError, InvalidImportError, TooManyExportsError, UploadStorageError
-from chat_service.models import Chat, Scope
+from chat_service.models import Chat, Scope, milliseconds
 from chat_service.repository.exports import Row
 
 blueprint = Blueprint("exports", __name__, url_prefix="/api/v1", description="Whole chats, out and back in")

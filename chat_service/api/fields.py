@@ -12,6 +12,7 @@ import orjson
 from marshmallow import ValidationError, fields, missing, validate
 
 from chat_service.api.parsing import parse_uuid
+from chat_service.models import milliseconds
 
 METADATA_BYTES = 16 * 2**10
 METADATA_DEPTH = 32
@@ -20,11 +21,6 @@ METADATA_DEPTH = 32
 # RFC 3339, section 5.6, in either case. What `datetime` knows beyond it (weeks, days of the year) is not meant.
 _RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _LEAP_SECOND = "60"
-
-
-def milliseconds(time: datetime) -> str:
-    """Return a UTC time in RFC 3339 with milliseconds and `Z`."""
-    return time.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def seconds(time: datetime) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from marshmallow import Schema, fields, post_load, validate, validates_schema
 
 from chat_service.api.compiled import compiled
-from chat_service.api.fields import Metadata, Number, Rfc3339, Text, Time, Uuid, milliseconds
+from chat_service.api.fields import Metadata, Number, Rfc3339, Text, Time, Uuid
 from chat_service.api.schemas import CURSOR, PAGE_DEFAULT, PAGE_MOST, TITLE_CHARACTERS, refuse_empty
-from chat_service.models import Chat, Message, NewMessage, Role
+from chat_service.models import Chat, Message, NewMessage, Role, milliseconds
 
 CONTENT_CHARACTERS = 32_768
 SENDER_ID_CHARACTERS = 200

@@ -9,7 +9,6 @@ from chat_service.api.auth import requires
 from chat_service.api.bulk import for_each
 from chat_service.api.chats import etag
 from chat_service.api.context import caller, repositories
-from chat_service.api.fields import milliseconds
 from chat_service.api.openapi import HELD, raises
 from chat_service.api.paging import paged
 from chat_service.api.parsing import expected_revisions, idempotency_key
@@ -25,7 +24,7 @@ from chat_service.api.trash_schemas import (
     TrashPageOut,
 )
 from chat_service.errors import ActiveConnectionsError, ChatNotFoundError, NotInTrashError, RequestInProgressError
-from chat_service.models import Chat, Deletion, ListPosition, Scope, TrashedChat, Trashing
+from chat_service.models import Chat, Deletion, ListPosition, Scope, TrashedChat, Trashing, milliseconds
 
 blueprint = Blueprint("trash", __name__, url_prefix="/api/v1", description="Chats that can be restored")
 

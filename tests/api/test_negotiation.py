@@ -3,7 +3,8 @@
 import pytest
 from marshmallow import ValidationError
 
-from chat_service.api.fields import Rfc3339, milliseconds
+from chat_service.api.fields import Rfc3339
+from chat_service.models import milliseconds
 from tests.client import CHATS, Client
 
 JSON = "application/json"

@@ -17,9 +17,8 @@ from marshmallow import RAISE, Schema, ValidationError
 from werkzeug.exceptions import BadRequest
 
 from chat_service.api import cursors, imports, message_schemas, parsing, schemas, strict_json
-from chat_service.api.fields import milliseconds
 from chat_service.errors import InvalidCursorError, InvalidImportError, InvalidJsonError, ValidationFailedError
-from chat_service.models import Chat, ListPosition, Message, NewMessage
+from chat_service.models import Chat, ListPosition, Message, NewMessage, milliseconds
 from chat_service.repository import chats, messages
 
 TENANT, CHAT = "tenant", "c0ffee00-1111-4222-8333-444444444444"

@@ -1,0 +1,242 @@
+"""Checkpoints and proofs as text: C2SP signed-note, tlog-checkpoint and tlog-proof, with Ed25519.
+
+Read strictly: each text has one spelling, so that whatever is changed in a proof is refused.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from chat_service.proof.merkle import HASH_BYTES
+
+PROOF_HEADER = "c2sp.org/tlog-proof@v1"
+
+ED25519 = b"\x01"
+"""The kind of the key, in its id and in its text."""
+
+KEY_ID_BYTES = 4
+SIGNATURE_BYTES = 64
+
+MOST_SIGNATURES = 16
+"""Of a note; those of unknown keys count for nothing."""
+
+_NUMBER = re.compile("0|[1-9][0-9]{0,17}", re.ASCII)
+_NAME = re.compile(r"[^\s+]+")
+_SIGNATURE = re.compile("\u2014 ([^\\s+]+) ([A-Za-z0-9+/=]+)")
+
+
+class MalformedError(Exception):
+    """The text is not what it has to be; it says where it is not."""
+
+
+class Checkpoint(NamedTuple):
+    """What a log says of itself: which log, how many entries, and the hash of all of them."""
+
+    origin: str
+    size: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A tlog-proof, taken apart."""
+
+    leaf: bytes
+    index: int
+    path: list[bytes]
+    note: str
+    """The signed checkpoint."""
+
+
+class VerifierKey(NamedTuple):
+    """The public half of a key, under the name of the log that it signs for."""
+
+    name: str
+    public: bytes
+
+    @property
+    def id(self) -> bytes:
+        """What names the key in a signature."""
+        return sha256(self.name.encode() + b"\n" + ED25519 + self.public).digest()[:KEY_ID_BYTES]
+
+    def __str__(self) -> str:
+        """Return the key as text, as `--key` takes it."""
+        return f"{self.name}+{self.id.hex()}+{_to_base64(ED25519 + self.public)}"
+
+    @classmethod
+    def of(cls, text: str) -> "VerifierKey":
+        """Return the key that the text gives.
+
+        Raises:
+            MalformedError: it gives none.
+        """
+        parts = text.strip().split("+", 2)
+        if len(parts) != len(("name", "id", "key")) or not _NAME.fullmatch(parts[0]):
+            raise MalformedError("The key is not of the form name+id+key.")
+        kind_and_key = _from_base64(parts[2], "key")
+        if kind_and_key[:1] != ED25519 or len(kind_and_key) != 1 + HASH_BYTES:
+            raise MalformedError("The key is not an Ed25519 key.")
+        key = cls(parts[0], kind_and_key[1:])
+        if key.id.hex() != parts[1]:
+            raise MalformedError("The key does not fit its name: a character of it is missing or wrong.")
+        return key
+
+    def has_signed(self, text: str, signature: bytes) -> bool:
+        """Tell whether the signature of the text is this key's."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, text.encode())
+        except InvalidSignature:
+            return False
+        return True
+
+
+class SigningKey:
+    """A private key. The log of each tenant has its own name, and with it its own verifier key."""
+
+    def __init__(self, text: str) -> None:
+        """Take the key as `flask keys signing` prints it: 32 bytes in base64.
+
+        Raises:
+            MalformedError: it is no key.
+        """
+        seed = _from_base64(text, "signing key")
+        if len(seed) != HASH_BYTES:
+            raise MalformedError("The signing key has not 32 bytes.")
+        self._private = Ed25519PrivateKey.from_private_bytes(seed)
+
+    @staticmethod
+    def new() -> str:
+        """Return a new key as text."""
+        return _to_base64(Ed25519PrivateKey.generate().private_bytes_raw())
+
+    def verifier(self, name: str) -> VerifierKey:
+        """Return the public half, for the log of that name."""
+        return VerifierKey(name, self._private.public_key().public_bytes_raw())
+
+    def sign(self, checkpoint: Checkpoint) -> str:
+        """Return the checkpoint as a note signed by this key."""
+        text = f"{checkpoint.origin}\n{checkpoint.size}\n{_to_base64(checkpoint.root)}\n"
+        signature = self.verifier(checkpoint.origin).id + self._private.sign(text.encode())
+        return f"{text}\n\u2014 {checkpoint.origin} {_to_base64(signature)}\n"
+
+
+def origin_of(tenant_id: str) -> str:
+    """Return the name of a tenant's log; the tenant's id makes it the only one of its name."""
+    return f"chat-service/{tenant_id}"
+
+
+def open_checkpoint(note: str, keys: Sequence[VerifierKey]) -> tuple[Checkpoint, VerifierKey]:
+    """Return the checkpoint in a note, and which of the keys has signed it.
+
+    Raises:
+        MalformedError: it is no checkpoint, or none of the keys has signed it.
+    """
+    text, separator, signatures = note.partition("\n\n")
+    if not separator or not signatures.endswith("\n"):
+        raise MalformedError("The checkpoint has no signature.")
+    checkpoint = _parse_checkpoint(text)
+    lines = signatures[:-1].split("\n")
+    if len(lines) > MOST_SIGNATURES:
+        raise MalformedError("The checkpoint has too many signatures.")
+    for line in lines:
+        signed = _SIGNATURE.fullmatch(line)
+        if signed is None:
+            raise MalformedError("A signature of the checkpoint is not one.")
+        signature = _from_base64(signed[2], "signature")
+        for key in keys:
+            is_by = (signed[1], signature[:KEY_ID_BYTES]) == (key.name, key.id) and key.name == checkpoint.origin
+            if is_by and len(signature) == KEY_ID_BYTES + SIGNATURE_BYTES:
+                if key.has_signed(text + "\n", signature[KEY_ID_BYTES:]):
+                    return checkpoint, key
+                raise MalformedError("The signature of the checkpoint is wrong: it was changed.")
+    raise MalformedError("The checkpoint is signed by none of the keys: it is another log's, or another service's.")
+
+
+def _parse_checkpoint(text: str) -> Checkpoint:
+    lines = text.split("\n")
+    if len(lines) != len(Checkpoint._fields) or not lines[0]:
+        raise MalformedError("The checkpoint has not the three lines that it must have.")
+    return Checkpoint(lines[0], _number(lines[1], "size"), _hash(lines[2]))
+
+
+def proof_text(proof: Proof) -> str:
+    """Return the proof as a tlog-proof, with the entry as its extra data."""
+    path = "".join(f"{_to_base64(one)}\n" for one in proof.path)
+    return f"{PROOF_HEADER}\nextra {_to_base64(proof.leaf)}\nindex {proof.index}\n{path}\n{proof.note}"
+
+
+def parse_proof(text: str) -> Proof:
+    """Take a tlog-proof apart, without looking whether it proves anything.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    head, separator, note = text.partition("\n\n")
+    lines = head.split("\n")
+    if not separator or lines[0] != PROOF_HEADER:
+        raise MalformedError(f"This is no proof: its first line is not {PROOF_HEADER}.")
+    if len(lines) < len(("header", "extra", "index")) or not lines[1].startswith("extra "):
+        raise MalformedError("The proof has no entry.")
+    if not lines[2].startswith("index "):
+        raise MalformedError("The proof has no index.")
+    index = _number(lines[2].removeprefix("index "), "index")
+    leaf = _from_base64(lines[1].removeprefix("extra "), "entry")
+    return Proof(leaf, index, [_hash(line) for line in lines[3:]], note)
+
+
+def consistency_text(old: int, path: Sequence[bytes], note: str) -> str:
+    """Return a proof that a checkpoint goes on from one of size `old`: what C2SP tlog-witness gives to witnesses."""
+    lines = "".join(f"{_to_base64(one)}\n" for one in path)
+    return f"old {old}\n{lines}\n{note}"
+
+
+def parse_consistency(text: str) -> tuple[int, list[bytes], str]:
+    """Take a proof of consistency apart: the old size, the path, and the signed checkpoint.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    head, separator, note = text.partition("\n\n")
+    lines = head.split("\n")
+    if not separator or not lines[0].startswith("old "):
+        raise MalformedError("This is no proof of consistency: its first line names no old size.")
+    return _number(lines[0].removeprefix("old "), "old size"), [_hash(line) for line in lines[1:]], note
+
+
+def _number(text: str, what: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise MalformedError(f"The {what} is no number.")
+    return int(text)
+
+
+def _hash(text: str) -> bytes:
+    found = _from_base64(text, "hash")
+    if len(found) != HASH_BYTES:
+        raise MalformedError("A hash has not 32 bytes.")
+    return found
+
+
+def _to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _from_base64(text: str, what: str) -> bytes:
+    """Return what the text encodes, if it is the one spelling of that.
+
+    Raises:
+        MalformedError: it is not.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if not data or _to_base64(data) != text:
+        raise MalformedError(f"The {what} is not base64.")
+    return data
