@@ -205,6 +205,22 @@ class ReceiverRefusedError(ChatServiceError):
         self.reason = reason
 
 
+class NotSignedError(ChatServiceError):
+    """The operator has given no key to sign checkpoints with."""
+
+
+class ProofNotReadyError(ChatServiceError):
+    """The log does not say so, or not yet."""
+
+
+class UnknownSizeError(ChatServiceError):
+    """The log never had as many entries; `size` says how many it has."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
 class NoRetentionError(ChatServiceError):
     """The tenant has no retention policy."""
 
@@ -227,6 +243,10 @@ class ChangesLostError(ChatServiceError):
 
 class DatabaseUnavailableError(ChatServiceError):
     """The database could not be asked in time, and nothing was changed."""
+
+
+class LedgerBehindError(DatabaseUnavailableError):
+    """The database lacks what the ledger has: a backup was restored, and has to be brought up to it first."""
 
 
 class OutcomeUnknownError(ChatServiceError):

@@ -1,11 +1,14 @@
 """What a request carries with it: the repositories and the caller."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flask import current_app, g
 
 from chat_service.models import Caller
+from chat_service.proof.ledger_file import LedgerFile
+from chat_service.proof.notes import SigningKey
 from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
@@ -17,12 +20,14 @@ from chat_service.repository.expired import Expired
 from chat_service.repository.exports import Exports
 from chat_service.repository.holds import Holds
 from chat_service.repository.imports import Imports
+from chat_service.repository.ledger import Ledger
 from chat_service.repository.limits import RateLimits
 from chat_service.repository.log import Log
 from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import Orphans
 from chat_service.repository.presence import ConnectionCaps, Presence
 from chat_service.repository.previews import Previews
+from chat_service.repository.proofs import Proofs
 from chat_service.repository.purges import Purges
 from chat_service.repository.receipts import Receipts
 from chat_service.repository.retention import RetentionPolicies
@@ -58,6 +63,9 @@ class Repositories:
     orphans: Orphans
     log: Log
     sequencer: Sequencer
+    proofs: Proofs
+    ledger: Ledger | None
+    signing_keys: Sequence[SigningKey]
     messages: Messages
     exports: Exports
     imports: Imports
@@ -76,11 +84,15 @@ class Repositories:
         sealer: Sealer,
         *,
         private_networks: bool,
+        ledger: LedgerFile | None = None,
+        signing_keys: Sequence[SigningKey] = (),
     ) -> "Repositories":
         """Return the repositories of one database; chats of up to `inline_limit` messages are removed at once.
 
-        Webhooks' secrets are sealed by `sealer`; with `private_networks` they may go anywhere.
+        Webhooks' secrets are sealed by `sealer`; with `private_networks` they may go anywhere. With a `ledger` nothing
+        is done on a database that lacks what it has.
         """
+        kept = None if ledger is None else Ledger(database, ledger, signing_keys)
         tenants = Tenants(database)
         deletions = Deletions(database, inline_limit)
         return cls(
@@ -102,6 +114,9 @@ class Repositories:
             orphans=Orphans(database),
             log=Log(database),
             sequencer=Sequencer(database),
+            proofs=Proofs(database, ledger),
+            ledger=kept,
+            signing_keys=signing_keys,
             messages=Messages(database, inline_limit),
             exports=Exports(database),
             imports=Imports(database),

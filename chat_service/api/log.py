@@ -6,7 +6,6 @@ Those who wait, and those who follow it live, are kept by realtime/log_feed.py, 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -17,13 +16,14 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
-from chat_service.api.fields import Number, milliseconds
+from chat_service.api.fields import Number
 from chat_service.api.message_schemas import MOST_SEQ
 from chat_service.api.openapi import raises
 from chat_service.api.parsing import preferred
 from chat_service.api.schemas import TicketOut
 from chat_service.errors import InsufficientScopeError, TooManyListenersError, ValidationFailedError
-from chat_service.models import WITHHELD, Attempt, Caller, Kind, LogEntry, LogPage, Scope, Ticket
+from chat_service.models import WITHHELD, Attempt, Caller, Kind, LogEntry, LogPage, Scope, Ticket, milliseconds
+from chat_service.proof.leaves import fields_of
 
 ENTRIES_DEFAULT, ENTRIES_MOST = 100, 1_000
 WAIT_MOST = 25
@@ -162,13 +162,9 @@ def _page_json(page: LogPage, *, governs: bool) -> dict[str, Any]:
 
 def entry_json(entry: LogEntry, *, governs: bool) -> dict[str, Any]:
     """Return an entry as it leaves, for a key that governs or for any other."""
-    event = entry.event
-    if event.kind.is_confidential and not governs:
+    if entry.event.kind.is_confidential and not governs:
         return {"seq": entry.seq, "kind": WITHHELD, "at": milliseconds(entry.at)}
-    facts = {name: milliseconds(value) if isinstance(value, datetime) else value for name, value in event.facts.items()}
-    subject = {"hold_id" if event.kind.is_of_hold else "chat_id": event.chat_id} if event.chat_id else {}
-    named = {"seq": entry.seq, "kind": event.kind.value, "at": milliseconds(entry.at), **subject}
-    return {**named, "actor": event.actor, **facts}
+    return fields_of(entry)
 
 
 def message_json(attempt: Attempt) -> dict[str, Any]:

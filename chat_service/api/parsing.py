@@ -208,7 +208,13 @@ def _check_accept() -> None:
         require_acceptable("application/json")
 
 
-CHOOSE_THEIR_TYPE = {"exports.export_chat", "log.read_log"}
+CHOOSE_THEIR_TYPE = {
+    "exports.export_chat",
+    "log.read_log",
+    "proofs.get_checkpoint",
+    "proofs.prove_growth",
+    "proofs.prove_deletion",
+}
 """Operations that look at `Accept` themselves, once they know what they will answer with."""
 
 

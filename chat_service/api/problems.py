@@ -200,6 +200,26 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
     errors.TooManyWebhooksError: Problem(
         409, "too_many_webhooks", "Too many webhooks", "Your tenant has as many as it may have. Delete one first."
     ),
+    errors.NotSignedError: Problem(
+        404,
+        "not_signed",
+        "Not signed",
+        "This service signs nothing. Its operator makes a key with `flask --app wsgi keys signing`.",
+    ),
+    errors.ProofNotReadyError: Problem(
+        404,
+        "proof_not_ready",
+        "Proof not ready",
+        "The log does not say so yet. It does within a second of a deletion, or when a large chat's purge is done.",
+        headers=_retry_after(1),
+    ),
+    errors.UnknownSizeError: Problem(
+        422,
+        "unknown_size",
+        "Unknown size",
+        "Your log never had as many entries. Was the checkpoint of another tenant, or of another service?",
+        extras=lambda error: {"size": error.size},
+    ),
     errors.NoRetentionError: Problem(
         404, "no_retention", "No retention", "Your tenant has no retention policy: chats stay until they are deleted."
     ),
@@ -245,6 +265,13 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         "Database unavailable",
         "The database could not be asked in time. Nothing was changed; try again.",
         headers=_retry_after(2),
+    ),
+    errors.LedgerBehindError: Problem(
+        503,
+        "ledger_behind",
+        "LedgerFile behind",
+        "A backup was restored, and what was deleted since then has to be deleted again first. Nothing was done.",
+        headers=_retry_after(30),
     ),
     errors.OutcomeUnknownError: Problem(
         503,

@@ -7,7 +7,7 @@ from marshmallow import Schema, fields
 from chat_service.api import problems
 from chat_service.api.context import repositories
 from chat_service.api.openapi import raises
-from chat_service.errors import DatabaseUnavailableError
+from chat_service.errors import DatabaseUnavailableError, LedgerBehindError
 
 blueprint = Blueprint("system", __name__, description="The service itself; no key needed")
 
@@ -46,7 +46,7 @@ def healthz() -> dict[str, str | None]:
 
 
 @blueprint.get("/readyz")
-@raises(DatabaseUnavailableError)
+@raises(DatabaseUnavailableError, LedgerBehindError)
 @blueprint.response(200, ReadyOut())
 def readyz() -> dict[str, str]:
     """Tell whether requests can be served: the database has a primary that answers.

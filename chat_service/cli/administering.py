@@ -9,6 +9,7 @@ from flask.cli import AppGroup
 from chat_service.api.context import repositories
 from chat_service.cli.plainly import known_tenant, told_plainly
 from chat_service.models import EVERYDAY, LIMIT_SYNTAX, RateLimit, Scope, parse_limit
+from chat_service.proof.notes import SigningKey
 
 _SCOPES = click.Choice([scope.value for scope in Scope])
 
@@ -108,6 +109,12 @@ def create_key(tenant_id: str, label: str, scopes: tuple[str, ...]) -> None:
         key, made = repositories().tenants.create_key(tenant_id, label, wanted)
     click.echo(key)
     click.echo(f"Keep it now, it is stored only as a digest. Its id, to revoke it: {made.id}", err=True)
+
+
+@keys.command("signing")
+def make_signing_key() -> None:
+    """Print a new key to sign checkpoints of the log with: for SIGNING_KEY, before those that it has already."""
+    click.echo(SigningKey.new())
 
 
 @keys.command("list")

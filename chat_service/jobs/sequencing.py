@@ -58,6 +58,8 @@ class Sequencing(Job):
         if place is None:
             self._claim_at = time.monotonic() + CLAIM_AGAIN_SECONDS
             return None
+        if grown := self._sequencer.grow_trees():
+            return grown
         if "token" not in place:
             self._sequencer.begin_rescan()
             return 0

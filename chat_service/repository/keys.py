@@ -36,6 +36,11 @@ def hold_key(tenant_id: str, hold_id: str) -> dict[str, Any]:
     return {"tenant_id": tenant_id, "hold_id": hold_id}
 
 
+def log_key(tenant_id: str, seq: int) -> dict[str, Any]:
+    """Return the `_id` of an entry of a tenant's log."""
+    return {"tenant_id": tenant_id, "seq": seq}
+
+
 def webhook_key(tenant_id: str, webhook_id: str) -> dict[str, Any]:
     """Return the `_id` of a webhook."""
     return {"tenant_id": tenant_id, "webhook_id": webhook_id}

@@ -8,6 +8,7 @@ from pymongo import ASCENDING
 
 from chat_service.models import Event, Kind, LogEntry, LogPage
 from chat_service.repository.database import Database
+from chat_service.repository.keys import log_key
 
 LOOKED_AT = 10_000
 """Entries that are looked at for a page of one kind; there may be none of it among millions."""
@@ -31,7 +32,7 @@ class Log:
             last = head if kind is None else min(head, after + LOOKED_AT)
             if after >= last:
                 return LogPage([], after, head)
-            stretch: dict[str, Any] = {"_id": {"$gt": _key(tenant_id, after), "$lte": _key(tenant_id, last)}}
+            stretch: dict[str, Any] = {"_id": {"$gt": log_key(tenant_id, after), "$lte": log_key(tenant_id, last)}}
             of_kind = {} if kind is None else {"kind": kind.value}
             found = self._database.log_entries.find(
                 {**stretch, **of_kind}, sort=[("_id", ASCENDING)], limit=limit, batch_size=limit + 1
@@ -39,7 +40,7 @@ class Log:
             entries, named = [], 0
             with closing(found):
                 for document in found:
-                    entries.append(_from_document(document))
+                    entries.append(entry_of(document))
                     named += sum(len(fact) for fact in document["facts"].values() if isinstance(fact, list))
                     if named > NAMED_CHATS:
                         break
@@ -53,10 +54,10 @@ class Log:
             LookupError: it is not.
         """
         with self._database.operation():
-            document = self._database.log_entries.find_one({"_id": _key(tenant_id, seq)})
+            document = self._database.log_entries.find_one({"_id": log_key(tenant_id, seq)})
         if document is None:
             raise LookupError(seq)
-        return _from_document(document)
+        return entry_of(document)
 
     def heads(self, tenant_ids: Collection[str]) -> dict[str, int]:
         """Return the last seq of each of these tenants that has a log. One command."""
@@ -68,10 +69,7 @@ class Log:
         return {head["_id"]: int(head["seq"]) for head in heads}
 
 
-def _key(tenant_id: str, seq: int) -> dict[str, Any]:
-    return {"tenant_id": tenant_id, "seq": seq}
-
-
-def _from_document(document: dict[str, Any]) -> LogEntry:
+def entry_of(document: dict[str, Any]) -> LogEntry:
+    """Return the entry that the document keeps."""
     event = Event(Kind(document["kind"]), document["chat_id"], document["actor"], document["facts"])
     return LogEntry(document["_id"]["seq"], document["at"], event)

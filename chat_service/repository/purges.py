@@ -164,6 +164,8 @@ class Purges:
     def finish(self, purge: Purge) -> None:
         """End the purge, and write the completion if it was of a deletion. Only after `next_seq` has found nothing.
 
+        Of a deletion it is looked for again here, whether the chat has any message: that none is left gets signed.
+
         Raises:
             ClaimLostError: another worker holds the purge now.
         """
@@ -172,6 +174,8 @@ class Purges:
             done = self.withdraw(tx, purge)
             key = {"_id": chat_key(purge.tenant_id, purge.chat_id)}
             if done["of_deletion"]:
+                everything = {"_id": message_range(purge.tenant_id, purge.chat_id)}
+                done["purged"] += int(tx.messages.delete_many(everything).deleted_count)
                 # Replaced where a restore had brought back what was complete.
                 tx.completions.replace_one(key, {"purged": done["purged"], "completed_at": tx.now}, upsert=True)
                 tx.log(purge.tenant_id, purged(purge.chat_id, done["purged"]))

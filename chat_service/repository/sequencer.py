@@ -7,7 +7,7 @@ time numbers them. What this module keeps:
 1. In the log if and only if it was committed, once. A batch is one transaction: the entries, the heads of the tenants'
    logs, the outbox, and the position up to which the database was followed. A process that has lost its lease finds
    another holder in the position, and commits nothing.
-2. Without gaps. A tenant's head and its entries are written together.
+2. Without gaps. A tenant's head, its entries and their hashes in the tree (log_tree.py) are written together.
 3. The events of a chat in the order of their commits, which is that of the change stream.
 4. None is lost where the stream cannot be gone on with: in a database that had no log, when the oplog has rolled over,
    after a restore. Then all receipts are looked through for what the log does not have. Each batch of that is read from
@@ -16,7 +16,7 @@ time numbers them. What this module keeps:
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,8 +27,9 @@ from pymongo.change_stream import DatabaseChangeStream
 from pymongo.errors import ConnectionFailure, DuplicateKeyError, PyMongoError
 
 from chat_service.errors import ChangesLostError, ClaimLostError, DatabaseUnavailableError
-from chat_service.models import Event, Kind, SequencerStatus
+from chat_service.models import Event, Kind, LogEntry, SequencerStatus
 from chat_service.repository.database import Database
+from chat_service.repository.log_tree import BEHIND, Head, grow, move_heads, read_heads
 from chat_service.repository.pending import Pending, of_outbox, purged, purged_places
 from chat_service.repository.processes import own_name
 from chat_service.repository.receipts import split
@@ -151,38 +152,60 @@ class Sequencer:
         return self._database.transaction(lambda tx: self._number(tx, batch.pending, place))
 
     def _number(self, tx: UnitOfWork, waiting: Sequence[Pending], place: Document) -> int:
-        held = {**place, "lease_until": tx.now + LEASE}
-        if not tx.log_position.update_one({**POSITION, "holder": self._holder}, {"$set": held}).matched_count:
-            # Raised, not returned: the transaction must not be committed.
-            raise ClaimLostError
         events = self._unnumbered(tx, waiting)
+        self.hold(tx, place, len(events))
         if not events:
             return 0
-        heads = _heads(tx, sorted({one.tenant_id for one in events}))
-        before = dict(heads)
-        entries = []
-        for one in events:
-            heads[one.tenant_id] += 1
-            entries.append(_to_document(heads[one.tenant_id], one))
-        tx.log_entries.insert_many(entries)
-        _move_heads(tx, before, heads)
+        heads = read_heads(tx, sorted({one.tenant_id for one in events}))
+        tx.log_entries.insert_many([_numbered(heads[one.tenant_id], one) for one in events])
+        move_heads(tx, heads.values())
         if places := [one.place for one in events if one.place is not None]:
             tx.outbox.delete_many({"_id": {"$in": places}})
         return len(events)
+
+    def hold(self, tx: UnitOfWork, place: Document, entries: int = 0) -> None:
+        """Write down where to go on, and how many `entries` this has written, if the log is this process's to write.
+
+        Raises:
+            ClaimLostError: it is another's.
+        """
+        held = {**place, "lease_until": tx.now + LEASE}
+        change = {"$set": held, "$inc": {"entries": entries}}
+        if not tx.log_position.update_one({**POSITION, "holder": self._holder}, change).matched_count:
+            # Raised, not returned: the transaction must not be committed.
+            raise ClaimLostError
+
+    def grow_trees(self) -> int:
+        """Take entries of an earlier version into the tree of their log; return how many, 0 when all are in it.
+
+        Raises:
+            ClaimLostError: another process writes the log now.
+        """
+        with self._database.operation():
+            head = self._database.log_heads.find_one(BEHIND, {"_id": True})
+        if head is None:
+            return 0
+
+        def work(tx: UnitOfWork) -> int:
+            self.hold(tx, {})
+            found = tx.log_heads.find_one({**head, **BEHIND})
+            return 0 if found is None else grow(tx, found)
+
+        return self._database.transaction(work)
 
     def _unnumbered(self, tx: UnitOfWork, waiting: Sequence[Pending]) -> list[Pending]:
         """Return those that the log does not have: a rescan and the stream may both have come upon one."""
         places = [one.place for one in waiting if one.place is not None]
         found = tx.outbox.find({"_id": {"$in": places}}, {"_id": True}, batch_size=BATCH + 1) if places else ()
         left = {one["_id"]["id"] for one in found}
-        numbered = self._numbered(tx, [one for one in waiting if one.place is None])
+        numbered = self._deletes_in_log(tx, [one for one in waiting if one.place is None])
         return [
             one
             for one in waiting
             if (one.place["id"] in left if one.place else (one.tenant_id, one.event.chat_id) not in numbered)
         ]
 
-    def _numbered(self, tx: UnitOfWork, waiting: Sequence[Pending]) -> set[tuple[str, str]]:
+    def _deletes_in_log(self, tx: UnitOfWork, waiting: Sequence[Pending]) -> set[tuple[str, str]]:
         """Return those of the chats whose delete is in the log."""
         if not waiting:
             return set()
@@ -308,26 +331,5 @@ def _place_of(receipt: Document) -> Document:
     return {**receipt["_id"], "at": receipt["deleted_at"]}
 
 
-def _heads(tx: UnitOfWork, tenants: Sequence[str]) -> dict[str, int]:
-    found = {head["_id"]: int(head["seq"]) for head in tx.log_heads.find({"_id": {"$in": list(tenants)}})}
-    return {tenant_id: found.get(tenant_id, 0) for tenant_id in tenants}
-
-
-def _move_heads(tx: UnitOfWork, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-    """Write the new heads. Nobody else can have moved one: whoever does writes the position too."""
-    updates = [
-        {"q": {"_id": tenant_id}, "u": {"$set": {"seq": seq}}, "upsert": before[tenant_id] == 0}
-        for tenant_id, seq in after.items()
-    ]
-    tx.command({"update": "log_heads", "updates": updates})
-
-
-def _to_document(seq: int, one: Pending) -> Document:
-    return {
-        "_id": {"tenant_id": one.tenant_id, "seq": seq},
-        "kind": one.event.kind.value,
-        "at": one.at,
-        "chat_id": one.event.chat_id,
-        "actor": one.event.actor,
-        "facts": dict(one.event.facts),
-    }
+def _numbered(head: Head, one: Pending) -> Document:
+    return head.add(LogEntry(head.next_seq, one.at, one.event))

@@ -241,9 +241,11 @@ class TestTheRecord:
         chat_id = new_chat(alice, PERSON, OTHER)
         erasure = request(governor, "redact")
         work(alice)
-        wait_for_head(either_database, alice.access.tenant_id, 1)
-        (entry,) = alice.send("GET", "/api/v1/log").get_json()["items"]
+        wait_for_head(either_database, alice.access.tenant_id, 2)
+        entry, end = alice.send("GET", "/api/v1/log").get_json()["items"]
         assert (entry["kind"], entry["chat_id"], entry["message_count"]) == ("sender.erased", chat_id, 1)
+        assert entry["message_seqs"] == [1]
+        assert ("chat_id" in end, end["kind"], end["chat_count"], end["message_count"]) == (False, entry["kind"], 1, 1)
         assert (entry["erasure_id"], entry["mode"], entry["actor"]) == (
             erasure["id"],
             "redact",

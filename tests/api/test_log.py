@@ -58,8 +58,8 @@ def test_what_an_entry_holds(alice: Client, bob: Client, database: Database) -> 
                 ("chat.trashed", alice.access.key_id, {"message_count": 1, "purge_at": trashed["purge_at"]}),
                 ("chat.restored", alice.access.key_id, {"message_count": 1}),
                 ("chat.emptied", alice.access.key_id, {"message_count": 1}),
-                ("chat.deleted", alice.access.key_id, {"message_count": 0}),
-                ("chat.purged", "purge", {"message_count": 0}),
+                ("chat.deleted", alice.access.key_id, {"message_count": 0, "covers": ["api"]}),
+                ("chat.purged", "purge", {"message_count": 0, "covers": ["api", "collection"]}),
             ],
             1,
         )

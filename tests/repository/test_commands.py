@@ -10,6 +10,7 @@ from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import InvalidApiKeyError
 from chat_service.models import NewMessage, RateLimit, Role, Scope
+from chat_service.proof.notes import SigningKey
 from chat_service.repository.database import Database
 from chat_service.repository.lifecycle import Removal
 from chat_service.repository.messages import Post
@@ -17,6 +18,7 @@ from chat_service.repository.monitor import CommandCounter, _tally
 from chat_service.repository.tenants import Tenants
 from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
+from tests.numbering import number_all
 
 
 class Recorder(monitoring.CommandListener):
@@ -201,6 +203,24 @@ def test_the_trash_costs_what_the_data_model_says(recorded) -> None:
     cost(recorded, "POST", f"{CHATS}/{other}/trash", json={})
     deleted = ["find", "findAndModify", "find", "find", "delete", "delete", "insert", "commitTransaction"]
     assert cost(recorded, "DELETE", f"{CHATS}/{other}") == deleted
+
+
+@pytest.fixture
+def signed(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Client, Recorder]]:
+    """The same with a key that signs."""
+    yield from record(mongod, database, signing_keys=(SigningKey.new(),))
+
+
+def test_proofs(signed) -> None:
+    client, _ = signed
+    chat_id = client.new_chat("a")
+    client.send("DELETE", f"{CHATS}/{chat_id}")
+    assert cost(signed, "GET", f"/api/v1/deletions/{chat_id}/proof") == ["find", "find"], "and it is not ready"
+    number_all(signed[1].database)
+    assert cost(signed, "GET", f"/api/v1/deletions/{chat_id}/proof") == ["find", "find", "aggregate"]
+    assert cost(signed, "GET", "/api/v1/log/consistency?old=1") == ["find", "aggregate"]
+    assert cost(signed, "GET", "/api/v1/log/checkpoint") == ["find"]
+    assert cost(signed, "GET", "/api/v1/log/key") == []
 
 
 @pytest.fixture

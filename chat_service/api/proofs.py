@@ -1,0 +1,138 @@
+"""Proof of what the log says: signed checkpoints, and what follows from them. Whoever has the log's key verifies it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flask import Response
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields, validate
+
+from chat_service.api.auth import requires
+from chat_service.api.context import caller, repositories
+from chat_service.api.fields import Number
+from chat_service.api.message_schemas import MOST_SEQ
+from chat_service.api.openapi import raises
+from chat_service.api.parsing import require_acceptable
+from chat_service.errors import DeletionNotFoundError, NotSignedError, ProofNotReadyError, UnknownSizeError
+from chat_service.models import Kind, Scope
+from chat_service.proof.notes import Proof, SigningKey, consistency_text, origin_of, proof_text
+
+TEXT = "text/plain"
+
+_AS_TEXT = {TEXT: {"schema": {"type": "string"}}}
+
+blueprint = Blueprint("proofs", __name__, url_prefix="/api/v1", description="Proof of what the log says")
+
+
+class ProofIn(Schema):
+    """What is to be proved."""
+
+    kind = fields.String(
+        load_default=Kind.CHAT_DELETED.value,
+        validate=validate.OneOf([Kind.CHAT_DELETED.value, Kind.CHAT_PURGED.value]),
+        metadata={"description": "That nothing can be read, or that nothing is left in the collection."},
+    )
+
+
+class GrowthIn(Schema):
+    """Since when."""
+
+    old = Number(
+        required=True,
+        validate=validate.Range(0, MOST_SEQ),
+        metadata={"description": "The size in the older checkpoint."},
+    )
+
+
+class LogKeyOut(Schema):
+    """How the log's checkpoints are verified."""
+
+    origin = fields.String(metadata={"description": "The name of your tenant's log."})
+    key = fields.String(metadata={"description": "The key that signs now, as `chat-service verify --key` takes it."})
+    keys = fields.List(fields.String(), metadata={"description": "This one, and those before it that still verify."})
+
+
+@blueprint.get("/log/key")
+@requires(Scope.READ)
+@raises(NotSignedError)
+@blueprint.response(200, LogKeyOut())
+def get_log_key() -> dict[str, Any]:
+    """Look up the public key of your tenant's log: keep it where nobody who can change the service can.
+
+    In the form of C2SP signed-note.
+    """
+    origin = origin_of(caller().tenant_id)
+    keys = [str(key.verifier(origin)) for key in _ring()]
+    return {"origin": origin, "key": keys[0], "keys": keys}
+
+
+@blueprint.get("/log/checkpoint")
+@requires(Scope.READ)
+@raises(NotSignedError)
+@blueprint.doc(responses={"200": {"description": "A signed checkpoint.", "content": _AS_TEXT}})
+def get_checkpoint() -> Response:
+    """Take a signed checkpoint: how many entries your log has, and the hash of all of them (C2SP tlog-checkpoint).
+
+    Keep one, and nobody can take back or change an entry before it unnoticed: see `/log/consistency`.
+    """
+    require_acceptable(TEXT)
+    key = _ring()[0]
+    return _text(key.sign(repositories().proofs.checkpoint(caller().tenant_id)))
+
+
+@blueprint.get("/log/consistency")
+@requires(Scope.READ)
+@raises(NotSignedError, UnknownSizeError)
+@blueprint.arguments(GrowthIn(), location="query")
+@blueprint.doc(responses={"200": {"description": "A proof of consistency.", "content": _AS_TEXT}})
+def prove_growth(query: dict[str, Any]) -> Response:
+    """Prove that your log has only grown since an older checkpoint, with a new one (RFC 6962, section 2.1.2).
+
+    A line `old` with the old size, the hashes, an empty line, and the checkpoint: as C2SP tlog-witness has it.
+    """
+    require_acceptable(TEXT)
+    key = _ring()[0]
+    path, checkpoint = repositories().proofs.consistency(caller().tenant_id, query["old"])
+    return _text(consistency_text(query["old"], path, key.sign(checkpoint)))
+
+
+@blueprint.get("/deletions/<chat_id>/proof")
+@requires(Scope.READ, of_deleted=True)
+@raises(DeletionNotFoundError, NotSignedError, ProofNotReadyError)
+@blueprint.arguments(ProofIn(), location="query")
+@blueprint.doc(responses={"200": {"description": "A proof (C2SP tlog-proof).", "content": _AS_TEXT}})
+def prove_deletion(query: dict[str, Any], chat_id: str) -> Response:
+    """Prove a deletion: the entry of the log, that it is in it, and the signature. Verified offline.
+
+    Keep the file; `chat-service verify FILE --key KEY` and the page `/verify` tell what it shows, also when the
+    database is gone. There within a second of the deletion, of a large chat's purge when it is done.
+    """
+    require_acceptable(TEXT)
+    who, kind = caller(), Kind(query["kind"])
+    try:
+        found = repositories().proofs.inclusion(who.tenant_id, chat_id, kind)
+    except ProofNotReadyError:
+        had_grace = who.grace is not None
+        if repositories().receipts.deleted_at(who.tenant_id, chat_id, had_grace=had_grace) is None:
+            raise DeletionNotFoundError from None
+        raise
+    note = _ring()[0].sign(found.checkpoint)
+    answer = _text(proof_text(Proof(found.leaf, found.index, found.path, note)))
+    answer.headers["Content-Disposition"] = f'attachment; filename="{kind.value}-{chat_id}.tlog-proof"'
+    return answer
+
+
+def _ring() -> Sequence[SigningKey]:
+    """Return the keys, the one that signs first.
+
+    Raises:
+        NotSignedError: there are none.
+    """
+    ring = repositories().signing_keys
+    if not ring:
+        raise NotSignedError
+    return ring
+
+
+def _text(text: str) -> Response:
+    return Response(text, mimetype=TEXT)
