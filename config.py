@@ -11,6 +11,7 @@ from environs import Env, EnvValidationError, validate
 from marshmallow import ValidationError
 
 from chat_service.models import EVERYDAY, Limits, parse_limit
+from chat_service.proof.notes import MalformedError, SigningKey
 from chat_service.repository.sealing import is_key
 from chat_service.settings import ConfigError, Settings
 
@@ -48,6 +49,8 @@ def from_env() -> Settings:
         webhook_keys=tuple(env.list("WEBHOOK_SECRET_KEY", [], validate=_check_keys) or ()),
         webhook_private_networks=env.str("WEBHOOK_PRIVATE_NETWORKS", "off", validate=validate.OneOf(["on", "off"]))
         == "on",
+        signing_keys=tuple(env.list("SIGNING_KEY", [], validate=_check_signing_keys) or ()),
+        ledger_file=env.str("LEDGER_FILE", None, validate=_check_ledger_file),
     )
     try:
         env.seal()
@@ -80,6 +83,19 @@ def _check_origins(origins: list[str]) -> None:
 def _check_keys(keys: list[str]) -> None:
     if not all(map(is_key, keys)):
         raise ValidationError("Not keys as `flask --app wsgi webhooks key` makes them, with commas between.")
+
+
+def _check_signing_keys(keys: list[str]) -> None:
+    try:
+        for key in keys:
+            SigningKey(key)
+    except MalformedError:
+        raise ValidationError("Not keys as `flask --app wsgi keys signing` makes them, with commas between.") from None
+
+
+def _check_ledger_file(path: str) -> None:
+    if not Path(path).resolve().parent.is_dir():
+        raise ValidationError(f"There is no folder {Path(path).resolve().parent}.")
 
 
 @cache

@@ -1,6 +1,7 @@
 """The composition root: the one file that knows all the others."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response
@@ -27,6 +28,7 @@ from chat_service.api import (
     openapi,
     parsing,
     problems,
+    proofs,
     refusals,
     retention,
     system,
@@ -36,7 +38,9 @@ from chat_service.api import (
 from chat_service.api.context import Repositories
 from chat_service.cli import commands
 from chat_service.page import chat as chat_page
-from chat_service.page import docs
+from chat_service.page import docs, verifying
+from chat_service.proof.ledger_file import LedgerFile
+from chat_service.proof.notes import SigningKey
 from chat_service.realtime.endpoint import THREADS as SOCKET_THREADS
 from chat_service.realtime.log_feed import THREADS as LOG_THREADS
 from chat_service.repository.database import Database
@@ -100,9 +104,10 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
         api.register_field(field, "string", "date-time")
     problems.install(app)
     of_chats = (chats, deletions, trash, messages, exports, connections)
-    for module in (*of_chats, holds, retention, erasures, webhooks, log, keys, system):
+    for module in (*of_chats, holds, retention, erasures, webhooks, log, proofs, keys, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
+    app.register_blueprint(verifying.blueprint)
     if config.chat_page:
         app.register_blueprint(chat_page.blueprint)
     with app.app_context():
@@ -157,4 +162,13 @@ def _repositories(config: Settings, database: Database) -> Repositories:
     caps = ConnectionCaps(config.connections_per_chat, config.connections_per_tenant)
     buckets = RateLimits(database, config.rate_limits, metrics.count_unlimited)
     sealer, private = Sealer(config.webhook_keys), config.webhook_private_networks
-    return Repositories.on(database, config.delete_inline_limit, buckets, caps, sealer, private_networks=private)
+    return Repositories.on(
+        database,
+        config.delete_inline_limit,
+        buckets,
+        caps,
+        sealer,
+        private_networks=private,
+        ledger=LedgerFile(Path(config.ledger_file)) if config.ledger_file else None,
+        signing_keys=[SigningKey(key) for key in config.signing_keys],
+    )

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from chat_service.embedded.process import EmbeddedError, start, stop
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatServiceError
 from chat_service.models import EVERYDAY, NewMessage, Role
+from chat_service.proof.notes import SigningKey
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
@@ -52,35 +54,32 @@ def _serve(cleanup: ExitStack) -> None:
     key = os.environ.get("DEMO_API_KEY", PUBLISHED_KEY)
     has_demo_chat = _prepare_demo(uri, key)
     _greet(port, key, uri, has_demo_chat=has_demo_chat)
-    webhook_key = os.environ.get("WEBHOOK_SECRET_KEY") or ("" if "MONGODB_URI" in os.environ else _webhook_key())
-    gunicorn = EmbeddedGunicorn(
-        uri, port, LOG_FORMAT="console", CHAT_PAGE="on", WEBHOOK_SECRET_KEY=webhook_key, WEBHOOK_PRIVATE_NETWORKS="on"
-    )
+    os.environ.update(_secrets())
+    gunicorn = EmbeddedGunicorn(uri, port, LOG_FORMAT="console", CHAT_PAGE="on", WEBHOOK_PRIVATE_NETWORKS="on")
     process = gunicorn.start()
     cleanup.callback(gunicorn.stop)
-    worker = start(
-        "flask",
-        "--app",
-        "wsgi",
-        "jobs",
-        "run",
-        MONGODB_URI=uri,
-        WEBHOOK_SECRET_KEY=webhook_key,
-        WEBHOOK_PRIVATE_NETWORKS="on",
-    )
+    worker = start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=uri, WEBHOOK_PRIVATE_NETWORKS="on")
     cleanup.callback(stop, worker, STOP_SECONDS)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: process.terminate())
     process.wait()
 
 
-def _webhook_key() -> str:
-    """Return the key that webhooks' secrets are sealed with in the database of this folder, made when it is missing."""
-    kept = DATA / "webhook.key"
+def _secrets() -> dict[str, str]:
+    """Return the keys and the ledger of the database in this folder, made when they are missing; no other's."""
+    names = ("WEBHOOK_SECRET_KEY", "SIGNING_KEY", "LEDGER_FILE")
+    if "MONGODB_URI" in os.environ:
+        return {name: os.environ[name] for name in names if name in os.environ}
+    DATA.mkdir(exist_ok=True)
+    made = (_kept("webhook.key", new_key), _kept("signing.key", SigningKey.new), str((DATA / "ledger.db").resolve()))
+    return {name: os.environ.get(name, value) for name, value in zip(names, made, strict=True)}
+
+
+def _kept(name: str, make: Callable[[], str]) -> str:
+    kept = DATA / name
     if not kept.exists():
-        DATA.mkdir(exist_ok=True)
         kept.touch(0o600)
-        kept.write_text(new_key())
+        kept.write_text(make())
     return kept.read_text()
 
 

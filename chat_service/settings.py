@@ -31,3 +31,7 @@ class Settings:
     webhook_keys: tuple[str, ...] = field(default=(), repr=False)
     """With which webhooks' secrets are sealed: the first one, and opened with any."""
     webhook_private_networks: bool = False
+    signing_keys: tuple[str, ...] = field(default=(), repr=False)
+    """With the first one checkpoints of the log are signed; the others have signed before, and still verify."""
+    ledger_file: str | None = None
+    """Where the log is kept outside the database."""

@@ -6,7 +6,7 @@ rests on atomicity, isolation or retries is tested on a real mongod.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import mongomock
@@ -70,6 +70,9 @@ class MockDatabase(Database):
 
     def is_ready(self) -> bool:
         return True
+
+    def oplog_window(self) -> timedelta | None:
+        return None
 
     def close(self) -> None:
         """Nothing is open."""

@@ -15,6 +15,7 @@ from flask import Flask
 
 from chat_service.app import create_app
 from chat_service.embedded.process import free_port
+from chat_service.proof.notes import SigningKey
 from chat_service.repository.database import REACH_SECONDS, Database
 from chat_service.repository.sealing import is_key, new_key
 from chat_service.settings import Settings
@@ -82,6 +83,18 @@ def test_what_is_not_there_is_said_plainly(app: Flask, command: tuple[str, ...])
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize("either_database", ["mongod"], indirect=True)
+def test_check_says_how_far_the_oplog_reaches(app: Flask) -> None:
+    """Which has what was deleted until then, as docs/proof.md says."""
+    assert re.search(r"The oplog reaches back \d+\.\d h: until it has rolled over", run(app, "check").stdout)
+
+
+def test_a_signing_key_is_one(app: Flask) -> None:
+    key = run(app, "keys", "signing").stdout.strip()
+    assert SigningKey(key).verifier("log") == SigningKey(key).verifier("log")
+    assert run(app, "keys", "signing").stdout.strip() != key
+
+
 def test_another_tenants_key_cannot_be_revoked(app: Flask, tenant_id: str) -> None:
     key_id = run(app, "keys", "create", tenant_id).stderr.strip().rsplit(" ", 1)[1]
     other = run(app, "tenants", "create", "Another").stdout.strip()
@@ -90,9 +103,9 @@ def test_another_tenants_key_cannot_be_revoked(app: Flask, tenant_id: str) -> No
 
 
 @pytest.mark.parametrize("either_database", ["mongod"], indirect=True)
-def test_an_export_of_any_size_comes_back_in(app: Flask, tenant_id: str, tmp_path: Path) -> None:
+def test_an_export_of_any_size_comes_back_in(app: Flask, tenant_id: str, tmp_path: Path, monkeypatch) -> None:
     """Also one that is larger than what is taken over HTTP; of what is not whole, nothing."""
-    app.config["MAX_IMPORT_BYTES"] = 1
+    monkeypatch.setitem(app.config, "MAX_IMPORT_BYTES", 1)
     client = Client(app, TenantAccess(tenant_id, run(app, "keys", "create", tenant_id).stdout.strip(), ""))
     chat_id = client.new_chat("first", "second")
     file = tmp_path / "chat.ndjson"

@@ -1,8 +1,8 @@
-"""All commands: `flask --app wsgi db|tenants|keys|holds|retention|erasures|webhooks|chats|jobs|log|check …`."""
+"""All commands: `flask --app wsgi db|tenants|keys|holds|retention|erasures|webhooks|chats|jobs|log|ledger|check …`."""
 
 from flask import Flask
 
-from chat_service.cli import administering, governing, running
+from chat_service.cli import administering, governing, recovering, running
 from chat_service.cli.plainly import WRONG_SETTINGS
 
 
@@ -19,6 +19,7 @@ def install(app: Flask) -> None:
         running.chats,
         running.jobs,
         running.log,
+        recovering.ledger,
         running.check,
     ):
         app.cli.add_command(group)

@@ -17,6 +17,7 @@ from chat_service.errors import InvalidImportError
 from chat_service.jobs.delivering import Delivering
 from chat_service.jobs.erasing import Erasing
 from chat_service.jobs.expiry import Expiry
+from chat_service.jobs.keeping import Keeping
 from chat_service.jobs.lifting import Lifting
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
@@ -71,6 +72,8 @@ def run_jobs(*, until_idle: bool) -> None:
     start(OrphanReaper(repositories().orphans), stop)
     if found.webhooks.are_on:
         takers.append(Delivering(found.deliveries, message_json, private_networks=found.webhooks.private_networks))
+    if found.ledger is not None:
+        takers.append(Keeping(found.ledger))
     if until_idle:
         for job in takers:
             run(job, stop, until_done=True)
@@ -144,6 +147,9 @@ def check(*, repair: bool) -> None:
     for found in repositories().checks.run(repair=repair):
         number += 1
         click.echo(f"{found.kind}  tenant {found.tenant_id}  chat {found.chat_id}  {found.detail}")
+    window = repositories().database.oplog_window()
+    told = "cannot be read by this user" if window is None else f"reaches back {window.total_seconds() / 3600:,.1f} h"
+    click.echo(f"The oplog {told}: until it has rolled over it has what was deleted, and so have backups.")
     click.echo(f"{number} findings{', mended where that is possible' if number and repair else ''}.")
     if number:
         click.get_current_context().exit(1)

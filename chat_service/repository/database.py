@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -102,6 +102,8 @@ class Database:
         Raises:
             UnsupportedServerError: `uri` is no usable MongoDB address.
         """
+        self.guard: Callable[[], None] = lambda: None
+        """Asked before the database is used; it may raise that it must not be. See ledger.py."""
         self._clock = ServerClock()
         self._outage = Outage()
         self._has_collections = False
@@ -149,6 +151,7 @@ class Database:
     def transaction(self, work: Work[T], again: Again = lambda: None) -> T:
         """Run `work(tx)` in one transaction; see `TransactionRunner.run` for what it returns and raises."""
         try:
+            self.guard()
             return self._transactions.run(lambda session: work(self._unit_of_work(session)), again)
         except PyMongoError as error:
             if is_outage(error):
@@ -171,6 +174,7 @@ class Database:
             raise DatabaseUnavailableError
         try:
             with pymongo.timeout(budget):
+                self.guard()
                 self._confirm_primary()
                 yield
                 # The driver may have asked once more, and another one.
@@ -236,12 +240,17 @@ class Database:
         return self._outage.seconds()
 
     def is_ready(self) -> bool:
-        """Tell whether a primary answers within a second, and has the collections; without a known primary at once."""
+        """Tell whether a primary answers within a second, and has the collections; without a known primary at once.
+
+        Raises:
+            LedgerBehindError: it was restored from a backup, and not brought up to its ledger.
+        """
         if self.seconds_away():
             return False
         try:
             with pymongo.timeout(1):
                 self.client.admin.command("ping")
+                self.guard()
                 if not self._has_collections:
                     wrong = list(shortcomings(self.database))
                     self._complaints.say(wrong)
@@ -265,6 +274,20 @@ class Database:
                 "The MongoDB server is a standalone: it has no transactions, and without them a delete is not atomic. "
                 "Start it with --replSet rs0, run rs.initiate() once, and add ?replicaSet=rs0 to MONGODB_URI."
             )
+
+    def oplog_window(self) -> timedelta | None:
+        """Return how far the server's own log reaches back, which keeps what was deleted until it rolls over.
+
+        None where the user of the database may not read it.
+        """
+        oplog = self.client.local["oplog.rs"]
+        try:
+            with self.operation():
+                ends = [oplog.find_one({}, {"wall": True}, sort=[("$natural", order)]) for order in (1, -1)]
+        except OperationFailure:
+            return None
+        first, last = ends
+        return None if first is None or last is None else last["wall"] - first["wall"]
 
     def shortcomings(self) -> list[str]:
         """Return what of the collections is not as it must be, each in a sentence that says what to do."""

@@ -200,12 +200,9 @@ class Erasures:
         ]
         there = [one["_id"] for one in found if one.get("sender_id") == claim.sender_id]
         counts = Counter(key["chat_id"] for key in there)
-        # One by one: a clustered collection is scanned from end to end for an `$in`.
-        if there and claim.mode is ErasureMode.REMOVE:
-            tx.command({"delete": "messages", "deletes": [{"q": {"_id": key}, "limit": 1} for key in there]})
-        elif there:
-            tx.command({"update": "messages", "updates": [{"q": {"_id": key}, "u": _REDACTION} for key in there]})
-        _write_chats(tx, claim, free, counts)
+        if there:
+            erase_messages(tx, there, claim.mode)
+        _write_chats(tx, claim, free, there)
         _note_refused(tx, claim, chats, refused)
         first = sum(claim.erasure_id not in free[chat_id].get("erasures", ()) for chat_id in counts)
         of_round = {"round.found": len(group), "round.left": len(group) - len(there)}
@@ -237,7 +234,8 @@ class Erasures:
             again = {"round": _new_round(), "worker_id": None, "lease_until": tx.now + rest}
             change: Document = {"$set": {**seen, **again}}
             if not of_round["found"]:
-                change = {"$set": {**seen, "completed_at": tx.now}, "$unset": dict.fromkeys(_OF_THE_WORK, "")}
+                tx.log(claim.tenant_id, _completed(claim, erasure))
+                change = {"$set": {**seen, "completed_at": tx.now}, "$unset": dict.fromkeys(UNFINISHED, "")}
             tx.erasures.update_one(_held_by(claim), change)
 
         self._database.transaction(work)
@@ -261,9 +259,10 @@ class Erasures:
 
 _SENDER = {"_id": True, "sender_id": True}
 
-_REDACTION: Document = {"$set": {"content": REDACTED, "sender_id": None, "metadata": {}}}
+REDACTION: Document = {"content": REDACTED, "sender_id": None, "metadata": {}}
+"""What a message has in place of what it said and of who said it."""
 
-_OF_THE_WORK = ("sender_id", "round", "worker_id", "lease_until")
+UNFINISHED = ("sender_id", "round", "worker_id", "lease_until")
 """What a record has only until it is complete."""
 
 
@@ -334,9 +333,9 @@ def _write(
             tx.command({"update": place, "updates": updates})
 
 
-def _write_chats(tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], counts: Mapping[str, int]) -> None:
-    """Write the chats whose messages are erased, and tell the log of each."""
-    removes = claim.mode is ErasureMode.REMOVE
+def _write_chats(tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], messages: Sequence[Document]) -> None:
+    """Write the chats whose messages are erased, and tell the log which of each."""
+    removes, counts = claim.mode is ErasureMode.REMOVE, Counter(key["chat_id"] for key in messages)
     changes: dict[str, dict[str, Document]] = {
         chat_id: {
             "$inc": {"revision": 1, "message_count": -count if removes else 0},
@@ -351,13 +350,38 @@ def _write_chats(tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], co
             Kind.SENDER_ERASED,
             chat_id,
             claim.requested_by,
-            {**facts, "message_count": count},
+            {**facts, "message_count": count, "message_seqs": _seqs_of(chat_id, messages)},
             chats[chat_id]["revision"] + 1,
         )
         for chat_id, count in counts.items()
     ]
     if events:
         tx.log(claim.tenant_id, *events)
+
+
+def erase_messages(tx: UnitOfWork, keys: Sequence[Document], mode: ErasureMode) -> None:
+    """Remove or redact these messages, of which there is at least one. One command."""
+    # One by one: a clustered collection is scanned from end to end for an `$in`.
+    if mode is ErasureMode.REMOVE:
+        tx.command({"delete": "messages", "deletes": [{"q": {"_id": key}, "limit": 1} for key in keys]})
+    else:
+        tx.command({"update": "messages", "updates": [{"q": {"_id": key}, "u": {"$set": REDACTION}} for key in keys]})
+
+
+def _seqs_of(chat_id: str, messages: Sequence[Document]) -> list[int]:
+    return [key["seq"] for key in messages if key["chat_id"] == chat_id]
+
+
+def _completed(claim: Claim, erasure: Document) -> Event:
+    """Return the event that closes an erasure: the only one of them that is of no chat."""
+    facts = {
+        "erasure_id": claim.erasure_id,
+        "mode": claim.mode.value,
+        "requested_at": erasure["requested_at"],
+        "chat_count": erasure["chats"],
+        "message_count": erasure["messages"],
+    }
+    return Event(Kind.SENDER_ERASED, "", claim.requested_by, facts)
 
 
 def _held_by(claim: Claim) -> Document:

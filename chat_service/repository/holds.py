@@ -115,7 +115,7 @@ class Holds:
             added = _mark(tx, tenant_id, hold_id, add)
             if isinstance(added, ChatServiceError):
                 return added
-            difference = added - _unmark(tx, tenant_id, hold_id, remove)
+            difference = added - unmark(tx, tenant_id, hold_id, remove)
             changed = tx.holds.find_one_and_update(
                 place, {"$inc": {"chat_count": difference, "revision": 1}}, return_document=ReturnDocument.AFTER
             )
@@ -170,7 +170,7 @@ class Holds:
                 ids += [one["_id"]["chat_id"] for one in found]
             if not ids:  # in this snapshot, so no chat was on its way from one to the other; and none is added any more
                 tx.holds.update_one({"_id": hold["_id"]}, {"$unset": {"is_lifting": ""}})
-            return _unmark(tx, tenant_id, hold_id, ids, hold["released_at"])
+            return unmark(tx, tenant_id, hold_id, ids, hold["released_at"])
 
         return self._database.transaction(work)
 
@@ -218,7 +218,7 @@ def _mark(tx: UnitOfWork, tenant_id: str, hold_id: str, chat_ids: Sequence[str])
     return marked
 
 
-def _unmark(
+def unmark(
     tx: UnitOfWork, tenant_id: str, hold_id: str, chat_ids: Sequence[str], released_at: datetime | None = None
 ) -> int:
     """Take chats out of the hold, and return how many were under it; jobs wait from `released_at` on, or from now."""

@@ -203,7 +203,7 @@ def restore(  # noqa: PLR0913 - which chats, and who asks
     keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
     kept = tx.read("trash", {"_id": {"$in": keys}, "purge_at": {"$gt": tx.now}, **visible(governs=governs)}, {})
     restoration = {"operation": operation, "at": tx.now}
-    chats = {one["_id"]["chat_id"]: {**_revived(one), "restoration": restoration} for one in kept}
+    chats = {one["_id"]["chat_id"]: {**revived(one), "restoration": restoration} for one in kept}
     if chats:
         tx.trash.delete_many({"_id": {"$in": [chat["_id"] for chat in chats.values()]}})
         tx.chats.insert_many(list(chats.values()))
@@ -216,7 +216,7 @@ def visible(*, governs: bool) -> dict[str, Any]:
     return {} if governs else {"in_grace": {"$ne": True}}
 
 
-def _revived(kept: Chat) -> Chat:
+def revived(kept: Chat) -> Chat:
     """Return the chat of a document in the trash; the trashing stays with it for those who repeat it."""
     trashing = {name: kept[name] for name in ("operation", "trashed_at", "purge_at")}
     revision = kept["chat"]["revision"] + 1
@@ -325,16 +325,9 @@ def _put_in_trash(tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat
     if not removed:
         return {}
     documents = {
-        removal: {
-            "_id": chat.pop("_id"),
-            "chat": chat,
-            "trashed_at": tx.now,
-            "purge_at": _kept_until(tx, chat, removal),
-            "trashed_by": removal.requested_by,
-            "operation": removal.operation,
-            **({} if removal.grace is None else {"in_grace": True}),
-            **({} if removal.export_sha256 is None else {"export_sha256": removal.export_sha256}),
-        }
+        removal: in_trash(
+            chat, tx.now, _kept_until(tx, chat, removal), removal.requested_by, removal.operation, _told_of(removal)
+        )
         for removal, chat in removed.items()
     }
     tx.command({"insert": "trash", "documents": list(documents.values())})
@@ -342,8 +335,28 @@ def _put_in_trash(tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat
     return {removal: told(document, removal) for removal, document in documents.items()}
 
 
+def in_trash(  # noqa: PLR0913, PLR0917 - all that the trash knows of a chat
+    chat: Chat, trashed_at: datetime, purge_at: datetime, trashed_by: str, operation: str, told: Mapping[str, Any]
+) -> Chat:
+    """Return the document of a chat in the trash; `told` is what was answered that its receipt will have to say."""
+    return {
+        "_id": chat["_id"],
+        "chat": {name: value for name, value in chat.items() if name != "_id"},
+        "trashed_at": trashed_at,
+        "purge_at": purge_at,
+        "trashed_by": trashed_by,
+        "operation": operation,
+        **told,
+    }
+
+
+def _told_of(removal: Removal) -> dict[str, Any]:
+    told = {"in_grace": removal.grace is not None or None, "export_sha256": removal.export_sha256}
+    return {name: value for name, value in told.items() if value is not None}
+
+
 def _trashed(kept: Chat, removal: Removal) -> Event:
-    facts = {"message_count": kept["chat"]["message_count"], "purge_at": kept["purge_at"]}
+    facts = {"message_count": kept["chat"]["message_count"], "purge_at": kept["purge_at"], **_told_of(removal)}
     return Event(Kind.CHAT_TRASHED, removal.chat_id, removal.requested_by, facts, kept["chat"]["revision"])
 
 

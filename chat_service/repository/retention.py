@@ -111,7 +111,8 @@ class RetentionPolicies:
                 return old
             before = old and old.in_force(tx.now)
             new = Retention(*says, tx.now + ACTIVE_AFTER, tx.now, changed_by, before and replace(before, before=None))
-            facts = {"delete_after_days": delete_after_days, "action": action.value, "active_from": new.active_from}
+            told = {"delete_after_days": delete_after_days, "action": action.value, "max_per_day": max_per_day}
+            facts = {**told, "active_from": new.active_from}
             _change(tx, tenant_id, tenant, {"$set": {"retention": _to_document(new)}}, changed_by, facts)
             return new
 

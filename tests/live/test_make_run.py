@@ -108,7 +108,7 @@ def run(folder: Path) -> Iterator[Callable[..., Run]]:
         one.process.communicate(timeout=30)
 
 
-def test_serves_and_keeps_its_data(run: Callable[..., Run]) -> None:
+def test_serves_and_keeps_its_data(run: Callable[..., Run], folder: Path) -> None:
     """It prints a page and a curl line that work when pasted; Ctrl-C leaves no process; a second start has the data."""
     first = run()
     said = first.said()
@@ -124,6 +124,9 @@ def test_serves_and_keeps_its_data(run: Callable[..., Run]) -> None:
 
     second = run()
     second.said()
+    checkpoint = requests.get(f"http://127.0.0.1:{second.port}/api/v1/log/checkpoint", headers=KEY, timeout=30)
+    assert checkpoint.text.startswith("chat-service/"), "signed by a key of its own"
+    assert (folder / ".data" / "ledger.db").exists()
     page = requests.get(f"{second.url}/messages?order=desc&limit=1", headers=KEY, timeout=30).json()
     assert page["items"][0]["content"] == "kept"
     second.end(signal.SIGKILL)

@@ -1,0 +1,85 @@
+"""`flask --app wsgi ledger …`: the copy of the log outside the database, and how a backup is brought up to it."""
+
+import math
+import threading
+import time
+
+import click
+from flask.cli import AppGroup
+
+from chat_service.api.context import repositories
+from chat_service.cli.plainly import told_plainly, unguarded
+from chat_service.errors import ClaimLostError
+from chat_service.jobs.reaper import OrphanReaper
+from chat_service.jobs.runner import start
+from chat_service.repository.ledger import Ledger
+from chat_service.repository.replay import Replay
+
+TELL_SECONDS = 0.5
+"""Between two lines of progress."""
+
+ledger = AppGroup("ledger", help="The copy of the log outside the database, and how a backup is brought up to it.")
+
+
+@ledger.command("status")
+@unguarded
+@told_plainly
+def show_ledger() -> None:
+    """Tell what LEDGER_FILE has, and whether the database has it too. Ends with 1 if not, or if the file is damaged."""
+    kept = _ledger()
+    file, behind = kept.file, kept.behind()
+    logs = file.logs()
+    click.echo(f"{file.path} has {file.count():,} entries of {len(logs):,} tenants.")
+    for tenant_id in behind:
+        click.echo(f"The database lacks entries of tenant {tenant_id}: run `flask --app wsgi ledger replay`.")
+    damaged = list(file.damaged())
+    for tenant_id in damaged:
+        click.echo(f"The entries of tenant {tenant_id} in the file are not what its tree says: it was changed.")
+    if behind or damaged:
+        click.get_current_context().exit(1)
+
+
+@ledger.command("export")
+@unguarded
+@told_plainly
+def export_ledger() -> None:
+    """Print all entries, a line of JSON each, as they are in the trees of their logs."""
+    file = _ledger().file
+    for log_ in file.logs():
+        after = 0
+        while entries := file.entries(log_.tenant_id, after):
+            for one in entries:
+                click.echo(one.leaf)
+            after = entries[-1].seq
+
+
+@ledger.command("replay")
+@unguarded
+@told_plainly
+def replay_ledger() -> None:
+    """Bring a database that was restored from a backup up to LEDGER_FILE. Stop the workers first; safe to repeat.
+
+    What was held is held again, what was deleted, trashed or erased since the backup is so again, and the log goes on
+    where it was.
+    """
+    kept, stop = _ledger(), threading.Event()
+    done, told_at = 0, -math.inf
+    # A replay that was killed has left a transaction, which would keep this one waiting for a minute.
+    start(OrphanReaper(repositories().orphans), stop)
+    try:
+        for done, total in Replay(repositories().database, kept).run():
+            if done == total or time.monotonic() - told_at >= TELL_SECONDS:
+                click.echo(f"{done:,} of {total:,} entries replayed.")
+                told_at = time.monotonic()
+    except ClaimLostError:
+        raise click.ClickException("A worker writes the log; stop all workers, wait 5 s, and run this again.") from None
+    finally:
+        stop.set()
+    click.echo("The database has what the ledger has." if done else "There is nothing to replay.")
+
+
+def _ledger() -> Ledger:
+    found = repositories().ledger
+    if found is None:
+        raise click.ClickException("LEDGER_FILE is not set; see docs/operations.md.")
+    return found

@@ -1,0 +1,245 @@
+"""A restored backup, brought up to the ledger: what was deleted since stays deleted, and the log goes on."""
+
+import itertools
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from chat_service.api.context import Repositories
+from chat_service.errors import ClaimLostError
+from chat_service.jobs.erasing import Erasing
+from chat_service.jobs.lifting import Lifting
+from chat_service.jobs.purge import PurgeWorker
+from chat_service.jobs.runner import Job
+from chat_service.proof.ledger_file import LedgerError, LedgerFile
+from chat_service.proof.notes import SigningKey, origin_of
+from chat_service.proof.verify import verify, verify_growth
+from chat_service.repository.checks import Checks
+from chat_service.repository.database import Database
+from chat_service.repository.replay import Replay
+from chat_service.repository.sequencer import Sequencer
+from tests.client import CHATS, Client
+from tests.numbering import number_all
+from tests.recovery.conftest import INLINE_LIMIT, KEY, Backup, keep_all, kept, serve
+from tests.recovery.readable import by, log_of, readable
+
+API = "/api/v1"
+
+PERSON = "person-to-forget"
+
+
+def finish(job: Job) -> None:
+    while job.run_once() is not None:
+        pass
+
+
+def work(app: Flask) -> None:
+    """Do what the workers do."""
+    found = Repositories.of(app.extensions)
+    for job in (Erasing(found.erasures), Lifting(found.holds), PurgeWorker(found.purges)):
+        finish(job)
+
+
+def send(client: Client, method: str, path: str, status: int = 200, **body: Any) -> Any:
+    answer = client.send(method, f"{API}/{path}", **({"json": body} if body else {}))
+    assert answer.status_code == status, (method, path, answer.get_data())
+    return answer.get_json()
+
+
+class Tenant:
+    """Chats to which everything happens that the log tells of."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.chats = [client.new_chat("one", "two", f"three {number}") for number in range(16)]
+        self.large = client.new_chat(*["x"] * (INLINE_LIMIT * 3))
+        for chat_id in self.chats[10:13]:
+            for sender in (PERSON, "another", PERSON):
+                send(client, "POST", f"chats/{chat_id}/messages", 201, content="mine", sender_id=sender)
+        send(client, "POST", f"chats/{self.chats[0]}/trash", keep_days=5)
+        send(client, "POST", f"chats/{self.chats[11]}/trash", keep_days=80)
+        self.standing = send(client, "POST", "holds", 201, name="before", chat_ids=[self.chats[1]])["id"]
+
+    def go_on(self) -> None:
+        """Do all that has to be done again."""
+        client, chats = self.client, self.chats
+        send(client, "POST", f"trash/{chats[0]}/restore")
+        send(client, "POST", f"chats/{chats[2]}/trash", keep_days=9)
+        send(client, "DELETE", f"chats/{chats[3]}?export_sha256={'ab' * 32}")
+        send(client, "DELETE", f"chats/{self.large}")
+        send(client, "POST", f"chats/{chats[4]}/trash", keep_days=1)
+        send(client, "DELETE", f"trash/{chats[4]}")
+        client.send("DELETE", f"{CHATS}/{chats[5]}/messages")
+        client.send("DELETE", f"{CHATS}/{chats[6]}/messages/2")
+        hold = send(client, "POST", "holds", 201, name="the case", chat_ids=[chats[7], chats[8]])["id"]
+        send(client, "POST", f"holds/{hold}/chats", add=[chats[9]], remove=[chats[8]])
+        assert client.send("DELETE", f"{CHATS}/{chats[7]}").status_code == 409
+        gone = send(client, "POST", "holds", 201, name="released", chat_ids=[chats[8]])["id"]
+        send(client, "POST", f"holds/{gone}/release")
+        send(client, "DELETE", f"chats/{chats[8]}")
+        send(client, "POST", f"holds/{self.standing}/release")
+        send(client, "POST", "erasures", 202, sender_id=PERSON, mode="remove")
+        work(client.app)
+        send(client, "PUT", "retention", delete_after_days=30, action="trash")
+        send(client, "DELETE", f"chats/{client.new_chat('made after the backup')}")
+
+
+@pytest.fixture
+def tenant(governor: Client) -> Tenant:
+    return Tenant(governor)
+
+
+def replay(app: Flask, database: Database, steps: int | None = None) -> int:
+    """Replay, with `steps` only so many, as if it was killed then; return how many were made."""
+    found = kept(app)
+    found.lift()
+    done = 0
+    for _ in itertools.islice(Replay(database, found).run(), steps):
+        done += 1
+    return done
+
+
+def let_lease_end(database: Database) -> None:
+    """As it does within 3 s of a kill."""
+    database.log_position.update_one({"_id": "log"}, {"$set": {"lease_until": database.now()}})
+
+
+def restart(app: Flask, database: Database, ledger: LedgerFile) -> None:
+    """Serve it as processes do that have just begun."""
+    serve(app, database, ledger)
+
+
+@pytest.mark.parametrize("killed_after", [None, 1])
+def test_everything_readable_is_as_it_was(
+    app: Flask, governor: Client, tenant: Tenant, database: Database, ledger: LedgerFile, monkeypatch, killed_after
+) -> None:
+    """Also with kills in it; proofs from before verify, and the log has only grown."""
+    monkeypatch.setattr("chat_service.repository.replay.ENTRIES_AT_ONCE", 3)
+    keep_all(app, database)
+    old_note = governor.send("GET", f"{API}/log/checkpoint").data
+    backup = Backup(database)
+    tenant.go_on()
+    keep_all(app, database)
+    before = readable(by(governor))
+    proof = governor.send("GET", f"{API}/deletions/{tenant.chats[3]}/proof").data
+    backup.restore()
+    restart(app, database, ledger)
+
+    refused = governor.send("GET", CHATS)
+    assert (refused.status_code, refused.get_json()["code"]) == (503, "ledger_behind")
+    ready = governor.send("GET", "/readyz")
+    assert (ready.status_code, ready.get_json()["code"]) == (503, "ledger_behind")
+    for _ in range(3):
+        if killed_after is not None:
+            assert replay(app, database, killed_after)
+            restart(app, database, ledger)
+            let_lease_end(database)
+            assert governor.send("GET", CHATS).status_code == 503
+    assert replay(app, database)
+    restart(app, database, ledger)
+    work(app)
+    assert governor.send("GET", "/readyz").status_code == 200
+
+    after = readable(by(governor))
+    for name, value in before.items():
+        assert after[name] == value, name
+    keep_all(app, database)
+    assert log_of(by(governor))[: len(before["log"])] == before["log"]
+    key = SigningKey(KEY).verifier(origin_of(governor.access.tenant_id))
+    assert verify(proof, [key], tenant.chats[3]).entry["export_sha256"] == "ab" * 32
+    again = governor.send("GET", f"{API}/deletions/{tenant.chats[3]}/proof").data
+    assert verify(again, [key], tenant.chats[3]).checkpoint.size >= len(before["log"])
+    size = old_note.split(b"\n")[1].decode()
+    growth = governor.send("GET", f"{API}/log/consistency?old={size}").data
+    verify_growth(growth, old_note, [key])
+    assert list(Checks(database).run()) == []
+    assert governor.send("DELETE", f"{CHATS}/{tenant.chats[7]}").status_code == 409, "held again"
+    assert governor.send("DELETE", f"{CHATS}/{tenant.chats[1]}").status_code == 200, "released again"
+
+
+def test_what_the_backup_had_committed_is_not_done_twice(
+    app: Flask, governor: Client, tenant: Tenant, database: Database, ledger: LedgerFile
+) -> None:
+    """It had no number yet: the messages that came after an emptying stay, and the log has it once."""
+    keep_all(app, database)
+    chat_id, deleted = tenant.chats[0], tenant.chats[13]
+    send(governor, "POST", f"trash/{chat_id}/restore")
+    governor.send("DELETE", f"{CHATS}/{chat_id}/messages")
+    send(governor, "DELETE", f"chats/{deleted}")
+    send(governor, "POST", f"chats/{chat_id}/messages", 201, content="after it")
+    backup = Backup(database)
+    keep_all(app, database)
+    before = readable(by(governor))
+    backup.restore()
+    restart(app, database, ledger)
+    assert governor.send("GET", CHATS).status_code == 503
+    assert replay(app, database) == 1
+    restart(app, database, ledger)
+    keep_all(app, database)
+    assert readable(by(governor)) == before
+    assert database.outbox.count_documents({}) == 0
+
+
+def test_what_was_edited_since_is_redacted(
+    app: Flask, governor: Client, tenant: Tenant, database: Database, ledger: LedgerFile
+) -> None:
+    """What it was before stays away; what it was then no log has."""
+    chat_id = tenant.chats[14]
+    keep_all(app, database)
+    backup = Backup(database)
+    send(governor, "PATCH", f"chats/{chat_id}/messages/1", content="better")
+    keep_all(app, database)
+    backup.restore()
+    restart(app, database, ledger)
+    assert replay(app, database) == 1
+    restart(app, database, ledger)
+    [first, *_] = governor.send("GET", f"{CHATS}/{chat_id}/messages").get_json()["items"]
+    assert first["content"] == "[redacted]"
+
+
+def test_a_replay_does_not_begin_beside_a_worker(
+    app: Flask, governor: Client, tenant: Tenant, database: Database
+) -> None:
+    """Which would number what it does in another order."""
+    keep_all(app, database)
+    backup = Backup(database)
+    send(governor, "DELETE", f"chats/{tenant.chats[3]}")
+    keep_all(app, database)
+    backup.restore()
+    kept(app).lift()
+    let_lease_end(database)
+    assert Sequencer(database, "another").claim() is not None
+    with pytest.raises(ClaimLostError):
+        replay(app, database)
+
+
+def test_a_ledger_that_the_log_does_not_go_on_from_takes_nothing(
+    app: Flask, governor: Client, tenant: Tenant, database: Database
+) -> None:
+    """As after a restore that somebody has gone on with, without a replay."""
+    keep_all(app, database)
+    backup = Backup(database)
+    send(governor, "DELETE", f"chats/{tenant.chats[3]}")
+    keep_all(app, database)
+    backup.restore()
+    database.log_position.delete_one({"_id": "log"})  # a restored server does not remember what this one does
+    kept(app).lift()
+    for chat_id in tenant.chats[4:7]:
+        send(governor, "DELETE", f"chats/{chat_id}")
+    with pytest.raises(LedgerError, match="does not go on"):
+        keep_all(app, database)
+
+
+def test_proofs_wait_for_the_ledger(app: Flask, governor: Client, tenant: Tenant, database: Database) -> None:
+    """What was given out must be brought back, so nothing is given out that the ledger has not."""
+    keep_all(app, database)
+    size = governor.send("GET", f"{API}/log/checkpoint").data.split(b"\n")[1]
+    send(governor, "DELETE", f"chats/{tenant.chats[3]}")
+    number_all(database)
+    assert governor.send("GET", f"{API}/log/checkpoint").data.split(b"\n")[1] == size
+    waiting = governor.send("GET", f"{API}/deletions/{tenant.chats[3]}/proof")
+    assert (waiting.status_code, waiting.get_json()["code"]) == (404, "proof_not_ready")
+    assert waiting.headers["Retry-After"] == "1"
+    keep_all(app, database)
+    assert governor.send("GET", f"{API}/deletions/{tenant.chats[3]}/proof").status_code == 200
