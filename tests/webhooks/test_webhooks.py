@@ -1,7 +1,7 @@
 """What arrives, what does not, and what is said of it."""
 
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -42,6 +42,29 @@ def deliveries(governor: Client, webhook: dict[str, Any]) -> list[dict[str, Any]
 def let_be_due(database: Database) -> None:
     """Set the clock forward, as far as deliveries are concerned."""
     database.deliveries.update_many({"state": "pending"}, {"$set": {"due_at": database.now()}})
+
+
+def is_settled(database: Database, status: int, tries: int) -> bool:
+    """Tell whether the try was made, and what came of it was put down: it is not claimed any more."""
+    claimed = {"due_at": {"$gt": database.now() + CLAIM / 2, "$lt": database.now() + CLAIM}}
+    return database.deliveries.find_one({"tries": tries, "status": status, "$nor": [claimed]}) is not None
+
+
+class Clock:
+    """The database's time, as this process knows it, and as the test sets it."""
+
+    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._tell = database._clock.now
+        self._ahead = timedelta()
+        monkeypatch.setattr(database._clock, "now", lambda: self._tell() + self._ahead)
+
+    def set_to(self, time: datetime) -> None:
+        self._ahead = time - self._tell()
+
+
+@pytest.fixture
+def clock(database: Database, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(database, monkeypatch)
 
 
 @pytest.mark.usefixtures("worker")
@@ -144,19 +167,30 @@ class TestWhatDoesNot:
             assert len({one.id for one in receiver.messages}) == 2
             assert len(receiver.messages) == 10
 
+    def test_an_hour_of_500_by_the_clock(self, governor: Client, database: Database, clock: Clock) -> None:
+        """Tried again after 5 s, 5 min and 30 min; the next time, 2 h later, it is taken, under the same id."""
+        with Receiver(status(500)) as receiver:
+            webhook = create(governor, receiver.url, kinds=["chat.deleted"])
+            delete_chats(governor)
+            began, tries = database.now(), 0
+            while database.now() < began + timedelta(hours=1):
+                tries += 1
+                wait_until(lambda tries=tries: is_settled(database, 500, tries), 30)
+                due_at = database.deliveries.find_one({})["due_at"]
+                receiver.answer = status(500 if due_at < began + timedelta(hours=1) else 204)
+                clock.set_to(due_at + timedelta(seconds=1))
+            wait_until(lambda: deliveries(governor, webhook)[0]["state"] == "delivered", 30)
+            assert tries == 4
+            assert timedelta(hours=2) < database.now() - began < timedelta(hours=4)
+            assert [one.id for one in receiver.wait_for(5)] == [receiver.messages[0].id] * 5
+
     def test_the_last_try_is_the_tenth(self, governor: Client, database: Database) -> None:
         """Then it has failed, and can be told again."""
-
-        def is_settled(tries: int) -> bool:
-            """The try was made, and what came of it was put down: it is not claimed any more."""
-            claimed = {"due_at": {"$gt": database.now() + CLAIM / 2, "$lt": database.now() + CLAIM}}
-            return database.deliveries.find_one({"tries": tries, "status": 503, "$nor": [claimed]}) is not None
-
         with Receiver(status(503)) as receiver:
             webhook = create(governor, receiver.url, kinds=["chat.deleted"])
             delete_chats(governor)
             for tries in range(1, len(SCHEDULE) + 2):
-                wait_until(lambda tries=tries: is_settled(tries), 30)
+                wait_until(lambda tries=tries: is_settled(database, 503, tries), 30)
                 let_be_due(database)
             wait_until(lambda: deliveries(governor, webhook)[0]["state"] == "failed")
             assert len(receiver.wait_for(10)) == 10
