@@ -9,7 +9,7 @@ from typing import IO, Self
 
 from chat_service.embedded.process import EmbeddedError, start, stop
 
-START_SECONDS = 30
+START_SECONDS = 90
 STOP_SECONDS = 35
 """Longer than its graceful_timeout."""
 

@@ -160,10 +160,10 @@ def open_checkpoint(note: str, keys: Sequence[VerifierKey]) -> tuple[Checkpoint,
 
 
 def _parse_checkpoint(text: str) -> Checkpoint:
-    lines = text.split("\n")
-    if len(lines) != len(Checkpoint._fields) or not lines[0]:
-        raise MalformedError("The checkpoint has not the three lines that it must have.")
-    return Checkpoint(lines[0], _number(lines[1], "size"), _hash(lines[2]))
+    match text.split("\n"):
+        case [origin, size, root] if origin:
+            return Checkpoint(origin, _number(size, "size"), _hash(root))
+    raise MalformedError("The checkpoint has not the three lines that it must have.")
 
 
 def proof_text(proof: Proof) -> str:

@@ -60,7 +60,7 @@ def check_log(book: Book, told: Mapping[str, Sequence[Record]], states: Mapping[
     if [line.seq for line in book.lines] != list(range(1, book.head + 1)):
         yield "", f"the log has {len(book.lines)} entries, not 1 to {book.head}"
     lives: dict[str, list[str]] = {}
-    for line in (line for line in book.lines if not line.kind.startswith(OF_NO_CHAT)):
+    for line in (line for line in book.lines if line.chat_id and not line.kind.startswith(OF_NO_CHAT)):
         lives.setdefault(line.chat_id, []).append(line.kind)
     for chat_id in {*lives, *states}:
         kinds = lives.get(chat_id, [])
