@@ -37,7 +37,7 @@ run: $(RUNS) ## serve on 127.0.0.1:8000 with a MongoDB of its own, a demo tenant
 	@exec $(BIN)/python -m chat_service.dev
 
 test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they start themselves
-	@$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 interop: $(VENV)-interop/.installed ## generate clients from the OpenAPI document and play with them; lint it, and the page
 	@$(BIN)/python -m pytest -m interop tests/interop tests/page tests/webhooks

@@ -12,7 +12,7 @@ from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.messages import Messages
 
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "6")
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "4")
 """For each operation; `SCHEMATHESIS_EXAMPLES=100 make test` asks for more."""
 
 
