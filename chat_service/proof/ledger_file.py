@@ -7,7 +7,7 @@ takes nothing that does not go on from what it has, and anybody can check the wh
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +61,8 @@ class LedgerFile:
             LedgerError: it cannot be used.
         """
         self.path = path
+        with suppress(OSError):  # which SQLite says better
+            path.touch(0o600)
         with self._open() as file:
             file.executescript(f"PRAGMA journal_mode = WAL; {_SCHEMA}")
             made = {"id": uuid.uuid4().hex, "entries": 0}

@@ -78,16 +78,21 @@ def sentence(proved: Proved) -> str:
     entry, checkpoint = proved.entry, proved.checkpoint
     place = f"entry {entry['seq']:,} of {checkpoint.size:,} in the log of tenant {entry['tenant_id']}"
     if entry["kind"] == "chat.deleted":
-        what = f"Chat {entry['chat_id']} was deleted with its {entry['message_count']:,} messages"
+        what = f"Chat {entry['chat_id']} was deleted with its {_messages(entry)}"
         covers = "From then on nothing of it could be read through the service."
     elif entry["kind"] == "chat.purged":
-        what = f"The last of the {entry['message_count']:,} messages of chat {entry['chat_id']} was removed"
+        what = f"The last of the {_messages(entry)} of chat {entry['chat_id']} was removed"
         covers = "From then on nothing of it was left in the service's database."
     else:
         what = f"{entry['kind']} was logged for {entry.get('chat_id') or entry.get('hold_id') or 'the tenant'}"
         covers = ""
     said = f"{what} at {entry['at']}, by {entry['actor']}: {place}, signed by key {proved.key.id.hex()}."
     return f"{said} {covers}".strip()
+
+
+def _messages(entry: dict[str, Any]) -> str:
+    count = entry["message_count"]
+    return f"{count:,} message{'' if count == 1 else 's'}"
 
 
 def _text(data: bytes) -> str:

@@ -27,6 +27,12 @@ def ledger(tmp_path: Path) -> LedgerFile:
     return LedgerFile(tmp_path / "ledger.db")
 
 
+def test_it_is_for_nobody_else(ledger: LedgerFile) -> None:
+    """Names of holds are in it."""
+    ledger.append(TENANT, leaves(1, 3), tree(3), None)
+    assert {found.stat().st_mode & 0o777 for found in ledger.path.parent.iterdir()} == {0o600}
+
+
 def test_it_keeps_what_comes_next(ledger: LedgerFile) -> None:
     ledger.append(TENANT, leaves(1, 3), tree(3), "signed")
     ledger.append(TENANT, leaves(4, 4), tree(4), None)
