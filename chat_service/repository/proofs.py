@@ -6,7 +6,7 @@ what was given out never contradicts what a restore and a replay bring back.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from pymongo import ASCENDING
 
@@ -14,13 +14,11 @@ from chat_service.errors import ProofNotReadyError, UnknownSizeError
 from chat_service.models import Kind
 from chat_service.proof.leaves import leaf_bytes
 from chat_service.proof.ledger_file import LedgerFile
-from chat_service.proof.merkle import Stretch, consistency_path, fold, hashes_of, inclusion_path, leaf_hash
+from chat_service.proof.merkle import Frontier, Stretch, consistency_path, hashes_of, inclusion_path, leaf_hash
 from chat_service.proof.notes import Checkpoint, origin_of
 from chat_service.repository.database import Database
 from chat_service.repository.log import entry_of
 from chat_service.repository.log_tree import frontier_of, read_nodes
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,15 @@ class Inclusion:
     index: int
     path: list[bytes]
     checkpoint: Checkpoint
+
+
+class _Log(NamedTuple):
+    """A log as far as it may be proved, looked up once for all that is said of it: a ledger grows meanwhile."""
+
+    tree: Frontier
+    """Of all its entries."""
+    size: int
+    """How many of them may be proved."""
 
 
 class Proofs:
@@ -44,7 +51,8 @@ class Proofs:
     def checkpoint(self, tenant_id: str) -> Checkpoint:
         """Return how far the tenant's log is, and its root hash. One command, or two while the ledger is behind."""
         with self._database.operation():
-            return self._checkpoint(tenant_id, self._head(tenant_id))
+            _, checkpoint = self._prove(tenant_id, self._log(tenant_id), [])
+        return checkpoint
 
     def inclusion(self, tenant_id: str, chat_id: str, kind: Kind) -> Inclusion:
         """Prove that the log says so of the chat. Three commands.
@@ -57,16 +65,14 @@ class Proofs:
             document = self._database.log_entries.find_one(told, sort=[("_id.seq", ASCENDING)])
             if document is None:
                 raise ProofNotReadyError
-            head = self._head(tenant_id)
-            size = self._size(tenant_id, head)
-            if document["_id"]["seq"] > size:
+            log, entry = self._log(tenant_id), entry_of(document)
+            if entry.seq > log.size:
                 raise ProofNotReadyError
-            entry = entry_of(document)
             leaf, index = leaf_bytes(tenant_id, entry), entry.seq - 1
             if document["hashes"][0] != leaf_hash(leaf):
                 raise DamagedEntryError
-            path, root = self._hashes(tenant_id, head, inclusion_path(index, size))
-        return Inclusion(leaf, index, path, Checkpoint(origin_of(tenant_id), size, root))
+            path, checkpoint = self._prove(tenant_id, log, inclusion_path(index, log.size))
+        return Inclusion(leaf, index, path, checkpoint)
 
     def consistency(self, tenant_id: str, old: int) -> tuple[list[bytes], Checkpoint]:
         """Prove that the log goes on from where it had `old` entries. Two commands.
@@ -75,32 +81,24 @@ class Proofs:
             UnknownSizeError: it has fewer.
         """
         with self._database.operation():
-            head = self._head(tenant_id)
-            size = self._size(tenant_id, head)
-            if old > size:
-                raise UnknownSizeError(size)
-            stretches = consistency_path(old, size) if 0 < old < size else []
-            path, root = self._hashes(tenant_id, head, stretches)
-        return path, Checkpoint(origin_of(tenant_id), size, root)
+            log = self._log(tenant_id)
+            if old > log.size:
+                raise UnknownSizeError(log.size)
+            return self._prove(tenant_id, log, consistency_path(old, log.size) if 0 < old < log.size else [])
 
-    def _checkpoint(self, tenant_id: str, head: Document) -> Checkpoint:
-        _, root = self._hashes(tenant_id, head, [])
-        return Checkpoint(origin_of(tenant_id), self._size(tenant_id, head), root)
+    def _log(self, tenant_id: str) -> _Log:
+        tree = frontier_of(self._database.log_heads.find_one({"_id": tenant_id}) or {})
+        kept = tree.size if self._ledger is None else self._ledger.log(tenant_id).tree.size
+        return _Log(tree, min(tree.size, kept))
 
-    def _head(self, tenant_id: str) -> Document:
-        return self._database.log_heads.find_one({"_id": tenant_id}) or {}
-
-    def _size(self, tenant_id: str, head: Document) -> int:
-        in_tree = frontier_of(head).size
-        return in_tree if self._ledger is None else min(in_tree, self._ledger.log(tenant_id).tree.size)
-
-    def _hashes(self, tenant_id: str, head: Document, path: Sequence[Stretch]) -> tuple[list[bytes], bytes]:
-        """Return the hashes of a path, and the root. One command, for what the head does not know."""
-        tree, whole = frontier_of(head), Stretch(0, self._size(tenant_id, head))
-        known = dict(zip(Stretch(0, tree.size).nodes(), tree.hashes, strict=True))
+    def _prove(self, tenant_id: str, log: _Log, path: Sequence[Stretch]) -> tuple[list[bytes], Checkpoint]:
+        """Return the hashes of a path, and the checkpoint that it leads to. One command, for what the head lacks."""
+        whole = Stretch(0, log.size)
+        known = dict(zip(Stretch(0, log.tree.size).nodes(), log.tree.hashes, strict=True))
         wanted = [node for stretch in (*path, whole) for node in stretch.nodes() if node not in known]
         known.update(read_nodes(self._database.unbound(), tenant_id, wanted))
-        return hashes_of(path, known.__getitem__), fold([known[node] for node in whole.nodes()])
+        *hashes, root = hashes_of([*path, whole], known.__getitem__)
+        return hashes, Checkpoint(origin_of(tenant_id), log.size, root)
 
 
 class DamagedEntryError(Exception):

@@ -7,7 +7,7 @@ import pytest
 from chat_service.errors import ProofNotReadyError, UnknownSizeError
 from chat_service.models import Event, Kind, LogEntry
 from chat_service.proof.leaves import leaf_bytes
-from chat_service.proof.ledger_file import Kept, LedgerFile
+from chat_service.proof.ledger_file import Kept, KeptLog, LedgerFile
 from chat_service.proof.merkle import Frontier, is_consistent, is_included, leaf_hash
 from chat_service.repository.database import Database
 from chat_service.repository.log import Log
@@ -73,6 +73,30 @@ def test_as_far_as_a_ledger_has_it(database: Database, tmp_path: Path) -> None:
             proofs.inclusion(TENANT, f"chat {size + 1}", Kind.CHAT_DELETED)
         path, checkpoint = proofs.consistency(TENANT, size // 2)
         assert is_consistent(size // 2, root_of(leaves[: size // 2]), size, checkpoint.root, path)
+
+
+def test_a_ledger_that_grows_meanwhile_changes_no_proof(database: Database, tmp_path: Path) -> None:
+    """What is signed is of one size: a root of another would contradict what was signed before."""
+    leaves = fill(database, 40)
+
+    class Growing(LedgerFile):
+        size = 20
+
+        def log(self, tenant_id: str) -> KeptLog:
+            self.size += 1
+            tree = Frontier()
+            for leaf in leaves[: self.size]:
+                tree.append(leaf_hash(leaf))
+            return KeptLog(tenant_id, tree, None)
+
+    proofs = Proofs(database, Growing(tmp_path / "ledger.db"))
+    for _ in range(3):
+        path, checkpoint = proofs.consistency(TENANT, 9)
+        found = proofs.inclusion(TENANT, "chat 7", Kind.CHAT_DELETED)
+        assert is_consistent(9, root_of(leaves[:9]), checkpoint.size, checkpoint.root, path)
+        assert holds(found)
+        for one in (checkpoint, found.checkpoint, proofs.checkpoint(TENANT)):
+            assert one.root == root_of(leaves[: one.size])
 
 
 def test_an_empty_log(database: Database) -> None:
