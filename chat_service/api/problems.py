@@ -269,7 +269,7 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
     errors.LedgerBehindError: Problem(
         503,
         "ledger_behind",
-        "LedgerFile behind",
+        "Ledger behind",
         "A backup was restored, and what was deleted since then has to be deleted again first. Nothing was done.",
         headers=_retry_after(30),
     ),

@@ -128,6 +128,7 @@ def test_everything_readable_is_as_it_was(
 
     refused = governor.send("GET", CHATS)
     assert (refused.status_code, refused.get_json()["code"]) == (503, "ledger_behind")
+    assert refused.get_json()["title"] == "Ledger behind"
     ready = governor.send("GET", "/readyz")
     assert (ready.status_code, ready.get_json()["code"]) == (503, "ledger_behind")
     for _ in range(3):
