@@ -28,6 +28,8 @@ class Sequencing(Job):
         self._tail: Tail | None = None
         self._following = ExitStack()
         self._claim_at = 0.0
+        self._are_trees_grown = False
+        """As was seen once; a worker of an earlier version that left one behind had the lease, and that is noticed."""
 
     def run_once(self) -> int | None:
         """Number what was committed since the last time, and return how many events that were; None if there were none.
@@ -40,6 +42,7 @@ class Sequencing(Job):
                 return self._begin()
             return self._sequencer.number(self._tail.next_batch(WAIT_SECONDS)) or None
         except ClaimLostError:
+            self._are_trees_grown = False
             self._stop_following()
             return None
         except ChangesLostError:
@@ -58,8 +61,9 @@ class Sequencing(Job):
         if place is None:
             self._claim_at = time.monotonic() + CLAIM_AGAIN_SECONDS
             return None
-        if grown := self._sequencer.grow_trees():
+        if not self._are_trees_grown and (grown := self._sequencer.grow_trees()):
             return grown
+        self._are_trees_grown = True
         if "token" not in place:
             self._sequencer.begin_rescan()
             return 0
