@@ -13,7 +13,6 @@ what it finds of the sender, some chats in a transaction. What this module keeps
 
 import time
 import uuid
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -199,12 +198,14 @@ class Erasures:
             if (one["_id"]["chat_id"], one["_id"]["seq"]) in keys
         ]
         there = [one["_id"] for one in found if one.get("sender_id") == claim.sender_id]
-        counts = Counter(key["chat_id"] for key in there)
+        seqs: dict[str, list[int]] = {}
+        for key in there:
+            seqs.setdefault(key["chat_id"], []).append(key["seq"])
         if there:
             erase_messages(tx, there, claim.mode)
-        _write_chats(tx, claim, free, there)
+        _write_chats(tx, claim, free, seqs)
         _note_refused(tx, claim, chats, refused)
-        first = sum(claim.erasure_id not in free[chat_id].get("erasures", ()) for chat_id in counts)
+        first = sum(claim.erasure_id not in free[chat_id].get("erasures", ()) for chat_id in seqs)
         of_round = {"round.found": len(group), "round.left": len(group) - len(there)}
         self._count(tx, claim, {"chats": first, "messages": len(there), **of_round}, held)
         return len(there)
@@ -333,15 +334,17 @@ def _write(
             tx.command({"update": place, "updates": updates})
 
 
-def _write_chats(tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], messages: Sequence[Document]) -> None:
+def _write_chats(
+    tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], seqs: Mapping[str, Sequence[int]]
+) -> None:
     """Write the chats whose messages are erased, and tell the log which of each."""
-    removes, counts = claim.mode is ErasureMode.REMOVE, Counter(key["chat_id"] for key in messages)
+    removes = claim.mode is ErasureMode.REMOVE
     changes: dict[str, dict[str, Document]] = {
         chat_id: {
-            "$inc": {"revision": 1, "message_count": -count if removes else 0},
+            "$inc": {"revision": 1, "message_count": -len(erased) if removes else 0},
             "$addToSet": {"erasures": claim.erasure_id},
         }
-        for chat_id, count in counts.items()
+        for chat_id, erased in seqs.items()
     }
     _write(tx, claim.tenant_id, chats, changes)
     facts = {"erasure_id": claim.erasure_id, "mode": claim.mode.value}
@@ -350,10 +353,10 @@ def _write_chats(tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], me
             Kind.SENDER_ERASED,
             chat_id,
             claim.requested_by,
-            {**facts, "message_count": count, "message_seqs": _seqs_of(chat_id, messages)},
+            {**facts, "message_count": len(erased), "message_seqs": erased},
             chats[chat_id]["revision"] + 1,
         )
-        for chat_id, count in counts.items()
+        for chat_id, erased in seqs.items()
     ]
     if events:
         tx.log(claim.tenant_id, *events)
@@ -366,10 +369,6 @@ def erase_messages(tx: UnitOfWork, keys: Sequence[Document], mode: ErasureMode) 
         tx.command({"delete": "messages", "deletes": [{"q": {"_id": key}, "limit": 1} for key in keys]})
     else:
         tx.command({"update": "messages", "updates": [{"q": {"_id": key}, "u": {"$set": REDACTION}} for key in keys]})
-
-
-def _seqs_of(chat_id: str, messages: Sequence[Document]) -> list[int]:
-    return [key["seq"] for key in messages if key["chat_id"] == chat_id]
 
 
 def _completed(claim: Claim, erasure: Document) -> Event:

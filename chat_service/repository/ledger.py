@@ -121,9 +121,8 @@ class Ledger:
             if position.get("entries") == self._kept_up_to:
                 return None
             heads = self._heads()
-        sizes = {log.tenant_id: log.tree.size for log in self.file.logs()}
-        longer = {tenant_id: head for tenant_id, head in heads.items() if head.size > sizes.get(tenant_id, 0)}
-        kept = sum(self._keep(tenant_id, head) for tenant_id, head in longer.items())
+        trees = {log.tenant_id: log.tree for log in self.file.logs()}
+        kept = sum(self._keep(tenant_id, trees.get(tenant_id, Frontier()), head) for tenant_id, head in heads.items())
         self.write_down()
         if not kept:
             self._kept_up_to = position.get("entries")
@@ -139,9 +138,10 @@ class Ledger:
     def _mark(self) -> Document:
         return {"_id": f"ledger {self.file.id}"}
 
-    def _keep(self, tenant_id: str, head: Frontier) -> int:
-        """Copy the next entries of a tenant's log, and return how many."""
-        tree = self.file.log(tenant_id).tree
+    def _keep(self, tenant_id: str, tree: Frontier, head: Frontier) -> int:
+        """Copy the next entries of a tenant's log, of which the file has `tree`, and return how many."""
+        if tree.size >= head.size:
+            return 0
         entries = self._read(tenant_id, tree.size, min(head.size, tree.size + READ_AT_ONCE))
         for one in entries:
             tree.append(one["hashes"][0])
