@@ -164,7 +164,7 @@ class Holds:
 
         def work(tx: UnitOfWork) -> int:
             ids: list[str] = []
-            for collection, of in (tx.chats, ""), (tx.trash, "chat."):
+            for collection, of in tx.places:
                 condition = {"_id.tenant_id": tenant_id, f"{of}holds": hold_id}
                 found = collection.find(condition, {"_id": True}, limit=LIFTED_AT_ONCE)
                 ids += [one["_id"]["chat_id"] for one in found]
@@ -226,7 +226,7 @@ def unmark(
         return 0
     keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
     unmarked = 0
-    for collection, of in (tx.chats, ""), (tx.trash, "chat."):
+    for collection, of in tx.places:
         change = {
             "$pull": {f"{of}holds": hold_id},
             "$max": {f"{of}hold_released_at": released_at or tx.now},

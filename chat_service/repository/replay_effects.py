@@ -16,7 +16,7 @@ from chat_service.repository.keys import chat_key, erasure_key, hold_key, messag
 from chat_service.repository.lifecycle import in_trash, revived
 from chat_service.repository.protection import IN_FORCE_AFTER
 from chat_service.repository.purges import Purges, remove_inline
-from chat_service.repository.unit_of_work import Bound, UnitOfWork
+from chat_service.repository.unit_of_work import UnitOfWork
 
 INLINE_LIMIT = 100
 """Messages up to which a chat's own go in the transaction; those of larger ones are left to a purge."""
@@ -121,7 +121,7 @@ def _hold(entry: LogEntry, name: str) -> Document:
 def _mark(tx: UnitOfWork, tenant_id: str, hold_id: str, chat_ids: Sequence[str]) -> None:
     """Put those of the chats under the hold that the backup has."""
     keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
-    for collection, of in (tx.chats, ""), (tx.trash, "chat."):
+    for collection, of in tx.places:
         if keys:
             collection.update_many({"_id": {"$in": keys}}, {"$addToSet": {f"{of}holds": hold_id}})
 
@@ -189,14 +189,16 @@ def _erase(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
     if keys:
         erase_messages(tx, keys, mode)
     left = -len(keys) if mode is ErasureMode.REMOVE else 0
-    for collection, of in _places(tx):
+    chat, first = {"_id": chat_key(tenant_id, entry.event.chat_id)}, 0
+    for collection, of in tx.places:
+        first += collection.count_documents({**chat, f"{of}erasures": {"$ne": facts["erasure_id"]}})
         change = {
             "$inc": {f"{of}revision": 1, f"{of}message_count": left},
             "$addToSet": {f"{of}erasures": facts["erasure_id"]},
         }
-        collection.update_one({"_id": chat_key(tenant_id, entry.event.chat_id)}, change)
+        collection.update_one(chat, change)
     # One that was under way in the backup goes on, and counts on.
-    tx.erasures.update_one({**place, "completed_at": None}, {"$inc": {"chats": 1, "messages": len(keys)}})
+    tx.erasures.update_one({**place, "completed_at": None}, {"$inc": {"chats": first, "messages": len(keys)}})
 
 
 def _complete_erasure(tx: UnitOfWork, place: Document, entry: LogEntry) -> None:
@@ -212,10 +214,6 @@ def _complete_erasure(tx: UnitOfWork, place: Document, entry: LogEntry) -> None:
         "completed_at": entry.at,
     }
     tx.erasures.update_one(place, {"$set": told, "$unset": dict.fromkeys(UNFINISHED, "")}, upsert=True)
-
-
-def _places(tx: UnitOfWork) -> tuple[tuple[Bound, str], tuple[Bound, str]]:
-    return (tx.chats, ""), (tx.trash, "chat.")
 
 
 def _change_retention(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:

@@ -119,6 +119,11 @@ class UnitOfWork:
         self.session = session
         self.now = now
 
+    @property
+    def places(self) -> tuple[tuple[Bound, str], tuple[Bound, str]]:
+        """Where a chat can be, each with the path to its fields there."""
+        return (self.chats, ""), (self.trash, "chat.")
+
     def read(self, collection: str, condition: Filter, fields: Filter) -> list[Document]:
         """Return these fields of all documents that meet the condition: what a transaction nearly always begins with.
 

@@ -90,6 +90,15 @@ def tenant(governor: Client) -> Tenant:
     return Tenant(governor)
 
 
+def lose_a_delete(app: Flask, tenant: Tenant, database: Database) -> None:
+    """Set the database back to before a delete that the ledger has."""
+    keep_all(app, database)
+    backup = Backup(database)
+    send(tenant.client, "DELETE", f"chats/{tenant.chats[3]}")
+    keep_all(app, database)
+    backup.restore()
+
+
 def replay(app: Flask, database: Database, steps: int | None = None) -> int:
     """Replay, with `steps` only so many, as if it was killed then; return how many were made."""
     found = kept(app)
@@ -182,6 +191,29 @@ def test_what_the_backup_had_committed_is_not_done_twice(
     assert database.outbox.count_documents({}) == 0
 
 
+@pytest.mark.usefixtures("tenant")
+def test_an_erasure_under_way_counts_each_chat_once(
+    app: Flask, governor: Client, database: Database, ledger: LedgerFile, monkeypatch
+) -> None:
+    """Also one whose messages took several transactions; then it goes on, and is complete."""
+    monkeypatch.setattr("chat_service.repository.erasures.GROUP_MESSAGES", 1)
+    send(governor, "POST", "erasures", 202, sender_id=PERSON, mode="remove")
+    keep_all(app, database)
+    backup = Backup(database)
+    assert Erasing(Repositories.of(app.extensions).erasures).run_once() == 6
+    keep_all(app, database)
+    [before] = readable(by(governor))["erasures"]
+    backup.restore()
+    restart(app, database, ledger)
+    assert replay(app, database)
+    restart(app, database, ledger)
+    [after] = readable(by(governor))["erasures"]
+    assert (after, after["chats"], after["messages"]) == (before, 3, 6)
+    work(app)
+    [done] = readable(by(governor))["erasures"]
+    assert (done["state"], done["chats"], done["messages"]) == ("complete", 3, 6)
+
+
 def test_what_was_edited_since_is_redacted(
     app: Flask, governor: Client, tenant: Tenant, database: Database, ledger: LedgerFile
 ) -> None:
@@ -199,15 +231,9 @@ def test_what_was_edited_since_is_redacted(
     assert first["content"] == "[redacted]"
 
 
-def test_a_replay_does_not_begin_beside_a_worker(
-    app: Flask, governor: Client, tenant: Tenant, database: Database
-) -> None:
+def test_a_replay_does_not_begin_beside_a_worker(app: Flask, tenant: Tenant, database: Database) -> None:
     """Which would number what it does in another order."""
-    keep_all(app, database)
-    backup = Backup(database)
-    send(governor, "DELETE", f"chats/{tenant.chats[3]}")
-    keep_all(app, database)
-    backup.restore()
+    lose_a_delete(app, tenant, database)
     kept(app).lift()
     let_lease_end(database)
     assert Sequencer(database, "another").claim() is not None
@@ -219,11 +245,7 @@ def test_a_ledger_that_the_log_does_not_go_on_from_takes_nothing(
     app: Flask, governor: Client, tenant: Tenant, database: Database
 ) -> None:
     """As after a restore that somebody has gone on with, without a replay."""
-    keep_all(app, database)
-    backup = Backup(database)
-    send(governor, "DELETE", f"chats/{tenant.chats[3]}")
-    keep_all(app, database)
-    backup.restore()
+    lose_a_delete(app, tenant, database)
     database.log_position.delete_one({"_id": "log"})  # a restored server does not remember what this one does
     kept(app).lift()
     for chat_id in tenant.chats[4:7]:
