@@ -156,10 +156,14 @@ def routes() -> Flask:
 @pytest.fixture
 def app(routes: Flask, either_database: Database) -> Flask:
     """The application as it begins, once on mongomock and once on a real mongod."""
-    limits, caps, sealer = RateLimits(either_database, {}, metrics.count_unlimited), ConnectionCaps(), Sealer(())
-    begun = Repositories.on(either_database, INLINE_LIMIT, limits, caps, sealer, private_networks=False)
-    begun.install(routes.extensions)
+    begin(either_database).install(routes.extensions)
     return routes
+
+
+def begin(database: Database, inline_limit: int = INLINE_LIMIT, **more: Any) -> Repositories:
+    """Return the repositories of a process that has just begun; `more` are those that not every service has."""
+    limits, caps, sealer = RateLimits(database, {}, metrics.count_unlimited), ConnectionCaps(), Sealer(())
+    return Repositories.on(database, inline_limit, limits, caps, sealer, private_networks=False, **more)
 
 
 @pytest.fixture

@@ -11,19 +11,17 @@ from typing import Any
 
 import pytest
 
-from chat_service.api.context import Repositories
 from chat_service.models import Lease, NewMessage, Role
 from chat_service.realtime import feed
 from chat_service.realtime.endpoint import Sockets
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
-from chat_service.repository.limits import RateLimits
 from chat_service.repository.messages import Messages
-from chat_service.repository.presence import ConnectionCaps, Presence
-from chat_service.repository.sealing import Sealer
+from chat_service.repository.presence import Presence
 from chat_service.repository.trash import Trash
 from tests.client import CHATS, TenantAccess
+from tests.conftest import begin
 from tests.wait import wait_until
 
 FEED_SECONDS = 1.0
@@ -67,9 +65,7 @@ def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: 
     }
 
     async def connect() -> list[dict[str, Any]]:
-        limits, caps, sealer = RateLimits(database, {}), ConnectionCaps(), Sealer(())
-        repositories = Repositories.on(database, 1_000, limits, caps, sealer, private_networks=False)
-        sockets = Sockets(replace(repositories, presence=BusyChat(database, happen)), [], 10)
+        sockets = Sockets(replace(begin(database), presence=BusyChat(database, happen)), [], 10)
         coming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         coming.put_nowait({"type": "websocket.connect"})
         sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

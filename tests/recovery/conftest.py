@@ -13,10 +13,8 @@ from chat_service.proof.ledger_file import LedgerFile
 from chat_service.proof.notes import SigningKey
 from chat_service.repository.database import Database
 from chat_service.repository.ledger import Ledger
-from chat_service.repository.limits import RateLimits
-from chat_service.repository.presence import ConnectionCaps
-from chat_service.repository.sealing import Sealer
 from tests.client import Client, TenantAccess
+from tests.conftest import begin
 from tests.numbering import number_all
 
 KEY = SigningKey.new()
@@ -38,16 +36,8 @@ def ledger(tmp_path: Path) -> LedgerFile:
 
 def serve(app: Flask, database: Database, ledger: LedgerFile, *keys: str) -> Repositories:
     """Have the application begin anew, with this ledger."""
-    found = Repositories.on(
-        database,
-        INLINE_LIMIT,
-        RateLimits(database, {}),
-        ConnectionCaps(),
-        Sealer(()),
-        private_networks=False,
-        ledger=ledger,
-        signing_keys=[SigningKey(key) for key in keys or (KEY,)],
-    )
+    signing_keys = [SigningKey(key) for key in keys or (KEY,)]
+    found = begin(database, INLINE_LIMIT, ledger=ledger, signing_keys=signing_keys)
     found.install(app.extensions)
     return found
 
