@@ -23,6 +23,7 @@ from benchmarks.delete import chat_document, message_document
 from benchmarks.measure import interleave, keep, medians, options, ratio, timed
 from benchmarks.service import HEADERS, KEY, TENANT, Address, service
 from chat_service.models import Scope
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
 from chat_service.repository.keys import message_range
 from chat_service.repository.tenants import Tenants
@@ -122,7 +123,7 @@ def make_small_tenant(uri: str, db: Any) -> str:
     """Make a tenant with 100 chats and return its key."""
     database = Database(uri)
     tenant = Tenants(database).create("small")
-    key, _ = Tenants(database).create_key(tenant.id, "bench", Scope)
+    key, _ = ApiKeys(database).create(tenant.id, "bench", Scope)
     database.close()
     ids = [f"33333333-0000-4000-8000-{number:012x}" for number in range(100)]
     db.chats.insert_many([chat_document(chat_id, 0, tenant.id) for chat_id in ids])

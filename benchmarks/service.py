@@ -9,6 +9,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import Scope
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 
@@ -26,7 +27,7 @@ def service(**environment: str) -> Iterator[tuple[str, Address]]:
         database = Database(mongod.uri)
         database.prepare()
         Tenants(database).create("bench", TENANT)
-        Tenants(database).create_key(TENANT, "bench", Scope, KEY)
+        ApiKeys(database).create(TENANT, "bench", Scope, KEY)
         database.close()
         # Its log lines cost what they cost when deployed, but the table should stay readable.
         with (

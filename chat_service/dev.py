@@ -15,6 +15,7 @@ from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatServiceError
 from chat_service.models import EVERYDAY, NewMessage, Role
 from chat_service.proof.notes import SigningKey
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
@@ -116,9 +117,9 @@ def _prepare_demo(uri: str, key: str) -> bool:
         if key == PUBLISHED_KEY and not database.is_local:
             raise EmbeddedError("MONGODB_URI is not on this machine: set DEMO_API_KEY to a key that is not published.")
         database.prepare()
-        tenants, chats = Tenants(database), Chats(database)
-        tenants.create("Demo", DEMO_TENANT)
-        tenants.create_key(DEMO_TENANT, "demo", EVERYDAY, key)
+        chats = Chats(database)
+        Tenants(database).create("Demo", DEMO_TENANT)
+        ApiKeys(database).create(DEMO_TENANT, "demo", EVERYDAY, key)
         try:
             chats.create(DEMO_TENANT, "Where is my parcel?", {}, DEMO_CHAT)
         except ChatExistsError:

@@ -11,7 +11,11 @@ class ChatServiceError(Exception):
 
 
 class InvalidApiKeyError(ChatServiceError):
-    """The key is missing, unknown or revoked: one answer for all three."""
+    """The key is missing, unknown, revoked or expired: one answer. Who has it learns when it expired."""
+
+    def __init__(self, expired_at: datetime | None = None) -> None:
+        super().__init__(expired_at)
+        self.expired_at = expired_at
 
 
 class InsufficientScopeError(ChatServiceError):

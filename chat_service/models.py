@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -102,6 +102,8 @@ class Caller:
     """The tenant's own."""
     grace: timedelta | None = None
     """The tenant's."""
+    expires_at: datetime | None = None
+    """From this moment on the key is none."""
 
     @property
     def governs(self) -> bool:
@@ -135,6 +137,10 @@ class ApiKey:
     prefix: str
     created_at: datetime
     revoked_at: datetime | None
+    expires_at: datetime | None = None
+    """From this moment on it is none."""
+    last_used_on: date | None = None
+    """The day, in UTC; None if it never was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -596,5 +602,13 @@ class KeyRevoked:
     key_id: str
 
 
-Change = MessageCreated | ChatUpdated | ChatGone | KeyRevoked
+@dataclass(frozen=True, slots=True)
+class KeyExpires:
+    """An API key was given an end."""
+
+    key_id: str
+    at: datetime
+
+
+Change = MessageCreated | ChatUpdated | ChatGone | KeyRevoked | KeyExpires
 """What the connections of all processes are told of, once it is committed."""

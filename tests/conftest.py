@@ -15,6 +15,7 @@ from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
@@ -176,9 +177,8 @@ def tenant_maker(database: Database) -> Callable[..., TenantAccess]:
     numbers = itertools.count(1)
 
     def make(*scopes: str) -> TenantAccess:
-        tenants = Tenants(database)
-        tenant = tenants.create(f"tenant {next(numbers)}")
-        key, made = tenants.create_key(tenant.id, "test", scopes or ("read", "write", "delete"))
+        tenant = Tenants(database).create(f"tenant {next(numbers)}")
+        key, made = ApiKeys(database).create(tenant.id, "test", scopes or ("read", "write", "delete"))
         return TenantAccess(tenant.id, key, made.id)
 
     return make

@@ -71,6 +71,7 @@ def test_a_revoked_key_is_listed_as_such(app: Flask, tenant_id: str) -> None:
         ("tenants", "limit", "nobody"),
         ("tenants", "limit", "nobody", "--read", "1:2"),
         ("keys", "revoke", "nobody", "0123456789ab"),
+        ("keys", "rotate", "nobody", "0123456789ab"),
         ("keys", "revoke", "nobody", ".*"),
         ("chats", "import", "nobody", __file__),
     ],
@@ -81,6 +82,34 @@ def test_what_is_not_there_is_said_plainly(app: Flask, command: tuple[str, ...])
     assert told.startswith("Error: ")
     assert "list" in told
     assert "Traceback" not in told
+
+
+class TestKeysThatEnd:
+    def test_made_with_an_end_and_listed_with_it(self, app: Flask, tenant_id: str) -> None:
+        made = run(app, "keys", "create", tenant_id, "--expires", "90d")
+        assert "It expires" in made.stderr
+        listed = run(app, "keys", "list", tenant_id).stdout
+        assert "live until" in listed
+        assert "used never" in listed
+        Client(app, TenantAccess(tenant_id, made.stdout.strip(), "")).send("GET", CHATS)
+        assert re.search(r"used 20\d\d-", run(app, "keys", "list", tenant_id).stdout)
+
+    def test_rotated(self, app: Flask, tenant_id: str) -> None:
+        old = run(app, "keys", "create", tenant_id, "--label", "back end", "--scope", "read")
+        key_id = old.stderr.strip().rsplit(" ", 1)[1]
+        new = run(app, "keys", "rotate", tenant_id, key_id)
+        assert f"{key_id} is good until" in new.stderr
+        for made in (old, new):
+            client = Client(app, TenantAccess(tenant_id, made.stdout.strip(), ""))
+            assert client.send("GET", CHATS).status_code == 200
+        lines = run(app, "keys", "list", tenant_id).stdout.splitlines()
+        assert ["live until" in line for line in lines] == [True, False]
+        run(app, "keys", "rotate", tenant_id, key_id, "--overlap", "0h")
+        assert "expired" in run(app, "keys", "list", tenant_id).stdout
+
+    @pytest.mark.parametrize("span", ["90", "90m", "-1d", "1.5d", "", "4000d"])
+    def test_what_is_no_span_is_said_plainly(self, app: Flask, tenant_id: str, span: str) -> None:
+        assert "neither hours nor days" in run(app, "keys", "create", tenant_id, "--expires", span, code=2).output
 
 
 @pytest.mark.parametrize("either_database", ["mongod"], indirect=True)

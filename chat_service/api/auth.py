@@ -46,7 +46,7 @@ def _find_caller() -> Caller:
     key, ticket = request.headers.get("X-API-Key"), request.args.get("ticket")
     if key is None and ticket is not None and request.endpoint == TAKES_TICKETS:
         return repositories().tickets.redeem(ticket)
-    return repositories().tenants.authenticate(key or "")
+    return repositories().keys.authenticate(key or "")
 
 
 def requires(

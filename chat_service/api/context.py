@@ -9,6 +9,7 @@ from flask import current_app, g
 from chat_service.models import Caller
 from chat_service.proof.ledger_file import LedgerFile
 from chat_service.proof.notes import SigningKey
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
@@ -70,6 +71,7 @@ class Repositories:
     exports: Exports
     imports: Imports
     tenants: Tenants
+    keys: ApiKeys
     presence: Presence
     tickets: Tickets
     limits: RateLimits
@@ -93,7 +95,7 @@ class Repositories:
         is done on a database that lacks what it has.
         """
         kept = None if ledger is None else Ledger(database, ledger, signing_keys)
-        tenants = Tenants(database)
+        keys = ApiKeys(database)
         deletions = Deletions(database, inline_limit)
         return cls(
             database=database,
@@ -120,9 +122,10 @@ class Repositories:
             messages=Messages(database, inline_limit),
             exports=Exports(database),
             imports=Imports(database),
-            tenants=tenants,
+            tenants=Tenants(database),
+            keys=keys,
             presence=Presence(database, caps),
-            tickets=Tickets(database, tenants),
+            tickets=Tickets(database, keys),
             limits=limits,
         )
 

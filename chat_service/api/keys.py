@@ -48,7 +48,7 @@ def describe_caller() -> dict[str, Any]:
 
     Limits are requests per second and burst; null is no limit.
     """
-    key = repositories().tenants.key(caller().tenant_id, caller().key_id)
+    key = repositories().keys.get(caller().tenant_id, caller().key_id)
     limits = {scope: repositories().limits.of(caller().limits, scope) for scope in EVERYDAY}
     return {
         "tenant_id": key.tenant_id,
@@ -56,5 +56,5 @@ def describe_caller() -> dict[str, Any]:
         "label": key.label,
         "scopes": sorted(key.scopes, key=list(Scope).index),
         "limits": {scope.value: limit and asdict(limit) for scope, limit in limits.items()},
-        "expires_at": None,
+        "expires_at": key.expires_at,
     }

@@ -73,7 +73,8 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         401,
         "invalid_api_key",
         "Invalid API key",
-        "Send your tenant's API key in the X-API-Key header.",
+        "Send your tenant's API key in the X-API-Key header. One that has expired says so in `expired_at`.",
+        extras=lambda error: {} if error.expired_at is None else {"expired_at": seconds(error.expired_at)},
         headers=lambda _: {"WWW-Authenticate": 'ApiKey realm="chat-service"'},
     ),
     errors.InsufficientScopeError: Problem(

@@ -1,19 +1,25 @@
 """`flask --app wsgi tenants|keys …`: customers of the service, and their keys."""
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import click
 from flask.cli import AppGroup
 
 from chat_service.api.context import repositories
 from chat_service.cli.plainly import known_tenant, told_plainly
-from chat_service.models import EVERYDAY, LIMIT_SYNTAX, RateLimit, Scope, parse_limit
+from chat_service.models import EVERYDAY, LIMIT_SYNTAX, ApiKey, RateLimit, Scope, parse_limit
 from chat_service.proof.notes import SigningKey
 
 _SCOPES = click.Choice([scope.value for scope in Scope])
 
 _DEFAULT = "default"
+
+LIFE_DAYS_MOST = 3_650
+"""Of a key: ten years. One that is to live longer has no end."""
+
+OVERLAP_DAYS_MOST = 90
 
 GRACE_DAYS_MOST = 90
 """As long as a chat can be in the trash."""
@@ -40,6 +46,23 @@ def _read_grace(_ctx: click.Context, _param: click.Parameter, value: str) -> tim
     if days is None or int(days[1]) > GRACE_DAYS_MOST:
         raise click.BadParameter(f"{value!r} is neither `off` nor days from 1d to {GRACE_DAYS_MOST}d.")
     return timedelta(days=int(days[1]))
+
+
+class Span(click.ParamType[timedelta]):
+    """Hours or days, like 48h or 90d, up to so many days."""
+
+    name = "span"
+
+    def __init__(self, days_most: int) -> None:
+        self._most = timedelta(days=days_most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Return how long that is."""
+        written = re.fullmatch(r"([0-9]{1,5})([hd])", value, re.ASCII)
+        span = timedelta(**{{"h": "hours", "d": "days"}[written[2]]: int(written[1])}) if written else None
+        if span is None or span > self._most:
+            self.fail(f"{value!r} is neither hours nor days, like 48h or 90d, up to {self._most.days}d.", param, ctx)
+        return span
 
 
 @tenants.command("create")
@@ -101,14 +124,42 @@ def limit_tenant(tenant_id: str, **told: RateLimit | str | None) -> None:
 @click.argument("tenant_id")
 @click.option("--label", default="", help="What the key is for.")
 @click.option("--scope", "scopes", type=_SCOPES, multiple=True, help="May be repeated; without it: all but govern.")
+@click.option("--expires", "life", type=Span(LIFE_DAYS_MOST), help="After how long, like 90d; without it: never.")
 @told_plainly
-def create_key(tenant_id: str, label: str, scopes: tuple[str, ...]) -> None:
+def create_key(tenant_id: str, label: str, scopes: tuple[str, ...], life: timedelta | None) -> None:
     """Make a key for TENANT_ID and print it: the only time it is shown."""
     wanted = [Scope(scope) for scope in scopes] or EVERYDAY
     with known_tenant(tenant_id):
-        key, made = repositories().tenants.create_key(tenant_id, label, wanted)
+        key, made = repositories().keys.create(tenant_id, label, wanted, life=life)
+    _show_once(key, made)
+
+
+@keys.command("rotate")
+@click.argument("tenant_id")
+@click.argument("key_id")
+@click.option("--overlap", type=Span(OVERLAP_DAYS_MOST), default="48h", show_default=True, help="0h ends it at once.")
+@told_plainly
+def rotate_key(tenant_id: str, key_id: str, overlap: timedelta) -> None:
+    """Make a key in the place of KEY_ID of TENANT_ID and print it; KEY_ID goes on for the overlap.
+
+    It has the same label and scopes, and as long a life.
+    """
+    try:
+        key, made, last = repositories().keys.rotate(tenant_id, key_id, overlap)
+    except LookupError:
+        raise _no_live_key(tenant_id, key_id) from None
+    _show_once(key, made)
+    click.echo(f"{key_id} is good until {last:%Y-%m-%d %H:%M} UTC.", err=True)
+
+
+def _show_once(key: str, made: ApiKey) -> None:
     click.echo(key)
-    click.echo(f"Keep it now, it is stored only as a digest. Its id, to revoke it: {made.id}", err=True)
+    end = f" It expires {made.expires_at:%Y-%m-%d %H:%M} UTC." if made.expires_at else ""
+    click.echo(f"Keep it now, it is stored only as a digest.{end} Its id, to revoke it: {made.id}", err=True)
+
+
+def _no_live_key(tenant_id: str, key_id: str) -> click.ClickException:
+    return click.ClickException(f"Tenant {tenant_id} has no live key {key_id}; `keys list {tenant_id}` shows them.")
 
 
 @keys.command("signing")
@@ -122,9 +173,18 @@ def make_signing_key() -> None:
 @told_plainly
 def list_keys(tenant_id: str) -> None:
     """List the keys of TENANT_ID, without the keys themselves."""
-    for key in repositories().tenants.list_keys(tenant_id):
-        state = f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "live"
-        click.echo(f"{key.id}  {key.prefix}...  {','.join(sorted(key.scopes))}  {state}  {key.label}")
+    now = repositories().database.now()
+    for key in repositories().keys.list(tenant_id):
+        scopes, used = ",".join(sorted(key.scopes)), f"used {key.last_used_on or 'never'}"
+        click.echo(f"{key.id}  {key.prefix}...  {scopes}  {_state(key, now)}  {used}  {key.label}")
+
+
+def _state(key: ApiKey, now: datetime) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
+    if key.expires_at is None:
+        return "live"
+    return f"{'expired' if key.expires_at <= now else 'live until'} {key.expires_at:%Y-%m-%d %H:%M}"
 
 
 @keys.command("revoke")
@@ -133,6 +193,6 @@ def list_keys(tenant_id: str) -> None:
 @told_plainly
 def revoke_key(tenant_id: str, key_id: str) -> None:
     """Revoke the key KEY_ID of TENANT_ID; it is dead in every process within 5 seconds."""
-    if not repositories().tenants.revoke_key(tenant_id, key_id):
-        raise click.ClickException(f"Tenant {tenant_id} has no live key {key_id}; `keys list {tenant_id}` shows them.")
+    if not repositories().keys.revoke(tenant_id, key_id):
+        raise _no_live_key(tenant_id, key_id)
     click.echo("Revoked.")

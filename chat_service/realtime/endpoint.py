@@ -134,7 +134,8 @@ class Sockets:
         """Open the lease, in a thread, and return it."""
         # The key may have been revoked since it was cached, or since its ticket was made, and before the feed could
         # tell this socket. It will not be asked for again as long as the connection lives.
-        self._repositories.tenants.key(socket.caller.tenant_id, socket.caller.key_id)
+        key = self._repositories.keys.get(socket.caller.tenant_id, socket.caller.key_id)
+        socket.key_ends(key.expires_at)
         if self._repositories.receipts.of_chats(socket.caller.tenant_id, [socket.owner[1]]):
             raise ChatNotFoundError
         opened = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id, name)
@@ -243,7 +244,7 @@ class Sockets:
 
     def _append(self, caller: Caller, chat_id: str, new: NewMessage, key: IdempotencyKey | None) -> models.Message:
         """Post a message for a caller whose key and limits may have changed since the handshake."""
-        caller = self._repositories.tenants.current(caller)
+        caller = self._repositories.keys.current(caller)
         if Scope.WRITE not in caller.scopes:
             raise InsufficientScopeError(Scope.WRITE)
         verdict = self._repositories.limits.take(caller, Scope.WRITE)

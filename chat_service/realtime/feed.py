@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from datetime import datetime
 
 from chat_service.errors import ChangesLostError, ChatNotFoundError, ChatServiceError, DatabaseUnavailableError
-from chat_service.models import Change, ChatGone, ChatUpdated, KeyRevoked, MessageCreated
+from chat_service.models import Change, ChatGone, ChatUpdated, KeyExpires, KeyRevoked, MessageCreated
 from chat_service.realtime import frames
 from chat_service.realtime.closing import DELETED, NO_KEY, RECONNECT
 from chat_service.realtime.hub import Hub
@@ -120,6 +120,8 @@ class Feed:
                     self._tell_departure(tenant_id, chat_id)
             case KeyRevoked(key_id):
                 self._call(self._close_key, key_id)
+            case KeyExpires(key_id, at):
+                self._call(self._end_key, key_id, at)
 
     def _tell_update(self, tenant_id: str, chat_id: str) -> None:
         try:
@@ -175,6 +177,11 @@ class Feed:
         for socket in self._hub:
             if socket.caller.key_id == key_id:
                 socket.close(NO_KEY)
+
+    def _end_key(self, key_id: str, at: datetime) -> None:
+        for socket in self._hub:
+            if socket.caller.key_id == key_id:
+                socket.key_ends(at)
 
     def _close_all(self) -> None:
         for socket in self._hub:

@@ -100,7 +100,7 @@ def admit(handshake: Handshake, repositories: Repositories) -> tuple[Caller, str
     ticket = handshake.query.get("ticket")
     try:
         if handshake.key is not None:
-            caller = repositories.tenants.authenticate(handshake.key)
+            caller = repositories.keys.authenticate(handshake.key)
         elif ticket is not None and handshake.key is None and chat_id is not None:
             caller = repositories.tickets.redeem(ticket, chat_id)
         else:

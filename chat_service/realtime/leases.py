@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from chat_service.realtime import frames
-from chat_service.realtime.closing import DELETED, RECONNECT, TOO_SLOW
+from chat_service.realtime.closing import DELETED, NO_KEY, RECONNECT, TOO_SLOW
 from chat_service.realtime.hub import Hub
 from chat_service.realtime.outbox import Socket
 from chat_service.repository.presence import LEASE, Presence
@@ -96,6 +96,8 @@ class Leases:
         for socket in self._hub:
             if self.is_lost(socket, now):
                 socket.close(RECONNECT)
+            elif socket.key_ends_at is not None and socket.key_ends_at <= now:
+                socket.close(NO_KEY)
             elif socket.is_stalled(clock):
                 socket.close(TOO_SLOW)
             elif socket.ends_at is not None and (left := socket.ends_at - now) <= 2 * LOOK:

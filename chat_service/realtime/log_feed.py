@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from chat_service.api.log import Listener, event_text
 from chat_service.errors import ChatServiceError
 from chat_service.models import Kind, LogEntry
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.log import Log
-from chat_service.repository.tenants import Tenants
 from chat_service.telemetry import metrics
 
 THREADS = 2
@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.2
 """Between two looks at where the logs end: one command for all."""
 
 KEYS_LOOKS = 10
-"""Looks after which it is asked whether a listener's key was revoked: every 2 s."""
+"""Looks after which it is asked whether a listener's key was revoked or has expired: every 2 s."""
 
 COMMENT_SECONDS = 15.0
 """After so long without an event a comment is sent: what lies between would cut an idle connection (the contract)."""
@@ -94,18 +94,18 @@ class _End:
 class LogFeed:
     """The listeners of this process."""
 
-    def __init__(self, log: Log, tenants: Tenants, run: Run, most: int, most_of_tenant: int) -> None:
+    def __init__(self, log: Log, keys: ApiKeys, run: Run, most: int, most_of_tenant: int) -> None:
         """Take up to `most` listeners, `most_of_tenant` of one tenant. `run` runs what asks the database."""
         self._log = log
-        self._tenants = tenants
+        self._api_keys = keys
         self._run = run
         self._most = most
         self._most_of_tenant = most_of_tenant
         self._count = 0
         self._ends: dict[str, _End] = {}
-        self._keys: Counter[str] = Counter()
+        self._listening_keys: Counter[str] = Counter()
         """Of the listeners."""
-        self._revoked: set[str] = set()
+        self._ended: set[str] = set()
         self._watching: asyncio.Task[None] | None = None
         self._is_ending = False
 
@@ -132,14 +132,14 @@ class LogFeed:
                     after = page.next_after
 
     async def stream(self, listener: Listener) -> AsyncIterator[bytes]:
-        """Give the events of the listener as they come, until its key is revoked or the process ends."""
+        """Give the events of the listener as they come, until its key ends or the process ends."""
         tenant_id, key_id = listener.caller.tenant_id, listener.caller.key_id
         after = listener.after
         metrics.count_listener(came=True)
-        self._keys[key_id] += 1
+        self._listening_keys[key_id] += 1
         try:
             with self._listening(tenant_id) as end:
-                while not self._is_ending and key_id not in self._revoked:
+                while not self._is_ending and key_id not in self._ended:
                     grown = end.grown
                     text, after = await self._next(end, listener, after)
                     if text:
@@ -150,8 +150,8 @@ class LogFeed:
                             continue
                         yield COMMENT
         finally:
-            self._keys[key_id] -= 1
-            self._keys = +self._keys
+            self._listening_keys[key_id] -= 1
+            self._listening_keys = +self._listening_keys
             metrics.count_listener(came=False)
 
     async def _next(self, end: _End, listener: Listener, after: int) -> tuple[bytes, int]:
@@ -192,8 +192,8 @@ class LogFeed:
             try:
                 await self._look()
                 if looks % KEYS_LOOKS == 0:
-                    self._revoked = await self._run(self._tenants.revoked, list(self._keys)) if self._keys else set()
-                    if self._revoked:
+                    self._ended = await self._run(self._api_keys.ended, list(self._listening_keys))
+                    if self._ended:
                         self._wake_all()
             except ChatServiceError as error:
                 _log.warning("The log was not looked at: %s", type(error).__name__)

@@ -69,6 +69,7 @@ class Socket:
         "ends_at",
         "is_end_known",
         "is_open",
+        "key_ends_at",
         "leased_until",
         "opened_at",
         "owner",
@@ -87,6 +88,8 @@ class Socket:
         """When its chat is gone."""
         self.is_end_known = False
         """Whether the feed has told that since the socket came."""
+        self.key_ends_at = caller.expires_at
+        """When its key is none any more."""
         self.is_open = False
         """Whether the handshake was answered."""
         self.refusal: Close | None = None
@@ -107,6 +110,11 @@ class Socket:
         self._mine: dict[int, str] = {}
         self._sender: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+
+    def key_ends(self, at: datetime | None) -> None:
+        """Take note of an end of its key. It only comes sooner: nothing makes a key's life longer."""
+        if at is not None:
+            self.key_ends_at = min(at, self.key_ends_at or at)
 
     def catch_up(self, after: int, last: int) -> None:
         """Begin after the message `after`; there are messages up to `last`."""

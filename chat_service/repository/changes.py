@@ -14,10 +14,10 @@ from pymongo.change_stream import DatabaseChangeStream
 from pymongo.errors import ConnectionFailure, PyMongoError
 
 from chat_service.errors import ChangesLostError, DatabaseUnavailableError
-from chat_service.models import Change, ChatGone, ChatUpdated, KeyRevoked, MessageCreated
+from chat_service.models import Change, ChatGone, ChatUpdated, KeyExpires, KeyRevoked, MessageCreated
+from chat_service.repository.api_keys import KEY_ID_CHARACTERS
 from chat_service.repository.database import Database
 from chat_service.repository.messages import from_document
-from chat_service.repository.tenants import KEY_ID_CHARACTERS
 
 AWAIT_MILLISECONDS = 100
 """How long the server holds a question for changes when there are none: so soon a tenant's first socket is followed."""
@@ -48,7 +48,11 @@ def _pipeline(tenants: Collection[str]) -> list[dict[str, Any]]:
             f"{_UPDATED}.next_seq": {"$exists": False},
             **own,
         },
-        {"ns.coll": "api_keys", "operationType": "update", f"{_UPDATED}.revoked_at": {"$exists": True}},
+        {
+            "ns.coll": "api_keys",
+            "operationType": "update",
+            "$or": [{f"{_UPDATED}.{end}": {"$exists": True}} for end in ("revoked_at", "expires_at")],
+        },
     ]
     return [{"$match": {"$or": told}}]
 
@@ -117,4 +121,8 @@ def _to_change(event: dict[str, Any]) -> Change:
         case "chats", _:
             return ChatUpdated(key["tenant_id"], key["chat_id"])
         case _:
-            return KeyRevoked(key[:KEY_ID_CHARACTERS])
+            return _to_key_change(key[:KEY_ID_CHARACTERS], event["updateDescription"]["updatedFields"])
+
+
+def _to_key_change(key_id: str, updated: Mapping[str, Any]) -> Change:
+    return KeyRevoked(key_id) if "revoked_at" in updated else KeyExpires(key_id, updated["expires_at"])

@@ -10,9 +10,9 @@ from typing import Any
 
 from chat_service.errors import ChatNotFoundError, InvalidApiKeyError
 from chat_service.models import Caller, Scope, Ticket
+from chat_service.repository.api_keys import ApiKeys, digest
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, living
-from chat_service.repository.tenants import Tenants, digest
 
 LIFE = timedelta(seconds=30)
 """From the answer to the handshake: a page uses its ticket at once (the contract says 30 s)."""
@@ -21,9 +21,9 @@ LIFE = timedelta(seconds=30)
 class Tickets:
     """The tickets collection."""
 
-    def __init__(self, database: Database, tenants: Tenants) -> None:
+    def __init__(self, database: Database, keys: ApiKeys) -> None:
         self._database = database
-        self._tenants = tenants
+        self._keys = keys
 
     def issue(self, caller: Caller, chat_id: str | None = None) -> Ticket:
         """Make a ticket for the chat, or without one for the log, and return it: the only time it is seen.
@@ -63,7 +63,7 @@ class Tickets:
             if found is None or (chat_id is not None and self._is_from_before(found)):
                 raise InvalidApiKeyError
         scopes = frozenset(Scope(scope) for scope in found["scopes"])
-        return self._tenants.current(Caller(found["tenant_id"], found["key_id"], scopes))
+        return self._keys.current(Caller(found["tenant_id"], found["key_id"], scopes))
 
     def _is_from_before(self, ticket: dict[str, Any]) -> bool:
         """Tell whether the chat was restored since the ticket was issued: that gives back nothing that had ended."""

@@ -87,6 +87,7 @@ class UnitOfWork:
     """The collections in one session: of a transaction, of a snapshot, or in none."""
 
     tenants = _Of()
+    api_keys = _Of()
     holds = _Of()
     erasures = _Of()
     webhooks = _Of()

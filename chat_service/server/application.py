@@ -17,8 +17,8 @@ from chat_service.errors import DatabaseUnavailableError, TooManyListenersError,
 from chat_service.models import Caller, Kind
 from chat_service.realtime.endpoint import Sockets
 from chat_service.realtime.log_feed import LogFeed
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.deadline import set_deadline
-from chat_service.repository.tenants import Tenants
 from chat_service.server.admission import Admission, Weight, weigh
 from chat_service.server.bodies import Bodies, attach, length_of
 from chat_service.server.bridge import Bridge, Environ, Receive, ResponseCutError, Scope, Send, WsgiApp, environ_of
@@ -41,7 +41,7 @@ class Application:
         app: WsgiApp,
         sockets: Sockets,
         log_feed: LogFeed,
-        tenants: Tenants,
+        keys: ApiKeys,
         admission: Admission,
         *,
         threads: int,
@@ -51,7 +51,7 @@ class Application:
         """Work on up to `threads` requests at once, each with a body of up to as many bytes as its kind may have."""
         self._sockets = sockets
         self._log_feed = log_feed
-        self._tenants = tenants
+        self._keys = keys
         self._admission = admission
         self._bodies = Bodies(max_body_bytes, max_import_bytes)
         self._threads = Threads(threads, "request")
@@ -106,7 +106,7 @@ class Application:
         """
         key = environ.get("HTTP_X_API_KEY", "")
         end = deadline(environ.get("HTTP_X_REQUEST_START"))
-        caller, tenant_id = self._tenants.recall(key)
+        caller, tenant_id = self._keys.recall(key)
         waiting = waiting_for(environ)
         if caller is None and (length_of(environ) != 0 or waiting):
             caller = await self._authenticate(key, tenant_id, end)
@@ -161,7 +161,7 @@ class Application:
         if place is None:
             raise DatabaseUnavailableError
         set_deadline(end)
-        asking = self._threads.run(contextvars.copy_context().run, self._tenants.authenticate, key)
+        asking = self._threads.run(contextvars.copy_context().run, self._keys.authenticate, key)
         asking.add_done_callback(lambda _: place.leave())
         return await asyncio.shield(asking)
 

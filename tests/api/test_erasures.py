@@ -9,11 +9,11 @@ from flask import Flask
 
 from chat_service.jobs.erasing import Erasing
 from chat_service.models import Scope
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.erasures import REDACTED
 from chat_service.repository.holds import Holds
-from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, Client, TenantAccess
 from tests.numbering import wait_for_head
 from tests.purging import purge_all
@@ -34,7 +34,7 @@ def either_database(database: Database) -> Database:
 @pytest.fixture
 def governor(app: Flask, alice: Client, either_database: Database) -> Client:
     """The tenant of alice, with a key of all scopes."""
-    key, made = Tenants(either_database).create_key(alice.access.tenant_id, "governor", Scope)
+    key, made = ApiKeys(either_database).create(alice.access.tenant_id, "governor", Scope)
     return Client(app, TenantAccess(alice.access.tenant_id, key, made.id))
 
 

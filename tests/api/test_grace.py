@@ -7,6 +7,7 @@ import pytest
 from flask import Flask
 
 from chat_service.models import Scope
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
@@ -28,7 +29,7 @@ def graced(alice: Client, either_database: Database) -> Client:
 @pytest.fixture
 def governor(app: Flask, graced: Client, either_database: Database) -> Client:
     """The same tenant, with a key of all scopes."""
-    key, made = Tenants(either_database).create_key(graced.access.tenant_id, "governor", Scope)
+    key, made = ApiKeys(either_database).create(graced.access.tenant_id, "governor", Scope)
     return Client(app, TenantAccess(graced.access.tenant_id, key, made.id))
 
 

@@ -7,6 +7,7 @@ import pytest
 from flask import Flask
 
 from chat_service.models import Scope
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.expired import Expired
@@ -24,7 +25,7 @@ UNKNOWN = "11111111-2222-4333-8444-555555555555"
 @pytest.fixture
 def governor(app: Flask, alice: Client, either_database: Database) -> Client:
     """The tenant of alice, with a key of all scopes."""
-    key, made = Tenants(either_database).create_key(alice.access.tenant_id, "governor", Scope)
+    key, made = ApiKeys(either_database).create(alice.access.tenant_id, "governor", Scope)
     return Client(app, TenantAccess(alice.access.tenant_id, key, made.id))
 
 

@@ -1,11 +1,15 @@
 """A key tells what it is and what it may do."""
 
+from datetime import datetime, timedelta
+
 import pytest
 from flask import Flask
 
+from chat_service.api.fields import seconds
 from chat_service.models import RateLimit, Scope
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.tenants import Tenants
-from tests.client import Client
+from tests.client import Client, TenantAccess
 
 ME = "/api/v1/me"
 
@@ -32,3 +36,17 @@ def test_its_limits_are_those_that_hold(app: Flask, new_tenant, either_database)
     Tenants(either_database).set_limits(client.access.tenant_id, {Scope.WRITE: RateLimit(0.5, 10)})
     limits = client.send("GET", ME).get_json()["limits"]
     assert limits == {"read": None, "write": {"rate": 0.5, "burst": 10}, "delete": None}
+
+
+def test_a_key_says_when_it_expires_and_then_that_it_has(app: Flask, new_tenant, either_database, monkeypatch) -> None:
+    access = new_tenant()
+    key, made = ApiKeys(either_database).create(access.tenant_id, "", [Scope.READ], life=timedelta(days=90))
+    client = Client(app, TenantAccess(access.tenant_id, key, made.id))
+    assert datetime.fromisoformat(client.send("GET", ME).get_json()["expires_at"]) == made.expires_at
+    monkeypatch.setattr(either_database, "now", lambda: made.expires_at)
+    refusal = client.send("GET", ME)
+    assert refusal.status_code == 401
+    assert refusal.get_json()["code"] == "invalid_api_key"
+    assert refusal.get_json()["expired_at"] == seconds(made.expires_at)
+    unknown = Client(app, TenantAccess(access.tenant_id, key + "x", "")).send("GET", ME)
+    assert "expired_at" not in unknown.get_json()

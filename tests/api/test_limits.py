@@ -130,7 +130,7 @@ def test_one_key_does_not_use_up_anothers(alice: Client, bob: Client, app: Flask
         last = alice.send("GET", CHATS)
     assert last.status_code == 429
     assert left(bob.send("GET", CHATS)) == BURST - 1
-    key, made = app.extensions["chat_service"].tenants.create_key(alice.access.tenant_id, "second", Scope)
+    key, made = app.extensions["chat_service"].keys.create(alice.access.tenant_id, "second", Scope)
     second = Client(app, TenantAccess(alice.access.tenant_id, key, made.id))
     assert left(second.send("GET", CHATS)) == BURST - 1
     assert left(alice.send("POST", CHATS, json={})) == BURST - 1

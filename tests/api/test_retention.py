@@ -9,6 +9,7 @@ from flask import Flask
 
 from chat_service.jobs.retaining import Retaining
 from chat_service.models import Scope
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
 from chat_service.repository.holds import Holds
 from chat_service.repository.presence import Presence
@@ -24,7 +25,7 @@ HOUR = timedelta(hours=1)
 @pytest.fixture
 def governor(app: Flask, alice: Client, either_database: Database) -> Client:
     """The tenant of alice, with a key of all scopes."""
-    key, made = Tenants(either_database).create_key(alice.access.tenant_id, "governor", Scope)
+    key, made = ApiKeys(either_database).create(alice.access.tenant_id, "governor", Scope)
     return Client(app, TenantAccess(alice.access.tenant_id, key, made.id))
 
 

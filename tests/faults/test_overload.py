@@ -19,6 +19,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
@@ -80,9 +81,8 @@ def service(own_mongod: EmbeddedMongod, own_database: Database) -> Iterator[Embe
 
 @pytest.fixture(scope="module")
 def access(own_database: Database) -> TenantAccess:
-    tenants = Tenants(own_database)
-    tenant = tenants.create("t")
-    key, made = tenants.create_key(tenant.id, "test", ["read", "write", "delete"])
+    tenant = Tenants(own_database).create("t")
+    key, made = ApiKeys(own_database).create(tenant.id, "test", ["read", "write", "delete"])
     return TenantAccess(tenant.id, key, made.id)
 
 

@@ -12,6 +12,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port, start, stop
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import Scope
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
 from chat_service.repository.sealing import new_key
 from chat_service.repository.tenants import Tenants
@@ -55,8 +56,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     ):
         database = Database(mongod.uri)
         database.prepare()
-        tenants = Tenants(database)
-        key, _ = tenants.create_key(tenants.create("canary").id, "test", Scope)
+        key, _ = ApiKeys(database).create(Tenants(database).create("canary").id, "test", Scope)
         database.close()
         hooks = {"WEBHOOK_SECRET_KEY": new_key(), "WEBHOOK_PRIVATE_NETWORKS": "on"}
         told = {**hooks, "DELETE_INLINE_LIMIT": "0"}

@@ -14,10 +14,10 @@ import requests
 
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
-from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
 from tests.numbering import wait_for_head
 from tests.wait import PATIENCE, wait_until
@@ -160,11 +160,21 @@ def test_a_stream_ends_with_its_key(gunicorn, alice, database, delete: Delete) -
     with following(gunicorn, alice) as stream:
         delete()
         assert stream.next()["seq"] == 1
-        Tenants(database).revoke_key(alice.tenant_id, alice.key_id)
+        ApiKeys(database).revoke(alice.tenant_id, alice.key_id)
         began = time.monotonic()
         assert stream.next()["seq"] == 2
         assert stream.next() is None
         assert time.monotonic() - began < 5 * PATIENCE
+
+
+def test_a_stream_ends_when_its_key_expires(gunicorn, alice, database, delete: Delete) -> None:
+    keys = ApiKeys(database)
+    key, made = keys.create(alice.tenant_id, "short", ["read"])
+    with following(gunicorn, TenantAccess(alice.tenant_id, key, made.id)) as stream:
+        keys.rotate(alice.tenant_id, made.id, timedelta(seconds=1))
+        delete()
+        while stream.next() is not None:
+            pass
 
 
 def test_streams_and_requests_that_wait_end_with_their_process(mongod, alice) -> None:

@@ -11,6 +11,7 @@ from chat_service.api import problems
 from chat_service.api.cursors import next_cursor
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role, Span
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
@@ -39,14 +40,14 @@ class Scene:
 def scene(gunicorn: EmbeddedGunicorn, real_database: Database) -> Scene:
     for name in COLLECTIONS:
         real_database.database[name].delete_many({})
-    tenants = Tenants(real_database)
+    tenants, keys = Tenants(real_database), ApiKeys(real_database)
     ours, theirs = tenants.create("ours").id, tenants.create("theirs").id
-    revoked, record = tenants.create_key(ours, "revoked", ["delete"])
-    tenants.revoke_key(ours, record.id)
+    revoked, record = keys.create(ours, "revoked", ["delete"])
+    keys.revoke(ours, record.id)
     keys = {
-        b"@GOOD@": tenants.create_key(ours, "good", ["read", "write", "delete"])[0],
-        b"@READ@": tenants.create_key(ours, "read", ["read"])[0],
-        b"@OTHER@": tenants.create_key(theirs, "other", ["read", "write", "delete"])[0],
+        b"@GOOD@": keys.create(ours, "good", ["read", "write", "delete"])[0],
+        b"@READ@": keys.create(ours, "read", ["read"])[0],
+        b"@OTHER@": keys.create(theirs, "other", ["read", "write", "delete"])[0],
         b"@REVOKED@": revoked,
     }
     keys[b"@SWAPPED@"] = keys[b"@GOOD@"].swapcase()

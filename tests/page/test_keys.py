@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_service.repository.tenants import Tenants
+from chat_service.repository.api_keys import ApiKeys
 from tests.page.window import Tenant, Window, complaints
 
 
@@ -12,7 +12,7 @@ class TestWhatTheKeyMayDo:
     @pytest.mark.parametrize("scopes", [("read",), ("read", "write"), ("read", "delete")])
     def test_the_rest_is_not_offered(self, window: Window, tenant: Tenant, database, scopes: tuple[str, ...]) -> None:
         """A key that may only read sees no field to write in, and none to delete with."""
-        key, _ = Tenants(database).create_key(tenant.access.tenant_id, "limited", scopes)
+        key, _ = ApiKeys(database).create(tenant.access.tenant_id, "limited", scopes)
         chat_id = tenant.chat("Look", "one")
         window.open(f"#key={key}")
         window.wait_for("#may", f"The key “limited” may {' and '.join(scopes)}.")

@@ -6,7 +6,7 @@ from datetime import timedelta
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from chat_service.repository.tenants import Tenants
+from chat_service.repository.api_keys import ApiKeys
 from tests.browser import requested
 from tests.page.window import Tenant, Window, complaints
 
@@ -48,7 +48,7 @@ class TestKey:
         window.click("#chats a")
         window.is_live()
         window.driver.execute_async_script("setTimeout(arguments[0], 2500)")  # else it may be the ticket that was late
-        Tenants(database).revoke_key(tenant.access.tenant_id, tenant.access.key_id)
+        ApiKeys(database).revoke(tenant.access.tenant_id, tenant.access.key_id)
         window.wait_for("#key-error", "This API key was revoked")
 
 
@@ -133,7 +133,7 @@ class TestTalk:
         window.click("#pending button")
         assert window.texts("#pending li") == []
 
-        key, _ = Tenants(database).create_key(tenant.access.tenant_id, "reader", ["read"])
+        key, _ = ApiKeys(database).create(tenant.access.tenant_id, "reader", ["read"])
         window.open(f"#key={key}")
         window.click("#chats a")
         window.is_live()

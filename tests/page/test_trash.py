@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import requests
 
-from chat_service.repository.tenants import Tenants
+from chat_service.repository.api_keys import ApiKeys
 from tests.page.window import PHONE, Tenant, Window, complaints
 
 
@@ -111,7 +111,7 @@ class TestTrash:
         """And is offered neither."""
         chat_id = tenant.chat("Parcels", "one")
         open_and_trash(window, chat_id)
-        reader, _ = Tenants(database).create_key(tenant.access.tenant_id, "reader", ("read",))
+        reader, _ = ApiKeys(database).create(tenant.access.tenant_id, "reader", ("read",))
         window.open(f"#key={reader}")
         window.wait_for("#may", "may read.")
         window.click("#trash summary")

@@ -7,8 +7,8 @@ import pytest
 import websocket
 
 from chat_service.models import NewMessage, Role
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.messages import Messages
-from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
 from tests.realtime.sockets import Peer
 from tests.wait import wait_until
@@ -178,7 +178,7 @@ class TestTalk:
 
     def test_a_key_that_may_not_write_can_listen(self, service, database) -> None:
         tenant_id = service.access.tenant_id
-        key, made = Tenants(database).create_key(tenant_id, "reader", ["read"])
+        key, made = ApiKeys(database).create(tenant_id, "reader", ["read"])
         chat_id = service.chat()
         with Peer(service.gunicorn, chat_id, TenantAccess(tenant_id, key, made.id)) as peer:
             peer.create("hello")
@@ -246,12 +246,12 @@ class TestHowItEnds:
     def test_a_revoked_key_4401(self, service, database) -> None:
         """Within the second, and no other key's."""
         chat_id = service.chat()
-        other = Tenants(database).create_key(service.access.tenant_id, "other", ["read", "write"])
+        other = ApiKeys(database).create(service.access.tenant_id, "other", ["read", "write"])
         with (
             service.connect(chat_id) as peer,
             Peer(service.gunicorn, chat_id, TenantAccess(service.access.tenant_id, other[0], other[1].id)) as stays,
         ):
-            Tenants(database).revoke_key(service.access.tenant_id, service.access.key_id)
+            ApiKeys(database).revoke(service.access.tenant_id, service.access.key_id)
             assert peer.closed() == (4401, "invalid_api_key")
             stays.create("still here")
             assert stays.contents(1) == ["still here"]

@@ -3,13 +3,14 @@
 import socket
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 import websocket
 
 from chat_service.models import NewMessage, Role
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.messages import Messages
-from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
 from tests.realtime.conftest import SLOW_SECONDS
 from tests.realtime.sockets import Peer, Service
@@ -31,10 +32,10 @@ def active(service: Service, chat_id: str) -> int:
 def test_a_client_that_hangs_up_on_our_close_gives_its_lease_up(service) -> None:
     """The server cancels a task 3 s after its client has left, whatever that waits for."""
     tenant_id, chat_id = service.access.tenant_id, service.chat()
-    key, made = Tenants(service.database).create_key(tenant_id, "other", ["read"])
+    key, made = ApiKeys(service.database).create(tenant_id, "other", ["read"])
     peers = [Peer(service.gunicorn, chat_id, TenantAccess(tenant_id, key, made.id)) for _ in range(4)]
     assert active(service, chat_id) == 4
-    Tenants(service.database).revoke_key(tenant_id, made.id)
+    ApiKeys(service.database).revoke(tenant_id, made.id)
     for peer in peers:
         peer.socket.sock.recv(1)
         peer.leave()
@@ -90,7 +91,7 @@ def test_a_key_that_is_revoked_while_its_client_comes_in(service, slow_commit) -
     has_begun = slow_commit()
     thread, found = connect_meanwhile(service, chat_id)
     has_begun()
-    Tenants(service.database).revoke_key(service.access.tenant_id, service.access.key_id)
+    ApiKeys(service.database).revoke(service.access.tenant_id, service.access.key_id)
     thread.join()
     assert found[0].closed() == (4401, "invalid_api_key")
     wait_until(lambda: service.database.presence.count_documents({}) == 0)
@@ -101,7 +102,7 @@ def test_a_revoked_key_opens_nothing_by_the_cache_or_by_a_ticket(service) -> Non
     tickets = [service.send("POST", f"{chat_id}/tickets").json()["ticket"] for _ in range(8)]
     for _ in range(4):
         service.connect(chat_id).leave()
-    Tenants(service.database).revoke_key(service.access.tenant_id, service.access.key_id)
+    ApiKeys(service.database).revoke(service.access.tenant_id, service.access.key_id)
     for ticket in tickets:
         with Peer(service.gunicorn, f"{chat_id}?ticket={ticket}") as peer:
             assert peer.closed() == (4401, "invalid_api_key")
@@ -131,3 +132,20 @@ def test_an_unexpected_error_1011(service, failpoint) -> None:
         peer.create("hello")
         assert peer.closed() == (1011, "internal_error")
     wait_until(lambda: active(service, chat_id) == 0)
+
+
+def test_an_expired_key_closes_its_sockets(service) -> None:
+    """Also where it was given its end while they were open, by a rotation."""
+    tenant_id, chat_id, keys = service.access.tenant_id, service.chat(), ApiKeys(service.database)
+    short, record = keys.create(tenant_id, "short", ["read"], life=timedelta(seconds=3))
+    rotated, other = keys.create(tenant_id, "rotated", ["read"])
+    with (
+        Peer(service.gunicorn, chat_id, TenantAccess(tenant_id, short, record.id)) as first,
+        Peer(service.gunicorn, chat_id, TenantAccess(tenant_id, rotated, other.id)) as second,
+        service.connect(chat_id) as third,
+    ):
+        keys.rotate(tenant_id, other.id, timedelta(seconds=1))
+        assert second.closed() == (4401, "invalid_api_key")
+        assert first.closed() == (4401, "invalid_api_key")
+        wait_until(lambda: active(service, chat_id) == 1)
+        assert third.is_quiet()

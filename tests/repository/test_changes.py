@@ -2,13 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import ChangesLostError
-from chat_service.models import Change, ChatGone, ChatUpdated, KeyRevoked, MessageCreated, NewMessage, Role, Scope
+from chat_service.models import (
+    Change,
+    ChatGone,
+    ChatUpdated,
+    KeyExpires,
+    KeyRevoked,
+    MessageCreated,
+    NewMessage,
+    Role,
+    Scope,
+)
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.changes import Changes
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
@@ -47,9 +59,9 @@ def following(coming: Iterator[Change | None], number: int) -> list[Change]:
 
 def test_what_is_told_and_what_is_not(database: Database) -> None:
     """Messages, changes and deletes of chats, revoked keys; not connections, nor a post as a change of its chat."""
-    tenants, chats = Tenants(database), Chats(database)
-    tenants.create("t", TENANT)
-    key = tenants.create_key(TENANT, "k", Scope)[1]
+    keys, chats = ApiKeys(database), Chats(database)
+    Tenants(database).create("t", TENANT)
+    key = keys.create(TENANT, "k", Scope)[1]
     chat_id = chats.create(TENANT, None, {}).id
     with following_tenant(database) as coming:
         post(database, chat_id, "one", "two")
@@ -57,15 +69,17 @@ def test_what_is_told_and_what_is_not(database: Database) -> None:
         Presence(database).close("worker", [lease.connection_id])
         chats.update(TENANT, chat_id, {"title": "x"})
         Messages(database).edit(TENANT, chat_id, 1, {"content": "uno"}, "key")
-        tenants.revoke_key(TENANT, key.id)
+        keys.rotate(TENANT, key.id, timedelta(hours=1))
+        keys.revoke(TENANT, key.id)
         Deletions(database).delete(TENANT, chat_id, "key")
-        found = following(coming, 7)
+        found = following(coming, 8)
     assert [type(change) for change in found] == [
-        *(MessageCreated, MessageCreated, ChatUpdated, ChatUpdated, KeyRevoked, ChatGone)
+        *(MessageCreated, MessageCreated, ChatUpdated, ChatUpdated, KeyExpires, KeyRevoked, ChatGone)
     ]
     assert [(change.message.seq, change.message.content) for change in found[:2]] == [(1, "one"), (2, "two")]
-    assert all((change.tenant_id, change.chat_id) == (TENANT, chat_id) for change in (*found[:4], found[5]))
-    assert found[4] == KeyRevoked(key.id)
+    assert all((change.tenant_id, change.chat_id) == (TENANT, chat_id) for change in (*found[:4], found[6]))
+    assert found[4].key_id == key.id
+    assert found[5] == KeyRevoked(key.id)
 
 
 @pytest.mark.parametrize("fault", [{"closeConnection": True}, {"errorCode": 91}, {"errorCode": 43}])

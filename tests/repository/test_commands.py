@@ -11,6 +11,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.errors import InvalidApiKeyError
 from chat_service.models import NewMessage, RateLimit, Role, Scope
 from chat_service.proof.notes import SigningKey
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
 from chat_service.repository.lifecycle import Removal
 from chat_service.repository.messages import Post
@@ -47,9 +48,8 @@ def recorded(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Clien
 def record(mongod: EmbeddedMongod, database: Database, **settings: Any) -> Iterator[tuple[Client, Recorder]]:
     recorder = Recorder(database)
     listening = Database(mongod.uri, listeners=(recorder, CommandCounter()))
-    tenants = Tenants(database)
-    tenant = tenants.create("t")
-    key, made = tenants.create_key(tenant.id, "test", ["read", "write", "delete"])
+    tenant = Tenants(database).create("t")
+    key, made = ApiKeys(database).create(tenant.id, "test", ["read", "write", "delete"])
     app = create_app(Settings("unused", 2**20, threads=8, log_format="json", **settings), listening)
     yield Client(app, TenantAccess(tenant.id, key, made.id)), recorder
     listening.close()
@@ -95,7 +95,7 @@ def test_a_refused_delete_costs_three(recorded, presence) -> None:
 
 def test_holds_cost_what_the_data_model_says(recorded) -> None:
     client = recorded[0]
-    key, made = client.app.extensions["chat_service"].tenants.create_key(client.access.tenant_id, "governor", Scope)
+    key, made = client.app.extensions["chat_service"].keys.create(client.access.tenant_id, "governor", Scope)
     governor = Client(client.app, TenantAccess(client.access.tenant_id, key, made.id)), recorded[1]
     governor[0].send("GET", "/api/v1/me")  # from now on its key is known
     chat_id, trashed = client.new_chat("a"), client.new_chat("a")
@@ -249,11 +249,14 @@ def test_a_rate_limit_costs_one_command(limited) -> None:
 
 def test_a_key_is_looked_up_with_its_tenants_limits_in_one_command(recorded) -> None:
     client, recorder = recorded
-    tenants = client.app.extensions["chat_service"].tenants
+    keys = client.app.extensions["chat_service"].keys
     with pytest.raises(InvalidApiKeyError):
-        tenants.authenticate("x")  # the first look has a majority confirm the primary
+        keys.authenticate("x")  # the first look has a majority confirm the primary
     recorder.commands.clear()
-    tenants.authenticate(client.access.key)
+    keys.authenticate(client.access.key)
+    assert [name for name, _ in recorder.commands] == ["aggregate", "update"], "it writes down the day of its use"
+    recorder.commands.clear()
+    ApiKeys(keys._database).authenticate(client.access.key)
     assert [name for name, _ in recorder.commands] == ["aggregate"]
 
 
@@ -265,8 +268,8 @@ def test_what_connections_cost(recorded) -> None:
 
     def open_one(connection_id: str) -> list[str]:
         recorder.commands.clear()
-        sockets.tenants.authenticate(client.access.key)
-        sockets.tenants.key(tenant_id, client.access.key_id)
+        sockets.keys.authenticate(client.access.key)
+        sockets.keys.get(tenant_id, client.access.key_id)
         sockets.presence.open(tenant_id, chat_id, connection_id, "worker")
         return [name for name, _ in recorder.commands]
 

@@ -38,11 +38,11 @@ async def ignore(_: dict[str, Any]) -> None:
 
 
 def serving(app: Flask, wsgi: Any = None, admission: Admission | None = None, threads: int = 1) -> Application:
-    tenants = Repositories.of(app.extensions).tenants
+    keys = Repositories.of(app.extensions).keys
     admission = admission or Admission(1, lambda: 0.0)
     sizes = {"max_body_bytes": 2**20, "max_import_bytes": 2**22}
-    feed = LogFeed(Repositories.of(app.extensions).log, tenants, Threads(1, "log").run, 10, 10)
-    return Application(wsgi or app, None, feed, tenants, admission, threads=threads, **sizes)
+    feed = LogFeed(Repositories.of(app.extensions).log, keys, Threads(1, "log").run, 10, 10)
+    return Application(wsgi or app, None, feed, keys, admission, threads=threads, **sizes)
 
 
 @pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from chat_service.embedded.process import free_port, start, stop
 from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
@@ -47,9 +48,8 @@ def service(
 ) -> Iterator[tuple[EmbeddedGunicorn, TenantAccess]]:
     """gunicorn, workers for the jobs, a tenant, and somebody who follows its log; what they say goes to a file."""
     database.prepare()
-    tenants = Tenants(database)
-    tenant = tenants.create("soak")
-    key, made = tenants.create_key(tenant.id, "soak", ["read", "write", "delete"])
+    tenant = Tenants(database).create("soak")
+    key, made = ApiKeys(database).create(tenant.id, "soak", ["read", "write", "delete"])
     with (
         (folder / "service.log").open("wb") as said,
         EmbeddedGunicorn(

@@ -25,6 +25,7 @@ import websocket
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
@@ -249,11 +250,11 @@ def scene() -> Iterator[tuple[int, TenantAccess, TenantAccess]]:
     with tempfile.TemporaryDirectory() as folder, EmbeddedMongod(Path(folder)) as mongod:
         database = Database(mongod.uri)
         database.prepare()
-        tenants = Tenants(database)
+        tenants, keys = Tenants(database), ApiKeys(database)
         accesses = []
         for name in ("loud", "quiet"):
             tenant = tenants.create(name)
-            key, made = tenants.create_key(tenant.id, name, ["read", "write", "delete"])
+            key, made = keys.create(tenant.id, name, ["read", "write", "delete"])
             accesses.append(TenantAccess(tenant.id, key, made.id))
         database.close()
         with (

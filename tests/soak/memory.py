@@ -22,6 +22,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
@@ -259,7 +260,7 @@ def service(uri: str, folder: Path) -> Iterator[EmbeddedGunicorn]:
 def make_chat(database: Database, messages: int) -> Chat:
     """Make a tenant with a chat of so many messages, each as long as there can be."""
     tenant = Tenants(database).create("memory")
-    key, made = Tenants(database).create_key(tenant.id, "memory", ["read", "write"])
+    key, made = ApiKeys(database).create(tenant.id, "memory", ["read", "write"])
     chat_id = Chats(database).create(tenant.id, None, {}).id
     for left in range(messages, 0, -64):
         longest = NewMessage(Role.USER, LONGEST, None, {})

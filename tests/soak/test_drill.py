@@ -24,6 +24,7 @@ from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import Scope
 from chat_service.proof.notes import SigningKey, origin_of
 from chat_service.proof.verify import verify, verify_growth
+from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
 from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
@@ -48,9 +49,8 @@ class Service:
         self.settings = {"SIGNING_KEY": self.key, "LEDGER_FILE": str(folder / "ledger.db"), "MONGODB_URI": members.uri}
         database = Database(members.uri)
         database.prepare()
-        tenants = Tenants(database)
-        tenant = tenants.create("drill")
-        key, made = tenants.create_key(tenant.id, "drill", list(Scope))
+        tenant = Tenants(database).create("drill")
+        key, made = ApiKeys(database).create(tenant.id, "drill", list(Scope))
         self.access = TenantAccess(tenant.id, key, made.id)
         database.close()
         self.log = (folder / "service.log").open("wb")
