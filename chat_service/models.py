@@ -89,6 +89,20 @@ class Tenant:
     limits: Limits = field(default_factory=dict)
     grace: timedelta | None = None
     """For how long its deletes can be taken back by a key that governs; 0 if that was so once, None if it never was."""
+    deletion_requested_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantDeletion:
+    """How far the deletion of a tenant is."""
+
+    requested_at: datetime
+    completed_at: datetime | None
+    chats: int
+    """That are left, in the trash too."""
+    purges: int
+    """That are open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +458,7 @@ class Kind(StrEnum):
     HOLD_RELEASED = "hold.released"
     DELETION_REFUSED = "deletion.refused"
     RETENTION_CHANGED = "retention.changed"
+    TENANT_DELETED = "tenant.deleted"
 
     @property
     def is_of_hold(self) -> bool:

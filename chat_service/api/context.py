@@ -34,6 +34,7 @@ from chat_service.repository.receipts import Receipts
 from chat_service.repository.retention import RetentionPolicies
 from chat_service.repository.sealing import Sealer
 from chat_service.repository.sequencer import Sequencer
+from chat_service.repository.tenant_deletions import TenantDeletions
 from chat_service.repository.tenants import Tenants
 from chat_service.repository.tickets import Tickets
 from chat_service.repository.trash import Trash
@@ -71,6 +72,7 @@ class Repositories:
     exports: Exports
     imports: Imports
     tenants: Tenants
+    tenant_deletions: TenantDeletions
     keys: ApiKeys
     presence: Presence
     tickets: Tickets
@@ -123,6 +125,7 @@ class Repositories:
             exports=Exports(database),
             imports=Imports(database),
             tenants=Tenants(database),
+            tenant_deletions=TenantDeletions(database, deletions),
             keys=keys,
             presence=Presence(database, caps),
             tickets=Tickets(database, keys),

@@ -94,7 +94,8 @@ def chat_json(chat: Chat) -> dict[str, Any]:
     }
 
 
-def _ndjson(chat: Chat, batches: Batches) -> Iterator[bytes]:
+def ndjson(chat: Chat, batches: Batches) -> Iterator[bytes]:
+    """Give the lines of an export that can be imported again."""
     digest = hashlib.sha256()
     count = 0
     chunk = orjson.dumps({"type": "chat", "chat": chat_json(chat)}, option=orjson.OPT_APPEND_NEWLINE)
@@ -140,6 +141,6 @@ def _one_line(text: str) -> str:
 
 _FORMATS: dict[str, tuple[str, str, Callable[[Chat, Batches], Iterator[bytes]]]] = {
     "json": ("application/json", "json", _json),
-    "ndjson": ("application/x-ndjson", "ndjson", _ndjson),
+    "ndjson": ("application/x-ndjson", "ndjson", ndjson),
     "markdown": ("text/markdown", "md", _markdown),
 }

@@ -16,6 +16,7 @@ from chat_service.api.parsing import require_acceptable
 from chat_service.errors import DeletionNotFoundError, NotSignedError, ProofNotReadyError, UnknownSizeError
 from chat_service.models import Kind, Scope
 from chat_service.proof.notes import Proof, SigningKey, consistency_text, origin_of, proof_text
+from chat_service.repository.proofs import Inclusion
 
 TEXT = "text/plain"
 
@@ -116,10 +117,18 @@ def prove_deletion(query: dict[str, Any], chat_id: str) -> Response:
         if repositories().receipts.deleted_at(who.tenant_id, chat_id, had_grace=had_grace) is None:
             raise DeletionNotFoundError from None
         raise
-    note = _ring()[0].sign(found.checkpoint)
-    answer = _text(proof_text(Proof(found.leaf, found.index, found.path, note)))
+    answer = _text(signed(found))
     answer.headers["Content-Disposition"] = f'attachment; filename="{kind.value}-{chat_id}.tlog-proof"'
     return answer
+
+
+def signed(found: Inclusion) -> str:
+    """Return the proof that an entry is in the log, with a signed checkpoint.
+
+    Raises:
+        NotSignedError: there is no key.
+    """
+    return proof_text(Proof(found.leaf, found.index, found.path, _ring()[0].sign(found.checkpoint)))
 
 
 def _ring() -> Sequence[SigningKey]:

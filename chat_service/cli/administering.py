@@ -9,7 +9,7 @@ from flask.cli import AppGroup
 
 from chat_service.api.context import repositories
 from chat_service.cli.plainly import known_tenant, told_plainly
-from chat_service.models import EVERYDAY, LIMIT_SYNTAX, ApiKey, RateLimit, Scope, parse_limit
+from chat_service.models import EVERYDAY, LIMIT_SYNTAX, ApiKey, RateLimit, Scope, Tenant, parse_limit
 from chat_service.proof.notes import SigningKey
 
 _SCOPES = click.Choice([scope.value for scope in Scope])
@@ -78,7 +78,13 @@ def create_tenant(name: str) -> None:
 def list_tenants() -> None:
     """List all tenants."""
     for tenant in repositories().tenants.list():
-        click.echo(f"{tenant.id}  {tenant.created_at:%Y-%m-%d}  {tenant.name}")
+        click.echo(f"{tenant.id}  {tenant.created_at:%Y-%m-%d}  {_in_a_line(tenant)}")
+
+
+def _in_a_line(tenant: Tenant) -> str:
+    if tenant.deleted_at is not None:
+        return f"(deleted {tenant.deleted_at:%Y-%m-%d})"
+    return tenant.name if tenant.deletion_requested_at is None else f"{tenant.name} (being deleted)"
 
 
 @tenants.command("grace")

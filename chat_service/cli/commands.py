@@ -2,12 +2,14 @@
 
 from flask import Flask
 
-from chat_service.cli import administering, governing, recovering, running
+from chat_service.cli import administering, governing, leaving, recovering, running
 from chat_service.cli.plainly import WRONG_SETTINGS
 
 
 def install(app: Flask) -> None:
     """Add the commands to the application."""
+    for command in leaving.COMMANDS:
+        administering.tenants.add_command(command)
     for group in (
         running.database,
         administering.tenants,

@@ -21,6 +21,7 @@ from chat_service.jobs.keeping import Keeping
 from chat_service.jobs.lifting import Lifting
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
+from chat_service.jobs.removing_tenants import RemovingTenants
 from chat_service.jobs.retaining import Retaining
 from chat_service.jobs.runner import Job, run, start
 from chat_service.jobs.sequencing import Sequencing
@@ -67,6 +68,7 @@ def run_jobs(*, until_idle: bool) -> None:
         Expiry(found.expired),
         Retaining(found.retention),
         Erasing(found.erasures),
+        RemovingTenants(found.tenant_deletions),
     ]
     sequencing = Sequencing(repositories().sequencer)
     start(OrphanReaper(repositories().orphans), stop)

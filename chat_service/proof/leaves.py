@@ -10,7 +10,11 @@ from typing import Any
 
 from chat_service.models import Event, Kind, LogEntry, milliseconds
 
-COVERS = {Kind.CHAT_DELETED: ["api"], Kind.CHAT_PURGED: ["api", "collection"]}
+COVERS = {
+    Kind.CHAT_DELETED: ["api"],
+    Kind.CHAT_PURGED: ["api", "collection"],
+    Kind.TENANT_DELETED: ["api", "collection"],
+}
 """From where it is gone: nothing of it can be read, and then nothing of it is left in the collection. Not from the
 oplog until that has rolled over, nor from backups; of disks nothing is claimed."""
 

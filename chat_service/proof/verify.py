@@ -83,6 +83,10 @@ def sentence(proved: Proved) -> str:
     elif entry["kind"] == "chat.purged":
         what = f"The last of the {_messages(entry)} of chat {entry['chat_id']} was removed"
         covers = "From then on nothing of it was left in the service's database."
+    elif entry["kind"] == "tenant.deleted":
+        chats = entry["chat_count"]
+        what = f"The tenant was deleted with {chats:,} chat{'' if chats == 1 else 's'} and their {_messages(entry)}"
+        covers = "From then on nothing of any of its chats was left in the service's database."
     else:
         what = f"{entry['kind']} was logged for {entry.get('chat_id') or entry.get('hold_id') or 'the tenant'}"
         covers = ""

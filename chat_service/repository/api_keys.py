@@ -171,12 +171,12 @@ class ApiKeys:
         With a `life` it expires after so long.
 
         Raises:
-            LookupError: there is no such tenant.
+            LookupError: there is no such tenant, or it is being deleted.
         """
         key = key or KEY_PREFIX + secrets.token_urlsafe(32)
         document = _to_document(key, tenant_id, label, scopes, self._database.now(), life)
         with self._database.operation(writes=True):
-            if self._database.tenants.find_one({"_id": tenant_id}, {"_id": True}) is None:
+            if self._database.tenants.find_one({"_id": tenant_id, "deletion": None}, {"_id": True}) is None:
                 raise LookupError(tenant_id)
             self._database.api_keys.replace_one({"_id": document["_id"]}, document, upsert=True)
         return key, _to_key(document)

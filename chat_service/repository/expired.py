@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from chat_service.repository.database import Database
 from chat_service.repository.deferrals import defer, undeferred
-from chat_service.repository.deletions import GROUP_CHATS, Deletions
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.lifecycle import Removal
 from chat_service.repository.protection import lets_jobs_delete, rested
 
@@ -15,7 +15,7 @@ BY_EXPIRY = "expiry"
 """Who has asked for the delete of a chat at its own end, in its receipt; of one in the trash it is who moved it."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a chat is, the field that says when its time is over, and the path to the chat's own fields."""
 
     collection: str
@@ -23,7 +23,7 @@ class _Place(NamedTuple):
     of: str
 
 
-PLACES = (_Place("chats", "expires_at", ""), _Place("trash", "purge_at", "chat."))
+PLACES = (Place("chats", "expires_at", ""), Place("trash", "purge_at", "chat."))
 
 
 class Expired:
@@ -54,16 +54,14 @@ class Expired:
                     due, {"trashed_by": True}, limit=most, batch_size=most + 1
                 )
                 removals += [_removal(one, place) for one in found]
-        removals = removals[:most]
-        for start in range(0, len(removals), GROUP_CHATS):
-            self._deletions.remove_together(tenant_id, removals[start : start + GROUP_CHATS])
+        sum(self._deletions.remove_all(tenant_id, removals[:most]))
         for place in PLACES:
             over = {place.end: {"$lte": now}}
             defer(self._database, tenant_id, over, BY_EXPIRY, in_trash=place.collection == "trash")
-        return len(removals)
+        return min(len(removals), most)
 
 
-def _removal(document: dict[str, Any], place: _Place) -> Removal:
+def _removal(document: dict[str, Any], place: Place) -> Removal:
     chat_id = document["_id"]["chat_id"]
     if place.collection == "trash":
         return Removal(chat_id, document["trashed_by"], of_trash=True, is_due=True)

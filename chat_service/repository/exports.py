@@ -24,7 +24,7 @@ from chat_service.errors import (
 from chat_service.models import Caller, Chat
 from chat_service.repository import chats
 from chat_service.repository.database import Database
-from chat_service.repository.keys import living, message_range, unexpired
+from chat_service.repository.keys import chat_key, message_range, unexpired
 from chat_service.repository.unit_of_work import UnitOfWork
 
 HELD_BYTES = 256 * 2**10
@@ -45,11 +45,16 @@ CLOCKS_APART = timedelta(seconds=1)
 SNAPSHOT_TOO_OLD = 239
 """The server keeps the past for a while, 300 s unless it is told otherwise (minSnapshotHistoryWindowInSeconds)."""
 
+IDS = 1_000
+"""Of chats, that are looked up at once."""
+
 FETCH_SECONDS = 10.0
 """For one batch. A reader may take its time between two of them, the database may not."""
 
 Holder = tuple[str, str]
 """Whose exports are counted: a key's, a tenant's, the process's."""
+
+_BY_ID = [("_id", ASCENDING)]
 
 _RAW = CodecOptions(document_class=RawBSONDocument)
 
@@ -93,8 +98,12 @@ class Exports:
         self._running: Counter[Holder] = Counter()
 
     @contextmanager
-    def open(self, caller: Caller, chat_id: str) -> Iterator[tuple[Chat, Iterator[list[Row]]]]:
+    def open(
+        self, caller: Caller, chat_id: str, *, of_trash: bool = False
+    ) -> Iterator[tuple[Chat, Iterator[list[Row]]]]:
         """Give the chat and its messages in batches, oldest first, as they all are at this moment.
+
+        One in the trash is found by `of_trash` only.
 
         Raises:
             ChatNotFoundError: absent, deleted or another tenant's.
@@ -106,14 +115,14 @@ class Exports:
         """
         with self._place(caller), self._database.snapshot() as tx:
             with self._database.operation():
-                document = tx.chats.find_one(living(caller.tenant_id, chat_id, tx.now))
+                document = _find(tx, chat_key(caller.tenant_id, chat_id), of_trash=of_trash)
                 if document is None:
                     raise ChatNotFoundError
                 # What fails before a first part can be sent is answered like any other request.
                 first = [self._fetch(tx, document, document["first_seq"], FIRST_MESSAGES)]
                 while not first[-1].is_last and sum(batch.bytes for batch in first) < FIRST_BYTES:
                     first.append(self._next(tx, document, first[-1]))
-            yield chats.from_document(document, 0), self._batches(tx, document, first)
+            yield chats.from_document(document, 0), self._batches(tx, document, first, of_trash=of_trash)
 
     @contextmanager
     def _place(self, caller: Caller) -> Iterator[None]:
@@ -130,7 +139,28 @@ class Exports:
                 self._running.subtract((kind, name) for kind, name, _ in holders)
                 self._running = +self._running
 
-    def _batches(self, tx: UnitOfWork, chat: dict[str, Any], first: list[_Batch]) -> Iterator[list[Row]]:
+    def ids(self, tenant_id: str, *, of_trash: bool) -> Iterator[str]:
+        """Give the ids of all chats of a tenant, or of all in its trash, in their order."""
+        collection = self._database.trash if of_trash else self._database.chats
+        last = ""
+        while True:
+            after = {"_id": {"$gt": chat_key(tenant_id, last), "$lt": chat_key(tenant_id, "g")}}
+            with self._database.operation():
+                found = [one["_id"]["chat_id"] for one in collection.find(after, {"_id": True}, sort=_BY_ID, limit=IDS)]
+            yield from found
+            if len(found) < IDS:
+                return
+            last = found[-1]
+
+    def count(self, tenant_id: str) -> int:
+        """Return how many chats a tenant has, in the trash too."""
+        own = {"_id.tenant_id": tenant_id}
+        with self._database.operation():
+            return sum(one.count_documents(own) for one in (self._database.chats, self._database.trash))
+
+    def _batches(
+        self, tx: UnitOfWork, chat: dict[str, Any], first: list[_Batch], *, of_trash: bool
+    ) -> Iterator[list[Row]]:
         """Give the messages in batches of about `HELD_BYTES`, after those that were fetched first."""
         last = first[-1]
         count = sum(len(batch.rows) for batch in first)
@@ -139,8 +169,7 @@ class Exports:
         while not last.is_last:
             with _or_cut():
                 # Outside the snapshot, which would see it for ever: what is deleted can be read by no route.
-                now = self._database.unbound()
-                if now.chats.find_one({"_id": chat["_id"], **unexpired(now.now)}, {"_id": True}) is None:
+                if _find(self._database.unbound(), chat["_id"], of_trash=of_trash) is None:
                     raise ExportEndedError
                 last = self._later(tx, chat, last)
             count += len(last.rows)
@@ -195,6 +224,13 @@ class Exports:
             if length >= HELD_BYTES:
                 break
         return _Batch([decode(row, self._database.database.codec_options) for row in raw], size, length, is_last=False)
+
+
+def _find(tx: UnitOfWork, key: dict[str, Any], *, of_trash: bool) -> dict[str, Any] | None:
+    if not of_trash:
+        return tx.chats.find_one({"_id": key, **unexpired(tx.now)})
+    kept = tx.trash.find_one({"_id": key, "purge_at": {"$gt": tx.now}})
+    return kept and {**kept["chat"], "_id": key}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from chat_service.models import MAX_SEQ, Deletion, ErasureMode, Kind, LogEntry
-from chat_service.repository import receipts
+from chat_service.repository import receipts, tenant_deletions
 from chat_service.repository.erasures import REDACTION, UNFINISHED, erase_messages
 from chat_service.repository.holds import unmark
 from chat_service.repository.keys import chat_key, erasure_key, hold_key, message_key
@@ -38,6 +38,7 @@ class Effects:
             Kind.MESSAGE_EDITED: _redact_message,
             Kind.SENDER_ERASED: _erase,
             Kind.RETENTION_CHANGED: _change_retention,
+            Kind.TENANT_DELETED: _delete_tenant,
         }
 
     def of(self, tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
@@ -225,3 +226,9 @@ def _change_retention(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
         told = {**says, "active_from": active_from, "changed_at": entry.at, "changed_by": entry.event.actor}
         policy = {"$set": {"retention": {**told, "before": None}}}
     tx.tenants.update_one({"_id": tenant_id}, {**policy, "$inc": {"retention_version": 1}})
+
+
+def _delete_tenant(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
+    """Have a worker remove again what the backup has of it; that it was deleted, this entry says already."""
+    asked = {"requested_at": datetime.fromisoformat(entry.event.facts["requested_at"])}
+    tenant_deletions.begin(tx, tenant_id, {**asked, "requested_by": entry.event.actor, "is_logged": True})

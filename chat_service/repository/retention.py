@@ -8,7 +8,6 @@ held, or was held until lately is passed over; one with an end of its own is not
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,13 +27,12 @@ from chat_service.models import (
 )
 from chat_service.repository.database import Database
 from chat_service.repository.deferrals import defer
-from chat_service.repository.deletions import GROUP_CHATS, Deletions
+from chat_service.repository.deletions import Deletions
 from chat_service.repository.idempotency import once
 from chat_service.repository.lifecycle import Removal
 from chat_service.repository.presence import Presence
 from chat_service.repository.protection import lets_jobs_delete, rested
 from chat_service.repository.tenant_rules import grace_of, of_tenant
-from chat_service.repository.traffic import Traffic
 from chat_service.repository.unit_of_work import UnitOfWork
 
 ACTIVE_AFTER = timedelta(hours=24)
@@ -42,9 +40,6 @@ ACTIVE_AFTER = timedelta(hours=24)
 
 BY_RETENTION = "retention"
 """Who has asked for the delete, in its receipt."""
-
-POLITE_CHATS = 2
-"""That share a transaction while others use the database, so that none waits for longer behind it."""
 
 KEEP = timedelta(days=30)
 """How long a chat is in the trash that the policy has moved there."""
@@ -70,7 +65,6 @@ class RetentionPolicies:
         self._database = database
         self._deletions = deletions
         self._presence = Presence(database)
-        self._traffic = Traffic(database)
         self._overdue, self._overdue_until = 0, 0.0
 
     def get(self, tenant_id: str) -> Retention:
@@ -177,11 +171,8 @@ class RetentionPolicies:
         removals = [Removal(one["_id"]["chat_id"], BY_RETENTION, keep, [one["revision"]], grace=grace) for one in due]
         taken = 0
         try:
-            left = removals
-            while left:
-                size = POLITE_CHATS if self._traffic.is_shared else GROUP_CHATS
-                group, left = left[:size], left[size:]
-                taken += self._take(tenant_id, group)
+            for number in self._deletions.remove_all(tenant_id, removals):
+                taken += number
         finally:
             self._give_back(tenant_id, room - taken, now)
         if not due or len(due) < room:
@@ -199,13 +190,6 @@ class RetentionPolicies:
         with self._database.operation():
             found = self._database.chats.find(condition, fields, sort=order, limit=most, batch_size=most + 1)
             return list(found)
-
-    def _take(self, tenant_id: str, removals: Sequence[Removal]) -> int:
-        """Remove chats in one transaction, and rest if others use the database; return how many there were."""
-        begun = time.monotonic()
-        outcomes = self._deletions.remove_together(tenant_id, removals)
-        self._traffic.step_aside(begun)
-        return sum(not isinstance(outcome, ChatServiceError) for outcome in outcomes)
 
     def _reserve(self, tenant_id: str, most_of_day: int, wanted: int, now: datetime) -> int:
         """Count chats as taken before they are, so that no crash lets more go than may; return how many may go."""

@@ -77,8 +77,16 @@ class Tenants:
 
 
 def _to_tenant(document: dict[str, Any]) -> Tenant:
-    limits, grace = to_limits(document), grace_of(document)
-    return Tenant(document["_id"], document["name"], document["created_at"], limits, grace)
+    deletion = document.get("deletion", {})
+    return Tenant(
+        document["_id"],
+        document["name"],
+        document["created_at"],
+        to_limits(document),
+        grace_of(document),
+        deletion.get("requested_at"),
+        deletion.get("completed_at"),
+    )
 
 
 def to_limits(tenant: dict[str, Any]) -> Limits:

@@ -22,7 +22,7 @@ TRASH, RECEIPTS = "/api/v1/trash", "/api/v1/deletions"
 def graced(alice: Client, either_database: Database) -> Client:
     """A tenant whose deletes can be taken back, with a key of the everyday scopes."""
     Tenants(either_database).set_grace(alice.access.tenant_id, timedelta(days=7))
-    alice.app.extensions["chat_service"].tenants._callers.clear()  # as after its 4 s
+    alice.app.extensions["chat_service"].keys._callers.clear()  # as after its 4 s
     return alice
 
 
@@ -159,7 +159,7 @@ def test_when_it_is_off_deletes_are_for_good(graced: Client, governor: Client, e
     before, after = graced.new_chat("one"), graced.new_chat("one")
     graced.send("DELETE", f"{CHATS}/{before}")
     Tenants(either_database).set_grace(graced.access.tenant_id, timedelta())
-    graced.app.extensions["chat_service"].tenants._callers.clear()
+    graced.app.extensions["chat_service"].keys._callers.clear()
     graced.send("DELETE", f"{CHATS}/{after}")
     assert [one["id"] for one in governor.send("GET", TRASH).get_json()["items"]] == [before]
     assert "deletion" in graced.send("GET", f"{CHATS}/{before}").get_json()

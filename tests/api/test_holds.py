@@ -50,7 +50,7 @@ def release(governor: Client, hold: dict[str, Any]) -> dict[str, Any]:
 def forget(client: Client) -> None:
     """Have everything looked up, as after the 4 s for which it is known."""
     found = client.app.extensions["chat_service"]
-    found.tenants._callers.clear()
+    found.keys._callers.clear()
     found.database.rules._tenants.clear()
 
 

@@ -44,7 +44,7 @@ def pass_time(alice: Client, either_database: Database, monkeypatch: pytest.Monk
 
 def forget(client: Client) -> None:
     found = client.app.extensions["chat_service"]
-    found.tenants._callers.clear()
+    found.keys._callers.clear()
     found.database.rules._tenants.clear()
 
 

@@ -1,0 +1,89 @@
+"""`flask --app wsgi tenants export|delete|proof …`: a customer who leaves."""
+
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import click
+from flask.cli import with_appcontext
+
+from chat_service.api.context import repositories
+from chat_service.api.proofs import signed
+from chat_service.api.tenant_exports import MemberCount, write_tenant
+from chat_service.cli.governing import BY_OPERATOR
+from chat_service.cli.plainly import known_tenant, told_plainly
+from chat_service.errors import LegalHoldError, NotSignedError, ProofNotReadyError
+from chat_service.models import Kind, TenantDeletion
+
+
+@click.command("export")
+@click.argument("tenant_id")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@with_appcontext
+@told_plainly
+def export_tenant(tenant_id: str, file: Path) -> None:
+    """Write all chats of TENANT_ID, those in the trash too, and its log into the zip FILE.
+
+    Each chat is an ndjson export of one moment, which `chats import` takes. FILE is there when it is whole.
+    """
+    with known_tenant(tenant_id):
+        tenant = repositories().tenants.get(tenant_id)
+    found = repositories().exports.count(tenant_id)
+    with click.progressbar(length=found, label="Exporting", file=sys.stderr) as bar:
+        written = write_tenant(tenant, file, lambda: bar.update(1))
+    click.echo(_in_words(written))
+
+
+def _in_words(written: MemberCount) -> str:
+    return f"{written.chats:,} chats, {written.trashed:,} of the trash, {written.entries:,} entries of the log."
+
+
+@click.command("delete")
+@click.argument("tenant_id")
+@click.option("--name", required=True, help="The tenant's name, so that no other one is meant.")
+@with_appcontext
+@told_plainly
+def delete_tenant(tenant_id: str, name: str) -> None:
+    """Delete TENANT_ID with all its chats, for good; `jobs run` does it. Said again it tells how far that is.
+
+    Its keys end at once, its id never comes back. The log and the receipts stay: `tenants proof` takes them as proof.
+    """
+    found = repositories()
+    with known_tenant(tenant_id):
+        tenant = found.tenants.get(tenant_id)
+        if tenant.deletion_requested_at is None and tenant.name != name:
+            raise click.ClickException(f"Tenant {tenant_id} has another name; `tenants list` shows it.")
+        try:
+            found.tenant_deletions.request(tenant_id, BY_OPERATOR)
+        except LegalHoldError as error:
+            raise click.ClickException(
+                f"Nothing was deleted: the tenant holds chats. Release them first: {', '.join(error.holds)}"
+            ) from None
+    click.echo(_progress(found.tenant_deletions.get(tenant_id)))
+
+
+def _progress(deletion: TenantDeletion) -> str:
+    if deletion.completed_at is not None:
+        return f"Deleted {deletion.completed_at:%Y-%m-%d %H:%M} UTC."
+    return f"Being deleted: {deletion.chats:,} chats are left, and {deletion.purges:,} purges are open."
+
+
+@click.command("proof")
+@click.argument("tenant_id")
+@click.argument("file", type=click.File("w"), default="-")
+@with_appcontext
+@told_plainly
+def prove_deletion(tenant_id: str, file: TextIO) -> None:
+    """Write the proof that TENANT_ID was deleted into FILE; `chat-service verify` tells what it shows."""
+    try:
+        file.write(signed(repositories().proofs.inclusion(tenant_id, "", Kind.TENANT_DELETED)))
+    except ProofNotReadyError:
+        raise click.ClickException(
+            f"The log does not say so yet: `tenants delete {tenant_id}` tells how far it is. Is a worker running?"
+        ) from None
+    except NotSignedError:
+        raise click.ClickException("There is no SIGNING_KEY; `keys signing` makes one.") from None
+
+
+COMMANDS = (export_tenant, delete_tenant, prove_deletion)
+"""Of the group `tenants`."""

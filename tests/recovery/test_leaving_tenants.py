@@ -1,0 +1,239 @@
+"""A customer who leaves: everything exported, then everything deleted, with proof, and also after a restore."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from chat_service.api.context import Repositories
+from chat_service.jobs.purge import PurgeWorker
+from chat_service.jobs.removing_tenants import RemovingTenants
+from chat_service.proof.ledger_file import LedgerFile
+from chat_service.proof.notes import SigningKey, origin_of
+from chat_service.proof.verify import sentence, verify
+from chat_service.repository import tenant_deletions
+from chat_service.repository.database import Database
+from chat_service.repository.deletions import Deletions
+from chat_service.repository.exports import Exports
+from chat_service.repository.keys import chat_key
+from tests.client import CHATS, Client
+from tests.numbering import number_all
+from tests.recovery.conftest import INLINE_LIMIT, KEY, Backup, keep_all, serve
+from tests.recovery.test_replay import finish, let_lease_end, replay, send
+
+KEPT = {"outbox", "tenants", "deletions", "completions", "log_entries", "log_heads", "idempotency"}
+"""Where a deleted tenant is still named: as proof, until the log has it, and until it ends by itself."""
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is there who may not know yet."""
+    monkeypatch.setattr(tenant_deletions, "STOPPED_AFTER", timedelta())
+
+
+@pytest.fixture
+def leaving(governor: Client) -> Client:
+    """A tenant with chats in every state, and with all that a tenant can set up."""
+    governor.new_chat("live", "more")
+    governor.new_chat(*["x"] * (INLINE_LIMIT * 3))
+    trashed = governor.new_chat("trashed")
+    send(governor, "POST", f"chats/{trashed}/trash", keep_days=5)
+    deleted = governor.new_chat("deleted before")
+    send(governor, "DELETE", f"chats/{deleted}")
+    send(governor, "POST", "erasures", 202, sender_id="somebody", mode="redact")
+    hold = send(governor, "POST", "holds", 201, name="over", chat_ids=[trashed])["id"]
+    send(governor, "POST", f"holds/{hold}/release")
+    return governor
+
+
+def run(app: Flask, *command: str, code: int = 0) -> Result:
+    result = app.test_cli_runner().invoke(args=("tenants", *command))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def delete(app: Flask, client: Client, code: int = 0) -> str:
+    tenant_id = client.access.tenant_id
+    name = Repositories.of(app.extensions).tenants.get(tenant_id).name
+    return run(app, "delete", tenant_id, "--name", name or "-", code=code).output
+
+
+def rested(database: Database) -> None:
+    """Let the day pass after which a job deletes what was held."""
+    for collection, of in (database.chats, ""), (database.trash, "chat."):
+        collection.update_many({}, {"$unset": {f"{of}hold_released_at": ""}, "$set": {f"{of}holds": []}})
+
+
+def work(app: Flask, database: Database) -> None:
+    found = Repositories.of(app.extensions)
+    database.rules._tenants.clear()
+    purges, tenants = PurgeWorker(found.purges), RemovingTenants(found.tenant_deletions)
+    for _ in range(2):  # until the chats are gone, and then the tenant
+        for _ in range(8):
+            tenants.run_once()
+        finish(purges)
+        tenants.run_once()
+        number_all(database)
+    tenants.run_once()
+
+
+def named_in(database: Database, tenant_id: str) -> set[str]:
+    return {name for name, one in database.collections.items() if any(tenant_id in str(found) for found in one.find())}
+
+
+def test_nothing_is_left_but_the_proof(app: Flask, leaving: Client, new_tenant, database: Database) -> None:
+    tenant_id, other = leaving.access.tenant_id, Client(app, new_tenant())
+    stays = other.new_chat("not theirs")
+    assert "being deleted" not in run(app, "list").output
+    assert "Being deleted: 3 chats are left" in delete(app, leaving)
+    assert "(being deleted)" in run(app, "list").output
+    Repositories.of(app.extensions).keys._callers.clear()  # as after their 5 s
+    assert leaving.send("GET", CHATS).status_code == 401
+    run(app, "proof", tenant_id, code=1)
+    rested(database)
+    work(app, database)
+    assert "Deleted 20" in delete(app, leaving)
+    assert "(deleted 20" in run(app, "list").output
+    assert named_in(database, tenant_id) <= KEPT
+    assert database.tenants.find_one({"_id": tenant_id})["name"] == ""
+    assert other.send("GET", f"{CHATS}/{stays}/messages").get_json()["items"][0]["content"] == "not theirs"
+    keep_all(app, database)
+    proved = verify(run(app, "proof", tenant_id).stdout.encode(), [SigningKey(KEY).verifier(origin_of(tenant_id))])
+    told = {name: proved.entry[name] for name in ("kind", "chat_count", "message_count", "actor", "covers", "seq")}
+    last = proved.checkpoint.size
+    counts = {"chat_count": 3, "message_count": INLINE_LIMIT * 3 + 3}
+    assert told == {
+        "kind": "tenant.deleted",
+        **counts,
+        "actor": "operator",
+        "covers": ["api", "collection"],
+        "seq": last,
+    }
+    assert "The tenant was deleted with 3 chats and their 153 messages" in sentence(proved)
+    with pytest.raises(LookupError):
+        Repositories.of(app.extensions).keys.create(tenant_id, "", [])
+
+
+def test_another_name_deletes_nothing(app: Flask, leaving: Client) -> None:
+    assert "has another name" in run(app, "delete", leaving.access.tenant_id, "--name", "x", code=1).output
+    assert "There is no tenant" in run(app, "delete", "nobody", "--name", "x", code=1).output
+    assert leaving.send("GET", CHATS).status_code == 200
+
+
+def test_a_hold_wins(app: Flask, leaving: Client, database: Database) -> None:
+    """One that stands refuses the request; one that is placed afterwards keeps its chat, and so the tenant."""
+    held = leaving.new_chat("evidence")
+    place = {"name": "the case", "chat_ids": [held]}
+    first = send(leaving, "POST", "holds", 201, **place)["id"]
+    assert first in delete(app, leaving, code=1)
+    assert leaving.send("GET", CHATS).status_code == 200
+    send(leaving, "POST", f"holds/{first}/release")
+    delete(app, leaving)
+    holds = Repositories.of(app.extensions).holds
+    second = holds.place(leaving.access.tenant_id, "in time", [held], "operator")
+    rested_but_one = {"$set": {"holds": []}, "$unset": {"hold_released_at": ""}}
+    database.chats.update_many({"_id": {"$ne": chat_key(leaving.access.tenant_id, held)}}, rested_but_one)
+    database.trash.update_many({}, {"$set": {"chat.holds": []}, "$unset": {"chat.hold_released_at": ""}})
+    work(app, database)
+    assert "1 chats are left" in delete(app, leaving)
+    assert [one["_id"]["chat_id"] for one in database.chats.find()] == [held]
+    holds.release(leaving.access.tenant_id, second.id, "operator")
+    work(app, database)
+    assert "1 chats are left" in delete(app, leaving), "not before it has rested"
+    rested(database)
+    work(app, database)
+    assert "Deleted 20" in delete(app, leaving)
+
+
+def test_any_number_of_workers_end_it_once(app: Flask, leaving: Client, database: Database) -> None:
+    delete(app, leaving)
+    rested(database)
+    with ThreadPoolExecutor() as pool:
+        for ended in [pool.submit(work, app, database) for _ in range(4)]:
+            ended.result()
+    keep_all(app, database)
+    kinds = [one["kind"] for one in database.log_entries.find({"_id.tenant_id": leaving.access.tenant_id})]
+    assert kinds.count("tenant.deleted") == 1
+    assert kinds.count("chat.deleted") == 4
+
+
+def test_a_restored_backup_does_not_bring_it_back(
+    app: Flask, leaving: Client, database: Database, ledger: LedgerFile
+) -> None:
+    keep_all(app, database)
+    backup = Backup(database)
+    delete(app, leaving)
+    rested(database)
+    work(app, database)
+    keep_all(app, database)
+    before = [(one["kind"], one["chat_id"]) for one in database.log_entries.find(sort=[("_id", 1)])]
+    backup.restore()
+    serve(app, database, ledger)
+    let_lease_end(database)
+    replay(app, database)
+    assert leaving.send("GET", CHATS).status_code == 401
+    rested(database)
+    work(app, database)
+    assert named_in(database, leaving.access.tenant_id) <= KEPT
+    keep_all(app, database)
+    assert database.log_entries.count_documents({"kind": "tenant.deleted"}) == 1
+    after = [(one["kind"], one["chat_id"]) for one in database.log_entries.find(sort=[("_id", 1)])]
+    assert after[: len(before)] == before
+    assert {kind for kind, _ in after[len(before) :]} <= {"chat.purged"}, "the purge is done again"
+
+
+class TestExport:
+    def test_every_chat_comes_back_in_from_it(self, app: Flask, leaving: Client, new_tenant, tmp_path: Path) -> None:
+        leaving.send("PATCH", f"{CHATS}/{leaving.new_chat('titled')}", json={"title": "Grüße"})
+        file, other = tmp_path / "all.zip", Client(app, new_tenant())
+        assert "3 chats, 1 of the trash" in run(app, "export", leaving.access.tenant_id, str(file)).output
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            for name in names:
+                if name.endswith(".ndjson") and name != "log.ndjson":
+                    data = archive.read(name)
+                    body = {"data": data, "headers": {"Content-Type": "application/x-ndjson"}}
+                    chat = other.send("POST", f"{CHATS}/import", **body).get_json()
+                    assert chat["message_count"] == len(data.splitlines()) - 2
+            assert json.loads(archive.read("tenant.json"))["tenant_id"] == leaving.access.tenant_id
+            assert [json.loads(line)["seq"] for line in archive.read("log.ndjson").splitlines()] == []
+        assert sorted(name.split("/")[0] for name in names) == [*["chats"] * 3, "log.ndjson", "tenant.json", "trash"]
+
+    def test_the_log_is_in_it(self, app: Flask, leaving: Client, database: Database, tmp_path: Path) -> None:
+        keep_all(app, database)
+        run(app, "export", leaving.access.tenant_id, str(tmp_path / "all.zip"))
+        with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+            lines = [json.loads(line) for line in archive.read("log.ndjson").splitlines()]
+        assert lines == leaving.send("GET", "/api/v1/log?limit=1000").get_json()["items"]
+
+    def test_one_that_is_deleted_meanwhile_is_not_in_it(
+        self, app: Flask, leaving: Client, database: Database, tmp_path: Path, monkeypatch
+    ) -> None:
+        """Neither whole nor in part."""
+        large = next(chat["_id"]["chat_id"] for chat in database.chats.find({"message_count": INLINE_LIMIT * 3}))
+        fetch: Callable[..., object] = Exports._later
+
+        def delete_first(self: Exports, *args: object) -> object:
+            Deletions(database).delete(leaving.access.tenant_id, large, "key")
+            return fetch(self, *args)
+
+        monkeypatch.setattr("chat_service.repository.exports.FIRST_BYTES", 1)
+        monkeypatch.setattr("chat_service.repository.exports.GROWTH", 1)
+        monkeypatch.setattr(Exports, "_later", delete_first)
+        assert "1 chats, 1 of the trash" in run(app, "export", leaving.access.tenant_id, str(tmp_path / "z.zip")).output
+        with zipfile.ZipFile(tmp_path / "z.zip") as archive:
+            assert f"chats/{large}.ndjson" not in archive.namelist()
+
+    def test_no_file_is_left_of_one_that_failed(self, app: Flask, leaving: Client, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.setattr(Exports, "_fetch", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            app.test_cli_runner().invoke(
+                args=("tenants", "export", leaving.access.tenant_id, str(tmp_path / "z.zip")), catch_exceptions=False
+            )
+        assert list(tmp_path.glob("z*")) == []
