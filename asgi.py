@@ -1,5 +1,6 @@
 """The same application behind an ASGI server, plus WebSockets: what the Procfile and `make run` serve."""
 
+from chat_service.api import refusals
 from chat_service.api.context import Repositories
 from chat_service.realtime.endpoint import Sockets
 from chat_service.realtime.log_feed import THREADS as LOG_THREADS
@@ -11,6 +12,7 @@ from config import from_env
 from wsgi import app
 
 _config = from_env()
+refusals.name_service(_config.public_url)
 _repositories = Repositories.of(app.extensions)
 application = Application(
     app,

@@ -18,6 +18,8 @@ from chat_service.settings import ConfigError, Settings
 # What a browser sends as Origin: no path, no trailing slash, lower case. A `*`, `null` or pattern is not one.
 _ORIGIN = re.compile(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+", re.ASCII)
+
 _COMMIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _COMMIT_VARIABLES = ("SOURCE_VERSION", "HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT")
 
@@ -50,6 +52,7 @@ def from_env() -> Settings:
         webhook_private_networks=env.str("WEBHOOK_PRIVATE_NETWORKS", "off", validate=validate.OneOf(["on", "off"]))
         == "on",
         signing_keys=tuple(env.list("SIGNING_KEY", [], validate=_check_signing_keys) or ()),
+        public_url=env.str("PUBLIC_URL", "", validate=_check_public_url),
         ledger_file=env.str("LEDGER_FILE", None, validate=_check_ledger_file),
     )
     try:
@@ -78,6 +81,11 @@ def _check_origins(origins: list[str]) -> None:
     wrong = [origin for origin in origins if not _ORIGIN.fullmatch(origin)]
     if wrong:
         raise ValidationError(f"Not an exact origin, like https://app.example.com: {', '.join(wrong)}.")
+
+
+def _check_public_url(url: str) -> None:
+    if url and not _PUBLIC_URL.fullmatch(url):
+        raise ValidationError("Not an address without a path at its end, like https://chats.example.com.")
 
 
 def _check_keys(keys: list[str]) -> None:

@@ -38,7 +38,7 @@ from chat_service.api import (
 from chat_service.api.context import Repositories
 from chat_service.cli import commands
 from chat_service.page import chat as chat_page
-from chat_service.page import docs, verifying
+from chat_service.page import docs, guides, verifying
 from chat_service.proof.ledger_file import LedgerFile
 from chat_service.proof.notes import SigningKey
 from chat_service.realtime.endpoint import THREADS as SOCKET_THREADS
@@ -107,6 +107,7 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     for module in (*of_chats, holds, retention, erasures, webhooks, log, proofs, keys, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
+    app.register_blueprint(guides.blueprint)
     app.register_blueprint(verifying.blueprint)
     if config.chat_page:
         app.register_blueprint(chat_page.blueprint)
@@ -139,6 +140,7 @@ def _flask(config: Settings) -> Flask:
         API_TITLE="Chat service",
         API_VERSION=__version__,
         COMMIT=config.commit,
+        PUBLIC_URL=config.public_url,
         OPENAPI_VERSION="3.1.0",
     )
     # Each address has one spelling: `//chats` and `/chats/` are not found rather than redirected.

@@ -28,6 +28,8 @@ class Settings:
     metrics: bool = True
     chat_page: bool = False
     commit: str | None = None
+    public_url: str = ""
+    """Where callers reach the service, without a path; empty if it does not know."""
     webhook_keys: tuple[str, ...] = field(default=(), repr=False)
     """With which webhooks' secrets are sealed: the first one, and opened with any."""
     webhook_private_networks: bool = False

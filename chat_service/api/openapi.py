@@ -214,7 +214,7 @@ def _error_response(status: int, alike: dict[str, problems.Problem]) -> dict[str
 
 def _example(problem: problems.Problem) -> dict[str, Any]:
     return {
-        "type": problem.type,
+        "type": problem.path,
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, Response
+from flask import Flask, Response, current_app
 from werkzeug.exceptions import HTTPException
 
 from chat_service import errors
@@ -35,9 +35,13 @@ class Problem:
     headers: Callable[[Any], Headers] = lambda _: {}
 
     @property
-    def type(self) -> str:
-        """The problem's address, relative to the service, which serves a description of it there."""
+    def path(self) -> str:
+        """Where the service describes the problem."""
         return f"/problems/{self.code.replace('_', '-')}"
+
+    def type(self, public_url: str) -> str:
+        """Return the problem's address; relative to the service where it does not know its own (RFC 9457, 3.1.1)."""
+        return public_url + self.path
 
 
 def _retry_after(seconds: int) -> Callable[[Any], Headers]:
@@ -312,10 +316,10 @@ HTTP: dict[int, Problem] = {
 }
 
 
-def body(problem: Problem, request_id: str, extras: Extras | None = None) -> bytes:
+def body(problem: Problem, request_id: str, public_url: str, extras: Extras | None = None) -> bytes:
     """Return the one shape of an error as JSON."""
     members = {
-        "type": problem.type,
+        "type": problem.type(public_url),
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
@@ -334,7 +338,8 @@ def install(app: Flask) -> None:
 
 
 def _answer(problem: Problem, error: Exception) -> Response:
-    answer = Response(body(problem, request_id(), problem.extras(error)), problem.status, mimetype=MEDIA_TYPE)
+    text = body(problem, request_id(), current_app.config["PUBLIC_URL"], problem.extras(error))
+    answer = Response(text, problem.status, mimetype=MEDIA_TYPE)
     answer.headers.update(problem.headers(error))
     return answer
 

@@ -19,6 +19,9 @@ REFUSAL = "chat_service.refusal"
 Header = tuple[str, str]
 
 
+_public_url = ""
+
+
 def install(app: Flask) -> None:
     """Answer refused requests; install before the key is checked, which would ask the database."""
     app.before_request(_refuse)
@@ -30,6 +33,12 @@ def _refuse() -> None:
         raise refusal
 
 
+def name_service(public_url: str) -> None:
+    """Have what is refused before there is an application name its problems below this address."""
+    global _public_url  # noqa: PLW0603 - one service to a process
+    _public_url = public_url
+
+
 def refuse(status: int, more: Iterable[Header] = ()) -> tuple[list[Header], bytes]:
     """Return the headers, `more` among them, and the body of an answer after which the connection is closed.
 
@@ -37,7 +46,7 @@ def refuse(status: int, more: Iterable[Header] = ()) -> tuple[list[Header], byte
     """
     problem = problems.HTTP.get(status, problems.INTERNAL)
     request_id = new_request_id()
-    body = problems.body(problem, request_id)
+    body = problems.body(problem, request_id, _public_url)
     logs.write(Answered(request_id, problem.status, code=problem.code))
     return [
         ("Content-Type", problems.MEDIA_TYPE),

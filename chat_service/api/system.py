@@ -1,12 +1,14 @@
 """The service itself: is it alive, can it serve, what do its errors mean. No key needed."""
 
-from flask import abort, current_app
+from flask import abort, current_app, redirect
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
+from werkzeug import Response
 
 from chat_service.api import problems
 from chat_service.api.context import repositories
 from chat_service.api.openapi import raises
+from chat_service.api.parsing import preferred
 from chat_service.errors import DatabaseUnavailableError, LedgerBehindError
 
 blueprint = Blueprint("system", __name__, description="The service itself; no key needed")
@@ -60,11 +62,15 @@ def readyz() -> dict[str, str]:
 
 @blueprint.get("/problems/<name>")
 @blueprint.response(200, ProblemOut())
-def describe_problem(name: str) -> dict[str, object]:
+def describe_problem(name: str) -> dict[str, object] | Response:
     """Describe an error: what the `type` of every problem points to.
 
-    The name is the last part of the `type`, and the `code` with dashes.
+    The name is the last part of the `type`, and the `code` with dashes. A browser is led on to `/problems`, which says
+    of each why it comes and what to do.
     """
-    known = {problem.type: problem for problem in (*problems.DOMAIN.values(), *problems.HTTP.values())}
+    known = {problem.path: problem for problem in (*problems.DOMAIN.values(), *problems.HTTP.values())}
     problem = known.get(f"/problems/{name}") or abort(404)
-    return {"type": problem.type, "title": problem.title, "status": problem.status, "detail": problem.detail}
+    if preferred("application/json", "text/html") == "text/html":
+        return redirect(f"/problems#{problem.code}")
+    address = problem.type(current_app.config["PUBLIC_URL"])
+    return {"type": address, "title": problem.title, "status": problem.status, "detail": problem.detail}

@@ -15,8 +15,14 @@ _EXTENSION = "chat_service.openapi"
 _OURS = Path(__file__).parent / "static" / "docs"
 _THEIRS = Path(flask_swagger_ui.__file__).parent / "dist"
 
-FILES = {"docs.js": _OURS, "swagger-ui.css": _THEIRS, "swagger-ui-bundle.js": _THEIRS, "favicon-32x32.png": _THEIRS}
-"""What the page consists of, and where each file lies. Nothing else of those folders is served."""
+FILES = {
+    "docs.js": _OURS,
+    "guide.css": _OURS,
+    "swagger-ui.css": _THEIRS,
+    "swagger-ui-bundle.js": _THEIRS,
+    "favicon-32x32.png": _THEIRS,
+}
+"""What the pages consist of, and where each file lies. Nothing else of those folders is served."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -40,12 +46,6 @@ def specification() -> Response:
 def page() -> Response:
     """Show the specification to people."""
     return give_file(_OURS, "docs.html")
-
-
-@blueprint.get("/docs/<name>")
-def part(name: str) -> Response:
-    """Give a file of the page."""
-    return give_file(FILES.get(name, _OURS / "none"), name)
 
 
 def give_file(folder: Path, name: str, policy: str = POLICY) -> Response:

@@ -14,7 +14,9 @@ from tests.mock_database import MockDatabase
 
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 
-OPEN = {"/healthz", "/readyz", "/metrics", "/problems/<name>", "/openapi.json", "/docs", "/docs/<name>", "/verify"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/problems/<name>", "/openapi.json", "/verify"} | {
+    *("/docs", "/docs/", "/docs/<path:name>", "/problems")
+}
 """What the contract lets everybody see."""
 
 BODIES = {

@@ -13,12 +13,14 @@ from tests.browser import browser, requested
 from tests.conftest import MAX_BODY_BYTES
 from tests.page.window import DESKTOP, PHONE, Tenant, Window
 
+PUBLIC_URL = "https://chats.example.com"
+
 
 @pytest.fixture(scope="package")
 def service(mongod, real_database) -> Iterator[EmbeddedGunicorn]:
     """The service with its page, two workers."""
     del real_database  # its collections are in place
-    limits = {"MAX_BODY_BYTES": str(MAX_BODY_BYTES), "DELETE_INLINE_LIMIT": "50"}
+    limits = {"MAX_BODY_BYTES": str(MAX_BODY_BYTES), "DELETE_INLINE_LIMIT": "50", "PUBLIC_URL": PUBLIC_URL}
     with EmbeddedGunicorn(mongod.uri, free_port(), CHAT_PAGE="on", **limits) as running:
         yield running
 

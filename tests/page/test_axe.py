@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from chat_service.page.guides import names
 from tests.page.window import DESKTOP, PHONE, Tenant, Window
 
 AXE = Path(__file__).parent.parent / "interop/node_modules/axe-core/axe.min.js"
@@ -50,4 +51,19 @@ def test_nothing_is_wrong(
     window.click("#deletion-buttons .danger", "Delete 1 message")
     window.wait_for("#gone-title", "Deleted")
     found["deleted"] = violations(window)
+    assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wrong_with_the_documentation(
+    new_window: Callable[..., Window], size: tuple[int, int], scheme: str
+) -> None:
+    window = new_window(size=size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    window.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    found = {}
+    for address in ("docs/", "problems", *(f"docs/{name}" for name in sorted(names()) if "/" not in name)):
+        window.driver.get(f"{window.origin}/{address}")
+        found[address] = violations(window)
     assert not any(found.values()), found

@@ -1,0 +1,106 @@
+"""The documentation at `/docs/`: the Markdown of docs/, for people, without a network. `/problems` is one page of it.
+
+It is there where the service runs from its repository or its container; a wheel has none.
+"""
+
+import posixpath
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, abort, make_response, render_template
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from chat_service.api.headers import SECURITY
+from chat_service.page.docs import FILES, POLICY, give_file
+
+blueprint = Blueprint("guides", __name__, template_folder="templates")
+
+FOLDER = Path(__file__).parents[2] / "docs"
+
+INDEX, PROBLEMS = "README", "problems"
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+_TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
+
+_NOT_OF_SLUGS = re.compile(r"[^\w\- ]")
+
+
+class Page(NamedTuple):
+    """A page as a browser shows it."""
+
+    title: str
+    body: str
+    """HTML."""
+
+
+@cache
+def names() -> frozenset[str]:
+    """Return the names of all pages: their paths in docs/, without the ending. Nothing else is read."""
+    return frozenset(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.md"))
+
+
+@cache
+def read(name: str) -> Page:
+    """Return a page of `names`."""
+    text = (FOLDER / f"{name}.md").read_text()
+    title = _TITLE.search(text)
+    tokens = _MARKDOWN.parse(text)
+    for position, token in enumerate(tokens):
+        if token.type == "heading_open":
+            token.attrSet("id", slug(tokens[position + 1].content))
+        for part in token.children or ():
+            _lead_on(part, name)
+    return Page(title[1] if title else name, str(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})))
+
+
+def slug(heading: str) -> str:
+    """Return the anchor of a heading, as GitHub makes it."""
+    return _NOT_OF_SLUGS.sub("", heading.lower()).replace(" ", "-")
+
+
+def _lead_on(token: Token, name: str) -> None:
+    """Have a link to another page lead to where that is served, and one to what is not served here nowhere."""
+    if token.type != "link_open":
+        return
+    link = urlsplit(str(token.attrGet("href")))
+    if link.scheme or not link.path or link.path.startswith("/"):
+        return
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(name), link.path)).removesuffix(".md")
+    if target in names():
+        token.attrSet("href", f"/docs/{target}{'#' if link.fragment else ''}{link.fragment}")
+    else:
+        token.attrs.pop("href")
+
+
+@blueprint.get("/docs/")
+def index() -> Response:
+    """Show what there is to read."""
+    return _show(INDEX)
+
+
+@blueprint.get("/docs/<path:name>")
+def page(name: str) -> Response:
+    """Show a page, or give a file that a page consists of."""
+    if name in FILES:
+        return give_file(FILES[name], name)
+    return _show(name)
+
+
+@blueprint.get("/problems")
+def all_problems() -> Response:
+    """Show every error: why it comes, and what to do."""
+    return _show(PROBLEMS)
+
+
+def _show(name: str) -> Response:
+    if name not in names():
+        abort(404)
+    chapters = [(one, read(one).title) for one in sorted(names()) if "/" not in one and one != INDEX]
+    answer = make_response(render_template("guide.html", name=name, page=read(name), chapters=chapters))
+    answer.headers.update({**SECURITY, "Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
+    return answer
