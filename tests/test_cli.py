@@ -194,6 +194,42 @@ def test_the_status_of_the_log(app: Flask, either_database: Database) -> None:
     assert (stopped.exit_code, "Nobody writes it" in stopped.output) == (1, True)
 
 
+class TestStatus:
+    @pytest.fixture
+    def either_database(self, database: Database) -> Database:
+        """Only a real server says what it is asked."""
+        return database
+
+    def test_all_is_well(self, app: Flask, tenant_id: str, either_database: Database) -> None:
+        with numbering(either_database):
+            shown = run(app, "status").stdout
+        assert "!" not in shown
+        assert re.search(
+            r"database +MongoDB 6\.0\.\d, primary 127\.0\.0\.1:\d+, 1 members, the majority 0 s behind", shown
+        )
+        assert re.search(r"oplog +reaches back \d+\.\d h", shown)
+        assert re.search(r"log +\d\.\d s behind, written by \S+", shown)
+
+    def test_what_needs_a_look_is_said_with_what_to_do(self, app: Flask, tenant_id: str, either_database) -> None:
+        key = run(app, "keys", "create", tenant_id, "--expires", "48h").stdout.strip()
+        chat_id = Client(app, TenantAccess(tenant_id, key, "")).new_chat("a")
+        ago = either_database.now() - timedelta(minutes=6)
+        either_database.chats.update_one({"_id.chat_id": chat_id}, {"$set": {"expires_at": ago}})
+        place = {"tenant_id": tenant_id, "webhook_id": "w", "delivery_id": "d"}
+        either_database.deliveries.insert_one({"_id": place, "state": "pending", "due_at": ago, "created_at": ago})
+        either_database.database.drop_collection("outbox")
+        shown = run(app, "status", code=1).stdout
+        either_database.prepare()
+        for row, text, advice in (
+            ("log", "never written", "Nobody writes it"),
+            ("expiry", "1 chats are there", "No worker takes them"),
+            ("webhooks", r"1 deliveries due, the oldest for 3[56]\d s", "No worker sends them"),
+            ("collections", "1 wrong", "The collection outbox is missing"),
+        ):
+            assert re.search(rf"^! {row} +{text}.*\n +{advice}", shown, re.MULTILINE), shown
+        assert re.search(r"^  keys +1 expire within 7 days", shown, re.MULTILINE)
+
+
 def test_limits_of_a_tenant_are_set_taken_back_and_shown(app: Flask, tenant_id: str) -> None:
     """Each scope by itself; what is not named stays as it is."""
     run(app, "tenants", "limit", tenant_id, "--read", "100:200", "--write", "off")

@@ -19,6 +19,7 @@ from chat_service.repository.deliveries import Deliveries
 from chat_service.repository.erasures import Erasures
 from chat_service.repository.expired import Expired
 from chat_service.repository.exports import Exports
+from chat_service.repository.health import Health
 from chat_service.repository.holds import Holds
 from chat_service.repository.imports import Imports
 from chat_service.repository.ledger import Ledger
@@ -62,6 +63,7 @@ class Repositories:
     previews: Previews
     purges: Purges
     checks: Checks
+    health: Health
     orphans: Orphans
     log: Log
     sequencer: Sequencer
@@ -115,6 +117,7 @@ class Repositories:
             previews=Previews(database, inline_limit),
             purges=Purges(database),
             checks=Checks(database),
+            health=Health(database),
             orphans=Orphans(database),
             log=Log(database),
             sequencer=Sequencer(database),

@@ -1,8 +1,8 @@
-"""All commands: `flask --app wsgi db|tenants|keys|holds|retention|erasures|webhooks|chats|jobs|log|ledger|check …`."""
+"""All commands: `flask --app wsgi …`; `--help` lists them."""
 
 from flask import Flask
 
-from chat_service.cli import administering, governing, leaving, recovering, running
+from chat_service.cli import administering, governing, leaving, overview, recovering, running
 from chat_service.cli.plainly import WRONG_SETTINGS
 
 
@@ -23,6 +23,7 @@ def install(app: Flask) -> None:
         running.log,
         recovering.ledger,
         running.check,
+        overview.status,
     ):
         app.cli.add_command(group)
 

@@ -48,6 +48,11 @@ def unguarded(command: Callable[P, R]) -> Callable[P, R]:
     return lifted
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something, like `1 chat` and `2,000 chats`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def known_tenant(tenant_id: str) -> Iterator[None]:
     """Turn what the repository raises for a tenant that is not there into a sentence."""

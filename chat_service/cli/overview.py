@@ -1,0 +1,123 @@
+"""`flask --app wsgi status`: one screen of a service's health."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+from chat_service.api.context import Repositories, repositories
+from chat_service.cli.plainly import told_plainly, unguarded
+from chat_service.proof.ledger_file import LedgerError
+from chat_service.repository.health import MOST, Backlog
+
+BEHIND = timedelta(seconds=30)
+"""From which on the log, the set or a delivery needs a look: in health it is less than two seconds."""
+
+
+class Row(NamedTuple):
+    """A line of the screen."""
+
+    name: str
+    text: str
+    advice: str = ""
+    """What to do; empty if all is well."""
+
+
+@click.command("status")
+@with_appcontext
+@unguarded
+@told_plainly
+def status() -> None:
+    """Show how the service is: the database, the log, and what waits for workers. Ends with 1 if anything needs a look."""
+    found = repositories()
+    now = found.database.now()
+    click.echo(f"chat-service {current_app.config['API_VERSION']}, {now:%Y-%m-%d %H:%M:%S} UTC")
+    rows = list(_rows(found, now))
+    for row in rows:
+        click.echo(f"{'!' if row.advice else ' '} {row.name:<11} {row.text}")
+        if row.advice:
+            click.echo(f"{'':<13} {row.advice}")
+    if any(row.advice for row in rows):
+        click.get_current_context().exit(1)
+
+
+def _rows(found: Repositories, now: datetime) -> Iterator[Row]:
+    yield _of_database(found)
+    yield _of_collections(found)
+    yield _of_oplog(found)
+    yield _of_log(found)
+    if found.ledger is not None:
+        yield _of_ledger(found)
+    yield Row("purges", "{} open, {:,} messages left".format(*found.purges.progress()))
+    yield from _of_backlog(found.health.backlog(), now)
+    overdue = sum(found.retention.overdue().values())
+    late = "Chats should have gone two days ago: is a worker running? Is max_per_day too low?"
+    yield Row("retention", f"{overdue:,} chats overdue", late if overdue else "")
+
+
+def _of_database(found: Repositories) -> Row:
+    server = found.health.server()
+    text = f"MongoDB {server.version}, primary {server.primary}"
+    if server.lag is None:
+        return Row("database", text)
+    text = f"{text}, {server.members} members, the majority {server.lag.total_seconds():.0f} s behind"
+    return Row(
+        "database", text, "Deletes wait for the majority: look at the secondaries." if server.lag > BEHIND else ""
+    )
+
+
+def _of_collections(found: Repositories) -> Row:
+    wrong = found.database.shortcomings()
+    return Row("collections", f"{len(wrong)} wrong" if wrong else "as they must be", " ".join(wrong))
+
+
+def _of_oplog(found: Repositories) -> Row:
+    window = found.database.oplog_window()
+    if window is None:
+        return Row("oplog", "cannot be read by this user")
+    return Row("oplog", f"reaches back {window.total_seconds() / 3600:,.1f} h")
+
+
+def _of_log(found: Repositories) -> Row:
+    log = found.sequencer.status()
+    behind = "never written" if log.behind is None else f"{log.behind.total_seconds():.1f} s behind"
+    rescan = ", looking through all receipts" if log.is_rescanning else ""
+    if log.process is None:
+        return Row("log", behind, "Nobody writes it: start `flask --app wsgi jobs run`.")
+    late = log.behind is not None and log.behind > BEHIND
+    advice = "Caches and webhooks hear late: see `When the log is behind` in docs/operations.md." if late else ""
+    return Row("log", f"{behind}, written by {log.process}{rescan}", advice)
+
+
+def _of_ledger(found: Repositories) -> Row:
+    assert found.ledger is not None  # noqa: S101 - asked by the caller
+    try:
+        behind = found.ledger.behind()
+    except LedgerError as error:
+        return Row("ledger", "cannot be used", str(error))
+    if behind:
+        advice = "A backup was restored. Stop the workers, and run `flask --app wsgi ledger replay`."
+        return Row("ledger", f"has what the database lacks, of {len(behind)} tenants", advice)
+    return Row("ledger", f"{found.ledger.file.count():,} entries, and the database has them too")
+
+
+def _of_backlog(waits: Backlog, now: datetime) -> Iterator[Row]:
+    late = "No worker takes them: is `flask --app wsgi jobs run` running?" if waits.overdue else ""
+    yield Row("expiry", f"{_number(waits.overdue)} chats are there five minutes after their time", late)
+    yield Row("erasures", f"{_number(waits.erasures)} under way")
+    yield Row("tenants", f"{_number(waits.tenants)} being deleted")
+    since = now - waits.oldest_delivery if waits.oldest_delivery else timedelta()
+    texts = [f"{_number(waits.deliveries)} deliveries due", f"the oldest for {since.total_seconds():.0f} s"]
+    advice = "No worker sends them: is one running with WEBHOOK_SECRET_KEY?" if since > BEHIND else ""
+    if waits.disabled_webhooks:
+        texts.append(f"{_number(waits.disabled_webhooks)} disabled by their receivers")
+    yield Row("webhooks", ", ".join(texts), advice)
+    yield Row("keys", f"{_number(waits.expiring_keys)} expire within 7 days")
+    yield Row("connections", f"{_number(waits.connections)} live")
+
+
+def _number(count: int) -> str:
+    return f"{count:,}" if count < MOST else f"{MOST:,} or more"
