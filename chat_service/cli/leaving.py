@@ -11,7 +11,7 @@ from chat_service.api.context import repositories
 from chat_service.api.proofs import signed
 from chat_service.api.tenant_exports import MemberCount, write_tenant
 from chat_service.cli.governing import BY_OPERATOR
-from chat_service.cli.plainly import known_tenant, told_plainly
+from chat_service.cli.plainly import counted, known_tenant, told_plainly
 from chat_service.errors import LegalHoldError, NotSignedError, ProofNotReadyError
 from chat_service.models import Kind, TenantDeletion
 
@@ -35,7 +35,7 @@ def export_tenant(tenant_id: str, file: Path) -> None:
 
 
 def _in_words(written: MemberCount) -> str:
-    return f"{written.chats:,} chats, {written.trashed:,} of the trash, {written.entries:,} entries of the log."
+    return f"{counted(written.chats, 'chat')}, {written.trashed:,} of the trash, {written.entries:,} of the log."
 
 
 @click.command("delete")
@@ -65,7 +65,7 @@ def delete_tenant(tenant_id: str, name: str) -> None:
 def _progress(deletion: TenantDeletion) -> str:
     if deletion.completed_at is not None:
         return f"Deleted {deletion.completed_at:%Y-%m-%d %H:%M} UTC."
-    return f"Being deleted: {deletion.chats:,} chats are left, and {deletion.purges:,} purges are open."
+    return f"Being deleted: {counted(deletion.chats, 'chat')} left, {counted(deletion.purges, 'purge')} open."
 
 
 @click.command("proof")

@@ -9,7 +9,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from chat_service.api.context import Repositories, repositories
-from chat_service.cli.plainly import told_plainly, unguarded
+from chat_service.cli.plainly import counted, told_plainly, unguarded
 from chat_service.proof.ledger_file import LedgerError
 from chat_service.repository.health import MOST, Backlog
 
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 @unguarded
 @told_plainly
 def status() -> None:
-    """Show how the service is: the database, the log, and what waits for workers. Ends with 1 if anything needs a look."""
+    """Show how the service is: database, log, and what waits for workers. Ends with 1 if anything needs a look."""
     found = repositories()
     now = found.database.now()
     click.echo(f"chat-service {current_app.config['API_VERSION']}, {now:%Y-%m-%d %H:%M:%S} UTC")
@@ -51,11 +51,12 @@ def _rows(found: Repositories, now: datetime) -> Iterator[Row]:
     yield _of_log(found)
     if found.ledger is not None:
         yield _of_ledger(found)
-    yield Row("purges", "{} open, {:,} messages left".format(*found.purges.progress()))
+    purges, messages = found.purges.progress()
+    yield Row("purges", f"{purges:,} open, {counted(messages, 'message')} left")
     yield from _of_backlog(found.health.backlog(), now)
     overdue = sum(found.retention.overdue().values())
     late = "Chats should have gone two days ago: is a worker running? Is max_per_day too low?"
-    yield Row("retention", f"{overdue:,} chats overdue", late if overdue else "")
+    yield Row("retention", f"{counted(overdue, 'chat')} overdue", late if overdue else "")
 
 
 def _of_database(found: Repositories) -> Row:
@@ -63,7 +64,8 @@ def _of_database(found: Repositories) -> Row:
     text = f"MongoDB {server.version}, primary {server.primary}"
     if server.lag is None:
         return Row("database", text)
-    text = f"{text}, {server.members} members, the majority {server.lag.total_seconds():.0f} s behind"
+    lag = f"{server.lag.total_seconds():.0f} s"
+    text = f"{text}, {counted(server.members, 'member')}, the majority {lag} behind"
     return Row(
         "database", text, "Deletes wait for the majority: look at the secondaries." if server.lag > BEHIND else ""
     )
@@ -100,24 +102,24 @@ def _of_ledger(found: Repositories) -> Row:
         return Row("ledger", "cannot be used", str(error))
     if behind:
         advice = "A backup was restored. Stop the workers, and run `flask --app wsgi ledger replay`."
-        return Row("ledger", f"has what the database lacks, of {len(behind)} tenants", advice)
+        return Row("ledger", f"has what the database lacks, of {counted(len(behind), 'tenant')}", advice)
     return Row("ledger", f"{found.ledger.file.count():,} entries, and the database has them too")
 
 
 def _of_backlog(waits: Backlog, now: datetime) -> Iterator[Row]:
     late = "No worker takes them: is `flask --app wsgi jobs run` running?" if waits.overdue else ""
-    yield Row("expiry", f"{_number(waits.overdue)} chats are there five minutes after their time", late)
-    yield Row("erasures", f"{_number(waits.erasures)} under way")
-    yield Row("tenants", f"{_number(waits.tenants)} being deleted")
+    yield Row("expiry", f"{_count(waits.overdue, 'chat')} still there five minutes after the end", late)
+    yield Row("erasures", f"{_count(waits.erasures, 'erasure')} under way")
+    yield Row("tenants", f"{_count(waits.tenants, 'tenant')} being deleted")
     since = now - waits.oldest_delivery if waits.oldest_delivery else timedelta()
-    texts = [f"{_number(waits.deliveries)} deliveries due", f"the oldest for {since.total_seconds():.0f} s"]
+    texts = [f"{_count(waits.deliveries, 'message')} due", f"the oldest for {since.total_seconds():.0f} s"]
     advice = "No worker sends them: is one running with WEBHOOK_SECRET_KEY?" if since > BEHIND else ""
     if waits.disabled_webhooks:
-        texts.append(f"{_number(waits.disabled_webhooks)} disabled by their receivers")
+        texts.append(f"{_count(waits.disabled_webhooks, 'webhook')} disabled by a receiver")
     yield Row("webhooks", ", ".join(texts), advice)
-    yield Row("keys", f"{_number(waits.expiring_keys)} expire within 7 days")
-    yield Row("connections", f"{_number(waits.connections)} live")
+    yield Row("keys", f"{_count(waits.expiring_keys, 'key')} to expire within 7 days")
+    yield Row("connections", f"{_count(waits.connections, 'connection')} live")
 
 
-def _number(count: int) -> str:
-    return f"{count:,}" if count < MOST else f"{MOST:,} or more"
+def _count(number: int, noun: str) -> str:
+    return counted(number, noun) if number < MOST else f"{counted(number, noun)} or more"

@@ -1,4 +1,4 @@
-"""What somebody on call wants to know of the whole service at once. Every question is bounded, and none changes anything."""
+"""What somebody on call wants to know of the whole service at once. Every question is bounded."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

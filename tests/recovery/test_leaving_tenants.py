@@ -91,7 +91,7 @@ def test_nothing_is_left_but_the_proof(app: Flask, leaving: Client, new_tenant, 
     tenant_id, other = leaving.access.tenant_id, Client(app, new_tenant())
     stays = other.new_chat("not theirs")
     assert "being deleted" not in run(app, "list").output
-    assert "Being deleted: 3 chats are left" in delete(app, leaving)
+    assert "Being deleted: 3 chats left" in delete(app, leaving)
     assert "(being deleted)" in run(app, "list").output
     Repositories.of(app.extensions).keys._callers.clear()  # as after their 5 s
     assert leaving.send("GET", CHATS).status_code == 401
@@ -141,11 +141,11 @@ def test_a_hold_wins(app: Flask, leaving: Client, database: Database) -> None:
     database.chats.update_many({"_id": {"$ne": chat_key(leaving.access.tenant_id, held)}}, rested_but_one)
     database.trash.update_many({}, {"$set": {"chat.holds": []}, "$unset": {"chat.hold_released_at": ""}})
     work(app, database)
-    assert "1 chats are left" in delete(app, leaving)
+    assert "1 chat left" in delete(app, leaving)
     assert [one["_id"]["chat_id"] for one in database.chats.find()] == [held]
     holds.release(leaving.access.tenant_id, second.id, "operator")
     work(app, database)
-    assert "1 chats are left" in delete(app, leaving), "not before it has rested"
+    assert "1 chat left" in delete(app, leaving), "not before it has rested"
     rested(database)
     work(app, database)
     assert "Deleted 20" in delete(app, leaving)
@@ -226,7 +226,7 @@ class TestExport:
         monkeypatch.setattr("chat_service.repository.exports.FIRST_BYTES", 1)
         monkeypatch.setattr("chat_service.repository.exports.GROWTH", 1)
         monkeypatch.setattr(Exports, "_later", delete_first)
-        assert "1 chats, 1 of the trash" in run(app, "export", leaving.access.tenant_id, str(tmp_path / "z.zip")).output
+        assert "1 chat, 1 of the trash" in run(app, "export", leaving.access.tenant_id, str(tmp_path / "z.zip")).output
         with zipfile.ZipFile(tmp_path / "z.zip") as archive:
             assert f"chats/{large}.ndjson" not in archive.namelist()
 
