@@ -200,13 +200,11 @@ class TestStatus:
         """Only a real server says what it is asked."""
         return database
 
-    def test_all_is_well(self, app: Flask, tenant_id: str, either_database: Database) -> None:
+    def test_all_is_well(self, app: Flask, either_database: Database) -> None:
         with numbering(either_database):
             shown = run(app, "status").stdout
         assert "!" not in shown
-        assert re.search(
-            r"database +MongoDB 6\.0\.\d, primary 127\.0\.0\.1:\d+, 1 members, the majority 0 s behind", shown
-        )
+        assert re.search(r"database +MongoDB 6\.0\.\d, primary 127\S+, 1 member, the majority 0 s behind", shown)
         assert re.search(r"oplog +reaches back \d+\.\d h", shown)
         assert re.search(r"log +\d\.\d s behind, written by \S+", shown)
 
@@ -222,12 +220,12 @@ class TestStatus:
         either_database.prepare()
         for row, text, advice in (
             ("log", "never written", "Nobody writes it"),
-            ("expiry", "1 chats are there", "No worker takes them"),
-            ("webhooks", r"1 deliveries due, the oldest for 3[56]\d s", "No worker sends them"),
+            ("expiry", "1 five minutes past", "No worker takes them"),
+            ("webhooks", r"1 due, the oldest for 3[56]\d s", "No worker sends them"),
             ("collections", "1 wrong", "The collection outbox is missing"),
         ):
             assert re.search(rf"^! {row} +{text}.*\n +{advice}", shown, re.MULTILINE), shown
-        assert re.search(r"^  keys +1 expire within 7 days", shown, re.MULTILINE)
+        assert re.search(r"^  keys +1 to expire within 7 days", shown, re.MULTILINE)
 
 
 def test_limits_of_a_tenant_are_set_taken_back_and_shown(app: Flask, tenant_id: str) -> None:

@@ -108,18 +108,18 @@ def _of_ledger(found: Repositories) -> Row:
 
 def _of_backlog(waits: Backlog, now: datetime) -> Iterator[Row]:
     late = "No worker takes them: is `flask --app wsgi jobs run` running?" if waits.overdue else ""
-    yield Row("expiry", f"{_count(waits.overdue, 'chat')} still there five minutes after the end", late)
-    yield Row("erasures", f"{_count(waits.erasures, 'erasure')} under way")
-    yield Row("tenants", f"{_count(waits.tenants, 'tenant')} being deleted")
+    yield Row("expiry", f"{_number(waits.overdue)} five minutes past their end", late)
+    yield Row("erasures", f"{_number(waits.erasures)} under way")
+    yield Row("tenants", f"{_number(waits.tenants)} being deleted")
     since = now - waits.oldest_delivery if waits.oldest_delivery else timedelta()
-    texts = [f"{_count(waits.deliveries, 'message')} due", f"the oldest for {since.total_seconds():.0f} s"]
+    texts = [f"{_number(waits.deliveries)} due", f"the oldest for {since.total_seconds():.0f} s"]
     advice = "No worker sends them: is one running with WEBHOOK_SECRET_KEY?" if since > BEHIND else ""
     if waits.disabled_webhooks:
-        texts.append(f"{_count(waits.disabled_webhooks, 'webhook')} disabled by a receiver")
+        texts.append(f"{_number(waits.disabled_webhooks)} disabled by a receiver")
     yield Row("webhooks", ", ".join(texts), advice)
-    yield Row("keys", f"{_count(waits.expiring_keys, 'key')} to expire within 7 days")
-    yield Row("connections", f"{_count(waits.connections, 'connection')} live")
+    yield Row("keys", f"{_number(waits.expiring_keys)} to expire within 7 days")
+    yield Row("connections", f"{_number(waits.connections)} live")
 
 
-def _count(number: int, noun: str) -> str:
-    return counted(number, noun) if number < MOST else f"{counted(number, noun)} or more"
+def _number(count: int) -> str:
+    return f"{count:,}" if count < MOST else f"{MOST:,} or more"
