@@ -15,6 +15,7 @@ from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.proof.notes import SigningKey
 from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
@@ -24,7 +25,7 @@ from chat_service.repository.messages import Messages
 from chat_service.repository.presence import ConnectionCaps, Presence
 from chat_service.repository.purges import INLINE_LIMIT
 from chat_service.repository.receipts import Receipts
-from chat_service.repository.sealing import Sealer
+from chat_service.repository.sealing import Sealer, new_key
 from chat_service.repository.shape import COLLECTIONS
 from chat_service.repository.tenants import Tenants
 from chat_service.settings import Settings
@@ -200,7 +201,8 @@ def bob(app: Flask, new_tenant: Callable[..., TenantAccess]) -> Client:
 def gunicorn(mongod: EmbeddedMongod, real_database: Database) -> Iterator[EmbeddedGunicorn]:
     """The real service, two workers, on the session's mongod."""
     del real_database  # its collections are in place
-    with EmbeddedGunicorn(mongod.uri, free_port(), MAX_BODY_BYTES=str(MAX_BODY_BYTES)) as running:
+    keys = {"SIGNING_KEY": SigningKey.new(), "WEBHOOK_SECRET_KEY": new_key()}
+    with EmbeddedGunicorn(mongod.uri, free_port(), MAX_BODY_BYTES=str(MAX_BODY_BYTES), **keys) as running:
         yield running
 
 

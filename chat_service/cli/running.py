@@ -71,7 +71,7 @@ def run_jobs(*, until_idle: bool) -> None:
         RemovingTenants(found.tenant_deletions),
     ]
     sequencing = Sequencing(repositories().sequencer)
-    start(OrphanReaper(repositories().orphans), stop)
+    started.append(start(OrphanReaper(repositories().orphans), stop))
     if found.webhooks.are_on:
         takers.append(Delivering(found.deliveries, message_json, private_networks=found.webhooks.private_networks))
     if found.ledger is not None:
@@ -80,7 +80,7 @@ def run_jobs(*, until_idle: bool) -> None:
         for job in takers:
             run(job, stop, until_done=True)
     else:
-        started = [start(job, stop) for job in (*takers, sequencing)]
+        started += [start(job, stop) for job in (*takers, sequencing)]
     purges = repositories().purges
 
     def tell(_: int) -> None:
@@ -90,6 +90,7 @@ def run_jobs(*, until_idle: bool) -> None:
     run(PurgeWorker(purges, stop), stop, until_done=until_idle, tell=tell)
     if until_idle:
         run(sequencing, stop, until_done=True)
+    stop.set()
     for thread in started:
         thread.join(END_SECONDS)
 

