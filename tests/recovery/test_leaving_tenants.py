@@ -1,6 +1,7 @@
 """A customer who leaves: everything exported, then everything deleted, with proof, and also after a restore."""
 
 import json
+import uuid
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,12 @@ from chat_service.proof.ledger_file import LedgerFile
 from chat_service.proof.notes import SigningKey, origin_of
 from chat_service.proof.verify import sentence, verify
 from chat_service.repository import tenant_deletions
+from chat_service.repository.chats import Chats
+from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from chat_service.repository.exports import Exports
-from chat_service.repository.keys import chat_key
+from chat_service.repository.keys import chat_key, message_key
 from tests.client import CHATS, Client
 from tests.numbering import number_all
 from tests.recovery.conftest import INLINE_LIMIT, KEY, Backup, keep_all, serve
@@ -144,9 +147,25 @@ def test_a_hold_wins(app: Flask, leaving: Client, database: Database) -> None:
     assert "1 chat left" in delete(app, leaving)
     assert [one["_id"]["chat_id"] for one in database.chats.find()] == [held]
     holds.release(leaving.access.tenant_id, second.id, "operator")
+    Chats(database).create(leaving.access.tenant_id, None, {})
     work(app, database)
-    assert "1 chat left" in delete(app, leaving), "not before it has rested"
+    assert [one["_id"]["chat_id"] for one in database.chats.find()] == [held], "not before it has rested"
     rested(database)
+    work(app, database)
+    assert "Deleted 20" in delete(app, leaving)
+
+
+def test_a_message_of_no_chat_keeps_it_until_somebody_has_looked(
+    app: Flask, leaving: Client, database: Database
+) -> None:
+    """That nothing is left is going to be signed."""
+    tenant_id = leaving.access.tenant_id
+    database.messages.insert_one({"_id": message_key(tenant_id, str(uuid.uuid4()), 1), "content": "lost"})
+    delete(app, leaving)
+    rested(database)
+    work(app, database)
+    assert "Being deleted: 0 chats left" in delete(app, leaving)
+    list(Checks(database).run(repair=True))
     work(app, database)
     assert "Deleted 20" in delete(app, leaving)
 
