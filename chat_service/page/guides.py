@@ -27,6 +27,8 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
+_SCROLLED = {"code_block", "table_open"}
+
 _NOT_OF_SLUGS = re.compile(r"[^\w\- ]")
 
 
@@ -53,6 +55,10 @@ def read(name: str) -> Page:
     for position, token in enumerate(tokens):
         if token.type == "heading_open":
             token.attrSet("id", slug(tokens[position + 1].content))
+        elif token.type in _SCROLLED:
+            token.attrSet("tabindex", "0")  # so that it can be scrolled by the keys
+        elif token.type == "th_open" and not tokens[position + 1].content:
+            token.tag = tokens[position + 2].tag = "td"  # the corner of a table heads nothing
         for part in token.children or ():
             _lead_on(part, name)
     return Page(title[1] if title else name, str(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})))
