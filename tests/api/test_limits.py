@@ -149,8 +149,8 @@ def test_two_processes_share_a_bucket(mongod: EmbeddedMongod, alice: Client) -> 
 def test_a_tenants_own_limit_reaches_a_running_service(app: Flask, alice: Client, bob: Client) -> None:
     """Set on the command line; each process knows when it looks the key up again, which it does within 5 s."""
     now = [1_000.0]
-    tenants = app.extensions["chat_service"].tenants
-    tenants._callers = TTLCache(10, CACHE_SECONDS, timer=lambda: now[0])
+    keys = app.extensions["chat_service"].keys
+    keys._callers = TTLCache(10, CACHE_SECONDS, timer=lambda: now[0])
 
     def set_limit(*options: str) -> None:
         run = app.test_cli_runner().invoke(args=["tenants", "limit", alice.access.tenant_id, *options])

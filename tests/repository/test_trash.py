@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from chat_service.api.exports import _ndjson
+from chat_service.api.exports import ndjson
 from chat_service.errors import ChatNotFoundError, ExportEndedError
 from chat_service.jobs.expiry import Expiry
 from chat_service.models import Caller, NewMessage, Role
@@ -128,7 +128,7 @@ def test_exports_before_and_after_differ_in_the_revision_only(database, deletion
 
     def export() -> bytes:
         with Exports(database).open(CALLER, chat_id) as (chat, batches):
-            return b"".join(_ndjson(chat, batches))
+            return b"".join(ndjson(chat, batches))
 
     *before, end_before = export().splitlines()
     deletions.move_to_trash(TENANT, chat_id, "key", DAY)
