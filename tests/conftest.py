@@ -38,11 +38,11 @@ from tests.numbering import numbering
 MAX_BODY_BYTES = 2**20
 
 
-LONG_ONES = ["soak", "faults", "live", "realtime", "jobs", "races", "page", "api"]
+LONG_ONES = ["soak", "faults", "deploy", "live", "realtime", "jobs", "races", "page", "api"]
 """Folders with long tests, to begin with: else some process would be busy with one when the others have finished."""
 
 
-HOW_TO_RUN_ALL = "`apt-get install chromium chromium-driver`, or Chrome and its chromedriver, and run them again"
+HOW_TO_RUN_ALL = "`apt-get install chromium chromium-driver nginx systemd`, or Chrome and its chromedriver, and again"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -54,7 +54,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Say in the last line what did not run."""
     if skipped := _skipped(config):
-        print(f"{skipped} tests did not run, because there is no browser: {HOW_TO_RUN_ALL}.")  # noqa: T201
+        print(f"{skipped} tests did not run, because a program that they need is not here: {HOW_TO_RUN_ALL}.")  # noqa: T201
 
 
 def _skipped(config: pytest.Config) -> int:

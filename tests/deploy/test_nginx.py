@@ -1,0 +1,319 @@
+"""A real nginx, with the very site that deploy/nginx has, between callers over TLS and the service."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import requests
+import websocket
+
+from chat_service.models import NewMessage, Role
+from chat_service.repository.messages import Messages
+from tests.client import CHATS, TenantAccess
+from tests.conftest import tenant_maker
+from tests.deploy.nginx import NGINX, Activated, Nginx
+from tests.failpoint import FailPoint
+from tests.wait import wait_until
+from tests.workers import children_of, workers_of
+
+BLOCK_SECONDS = 1.0
+COOKIE_BYTES = 15 * 2**10
+NGINX_BODY_BYTES = 2**20
+"""Of a body that nginx lets through by default."""
+
+ON_ITS_WAY_BYTES = 2 * 2**20
+"""Of an export, when its chat is deleted: what the buffers of two connections hold."""
+
+
+class Front(NamedTuple):
+    """The service as its callers reach it."""
+
+    nginx: Nginx
+    service: Activated
+    said: Path
+    access: TenantAccess
+
+    def send(self, method: str, path: str, **more: Any) -> requests.Response:
+        headers = {**self.access.headers, **more.pop("headers", {})}
+        url = f"{self.nginx.address}{path}"
+        return requests.request(method, url, headers=headers, verify=str(self.nginx.certificate), timeout=30, **more)
+
+    def new_chat(self) -> str:
+        chat_id: str = self.send("POST", CHATS, json={}).json()["id"]
+        return chat_id
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.nginx.certificate)
+
+
+@pytest.fixture(scope="module")
+def running(mongod, real_database, project: Path, tmp_path_factory) -> Iterator[tuple[Nginx, Activated, Path]]:
+    """nginx, the service behind it, and what that says."""
+    if NGINX is None:
+        pytest.skip("there is no nginx on this machine")
+    del real_database  # its collections are in place
+    folder = tmp_path_factory.mktemp("nginx")
+    said = folder / "said"
+    with (
+        said.open("wb") as output,
+        Activated(mongod.uri, output=output, WEB_CONCURRENCY="1") as service,
+        Nginx(project / "deploy/nginx/chat-service.conf", folder, service.port) as nginx,
+    ):
+        yield nginx, service, said
+    assert (folder / "chat-service.error.log").read_text() == ""
+
+
+@pytest.fixture
+def front(running, database) -> Front:
+    return Front(*running, tenant_maker(database)())
+
+
+def test_a_request_is_what_it_was(front: Front) -> None:
+    """What it was called, that it came over TLS, and not when a client says that it did."""
+    wrong = f"t={time.time() + 1_000:.3f}"
+    answer = front.send("GET", CHATS, headers={"X-Request-ID": "by-the-caller", "X-Request-Start": wrong})
+    assert answer.status_code == 200
+    assert answer.headers["X-Request-ID"] == "by-the-caller"
+    assert "Strict-Transport-Security" in answer.headers
+    assert "X-Request-Start" not in front.said.read_text(), "the service would say that a clock is wrong"
+
+
+def test_a_key_in_the_clear_is_refused(front: Front) -> None:
+    clear = f"http://127.0.0.1:{front.nginx.clear_port}"
+    assert requests.get(f"{clear}{CHATS}", headers=front.access.headers, timeout=30).status_code == 403
+    page = requests.get(f"{clear}/docs?a=b", headers={"Host": "localhost"}, timeout=30, allow_redirects=False)
+    assert (page.status_code, page.headers["Location"]) == (308, "https://localhost/docs?a=b")
+
+
+def test_metrics_are_not_for_everybody(front: Front) -> None:
+    assert front.send("GET", "/metrics").status_code == 404
+    assert front.send("GET", "/healthz").status_code == 200
+
+
+def test_connections_to_the_service_are_kept(front: Front) -> None:
+    """Many clients, each with a connection of its own, and one to the service for all."""
+    front.send("GET", CHATS)
+    before = _connections_to(front.service.port)
+    for _ in range(10):
+        assert front.send("GET", CHATS).status_code == 200
+    assert len(_connections_to(front.service.port) - before) <= 1
+
+
+def _connections_to(port: int) -> set[str]:
+    """Return who has, or has had lately, a connection to a local port."""
+    return {line[LOCAL] for line in _tcp() if line[REMOTE].endswith(f":{port:04X}")}
+
+
+LOCAL, REMOTE, QUEUES = 1, 2, 4
+
+
+def _tcp() -> list[list[str]]:
+    """Return the kernel's table of connections (proc_net_tcp)."""
+    return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+
+
+def test_websockets(front: Front) -> None:
+    """From a program with its key, and from a page of the same origin with a ticket."""
+    url = f"wss://127.0.0.1:{front.nginx.port}{CHATS}/{front.new_chat()}"
+    options = {"sslopt": {"ca_certs": str(front.nginx.certificate)}, "timeout": 15}
+    ticket = front.send("POST", f"{url.partition(str(front.nginx.port))[2]}/tickets").json()["ticket"]
+    with (
+        closing(websocket.create_connection(f"{url}/ws", header=front.access.headers, **options)) as program,
+        closing(
+            websocket.create_connection(f"{url}/ws?ticket={ticket}", origin=front.nginx.address, **options)
+        ) as page,
+    ):
+        for sender in (program, page):
+            sender.send(json.dumps({"type": "message.create", "content": "Hello"}))
+            for receiver in (program, page):
+                assert json.loads(receiver.recv())["message"]["content"] == "Hello"
+
+
+@pytest.mark.usefixtures("sequencer")
+def test_events_come_as_they_happen(front: Front) -> None:
+    """With the command of the docs, over HTTP/2, while nothing follows that would fill a buffer."""
+    chat_id = front.new_chat()
+    headers = ["-H", f"X-API-Key: {front.access.key}", "-H", "Accept: text/event-stream"]
+    ca = ["--cacert", str(front.nginx.certificate)]
+    url = f"{front.nginx.address}/api/v1/log"
+    command = ["curl", "-sS", "-N", "-m", "60", "--http2", *ca, *headers, url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
+        assert curl.stdout is not None
+        assert curl.stdout.readline() == "retry: 2000\n"
+        assert front.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
+        lines = [next(line for line in curl.stdout if line.startswith("event:")) for _ in range(2)]
+        curl.send_signal(signal.SIGTERM)
+    assert lines == ["event: chat.deleted\n", "event: chat.purged\n"]
+
+
+@contextmanager
+def export(front: Front, chat_id: str) -> Iterator[http.client.HTTPResponse]:
+    """Ask for an export and read its first byte only; a small receive buffer keeps the rest with the others."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", front.nginx.port))
+    with closing(http.client.HTTPSConnection("127.0.0.1", timeout=30)) as connection:
+        connection.sock = front.tls.wrap_socket(raw, server_hostname="127.0.0.1")
+        connection.request("GET", f"{CHATS}/{chat_id}/export?format=ndjson", headers=front.access.headers)
+        with connection.getresponse() as answer:
+            assert (answer.status, answer.read(1)) == (200, b"{")
+            yield answer
+
+
+class _Stall:
+    """Whether the service has something to send that nobody takes: as much as when it was looked at before."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._before = 0
+
+    def __call__(self) -> bool:
+        own = [line for line in _tcp() if line[LOCAL].endswith(f":{self._port:04X}")]
+        before, self._before = self._before, sum(int(line[QUEUES].partition(":")[0], 16) for line in own)
+        return 0 < before == self._before
+
+
+def test_an_export_is_not_kept_on_its_way(front: Front, database) -> None:
+    """It ends when its chat is deleted, which a buffer in between would not know."""
+    chat_id = front.new_chat()
+    for _ in range(12):
+        batch = [NewMessage(Role.USER, "x" * 1_000, None, {})] * 1_000
+        Messages(database).append(front.access.tenant_id, chat_id, batch)
+    with export(front, chat_id) as stream:
+        wait_until(_Stall(front.service.port), every=0.2)
+        assert front.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
+        with pytest.raises(http.client.IncompleteRead) as cut:
+            stream.read()
+    assert len(cut.value.partial) < ON_ITS_WAY_BYTES
+
+
+def test_the_service_says_what_is_too_large(front: Front) -> None:
+    """And nginx nothing: what it would refuse by default is taken, and the refusal has the service's shape."""
+    batch = {"messages": [{"content": "x" * 2_000}] * 800}
+    assert len(json.dumps(batch)) > NGINX_BODY_BYTES
+    assert front.send("POST", f"{CHATS}/{front.new_chat()}/messages", json=batch).status_code == 201
+    answer = front.send("POST", CHATS, data=b" " * 5 * 2**20)
+    assert (answer.status_code, answer.json()["code"]) == (413, "content_too_large")
+    cookie = {"Cookie": "c=" + "x" * COOKIE_BYTES}
+    assert front.send("GET", CHATS, headers=cookie).status_code == 200
+
+
+def test_a_body_without_a_good_key_is_not_waited_for(front: Front) -> None:
+    """It is not taken in first."""
+    head = f"POST {CHATS} HTTP/1.1\r\nHost: x\r\nX-API-Key: none\r\nContent-Length: {NGINX_BODY_BYTES}\r\n\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", front.nginx.port), 30) as raw,
+        front.tls.wrap_socket(raw, server_hostname="127.0.0.1") as connection,
+    ):
+        connection.sendall(head.encode() + b"{")
+        assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_delete_is_not_sent_once_more(front: Front, failpoint: FailPoint) -> None:
+    """When its answer is lost: its caller would be told that there is no such chat."""
+    chat_id = front.new_chat()
+    has_begun = failpoint.block("commitTransaction", seconds=BLOCK_SECONDS, times=1)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(front.send, "DELETE", f"{CHATS}/{chat_id}")
+        has_begun()
+        (worker,) = workers_of(front.service)
+        os.kill(worker, signal.SIGKILL)
+        assert answer.result().status_code == 502
+    wait_until(lambda: front.send("GET", f"{CHATS}/{chat_id}").status_code in {200, 404})
+
+
+def test_its_log_has_no_queries(front: Front) -> None:
+    """They hold tickets and names; nor does it have keys."""
+    chat_id = front.new_chat()
+    assert front.send("GET", f"{CHATS}/{chat_id}/messages?ticket=told-once").status_code == 422
+    log = front.nginx.folder / "chat-service.log"
+    wait_until(lambda: f"GET {CHATS}/{chat_id}/messages 422" in log.read_text())
+    for file in front.nginx.folder.glob("*.log"):
+        assert "told-once" not in file.read_text()
+        assert front.access.key not in file.read_text()
+
+
+class Load:
+    """Callers that go on calling, until they are told to end."""
+
+    def __init__(self, front: Front, *keeps: bool) -> None:
+        """Call from one thread for each of `keeps`: on one connection, or on one for each request."""
+        self._front = front
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor()
+        self._statuses: list[int] = []
+        self._callers = [self._pool.submit(self._call, keeps=keep) for keep in keeps]
+
+    def _call(self, *, keeps: bool) -> None:
+        port, tls = self._front.nginx.port, self._front.tls
+        while not self._stop.is_set():
+            with closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=tls)) as connection:
+                while not self._stop.wait(0.005):
+                    connection.request("POST", CHATS, "{}", self._front.access.headers)
+                    answer = connection.getresponse()
+                    answer.read()
+                    self._statuses.append(answer.status)
+                    if not keeps:
+                        break
+
+    def wait_for_more(self) -> None:
+        expected = len(self._statuses) + 30
+        wait_until(lambda: len(self._statuses) > expected or any(caller.done() for caller in self._callers))
+
+    def end(self) -> set[int]:
+        """Return which statuses there were; raise what a caller met that is no answer."""
+        self._stop.set()
+        with self._pool:
+            for caller in self._callers:
+                caller.result()
+        return set(self._statuses)
+
+
+def _reload_nginx(front: Front) -> None:
+    before = children_of(front.nginx.process.pid)
+    front.nginx.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: before.isdisjoint(children_of(front.nginx.process.pid)))
+
+
+def _reload_service(front: Front) -> None:
+    before = workers_of(front.service)
+    assert front.service.process is not None
+    front.service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: before.isdisjoint(workers_of(front.service)))
+
+
+def _restart_service(front: Front) -> None:
+    """As `systemctl restart` does, with the socket that systemd keeps."""
+    front.service.stop()
+    front.service.start()
+
+
+@pytest.mark.parametrize(
+    ("change", "keeps"),
+    [
+        # It hangs up on clients that are idle, and a request may just be on its way to it: that is theirs to repeat.
+        (_reload_nginx, [False, False, False]),
+        (_reload_service, [True, True, False]),
+        (_restart_service, [True, True, False]),
+    ],
+)
+def test_no_request_is_lost(front: Front, change: Callable[[Front], None], keeps: list[bool]) -> None:
+    """While nginx or the service is replaced; what comes in a restart waits for it."""
+    load = Load(front, *keeps)
+    load.wait_for_more()
+    change(front)
+    load.wait_for_more()
+    assert load.end() == {201}
