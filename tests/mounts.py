@@ -22,6 +22,7 @@ class InOwnMounts(EmbeddedGunicorn):
         serve = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"]
         self.process = subprocess.Popen(
             [*IN_ITS_OWN, f'{self._mount} && exec "$0" "$@"', *serve],
+            cwd=self._folder,
             env={**os.environ, **self._environment},
             stderr=self._output,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
