@@ -39,6 +39,7 @@ errorlog = "-"
 loglevel = "warning"
 
 on_starting = partial(hooks.on_starting, from_env)
+when_ready = partial(hooks.when_ready, from_env)
 on_reload = hooks.on_reload
 pre_fork = hooks.pre_fork
 post_fork = partial(hooks.post_fork, from_env)

@@ -10,7 +10,7 @@ from chat_service.api.auth import API_PREFIX
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 ALLOWED_HEADERS = [
     *("X-API-Key", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID"),
-    "X-Request-ID",
+    *("X-Request-ID", "traceparent", "tracestate"),
 ]
 EXPOSED_HEADERS = [
     *("ETag", "Location", "X-Request-ID", "Retry-After", "Content-Disposition"),

@@ -7,8 +7,10 @@ import threading
 from typing import BinaryIO
 
 import click
+from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
+from chat_service import __version__
 from chat_service.api.context import repositories
 from chat_service.api.imports import take_in
 from chat_service.api.log import message_json
@@ -26,6 +28,7 @@ from chat_service.jobs.retaining import Retaining
 from chat_service.jobs.runner import Job, run, start
 from chat_service.jobs.sequencing import Sequencing
 from chat_service.repository.migration import migrate
+from chat_service.telemetry import logs
 
 END_SECONDS = 3.0
 """For the jobs of a process to let go of what they hold; what they do not, ends by itself."""
@@ -63,6 +66,7 @@ def run_jobs(*, until_idle: bool) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     found = repositories()
+    logs.write_start("worker", __version__, current_app.config["COMMIT"])
     takers: list[Job] = [
         Lifting(found.holds),
         Expiry(found.expired),

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from gunicorn.arbiter import Arbiter
 
+from chat_service import __version__
 from chat_service.errors import (
     ChatServiceError,
     DatabaseUnavailableError,
@@ -37,6 +38,7 @@ from chat_service.repository.orphans import Orphans
 from chat_service.server import shared_files
 from chat_service.server.balance import counts
 from chat_service.settings import ConfigError, Settings
+from chat_service.telemetry import logs
 
 GIVE_UP_SECONDS = 90.0
 """After this the server has given up by itself what the dead held."""
@@ -170,6 +172,12 @@ def _end_at_once_in_a_new_worker() -> None:
         after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS),
         after_in_child=in_child,
     )
+
+
+def when_ready(read_settings: ReadSettings, server: Any) -> None:
+    """Say where the service listens, and which code it runs."""
+    listeners = ", ".join(str(listener) for listener in server.LISTENERS)
+    logs.write_start("web", __version__, read_settings().commit, address=listeners, workers=server.cfg.workers)
 
 
 def on_reload(_server: Any) -> None:

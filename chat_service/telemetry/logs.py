@@ -19,6 +19,7 @@ SERVER_ERROR = 500
 UNAVAILABLE = 503
 
 _log = logging.getLogger("chat_service.requests")
+_processes = logging.getLogger("chat_service.processes")
 
 
 def configure(log_format: str) -> None:
@@ -34,6 +35,7 @@ def write(answered: Answered) -> None:
     """Write the line of one request."""
     line: dict[str, Any] = {
         "request_id": answered.request_id,
+        **({"trace_id": answered.trace_id} if answered.trace_id else {}),
         "tenant_id": answered.tenant_id,
         "key_id": answered.key_id,
         "method": answered.method,
@@ -52,6 +54,11 @@ def write_connection(caller: Caller | None, seconds: float, code: int, reason: s
     who = {} if caller is None else {"tenant_id": caller.tenant_id, "key_id": caller.key_id}
     line = {**who, "duration_ms": round(seconds * 1000, 2), "close_code": code, "reason": reason}
     _log.info({**line, "event": "connection"})
+
+
+def write_start(process: str, version: str, commit: str | None, **more: Any) -> None:
+    """Write the line of a process that begins its work: which one of the Procfile it is, and which code it runs."""
+    _processes.info({"process": process, **more, "version": version, "commit": commit, "event": "started"})
 
 
 def _level(answered: Answered) -> int:

@@ -1,8 +1,8 @@
 """What is known of a request once it is answered: one `Answered` each, for the log and the metrics.
 
-It holds nothing of what the client sent but the request id and the method, and both only in a form we know: no key,
-ticket, header, path, query or body. Of an exception it holds the class and the place, never the text, which can quote
-any of these.
+It holds nothing of what the client sent but the ids of request and trace and the method, and these only in a form we
+know: no key, ticket, header, path, query or body. Of an exception it holds the class and the place, never the text,
+which can quote any of these.
 """
 
 import time
@@ -16,6 +16,7 @@ from flask import Flask, Response, g, request
 
 from chat_service.repository.monitor import Tally, begin_tally
 from chat_service.telemetry.request_ids import request_id
+from chat_service.telemetry.trace_context import trace_id
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER_METHOD = "OTHER"
@@ -32,6 +33,7 @@ class Answered:
 
     request_id: str
     status: int
+    trace_id: str | None = None
     method: str = OTHER_METHOD
     route: str = NO_ROUTE
     tenant_id: str | None = None
@@ -46,6 +48,16 @@ class Answered:
 
 
 Observer = Callable[[Answered], None]
+
+
+def method() -> str:
+    """Return the method of the current request, in a form we know."""
+    return request.method if request.method in METHODS else OTHER_METHOD
+
+
+def route() -> str:
+    """Return the route of the current request, in a form we know."""
+    return request.url_rule.rule if request.url_rule else NO_ROUTE
 
 
 def place(error: BaseException) -> str:
@@ -87,8 +99,9 @@ def _facts(answer: Response) -> dict[str, Any]:
     caller = g.get("caller")
     return {
         "request_id": request_id(),
-        "method": request.method if request.method in METHODS else OTHER_METHOD,
-        "route": request.url_rule.rule if request.url_rule else NO_ROUTE,
+        "trace_id": trace_id(),
+        "method": method(),
+        "route": route(),
         "tenant_id": caller and caller.tenant_id,
         "key_id": caller and caller.key_id,
         "status": answer.status_code,

@@ -10,7 +10,7 @@ from tests.client import CHATS, Client, TenantAccess
 from tests.mock_database import MockDatabase
 
 GOOD = "https://good.example"
-PREFLIGHT = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "x-api-key"}
+PREFLIGHT = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "traceparent, x-api-key"}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_browser_deletes_from_an_origin_that_is_let_in(alice: Client, app: Fla
     assert preflight.status_code == 204
     assert preflight.headers["Access-Control-Allow-Origin"] == GOOD
     assert "DELETE" in preflight.headers["Access-Control-Allow-Methods"]
-    assert "x-api-key" in preflight.headers["Access-Control-Allow-Headers"].lower()
+    assert {"x-api-key", "traceparent"} <= set(preflight.headers["Access-Control-Allow-Headers"].lower().split(", "))
     answer = alice.send("DELETE", path, headers={"Origin": GOOD})
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, GOOD)
     exposed = answer.headers["Access-Control-Expose-Headers"]

@@ -23,6 +23,7 @@ from chat_service.repository.retention import RetentionPolicies
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
 from tests.numbering import numbering
+from tests.telemetry.test_trace_context import TRACE, VALID
 from tests.wait import wait_until
 from tests.workers import workers_of
 
@@ -69,9 +70,9 @@ def send(service: EmbeddedGunicorn, access: TenantAccess, method: str, path: str
 
 
 def test_one_line_for_each_request(service, access, output) -> None:
-    """With who, what, how it went and what it cost; the route, not the path."""
+    """With who, what, how it went, what it cost, and its caller's trace; the route, not the path."""
     chat_id = send(service, access, "POST", CHATS, json={}).json()["id"]
-    answer = send(service, access, "DELETE", f"{CHATS}/{chat_id}")
+    answer = send(service, access, "DELETE", f"{CHATS}/{chat_id}", headers={"traceparent": VALID})
     (line,) = lines_of(output, answer.headers["X-Request-ID"])
     assert 0 < line.pop("duration_ms") < 30_000
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("timestamp"))
@@ -85,6 +86,7 @@ def test_one_line_for_each_request(service, access, output) -> None:
         "logger": "chat_service.requests",
         "event": "request",
         "request_id": answer.headers["X-Request-ID"],
+        "trace_id": TRACE,
         "tenant_id": access.tenant_id,
         "key_id": access.key_id,
         "method": "DELETE",
