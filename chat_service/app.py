@@ -121,14 +121,34 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     return app
 
 
-def _questions(repositories: Repositories) -> dict[str, metrics.Question]:
+def _questions(repositories: Repositories) -> list[metrics.Question]:
     """Return what is asked of the database for /metrics."""
 
-    def log_behind(seconds: float) -> float | None:
-        behind = repositories.sequencer.status(seconds).behind
-        return None if behind is None else behind.total_seconds()
+    def log(seconds: float) -> dict[str, float]:
+        status = repositories.sequencer.status(seconds)
+        behind = {} if status.behind is None else {"chat_service_log_behind_seconds": status.behind.total_seconds()}
+        return {"chat_service_log_writers": float(status.process is not None), **behind}
 
-    return {metrics.LOG_BEHIND: log_behind, metrics.RETENTION_OVERDUE: repositories.retention.overdue_in_all}
+    def purges(seconds: float) -> dict[str, float]:
+        progress = repositories.purges.progress(seconds)
+        return {
+            "chat_service_purges_open": progress.open,
+            "chat_service_purge_messages_left": progress.messages,
+            "chat_service_purge_waiting_seconds": progress.waiting.total_seconds(),
+        }
+
+    def webhooks(seconds: float) -> dict[str, float]:
+        telling = repositories.health.webhooks(seconds)
+        return {
+            "chat_service_webhooks_enabled": telling.enabled,
+            "chat_service_webhooks_failing": telling.failing,
+            "chat_service_webhook_late_seconds": telling.late.total_seconds(),
+        }
+
+    def retention(seconds: float) -> dict[str, float]:
+        return {"chat_service_retention_overdue_chats": repositories.retention.overdue_in_all(seconds)}
+
+    return [log, purges, webhooks, retention]
 
 
 def _flask(config: Settings) -> Flask:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_SEQ = 2**63 - 1
 """The largest `seq` a BSON int64 holds: no message has it."""
@@ -569,6 +569,15 @@ class Attempt:
     type: str
     entry: LogEntry | None
     """None of a test."""
+
+
+class PurgeProgress(NamedTuple):
+    """What is left to purge."""
+
+    open: int
+    messages: int
+    waiting: timedelta
+    """How long ago a worker has touched the purge that has waited longest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,8 @@ def _rows(found: Repositories, now: datetime) -> Iterator[Row]:
     yield _of_log(found)
     if found.ledger is not None:
         yield _of_ledger(found)
-    purges, messages = found.purges.progress()
-    yield Row("purges", f"{purges:,} open, {counted(messages, 'message')} left")
+    purges = found.purges.progress()
+    yield Row("purges", f"{purges.open:,} open, {counted(purges.messages, 'message')} left")
     yield from _of_backlog(found.health.backlog(), now)
     overdue = sum(found.retention.overdue().values())
     late = "Chats should have gone two days ago: is a worker running? Is max_per_day too low?"

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from pymongo import ASCENDING
+
 from chat_service.models import DeliveryState
 from chat_service.repository.database import Database
 from chat_service.repository.expired import PLACES
@@ -11,6 +13,9 @@ from chat_service.repository.protection import rested
 
 MOST = 1_000
 """Up to which things are counted that should be few."""
+
+MOST_DELIVERIES = 10_000
+"""That a scrape looks at."""
 
 LATE = timedelta(minutes=5)
 """How long after its time a chat may still be there: the expiry comes by every few seconds."""
@@ -52,6 +57,17 @@ class Backlog:
     connections: int
 
 
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """How webhooks are told."""
+
+    enabled: int
+    failing: int
+    """Of these, how many have a delivery that was tried and not taken yet."""
+    late: timedelta
+    """How long ago the delivery was due that has waited longest for a worker."""
+
+
 class Health:
     """Looks at everything."""
 
@@ -87,6 +103,24 @@ class Health:
             expiring_keys=self._count("api_keys", {"revoked_at": None, "expires_at": {"$gt": now, "$lte": now + SOON}}),
             connections=self._count("presence", {"expires_at": {"$gt": now}}),
         )
+
+    def webhooks(self, seconds: float) -> Telling:
+        """Return how webhooks are told, by `MOST_DELIVERIES`, those that are due first. Two commands.
+
+        Raises:
+            DatabaseUnavailableError: the database does not say it within so many seconds.
+        """
+        now = self._database.now()
+        of_each = {"_id": "$_id.webhook_id", "due_at": {"$min": "$due_at"}, "reason": {"$max": "$reason"}}
+        pending = {"$match": {"state": DeliveryState.PENDING.value}}
+        steps = [pending, {"$sort": {"due_at": ASCENDING}}, {"$limit": MOST_DELIVERIES}, {"$group": of_each}]
+        with self._database.operation(seconds=seconds):
+            found = self._database.webhooks.find({"enabled": True}, {"_id": True})
+            enabled = {webhook["_id"]["webhook_id"] for webhook in found}
+            waiting = [one for one in self._database.deliveries.aggregate(steps) if one["_id"] in enabled]
+        failing = sum(one["reason"] is not None for one in waiting)
+        since = min((one["due_at"] for one in waiting), default=now)
+        return Telling(len(enabled), failing, max(now - since, timedelta()))
 
     def _count(self, collection: str, condition: Document) -> int:
         with self._database.operation():

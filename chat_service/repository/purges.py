@@ -17,7 +17,7 @@ from typing import Any
 from pymongo import ASCENDING, ReturnDocument
 
 from chat_service.errors import ClaimLostError
-from chat_service.models import Deletion, Purge
+from chat_service.models import Deletion, Purge, PurgeProgress
 from chat_service.repository.database import Database
 from chat_service.repository.keys import chat_key, message_key, message_range, own_messages
 from chat_service.repository.lists import next_in_turn
@@ -28,6 +28,9 @@ from chat_service.repository.unit_of_work import UnitOfWork
 
 INLINE_LIMIT = 1_000
 """Messages up to which no purge is needed: one transaction removes them in about 10 ms, and could 100 times as many."""
+
+COUNTED = 10_000
+"""Purges that are looked at for a metric: a scrape must not take longer the more there are."""
 
 LEASE = timedelta(seconds=30)
 """How long a purge waits for a worker that nobody knows to be dead (`orphans.py`). A batch takes milliseconds."""
@@ -199,15 +202,19 @@ class Purges:
         """Return how many operations the server has done on the chats, ever: no purge does any, every request does."""
         return chat_operations(self._database)
 
-    def progress(self) -> tuple[int, int]:
-        """Return how many purges are open, and how many messages they have left to remove."""
-        left = {"$subtract": ["$messages", "$purged"]}
-        with self._database.operation():
-            found = self._database.purges.aggregate(
-                [{"$group": {"_id": None, "open": {"$sum": 1}, "messages": {"$sum": left}}}]
-            )
-            total = next(iter(found), {"open": 0, "messages": 0})
-        return total["open"], max(total["messages"], 0)
+    def progress(self, seconds: float | None = None) -> PurgeProgress:
+        """Return what is left to purge; with `seconds` of up to `COUNTED` purges, if the database says so in that time.
+
+        Raises:
+            DatabaseUnavailableError: it does not.
+        """
+        now = self._database.now()
+        sums = {"open": {"$sum": 1}, "messages": {"$sum": {"$subtract": ["$messages", "$purged"]}}}
+        group = {"$group": {"_id": None, **sums, "since": {"$min": "$lease_until"}}}
+        with self._database.operation(seconds=seconds):
+            found = self._database.purges.aggregate([group] if seconds is None else [{"$limit": COUNTED}, group])
+            total: dict[str, Any] = next(iter(found), {"open": 0, "messages": 0, "since": now})
+        return PurgeProgress(total["open"], max(total["messages"], 0), max(now - (total["since"] or now), timedelta()))
 
 
 class MiscountedError(Exception):

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import NamedTuple
 
+from chat_service.telemetry import metrics
+
 TURN_SECONDS = 8.0
 """For a thread to become free. Whoever waits for longer gets a better answer by trying again."""
 
@@ -136,12 +138,15 @@ class Admission:
         turn: asyncio.Future[Place | None] = asyncio.get_running_loop().create_future()
         self._waiting[weight].setdefault(tenant, deque()).append(_Waiter(turn, now, deadline))
         self._review_soon()
+        metrics.count_waiting(came=True)
         try:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and (place := turn.result()) is not None:
                 place.leave()
             raise
+        finally:
+            metrics.count_waiting(came=False)
 
     def release(self, tenant: Tenant, weight: Weight) -> None:
         """Take a thread back, and give it to whose turn it is."""

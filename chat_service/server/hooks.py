@@ -91,6 +91,8 @@ class Succession:
         self._dead: list[Dead] = []
         self._failures = 0
         self._last_failure = 0
+        self._uncounted = 0
+        """Who has died since the last fork: the next worker counts them, for the master has no metrics."""
 
     def prepare(self, worker: Any) -> None:
         """Give a worker that is about to be forked what it has to know."""
@@ -99,12 +101,14 @@ class Succession:
         worker.phase = mmap.mmap(-1, 1)
         worker.predecessors = list(self._dead)
         worker.pause = pause_after(self._failures)
+        worker.deaths, self._uncounted = self._uncounted, 0
         self._living.append(worker)
 
     def note_end(self, worker: Any) -> None:
         """Take note that a worker has ended, however it did."""
         self._look_for_success()
         self._living.remove(worker)
+        self._uncounted += worker.phase[0] != Phase.ENDED
         if worker.phase[0] == Phase.STARTING:
             self._failures += 1
             self._last_failure = worker.age
@@ -196,6 +200,9 @@ def post_fork(read_settings: ReadSettings, server: Any, worker: Any) -> None:
     processes.set_number(worker.age)
     if not shared_files.count_as(_number(worker)):
         server.log.warning("There is no room for the metrics of a worker: it serves, and /metrics tells too little.")
+    from chat_service.telemetry import metrics  # noqa: PLC0415 - after it is known where numbers are kept
+
+    metrics.count_deaths(worker.deaths)
     if worker.predecessors:
         work = (worker.predecessors, read_settings().mongodb_uri, server.log)
         threading.Thread(target=release, args=work, name="release-dead-workers", daemon=True).start()

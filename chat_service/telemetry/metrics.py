@@ -5,7 +5,8 @@ share: gunicorn.conf.py sets PROMETHEUS_MULTIPROC_DIR before that. Every label h
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from flask import Blueprint, Flask, Response, current_app
@@ -66,21 +67,38 @@ _info = Gauge(
     multiprocess_mode="livemax",
 )
 
-LOG_BEHIND, RETENTION_OVERDUE = "chat_service_log_behind_seconds", "chat_service_retention_overdue_chats"
+_waiting = Gauge(
+    "chat_service_requests_waiting",
+    "Requests that wait for a thread now.",
+    registry=_registry,
+    multiprocess_mode="livesum",
+)
+_deaths = Counter(
+    "chat_service_workers_died",
+    "Web workers that ended without being told to. Those of the same service that came after them have counted them.",
+    registry=_registry,
+)
 
 DATABASE_GAUGES = {
-    LOG_BEHIND: "How long ago everything was committed that the log has. All processes say the same.",
-    RETENTION_OVERDUE: "Chats that retention should have taken two days ago, up to 1,000 a tenant. All say the same.",
+    "chat_service_log_writers": "1 while a worker writes the log, else 0.",
+    "chat_service_log_behind_seconds": "How long ago everything was committed that the log has.",
+    "chat_service_purges_open": "Purges that are not complete, up to 10,000.",
+    "chat_service_purge_messages_left": "Messages that these have left to remove.",
+    "chat_service_purge_waiting_seconds": "For how long no worker has touched the purge that has waited longest.",
+    "chat_service_webhooks_enabled": "Webhooks that are told of the log.",
+    "chat_service_webhooks_failing": "Of these, the ones with a delivery that was tried and not taken yet.",
+    "chat_service_webhook_late_seconds": "How long ago the delivery was due that has waited longest for a worker.",
+    "chat_service_retention_overdue_chats": "Chats that should have been taken two days ago, up to 1,000 a tenant.",
 }
+"""What all processes say alike; a query takes the max of it."""
 
-Question = Callable[[float], float | None]
-"""Asks the database for a value, within so many seconds; None if there is none."""
-"""Returns how far the log is; within so many seconds, or it raises."""
+Question = Callable[[float], Mapping[str, float]]
+"""Asks the database for some of these, within so many seconds; what there is no value of is left out."""
 
 _ASKED = "chat_service.asked_of_the_database"
 
 ASK_SECONDS = 1.0
-"""For that: who scrapes has other numbers to take home."""
+"""For all of these: who scrapes has other numbers to take home."""
 
 DELETE_ROUTE = ("DELETE", "/api/v1/chats/<chat_id>")
 
@@ -99,7 +117,7 @@ for _outcome in OUTCOMES.values():
     _deletes.labels(_outcome)
 
 
-def install(app: Flask, version: str, commit: str | None, asked: Mapping[str, Question]) -> None:
+def install(app: Flask, version: str, commit: str | None, asked: Sequence[Question]) -> None:
     """Serve `/metrics`, without a key; `asked` gives the values of `DATABASE_GAUGES` each time."""
     _info.labels(version, commit or "").set(1)
     app.extensions[_ASKED] = asked
@@ -127,6 +145,16 @@ def count_connection(*, opened: bool) -> None:
 def count_listener(*, came: bool) -> None:
     """Count a live stream of the log that was opened, or that has ended."""
     _listeners.inc() if came else _listeners.dec()
+
+
+def count_waiting(*, came: bool) -> None:
+    """Count a request that waits for a thread, or that does so no longer."""
+    _waiting.inc() if came else _waiting.dec()
+
+
+def count_deaths(number: int) -> None:
+    """Count workers that ended without being told to."""
+    _deaths.inc(number)
 
 
 def count_unlimited() -> None:
@@ -164,13 +192,13 @@ def metrics() -> Response:
 class _DatabaseCollector(Collector):
     """What the database knows when it is asked, and all processes say alike; nothing if it does not answer in time."""
 
-    def __init__(self, asked: Mapping[str, Question]) -> None:
+    def __init__(self, asked: Sequence[Question]) -> None:
         self._asked = asked
 
     def collect(self) -> Iterator[Metric]:
         """Give the gauges."""
-        for name, ask in self._asked.items():
+        end = time.monotonic() + ASK_SECONDS
+        for ask in self._asked:
             with suppress(ChatServiceError):
-                value = ask(ASK_SECONDS)
-                if value is not None:
+                for name, value in ask(end - time.monotonic()).items():
                     yield GaugeMetricFamily(name, DATABASE_GAUGES[name], value)

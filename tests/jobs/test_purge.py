@@ -107,7 +107,19 @@ def test_a_receipt_shows_the_progress(deletions, purges, new_chat, receipts) -> 
     running = receipts.get(TENANT, chat_id)
     assert (running.purged, running.completed_at) == (1_000, None)
     assert running.estimated_at > running.deleted_at
-    assert purges.progress() == (1, MANY - 1_000)
+    assert purges.progress()[:2] == (1, MANY - 1_000)
+
+
+def test_how_long_a_purge_has_waited(database, deletions, purges, new_chat) -> None:
+    """Since a worker has last touched it, which may do so for a while; a metric asks for no more than it can count."""
+    assert purges.progress(1) == (0, 0, timedelta())
+    deletions.delete(TENANT, new_chat(), "key")
+    database.purges.update_one({}, {"$set": {"lease_until": database.now() - timedelta(hours=1)}})
+    number, messages, waiting = purges.progress(1)
+    assert (number, messages) == (1, MANY)
+    assert timedelta(hours=1) <= waiting < timedelta(hours=1, minutes=5)
+    purges.claim("worker")
+    assert purges.progress(1).waiting == timedelta()
 
 
 def test_gaps_are_skipped(database, deletions, new_chat, receipts) -> None:

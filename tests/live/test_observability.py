@@ -138,6 +138,7 @@ def test_the_numbers_of_all_workers_add_up(service, access) -> None:
     wait_until(lambda: not Path(f"/proc/{victim}").exists(), 20)
     after = scrape(service)
     assert after['chat_service_deletes_total{outcome="deleted"}'] == 20
+    wait_until(lambda: scrape(service)["chat_service_workers_died_total"] == 1)
 
 
 def test_how_far_the_log_is_behind_is_a_metric(service, database) -> None:

@@ -21,6 +21,7 @@ from chat_service.server.admission import (
     places_of_tenant,
     weigh,
 )
+from chat_service.telemetry import metrics
 
 THREADS = 8
 LATER = 20.0
@@ -134,6 +135,28 @@ def test_a_turn_that_comes_when_its_client_leaves_is_not_lost() -> None:
         assert await queues.places(1)
 
     asyncio.run(play())
+
+
+def test_who_waits_is_counted() -> None:
+    """For as long as it waits, however that ends."""
+
+    async def play() -> None:
+        admission = Admission(1, lambda: 0.0)
+        place = await admission.enter("a", Weight.LIGHT, time.monotonic() + LATER)
+        assert place is not None
+        waiting = [asyncio.ensure_future(admission.enter("b", Weight.LIGHT, time.monotonic() + LATER)) for _ in "bc"]
+        await settle()
+        assert requests_waiting() == 2
+        waiting[0].cancel()
+        place.leave()
+        assert await waiting[1]
+        assert requests_waiting() == 0
+
+    asyncio.run(play())
+
+
+def requests_waiting() -> float | None:
+    return metrics._registry.get_sample_value("chat_service_requests_waiting")
 
 
 def test_tenants_take_turns() -> None:

@@ -11,6 +11,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from chat_service.models import Scope
 from chat_service.repository.database import Database
 from chat_service.repository.deliveries import CLAIM, SCHEDULE
+from chat_service.repository.health import Telling
 from tests.client import CHATS, Client
 from tests.wait import wait_until
 from tests.webhooks.receiver import Receiver, drip, flood, hang, hang_up, status
@@ -184,6 +185,17 @@ class TestWhatDoesNot:
             assert timedelta(hours=2) < database.now() - began < timedelta(hours=4)
             assert [one.id for one in receiver.wait_for(5)] == [receiver.messages[0].id] * 5
 
+    def test_what_is_not_taken_is_counted(self, governor: Client, app: Flask) -> None:
+        """Of those that are enabled, as long as it is tried again."""
+        telling = app.extensions["chat_service"].health.webhooks
+        with Receiver(status(500)) as receiver, Receiver() as other:
+            refused = create(governor, receiver.url)
+            create(governor, other.url)
+            delete_chats(governor)
+            wait_until(lambda: telling(1) == Telling(2, 1, timedelta()))
+            governor.send("PATCH", f"{WEBHOOKS}/{refused['id']}", json={"enabled": False})
+            assert telling(1) == Telling(1, 0, timedelta())
+
     def test_the_last_try_is_the_tenth(self, governor: Client, database: Database) -> None:
         """Then it has failed, and can be told again."""
         with Receiver(status(503)) as receiver:
@@ -269,6 +281,16 @@ class TestWhatDoesNot:
         webhook = create(governor, url, kinds=["chat.deleted"])
         delete_chats(governor)
         wait_until(lambda: [one["reason"] for one in deliveries(governor, webhook)] == ["unreachable"])
+
+
+def test_what_nobody_tries_is_late(governor: Client, app: Flask, database: Database) -> None:
+    """There is no worker."""
+    found = app.extensions["chat_service"]
+    webhook = create(governor, "http://127.0.0.1:9/")
+    assert found.health.webhooks(1).late == timedelta()
+    found.deliveries.test(governor.access.tenant_id, webhook["id"])
+    database.deliveries.update_one({}, {"$set": {"due_at": database.now() - timedelta(hours=1)}})
+    assert timedelta(hours=1) <= found.health.webhooks(1).late < timedelta(hours=1, minutes=5)
 
 
 class TestTheRecord:
