@@ -29,4 +29,5 @@ application = Application(
     threads=_config.threads,
     max_body_bytes=_config.max_body_bytes,
     max_import_bytes=_config.max_import_bytes,
+    end=_repositories.database.tracer.end,
 )

@@ -23,6 +23,8 @@ _PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+", re.ASCII)
 _COMMIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _COMMIT_VARIABLES = ("SOURCE_VERSION", "HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT")
 
+_COLLECTOR_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
 _at_least_one = validate.Range(min=1, max=1_000_000)
 
 
@@ -47,6 +49,7 @@ def from_env() -> Settings:
         connections_per_worker=env.int("CONNECTIONS_PER_WORKER", 10_000, validate=_at_least_one),
         metrics=env.str("METRICS", "on", validate=validate.OneOf(["on", "off"])) == "on",
         chat_page=env.str("CHAT_PAGE", "off", validate=validate.OneOf(["on", "off"])) == "on",
+        traces=_wants_traces(),
         commit=_commit(),
         webhook_keys=tuple(env.list("WEBHOOK_SECRET_KEY", [], validate=_check_keys) or ()),
         webhook_private_networks=env.str("WEBHOOK_PRIVATE_NETWORKS", "off", validate=validate.OneOf(["on", "off"]))
@@ -104,6 +107,15 @@ def _check_signing_keys(keys: list[str]) -> None:
 def _check_ledger_file(path: str) -> None:
     if not Path(path).resolve().parent.is_dir():
         raise ValidationError(f"There is no folder {Path(path).resolve().parent}.")
+
+
+def _wants_traces() -> bool:
+    """Return whether OpenTelemetry's variables ask for traces. What else they say is its own to read."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if exporter := os.environ.get("OTEL_TRACES_EXPORTER", "").strip():
+        return "otlp" in [one.strip() for one in exporter.split(",")]
+    return any(os.environ.get(name) for name in _COLLECTOR_VARIABLES)
 
 
 @cache

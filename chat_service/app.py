@@ -1,8 +1,9 @@
 """The composition root: the one file that knows all the others."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider
@@ -45,11 +46,17 @@ from chat_service.realtime.endpoint import THREADS as SOCKET_THREADS
 from chat_service.realtime.log_feed import THREADS as LOG_THREADS
 from chat_service.repository.database import Database
 from chat_service.repository.limits import RateLimits
-from chat_service.repository.monitor import CommandCounter, PoolListener
+from chat_service.repository.monitor import CommandCounter, CommandListener, PoolListener
 from chat_service.repository.presence import ConnectionCaps
 from chat_service.repository.sealing import Sealer
+from chat_service.repository.tracer import SILENT
 from chat_service.settings import Settings
 from chat_service.telemetry import logs, metrics, observation
+
+if TYPE_CHECKING:
+    from chat_service.telemetry.tracing import OpenTelemetry
+
+_log = logging.getLogger(__name__)
 
 
 class _Api(Api):  # type: ignore[misc]  # flask-smorest ships no types
@@ -89,10 +96,13 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
         UnsupportedServerError: the database's address cannot be used.
     """
     app = _flask(config)
-    repositories = _repositories(config, database or _database(config))
+    tracer = _tracer(config)
+    repositories = _repositories(config, database or _database(config, tracer))
     repositories.install(app.extensions)
     # The order counts: hooks run before a request as they stand here, and after it the other way round.
-    observation.install(app, [logs.write, metrics.observe] if config.metrics else [logs.write])
+    observation.install(app, _observers(config, tracer))
+    if tracer is not None:
+        tracer.install(app, auth.API_PREFIX)
     headers.install(app)
     limits.install(app)
     cors.install(app, config.cors_origins)
@@ -119,6 +129,25 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
         metrics.install(app, __version__, config.commit, _questions(repositories))
     commands.install(app)
     return app
+
+
+def _tracer(config: Settings) -> "OpenTelemetry | None":
+    """Return what sends traces, made in the process that has them; None where nobody asks for them."""
+    if not config.traces:
+        return None
+    try:
+        from chat_service.telemetry.tracing import OpenTelemetry  # noqa: PLC0415 - an extra brings what it imports
+
+        return OpenTelemetry(__version__)
+    except (ImportError, ValueError) as error:  # the extra is not there, or a variable of its own is wrong
+        _log.warning("There will be no traces: %s. See docs/observability.md.", str(error).rstrip("."))
+        return None
+
+
+def _observers(config: Settings, tracer: "OpenTelemetry | None") -> list[observation.Observer]:
+    counted = [metrics.observe] if config.metrics else []
+    traced = [] if tracer is None else [tracer.answered]
+    return [logs.write, *counted, *traced]
 
 
 def _questions(repositories: Repositories) -> list[metrics.Question]:
@@ -170,13 +199,16 @@ def _flask(config: Settings) -> Flask:
     return app
 
 
-def _database(config: Settings) -> Database:
+def _database(config: Settings, tracer: "OpenTelemetry | None") -> Database:
     # More connections than threads: for the sockets and their feed, the log's listeners, the session killer and a
     # readiness probe.
+    counted = [PoolListener(metrics.observe_pool)] if config.metrics else []
+    traced = [] if tracer is None else [CommandListener(tracer.command_began, tracer.command_ended)]
     return Database(
         config.mongodb_uri,
         max_pool_size=config.threads + SOCKET_THREADS + LOG_THREADS + 3,
-        listeners=[CommandCounter(), *([PoolListener(metrics.observe_pool)] if config.metrics else [])],
+        listeners=[CommandCounter(), *counted, *traced],
+        tracer=tracer or SILENT,
     )
 
 

@@ -26,6 +26,8 @@ class Settings:
     connections_per_tenant: int = 10_000
     connections_per_worker: int = 10_000
     metrics: bool = True
+    traces: bool = False
+    """Whether OpenTelemetry's own variables ask for traces; it reads them itself."""
     chat_page: bool = False
     commit: str | None = None
     public_url: str = ""

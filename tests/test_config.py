@@ -1,7 +1,10 @@
 """The environment: what is missing or wrong is said at once, all of it, with what to do."""
 
+import sys
+
 import pytest
 
+from chat_service import app
 from chat_service.models import EVERYDAY, RateLimit, Scope
 from chat_service.repository.sealing import new_key
 from chat_service.settings import ConfigError, Settings
@@ -23,7 +26,7 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
         monkeypatch.delenv(name, raising=False)
     for scope in EVERYDAY:
         monkeypatch.delenv(f"RATE_LIMIT_{scope.name}", raising=False)
-    for name in ("CHAT_PAGE", "WEBHOOK_SECRET_KEY", "WEBHOOK_PRIVATE_NETWORKS"):
+    for name in ("CHAT_PAGE", "WEBHOOK_SECRET_KEY", "WEBHOOK_PRIVATE_NETWORKS", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("MONGODB_URI", raising=False)
     for name, value in variables.items():
@@ -39,6 +42,38 @@ def test_only_the_database_has_to_be_told(monkeypatch) -> None:
     assert not any(config.rate_limits.values())
     assert config.chat_page is False
     assert (config.webhook_keys, config.webhook_private_networks) == ((), False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "traces"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, True),
+        ({"OTEL_TRACES_EXPORTER": "console, otlp"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_TRACES_EXPORTER": "none"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_SDK_DISABLED": "True"}, False),
+    ],
+)
+def test_traces_are_on_where_there_is_somewhere_to_send_them(monkeypatch, variables, traces) -> None:
+    """By OpenTelemetry's own variables."""
+    assert read(monkeypatch, MONGODB_URI=URI, **variables).traces is traces
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda patch: patch.setitem(sys.modules, "opentelemetry", None),
+        lambda patch: patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+    ],
+    ids=["without the packages", "a wrong variable"],
+)
+def test_without_traces_the_service_runs(monkeypatch, caplog, spoil) -> None:
+    """They are asked for, and cannot be had: it is said, and nothing else happens."""
+    monkeypatch.delitem(sys.modules, "chat_service.telemetry.tracing", raising=False)
+    spoil(monkeypatch)
+    assert app._tracer(Settings(URI, 2**20, threads=8, log_format="json", traces=True)) is None
+    assert "There will be no traces: " in caplog.text
 
 
 def test_keys_of_webhooks_are_keys(monkeypatch) -> None:

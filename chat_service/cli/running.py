@@ -77,7 +77,11 @@ def run_jobs(*, until_idle: bool) -> None:
     sequencing = Sequencing(repositories().sequencer)
     started.append(start(OrphanReaper(repositories().orphans), stop))
     if found.webhooks.are_on:
-        takers.append(Delivering(found.deliveries, message_json, private_networks=found.webhooks.private_networks))
+        takers.append(
+            Delivering(
+                found.deliveries, message_json, found.database.tracer, private_networks=found.webhooks.private_networks
+            )
+        )
     if found.ledger is not None:
         takers.append(Keeping(found.ledger))
     if until_idle:
@@ -97,6 +101,7 @@ def run_jobs(*, until_idle: bool) -> None:
     stop.set()
     for thread in started:
         thread.join(END_SECONDS)
+    found.database.tracer.end()
 
 
 @jobs.command("status")

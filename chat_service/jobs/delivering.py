@@ -13,6 +13,7 @@ from chat_service.jobs.runner import Job
 from chat_service.jobs.sender import CONNECTIONS, Sender
 from chat_service.models import Attempt
 from chat_service.repository.deliveries import Deliveries
+from chat_service.repository.tracer import SILENT, Tracer
 
 REST_SECONDS = 0.5
 
@@ -39,8 +40,16 @@ class Delivering(Job):
     name = "webhooks"
     rest_seconds = REST_SECONDS
 
-    def __init__(self, deliveries: Deliveries, message_json: MessageJson, *, private_networks: bool) -> None:
-        """`message_json` says what is sent."""
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        message_json: MessageJson,
+        tracer: Tracer = SILENT,
+        *,
+        private_networks: bool,
+    ) -> None:
+        """`message_json` says what is sent; `tracer` is told of each try."""
+        self._tracer = tracer
         self._deliveries = deliveries
         self._message_json = message_json
         self._private_networks = private_networks
@@ -86,7 +95,7 @@ class Delivering(Job):
     async def _send(self, attempt: Attempt) -> None:
         try:
             if self._sender is None:
-                self._sender = Sender(private_networks=self._private_networks)
+                self._sender = Sender(self._tracer, private_networks=self._private_networks)
             told = await self._sender.send(attempt, self._message_json(attempt))
             settle = self._deliveries.settle
             await asyncio.get_running_loop().run_in_executor(self._threads, settle, attempt, *told)

@@ -1,7 +1,7 @@
 """Sends one message to a webhook's receiver, by Standard Webhooks, and never to where it may not go."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from standardwebhooks.webhooks import Webhook
 from chat_service import __version__
 from chat_service.models import Attempt
 from chat_service.repository.receivers import is_public
+from chat_service.repository.tracer import Tracer
 
 TRY_SECONDS = 15.0
 """From the look-up of the name to the receiver's status."""
@@ -35,7 +36,8 @@ class _PrivateAddressError(OSError):
 class Sender:
     """Sends messages; made and used in one event loop."""
 
-    def __init__(self, *, private_networks: bool) -> None:
+    def __init__(self, tracer: Tracer, *, private_networks: bool) -> None:
+        self._tracer = tracer
         connector = aiohttp.TCPConnector(
             limit=CONNECTIONS,
             # Names are looked up for each connection: what was right a minute ago may be another's now.
@@ -57,8 +59,13 @@ class Sender:
 
     async def send(self, attempt: Attempt, message: Any) -> Told:
         """Send the message, and return what came of it. Redirects are not followed, and no body is read."""
-        body = orjson.dumps(message).decode()
-        headers = signed(attempt.delivery_id, attempt.at, body, attempt.secrets)
+        outgoing = self._tracer.outgoing(attempt.url, attempt.number)
+        told = await self._post(attempt, orjson.dumps(message).decode(), outgoing.headers)
+        outgoing.end(told.status, told.reason)
+        return told
+
+    async def _post(self, attempt: Attempt, body: str, more: Mapping[str, str]) -> Told:
+        headers = {**more, **signed(attempt.delivery_id, attempt.at, body, attempt.secrets)}
         try:
             async with self._session.post(attempt.url, data=body, headers=headers, allow_redirects=False) as answer:
                 retry_after = _seconds(answer.headers.get("Retry-After"), attempt.at)

@@ -36,6 +36,7 @@ from chat_service.repository.complaints import Complaints
 from chat_service.repository.outage import Outage, is_outage, is_refused, reasons
 from chat_service.repository.shape import COLLECTIONS, OPTIONS, shortcomings
 from chat_service.repository.tenant_rules import KnownRules
+from chat_service.repository.tracer import SILENT, Tracer
 from chat_service.repository.transaction import Again, T, TransactionRunner
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -87,6 +88,8 @@ def _connect(uri: str, listeners: Listeners, max_pool_size: int) -> MongoClient[
 class Database:
     """The collections of one MongoDB database, and the two ways to use them: `operation()` and `transaction()`."""
 
+    tracer = SILENT
+
     def __init__(
         self,
         uri: str,
@@ -94,6 +97,7 @@ class Database:
         max_pool_size: int = 16,
         listeners: Listeners = (),
         runner: Callable[[MongoClient[Document]], TransactionRunner] = TransactionRunner,
+        tracer: Tracer = SILENT,
     ) -> None:
         """Prepare a client for `uri`; nothing is sent yet. `listeners` are told of its commands.
 
@@ -104,6 +108,7 @@ class Database:
         """
         self.guard: Callable[[], None] = lambda: None
         """Asked before the database is used; it may raise that it must not be. See ledger.py."""
+        self.tracer = tracer
         self._clock = ServerClock()
         self._outage = Outage()
         self._has_collections = False
@@ -152,7 +157,8 @@ class Database:
         """Run `work(tx)` in one transaction; see `TransactionRunner.run` for what it returns and raises."""
         try:
             self.guard()
-            return self._transactions.run(lambda session: work(self._unit_of_work(session)), again)
+            with self.tracer.step("transaction"):
+                return self._transactions.run(lambda session: work(self._unit_of_work(session)), again)
         except PyMongoError as error:
             if is_outage(error):
                 self._complain(error)

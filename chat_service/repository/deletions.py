@@ -48,7 +48,7 @@ class Deletions:
         self._database = database
         self._traffic = Traffic(database)
         self._lifecycle = Lifecycle(Presence(database), Purges(database), inline_limit)
-        self._group_commit: GroupCommit[Removal, Done] = GroupCommit(self._carry, DELETES)
+        self._group_commit: GroupCommit[Removal, Done] = GroupCommit(self._carry, DELETES, database.tracer)
 
     def delete(  # noqa: PLR0913 - what to delete, who asks, and three conditions
         self,

@@ -60,7 +60,7 @@ class Messages:
         self._database = database
         self._purges = Purges(database)
         self._inline_limit = inline_limit
-        self._group_commit = GroupCommit(self._carry, POSTS)
+        self._group_commit = GroupCommit(self._carry, POSTS, database.tracer)
 
     def append(
         self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None = None

@@ -1,9 +1,9 @@
 """What the driver tells of its work: commands for the request that sends them, connections for the whole process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from pymongo import monitoring
 
@@ -93,3 +93,44 @@ class PoolListener(monitoring.ConnectionPoolListener):
     # One function for every event of no interest, whatever its type.
     pool_created = pool_ready = pool_cleared = pool_closed = _ignore  # type: ignore[assignment]
     connection_ready = connection_check_out_started = _ignore  # type: ignore[assignment]
+
+
+class Command(NamedTuple):
+    """What may be told of a command: where it goes, and never what is in it."""
+
+    id: int
+    name: str
+    database: str
+    collection: str | None
+    host: str
+    port: int | None
+
+
+class CommandListener(monitoring.CommandListener):
+    """Tells of each command as it is sent, and how it ended. Costs what `CommandCounter` avoids: only where wanted."""
+
+    def __init__(self, began: Callable[[Command], None], ended: Callable[[int, str | None], None]) -> None:
+        """`ended` is told the command's id, and the name of an error."""
+        self._began = began
+        self._ended = ended
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Tell; the driver calls this in the sender's own thread."""
+        host, port = event.connection_id
+        name, collection = event.command_name, _collection(event.command, event.command_name)
+        self._began(Command(event.request_id, name, event.database_name, collection, host, port))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Tell."""
+        self._ended(event.request_id, None)
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Tell the server's name for the error, or the driver's; its text may quote documents."""
+        failure = event.failure
+        self._ended(event.request_id, str(failure.get("codeName") or failure.get("errtype") or failure.get("code")))
+
+
+def _collection(command: Mapping[str, Any], name: str) -> str | None:
+    """Return the collection that a command is for; a commit, for one, has none."""
+    found = command.get("collection" if name == "getMore" else name)
+    return found if isinstance(found, str) else None

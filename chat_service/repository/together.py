@@ -18,12 +18,14 @@ What this module keeps:
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from cachetools import TTLCache
 
 from chat_service.errors import ChatServiceError, DatabaseUnavailableError, OutcomeUnknownError
+from chat_service.repository.tracer import SILENT, Place, Tracer
 from chat_service.repository.transaction import Again
 
 QUEUE_SECONDS = 10.0
@@ -57,7 +59,7 @@ class Bounds(NamedTuple):
 class Unit(Generic[Item, Result]):
     """One caller's operation on a chat, and what became of it."""
 
-    __slots__ = ("chat_id", "followers", "goes_alone", "item", "outcome", "ready", "size")
+    __slots__ = ("carrier", "chat_id", "followers", "goes_alone", "item", "origin", "outcome", "ready", "size")
 
     def __init__(self, chat_id: str, item: Item, size: int = 0, *, goes_alone: bool = False) -> None:
         self.chat_id = chat_id
@@ -69,6 +71,10 @@ class Unit(Generic[Item, Result]):
         self.followers: list[Unit[Item, Result]] = []
         """Those of its chat that it has to lead, after a group was split."""
         self.outcome: Result | BaseException | None = None
+        self.origin: Place = None
+        """The step of its caller."""
+        self.carrier: Place = None
+        """The step that has carried it, of a leader whose thread is another one."""
 
     def verdict(self) -> Result | ChatServiceError:
         """Return what became of it, also if it was refused; raise what is no verdict."""
@@ -192,9 +198,10 @@ class _Queue(Generic[Item, Result]):
 class GroupCommit(Generic[Item, Result]):
     """Carries the units of this process, in a queue for each tenant that has any."""
 
-    def __init__(self, carry: Carry[Item, Result], bounds: Bounds) -> None:
+    def __init__(self, carry: Carry[Item, Result], bounds: Bounds, tracer: Tracer = SILENT) -> None:
         self._carry = carry
         self._bounds = bounds
+        self._tracer = tracer
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)
         self._queues: dict[str, _Queue[Item, Result]] = {}
@@ -207,6 +214,7 @@ class GroupCommit(Generic[Item, Result]):
             ChatServiceError: it was refused; or what `carry` raised for the transaction that carried it.
             DatabaseUnavailableError: it was not carried in time, and is not going to be.
         """
+        unit.origin, since = self._tracer.here(), time.time_ns()
         with self._lock:
             queue = self._queues.setdefault(tenant_id, _Queue(self._bounds))
             queue.waiting.append(unit)
@@ -215,6 +223,8 @@ class GroupCommit(Generic[Item, Result]):
         self._wait(queue, unit)
         if unit.outcome is None:
             self._lead(tenant_id, queue, unit)
+        else:
+            self._tracer.carried(unit.carrier, since)
         verdict = unit.verdict()
         if isinstance(verdict, ChatServiceError):
             raise verdict
@@ -244,11 +254,12 @@ class GroupCommit(Generic[Item, Result]):
                 raise _SplitError
 
         try:
-            try:
-                _run(self._carry, tenant_id, group, again)
-            except _SplitError:
-                group = _hand_over(group)
-                _run(self._carry, tenant_id, group, lambda: None)
+            with self._as_step(group):
+                try:
+                    _run(self._carry, tenant_id, group, again)
+                except _SplitError:
+                    group = _hand_over(group)
+                    _run(self._carry, tenant_id, group, lambda: None)
         finally:
             with self._lock:
                 self._crowds[tenant_id] = _Crowd(len(group) + len(queue.waiting), time.monotonic() - began)
@@ -257,6 +268,15 @@ class GroupCommit(Generic[Item, Result]):
                     del self._queues[tenant_id]
             for unit in group:
                 unit.ready.set()
+
+    @contextmanager
+    def _as_step(self, group: Sequence[Unit[Item, Result]]) -> Iterator[None]:
+        """Tell the tracer whom the leader's step serves, and each follower which step that is; a lone unit has none."""
+        links = [unit.origin for unit in group[1:]]
+        with self._tracer.step("group commit", links) if links else nullcontext() as carrier:
+            for unit in group:
+                unit.carrier = carrier
+            yield
 
     def _gather(
         self, tenant_id: str, queue: _Queue[Item, Result], leader: Unit[Item, Result]

@@ -7,6 +7,7 @@ are worked on (admission.py); a thread answers it (bridge.py). A body without a 
 import asyncio
 import contextvars
 import time
+from collections.abc import Callable
 
 from werkzeug.exceptions import RequestTimeout
 
@@ -47,8 +48,13 @@ class Application:
         threads: int,
         max_body_bytes: int,
         max_import_bytes: int,
+        end: Callable[[], object] = lambda: None,
     ) -> None:
-        """Work on up to `threads` requests at once, each with a body of up to as many bytes as its kind may have."""
+        """Work on up to `threads` requests at once, each with a body of up to as many bytes as its kind may have.
+
+        `end()` is called once there are no more, before the process ends.
+        """
+        self._end = end
         self._sockets = sockets
         self._log_feed = log_feed
         self._keys = keys
@@ -75,6 +81,7 @@ class Application:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.drain()
+        await self._express.run(self._end)
         await send({"type": "lifespan.shutdown.complete"})
 
     def drain(self) -> "asyncio.Task[None]":

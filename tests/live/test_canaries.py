@@ -1,6 +1,6 @@
 """Words that must not be anywhere: what callers say and their keys, looked for in everything that is written down."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from chat_service.repository.sealing import new_key
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS
 from tests.failpoint import FailPoint
+from tests.telemetry.collector import Collector
+from tests.telemetry.test_trace_context import VALID
 from tests.wait import wait_until
 from tests.webhooks.receiver import Receiver
 
@@ -34,6 +36,9 @@ class Place(NamedTuple):
     key: str
     client: pymongo.MongoClient[dict[str, Any]]
     logs: dict[str, Path]
+    collector: Collector
+    end: Callable[[], None]
+    """Ends the service and its worker, which send the last of their traces then."""
 
     def send(self, method: str, path: str, **kwargs: Any) -> requests.Response:
         headers = {"X-API-Key": self.key, **kwargs.pop("headers", {})}
@@ -51,6 +56,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     with (
         EmbeddedMongod(tmp_path / "mongod", parameters=("enableTestCommands=1",)) as mongod,
         pymongo.MongoClient(mongod.uri) as client,
+        Collector() as collector,
         logs["gunicorn"].open("wb") as said,
         logs["worker"].open("wb") as worked,
     ):
@@ -58,15 +64,21 @@ def place(tmp_path: Path) -> Iterator[Place]:
         database.prepare()
         key, _ = ApiKeys(database).create(Tenants(database).create("canary").id, "test", Scope)
         database.close()
-        hooks = {"WEBHOOK_SECRET_KEY": new_key(), "WEBHOOK_PRIVATE_NETWORKS": "on"}
+        hooks = {"WEBHOOK_SECRET_KEY": new_key(), "WEBHOOK_PRIVATE_NETWORKS": "on", **collector.settings}
+        hooks["OTEL_BSP_SCHEDULE_DELAY"] = str(10**6)
         told = {**hooks, "DELETE_INLINE_LIMIT": "0"}
         with EmbeddedGunicorn(mongod.uri, free_port(), output=said, folder=None, **told) as running:
             worker = start("flask", "--app", "wsgi", "jobs", "run", output=worked, MONGODB_URI=mongod.uri, **hooks)
+
+            def end() -> None:
+                stop(worker, 10)
+                running.stop()
+
             try:
                 url = f"http://127.0.0.1:{running.port}"
-                yield Place(url, key, client, {**logs, "mongod": mongod.log})
+                yield Place(url, key, client, {**logs, "mongod": mongod.log}, collector, end)
             finally:
-                stop(worker, 10)
+                end()
 
 
 def say_it_everywhere(place: Place) -> list[requests.Response]:
@@ -93,7 +105,8 @@ def say_it_everywhere(place: Place) -> list[requests.Response]:
         place.send("GET", f"{chat}/messages?cursor={TEXT}"),
         place.send("GET", f"{CHATS}/{TEXT}"),
         place.send("GET", CHATS, headers={"X-API-Key": WRONG_KEY}),
-        place.send("DELETE", chat, headers={"If-Match": f'"{TEXT}"'}),
+        place.send("DELETE", chat, headers={"If-Match": f'"{TEXT}"', "traceparent": TEXT}),
+        place.send("DELETE", f"{chat}/{TEXT}", headers={"traceparent": VALID, "tracestate": f"vendor={TEXT}"}),
         place.send("DELETE", chat, headers={"Idempotency-Key": f"{TEXT} {TEXT}"}),
     ]
     assert all(answer.status_code >= 400 for answer in refused)
@@ -125,16 +138,21 @@ def govern(place: Place, message: dict[str, Any]) -> list[requests.Response]:
 
 
 def test_no_canary_is_found(place: Place) -> None:
-    """Not in any log, also where mongod takes everything for slow, nor in errors, receipts and metrics."""
+    """Not in any log, also where mongod takes everything for slow, nor in errors, receipts, metrics and traces."""
     place.call_everything_slow()
     answers = say_it_everywhere(place)
+    place.end()
     written = {name: path.read_text(errors="replace") for name, path in place.logs.items()}
+    written["spans"] = b"".join(place.collector.bodies).decode(errors="replace")
     written |= {f"{answer.request.method} {answer.url}": answer.text for answer in answers}
     for secret in (TEXT, place.key, WRONG_KEY):
         # The unknown field of a wrong request is named to whoever sent it: that is what they have to change.
         hits = [name for name, text in written.items() if secret in text.replace(f'"{TEXT}": ["Unknown field."]', "")]
         assert hits == []
     assert len(written["gunicorn"]) > 1_000
+    assert {"POST", "insert messages", "DELETE /api/v1/chats/<chat_id>"} <= {
+        span.name for span in place.collector.spans
+    }
     assert len(written["mongod"]) > 1_000
 
 

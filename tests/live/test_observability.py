@@ -23,6 +23,7 @@ from chat_service.repository.retention import RetentionPolicies
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
 from tests.numbering import numbering
+from tests.telemetry.collector import EXPORTER
 from tests.telemetry.test_trace_context import TRACE, VALID
 from tests.wait import wait_until
 from tests.workers import workers_of
@@ -171,6 +172,14 @@ def test_metrics_can_be_closed(mongod: EmbeddedMongod, output: Path) -> None:
     ):
         answer = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=30)
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_without_traces_nothing_of_them_is_loaded(service, access, output) -> None:
+    """By what is mapped into the workers; a request whose caller has no trace has none in the log."""
+    answer = send(service, access, "GET", CHATS)
+    assert "trace_id" not in lines_of(output, answer.headers["X-Request-ID"])[0]
+    for pid in workers_of(service):
+        assert EXPORTER not in Path(f"/proc/{pid}/maps").read_text()
 
 
 def test_healthz_tells_version_and_commit(service) -> None:

@@ -1,0 +1,181 @@
+"""Traces, by OpenTelemetry: a span for a request, its transactions, its commands, and each try of a webhook.
+
+The extra `otel` brings what this imports, and nothing else imports this before traces are asked for. Names are those of
+the semantic conventions. What a span holds is what the log and the metrics hold: no path with its ids, no key, no
+statement, no text of an exception. docs/decisions/0025 says why no instrumentation from the shelf is used.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from flask import Flask, request
+from opentelemetry import context, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from chat_service.errors import ChatServiceError, DatabaseUnavailableError, OutcomeUnknownError
+from chat_service.repository.monitor import Command
+from chat_service.repository.tracer import Outgoing, Tracer
+from chat_service.telemetry import trace_context
+from chat_service.telemetry.observation import NO_ROUTE, OTHER_METHOD, Answered, method, route
+
+END_SECONDS = 1.5
+"""For the last spans as a process ends: a collector that is away must not hold it up."""
+
+SERVER_ERROR, CLIENT_ERROR = 500, 400
+
+_propagator = TraceContextTextMapPropagator()
+
+
+class OpenTelemetry(Tracer):
+    """Sends spans to where OTEL_EXPORTER_OTLP_ENDPOINT and its like say. To be made after a fork: it has a thread."""
+
+    def __init__(self, version: str) -> None:
+        defaults = Resource({"service.name": "chat-service", "service.version": version})
+        resource = Resource.create(defaults.merge(OTELResourceDetector().detect()).attributes)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("chat_service", version)
+        self._commands: dict[int, Span] = {}
+        # Each batch that does not arrive is an error, and each of its repetitions would be a warning.
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
+
+    def install(self, app: Flask, prefix: str) -> None:
+        """Have a span begun for each request below `prefix`; its end is `answered`. Not for what probes and scrapes."""
+
+        def begin() -> None:
+            # It stays the current context for as long as that of the request lives.
+            context.attach(self._begin() if request.path.startswith(prefix) else Context())
+
+        app.before_request(begin)
+
+    def _begin(self) -> Context:
+        parent = Context()
+        if trace_context.trace_id() is not None:
+            # Without `tracestate`: any text may be in it, and there is nobody here to hand it to.
+            parent = _propagator.extract({trace_context.HEADER: request.headers[trace_context.HEADER]})
+        name, verb = ("HTTP", "_OTHER") if method() == OTHER_METHOD else (method(), method())
+        attributes = {"http.request.method": verb, "url.scheme": request.scheme}
+        if route() != NO_ROUTE:
+            attributes["http.route"] = route()
+            name = f"{name} {route()}"
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
+        trace_context.join(trace.format_trace_id(span.get_span_context().trace_id))
+        return trace.set_span_in_context(span, parent)
+
+    def answered(self, answered: Answered) -> None:
+        """End the span of a request."""
+        span = trace.get_current_span()
+        span.set_attribute("http.response.status_code", answered.status)
+        if answered.status >= SERVER_ERROR or (answered.cut and answered.error):
+            _fail(span, answered.code or answered.error or str(answered.status))
+        span.end()
+
+    def here(self) -> SpanContext | None:
+        """Return the current span, if it is recorded."""
+        span = trace.get_current_span()
+        return span.get_span_context() if span.is_recording() else None
+
+    @contextmanager
+    def step(self, name: str, links: Sequence[SpanContext | None] = ()) -> Iterator[SpanContext | None]:
+        """Record a span within the current one; nothing where there is none, as in a job."""
+        if self.here() is None:
+            yield None
+            return
+        others = [Link(one) for one in links if one is not None]
+        with self._tracer.start_as_current_span(
+            name, links=others, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield span.get_span_context()
+            except BaseException as error:
+                if not _is_verdict(error):
+                    _fail(span, type(error).__name__)
+                raise
+
+    def carried(self, by: SpanContext | None, since: int) -> None:
+        """Record the wait as a span that links to the one of the other request."""
+        if self.here() is not None:
+            links = [] if by is None else [Link(by)]
+            self._tracer.start_span("carried by a group commit", links=links, start_time=since).end()
+
+    def command_began(self, command: Command) -> None:
+        """Record a span for a command that the current one sends."""
+        if self.here() is None:
+            return
+        attributes: dict[str, str | int] = {
+            "db.system.name": "mongodb",
+            "db.namespace": command.database,
+            "db.operation.name": command.name,
+            "server.address": command.host,
+        }
+        if command.port is not None:
+            attributes["server.port"] = command.port
+        if command.collection is not None:
+            attributes["db.collection.name"] = command.collection
+        name = f"{command.name} {command.collection or command.database}"
+        self._commands[command.id] = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+
+    def command_ended(self, command_id: int, error: str | None) -> None:
+        """End the span of a command."""
+        span = self._commands.pop(command_id, None)
+        if span is None:
+            return
+        if error is not None:
+            _fail(span, error)
+        span.end()
+
+    def outgoing(self, url: str, number: int) -> Outgoing:
+        """Begin a trace of its own for a POST, and have it carried on by who gets it."""
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        attributes: dict[str, str | int] = {
+            "http.request.method": "POST",
+            "server.address": parts.hostname or "",
+            "server.port": port,
+        }
+        if number > 1:
+            attributes["http.request.resend_count"] = number - 1
+        return _Post(self._tracer.start_span("POST", Context(), SpanKind.CLIENT, attributes))
+
+    def end(self) -> None:
+        """Send what was not sent yet, for `END_SECONDS` at most."""
+        ending = threading.Thread(target=self._provider.shutdown, name="spans-end", daemon=True)
+        ending.start()
+        ending.join(END_SECONDS)
+
+
+class _Post(Outgoing):
+    """A try of a webhook. Its path is not recorded: it often holds the receiver's own secret."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        headers: dict[str, str] = {}
+        _propagator.inject(headers, trace.set_span_in_context(span, Context()))
+        self.headers = headers
+
+    def end(self, status: int | None, error: str) -> None:
+        """End the span."""
+        if status is not None:
+            self._span.set_attribute("http.response.status_code", status)
+        if status is None or status >= CLIENT_ERROR:
+            _fail(self._span, error if status is None else str(status))
+        self._span.end()
+
+
+def _is_verdict(error: BaseException) -> bool:
+    """Whether the work has said no, as it may; anything else is a failure."""
+    return isinstance(error, ChatServiceError) and not isinstance(error, DatabaseUnavailableError | OutcomeUnknownError)
+
+
+def _fail(span: Span, error: str) -> None:
+    span.set_attribute("error.type", error)
+    span.set_status(StatusCode.ERROR)
