@@ -122,7 +122,7 @@ def both(request: pytest.FixtureRequest, mongod: EmbeddedMongod, release: Path, 
 def is_ready(version: Version) -> bool:
     try:
         return requests.get(f"{version.url}/readyz", timeout=5).status_code == 200
-    except requests.ConnectionError:
+    except (requests.ConnectionError, requests.Timeout):
         return False
 
 
