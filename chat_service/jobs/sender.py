@@ -13,7 +13,7 @@ from standardwebhooks.webhooks import Webhook
 from chat_service import __version__
 from chat_service.models import Attempt
 from chat_service.repository.receivers import is_public
-from chat_service.repository.tracer import Tracer
+from chat_service.repository.tracer import SILENT, Tracer
 
 TRY_SECONDS = 15.0
 """From the look-up of the name to the receiver's status."""
@@ -36,7 +36,7 @@ class _PrivateAddressError(OSError):
 class Sender:
     """Sends messages; made and used in one event loop."""
 
-    def __init__(self, tracer: Tracer, *, private_networks: bool) -> None:
+    def __init__(self, tracer: Tracer = SILENT, *, private_networks: bool) -> None:
         self._tracer = tracer
         connector = aiohttp.TCPConnector(
             limit=CONNECTIONS,
