@@ -101,7 +101,8 @@ class Purges:
 
         A worker that has claimed one of them finds its claim lost, and removes nothing more under it.
         """
-        every = {"_id": message_range(tenant_id, chat_id)}
+        # The tenant by itself too, for a cluster's router: it is the shard key (docs/scale.md).
+        every = {"_id.tenant_id": tenant_id, "_id": message_range(tenant_id, chat_id)}
         purges = list(tx.purges.find(every))
         tx.purges.delete_many(every)
         return purges
