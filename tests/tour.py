@@ -1,0 +1,464 @@
+"""Everything that the service asks of its database, asked once: by its callers, its workers and its operator.
+
+`record` gives what was sent; a function of the repository that sends something and is not visited makes
+`tests/repository/test_sharding.py` red.
+"""
+
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat_service.api.context import Repositories
+from chat_service.app import create_app
+from chat_service.errors import ClaimLostError
+from chat_service.jobs.erasing import Erasing
+from chat_service.jobs.expiry import Expiry
+from chat_service.jobs.keeping import Keeping
+from chat_service.jobs.lifting import Lifting
+from chat_service.jobs.purge import PurgeWorker
+from chat_service.jobs.reaper import OrphanReaper
+from chat_service.jobs.removing_tenants import RemovingTenants
+from chat_service.jobs.retaining import Retaining
+from chat_service.jobs.runner import Job
+from chat_service.models import Caller, IdempotencyKey, Limits, Message, RateLimit, Scope
+from chat_service.proof.ledger_file import LedgerFile
+from chat_service.proof.notes import SigningKey
+from chat_service.repository import idempotency
+from chat_service.repository.api_keys import ApiKeys
+from chat_service.repository.changes import Changes
+from chat_service.repository.chats import Chats
+from chat_service.repository.database import Database
+from chat_service.repository.ledger import Ledger
+from chat_service.repository.lifecycle import Removal
+from chat_service.repository.limits import RateLimits
+from chat_service.repository.migration import migrate
+from chat_service.repository.orphans import Absent
+from chat_service.repository.processes import own_name
+from chat_service.repository.replay import Replay
+from chat_service.repository.sealing import new_key
+from chat_service.repository.sequencer import Sequencer
+from chat_service.repository.tenants import Tenants
+from chat_service.settings import Settings
+from tests.client import Client, TenantAccess
+from tests.numbering import number_all
+from tests.recovery.conftest import Backup
+from tests.recovery.test_replay import Tenant as BusyTenant
+from tests.repository.test_migration import write_as_before
+from tests.sharding import Recorder, Sent, shard_keys
+
+INLINE_LIMIT = 4
+MANY = [str(number) for number in range(INLINE_LIMIT * 3)]
+LONG_AGO = timedelta(days=400)
+
+
+def record(uri: str, database: Database, folder: Path) -> list[Sent]:
+    """Make the tour on a server, and return what was sent; `database` is its own, of which nothing is recorded."""
+    recorder = Recorder(shard_keys())
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("api_keys", "tenant_rules"):
+            # What is known of keys and tenants is known throughout: what is looked up does not depend on the time.
+            patch.setattr(f"chat_service.repository.{module}.CACHE_SECONDS", 3_600)
+        patch.setattr("chat_service.repository.tenant_deletions.STOPPED_AFTER", timedelta())
+        listening = Database(uri, listeners=(recorder,))
+        settings = {"webhook_keys": (new_key(),), "webhook_private_networks": True, "signing_keys": (SigningKey.new(),)}
+        app = create_app(
+            Settings("unused", 2**20, threads=8, log_format="json", delete_inline_limit=INLINE_LIMIT, **settings),
+            listening,
+        )
+        tour = Tour(recorder, Repositories.of(app.extensions), [_client(app, database) for _ in range(2)], database)
+        for stage in STAGES:
+            stage(tour)
+        restored(tour, folder)
+        listening.close()
+    return recorder.sent
+
+
+def _client(app: Any, database: Database) -> Client:
+    tenant = Tenants(database).create("a tenant")
+    key, made = ApiKeys(database).create(tenant.id, "test", Scope)
+    return Client(app, TenantAccess(tenant.id, key, made.id))
+
+
+class Tour:
+    """Sends requests, and does what workers do, each as an operation with a name."""
+
+    def __init__(self, recorder: Recorder, found: Repositories, clients: list[Client], database: Database) -> None:
+        self.recorder = recorder
+        self.found = found
+        self.client, self.other = clients
+        self.tenant_id = self.client.access.tenant_id
+        self.database = database
+        """Of which nothing is recorded."""
+
+    def ask(self, name: str, path: str | None = None, **query: Any) -> Any:
+        """Send a request, named like `GET /chats/{id}`, to `path` below the API, and return the answer."""
+        method, template = name.split(" ")[:2]
+        with self.recorder.operation(name):
+            answer = self.client.send(method, f"/api/v1{path or template}", **query)
+            data = answer.get_data()  # an export is streamed
+        assert answer.status_code < 500, (name, data)
+        return answer.get_json() if answer.mimetype == "application/json" and data else data
+
+    def do(self, name: str, work: Callable[[], Any]) -> Any:
+        """Do something that no caller asks for."""
+        with self.recorder.operation(name):
+            return work()
+
+    def finish(self, name: str, job: Job) -> None:
+        """Let a worker do what there is."""
+        with self.recorder.operation(name):
+            while job.run_once() is not None:
+                pass
+
+    def chat(self, *contents: str, **fields: Any) -> str:
+        """Return the id of a new chat."""
+        return self.client.new_chat(*contents, **fields)
+
+    def expire(self, collection: str, field: str, **condition: Any) -> None:
+        """Let the time of documents be over."""
+        self.database.collections[collection].update_many(condition, {"$set": {field: self.database.now() - LONG_AGO}})
+
+
+def chats(tour: Tour) -> None:
+    """Made, read, changed."""
+    tour.found.keys.authenticate(tour.other.access.key)
+    tour.do("a request whose key is not known yet", lambda: tour.found.keys.authenticate(tour.client.access.key))
+    chat = f"/chats/{tour.ask('POST /chats', json={})['id']}"
+    tour.ask("POST /chats, under an id", "/chats", json={"id": str(uuid.uuid4())})
+    tour.chat()
+    tour.ask("GET /chats")
+    page = tour.ask("GET /chats", query_string={"limit": 1})
+    tour.ask("GET /chats", query_string={"limit": 1, "cursor": page["next_cursor"]})
+    tour.ask("GET /chats/{id}", chat)
+    tour.ask("PATCH /chats/{id}", chat, json={"title": "x"})
+    tour.ask("PATCH /chats/{id}", chat, json={"title": "x"}, headers={"If-Match": '"99"'})
+    limits: Limits = {Scope.WRITE: RateLimit(100, 100)}
+    caller = Caller(tour.tenant_id, tour.client.access.key_id, frozenset(Scope))
+    limited = RateLimits(tour.found.database, limits)
+    tour.do("a request with a rate limit", lambda: limited.take(caller, Scope.WRITE))
+
+
+def messages(tour: Tour) -> None:
+    """Posted, read, changed, exported and imported."""
+    chat = f"/chats/{tour.chat('a', *MANY)}"
+    keyed = {"headers": {"Idempotency-Key": "k"}}
+    tour.ask("POST /chats/{id}/messages", f"{chat}/messages", json={"content": "x"})
+    tour.ask("POST /chats/{id}/messages", f"{chat}/messages", json={"messages": [{"content": "x"}] * 40})
+    tour.ask("POST /chats/{id}/messages, with a key", f"{chat}/messages", json={"content": "x"}, **keyed)
+    tour.ask("GET /chats/{id}/messages", f"{chat}/messages")
+    tour.ask("GET /chats/{id}/messages/{seq}", f"{chat}/messages/1")
+    tour.ask("PATCH /chats/{id}/messages/{seq}", f"{chat}/messages/1", json={"content": "y"})
+    tour.ask("DELETE /chats/{id}/messages/{seq}", f"{chat}/messages/1")
+    tour.ask("DELETE /chats/{id}/messages/{seq}", f"{chat}/messages/1")
+    tour.ask("GET /chats/{id}/deletion-preview", f"{chat}/deletion-preview")
+    exported = tour.ask("GET /chats/{id}/export", f"{chat}/export", query_string={"format": "ndjson"})
+    long = tour.chat(*["x" * 8_000] * 60)
+    tour.ask("GET /chats/{id}/export", f"/chats/{long}/export", query_string={"format": "ndjson"})
+    ndjson = {"headers": {"Content-Type": "application/x-ndjson"}}
+    tour.ask("POST /chats/import", data=exported, **ndjson)
+    tour.do("POST /chats/import, large", lambda: _stage(tour))
+    tour.ask("DELETE /chats/{id}/messages", f"/chats/{tour.chat('a')}/messages")
+    tour.ask("DELETE /chats/{id}/messages, large", f"{chat}/messages")
+
+
+def _stage(tour: Tour) -> None:
+    """Import a chat in three transactions, and give another one up in the middle."""
+    for is_given_up in (False, True):
+        chat = Chats(tour.database).create(tour.tenant_id, None, {})
+        tour.database.chats.delete_one({"_id.chat_id": chat.id})
+        with tour.found.imports.begin(tour.tenant_id, chat) as begun:
+            for seq in range(1, 4):
+                begun.add([Message(seq, "user", None, "x", {}, tour.database.now(), None)])
+            if not is_given_up:
+                begun.finish()
+
+
+def connections(tour: Tour) -> None:
+    """Opened by a ticket, renewed, closed."""
+    chat_id = tour.chat("a")
+    ticket = tour.ask("POST /chats/{id}/tickets", f"/chats/{chat_id}/tickets")["ticket"]
+    tour.do("a WebSocket's ticket", lambda: tour.found.tickets.redeem(ticket, chat_id))
+    presence = tour.found.presence
+    for number in ("a", "b", "c"):
+        tour.do("a WebSocket is opened", lambda number=number: presence.open(tour.tenant_id, chat_id, number, "worker"))
+    tour.ask("GET /chats/{id}/connections", f"/chats/{chat_id}/connections")
+    tour.do("the leases of a process are renewed", lambda: presence.renew("worker"))
+    tour.do("a WebSocket is closed", lambda: presence.close("worker", ["a"]))
+    tour.do("the sockets of a restored chat", lambda: presence.since_restored(tour.tenant_id, chat_id))
+    tour.ask("DELETE /chats/{id}, connected to", f"/chats/{chat_id}")
+    tour.do("a process ends", lambda: presence.close_worker("worker"))
+    caller = tour.found.keys.authenticate(tour.client.access.key)
+    tour.do("the key of an open socket", lambda: tour.found.keys.get(tour.tenant_id, caller.key_id))
+    followed = Changes(tour.found.database).follow(lambda: frozenset({tour.tenant_id}), lambda _: None)
+    tour.do("the feed of a process", lambda: next(followed))
+    followed.close()
+
+
+def deletions(tour: Tour) -> None:
+    """One, large ones, several, refused ones, repeated ones."""
+    tour.ask("DELETE /chats/{id}", f"/chats/{tour.chat('a')}")
+    large = tour.chat(*MANY)
+    tour.ask("DELETE /chats/{id}, large", f"/chats/{large}")
+    keyed = {"headers": {"Idempotency-Key": "d"}}
+    tour.ask("DELETE /chats/{id}, with a key", f"/chats/{tour.chat('a')}", **keyed)
+    tour.ask("DELETE /chats/{id}, not there", f"/chats/{uuid.uuid4()}")
+    occupied = tour.chat("a")
+    tour.found.presence.open(tour.tenant_id, occupied, occupied, "worker")
+    tour.ask("DELETE /chats/{id}, evicting", f"/chats/{occupied}?on_active=evict")
+    emptied = tour.chat(*MANY)
+    tour.client.send("DELETE", f"/api/v1/chats/{emptied}/messages")
+    tour.ask("DELETE /chats/{id}, emptied before", f"/chats/{emptied}")
+    ids = [tour.chat("a") for _ in range(8)]
+    tour.ask("POST /chats/delete", json={"chat_ids": ids}, headers={"Idempotency-Key": "bulk"})
+    tour.ask(
+        "POST /chats/delete, repeated", "/chats/delete", json={"chat_ids": ids}, headers={"Idempotency-Key": "bulk"}
+    )
+    removals = [Removal(tour.chat("a"), "key") for _ in range(2)]
+    tour.do("the answer to a delete was lost", lambda: tour.found.deletions.done_before(tour.tenant_id, removals))
+    tour.ask("GET /deletions")
+    tour.ask("GET /deletions/{id}", f"/deletions/{large}")
+    with suppress(ClaimLostError):
+        claimed = tour.found.purges.claim("worker")
+        assert claimed is not None
+        tour.do("a purge is put back", lambda: tour.found.purges.release(claimed))
+    tour.finish("the purge worker", PurgeWorker(tour.found.purges))
+    tour.do("flask jobs status", tour.found.purges.progress)
+
+
+def trash(tour: Tour) -> None:
+    """There and back, and gone in the end."""
+    first, *others = [tour.chat("a") for _ in range(5)]
+    tour.ask("POST /chats/{id}/trash", f"/chats/{first}/trash", json={})
+    tour.ask("GET /trash")
+    tour.ask("GET /trash/{id}", f"/trash/{first}")
+    tour.ask("POST /trash/{id}/restore", f"/trash/{first}/restore", headers={"Idempotency-Key": "r"})
+    ticket = tour.client.send("POST", f"/api/v1/chats/{first}/tickets").get_json()["ticket"]
+    tour.do("a WebSocket's ticket", lambda: tour.found.tickets.redeem(ticket, first))
+    keyed = {"headers": {"Idempotency-Key": "t"}}
+    tour.ask("POST /chats/trash", json={"chat_ids": others}, **keyed)
+    tour.ask("POST /chats/trash, repeated", "/chats/trash", json={"chat_ids": others}, **keyed)
+    tour.ask("POST /trash/restore", json={"chat_ids": others[:2]}, headers={"Idempotency-Key": "u"})
+    tour.ask("DELETE /trash/{id}", f"/trash/{others[2]}")
+    tour.found.tenants.set_grace(tour.tenant_id, timedelta(days=1))
+    tour.found.keys.authenticate(_forget(tour))
+    in_grace = tour.chat("a")
+    tour.ask("DELETE /chats/{id}, in grace", f"/chats/{in_grace}")
+    tour.ask("GET /deletions, with grace", "/deletions")
+    tour.ask("GET /deletions/{id}, with grace", f"/deletions/{in_grace}")
+    tour.ask("POST /chats, under an id", "/chats", json={"id": in_grace})
+    tour.expire("trash", "purge_at")
+    tour.expire("chats", "expires_at", **{"_id.chat_id": tour.chat("a")})
+    tour.finish("the expiry", Expiry(tour.found.expired))
+    tour.found.tenants.set_grace(tour.tenant_id, timedelta())
+    tour.found.keys.authenticate(_forget(tour))
+
+
+def _forget(tour: Tour) -> str:
+    """Let this process know nothing of keys and tenants, as after 5 s; return the tenant's key."""
+    tour.found.keys._callers.clear()
+    tour.found.database.rules._tenants.clear()
+    return tour.client.access.key
+
+
+def holds(tour: Tour) -> None:
+    """Placed, changed, asked, released, lifted."""
+    live, kept, further = (tour.chat("a") for _ in range(3))
+    tour.client.send("POST", f"/api/v1/chats/{kept}/trash", json={})
+    body = {"name": "n", "chat_ids": [live, kept]}
+    hold = tour.ask("POST /holds", json=body, headers={"Idempotency-Key": "h"})["id"]
+    tour.ask("POST /holds, repeated", "/holds", json=body, headers={"Idempotency-Key": "h"})
+    tour.ask("GET /holds")
+    tour.ask("GET /holds/{id}", f"/holds/{hold}")
+    tour.ask("POST /holds/{id}/chats", f"/holds/{hold}/chats", json={"add": [further], "remove": [live]})
+    tour.ask("DELETE /chats/{id}, held", f"/chats/{further}")
+    for path in ("messages", "messages/1"):
+        tour.ask("DELETE /chats/{id}/messages, held", f"/chats/{further}/{path}")
+    tour.expire("trash", "purge_at")
+    tour.finish("the expiry", Expiry(tour.found.expired))
+    tour.ask("POST /holds/{id}/release", f"/holds/{hold}/release")
+    tour.ask("POST /holds/{id}/release", f"/holds/{hold}/release")
+    tour.finish("the marks of released holds are taken off", Lifting(tour.found.holds))
+    tour.do("flask jobs run --until-idle", tour.found.holds.are_lifted)
+    everything = tour.ask("POST /holds, on everything", "/holds", json={"name": "n", "everything": True})["id"]
+    tour.ask("POST /holds/{id}/release, of everything", f"/holds/{everything}/release")
+    _forget(tour)
+    removed = tour.chat("a")
+    tour.found.keys.authenticate(_forget(tour))
+    tour.found.database.rules._tenants.clear()
+    tour.ask(
+        "PATCH /chats/{id}/messages/{seq}, the tenant's holds not known",
+        f"/chats/{removed}/messages/1",
+        json={"content": "y"},
+    )
+    tour.database.tenants.update_many({}, {"$unset": {"hold_released_at": ""}})
+    tour.found.keys.authenticate(_forget(tour))
+
+
+def retention(tour: Tour) -> None:
+    """Set, looked at, and what it takes."""
+    tour.ask("GET /retention/preview", query_string={"delete_after_days": 9})
+    tour.ask("PUT /retention", json={"delete_after_days": 9, "action": "delete"})
+    tour.ask("GET /retention")
+    in_force = tour.database.now() - LONG_AGO
+    tour.database.tenants.update_many({"retention": {"$exists": True}}, {"$set": {"retention.active_from": in_force}})
+    inactive = [tour.chat("a") for _ in range(3)]
+    held = tour.client.send("POST", "/api/v1/holds", json={"name": "n", "chat_ids": inactive[:1]}).get_json()["id"]
+    for chat_id in inactive:
+        tour.expire("chats", "updated_at", **{"_id.chat_id": chat_id})
+    tour.found.keys.authenticate(_forget(tour))
+    tour.do("the gauge of overdue chats", tour.found.retention.overdue)
+    tour.finish("the retention", Retaining(tour.found.retention))
+    tour.client.send("POST", f"/api/v1/holds/{held}/release")
+    tour.ask("DELETE /retention")
+
+
+def erasing(tour: Tour) -> None:
+    """A person, removed from chats and the trash; some of it is held."""
+    free, kept, held = (tour.chat("a") for _ in range(3))
+    for chat_id in (free, kept, held):
+        tour.client.send("POST", f"/api/v1/chats/{chat_id}/messages", json={"content": "x", "sender_id": "ada"})
+    tour.client.send("POST", f"/api/v1/chats/{kept}/trash", json={})
+    tour.client.send("POST", "/api/v1/holds", json={"name": "n", "chat_ids": [held]})
+    for mode in ("redact", "remove"):
+        asked = tour.ask("POST /erasures", json={"sender_id": "ada", "mode": mode})["id"]
+        tour.ask("GET /erasures")
+        tour.ask("GET /erasures/{id}", f"/erasures/{asked}")
+        if mode == "redact":
+            tour.database.messages.update_many({}, {"$set": {"sender_id": "ada"}})
+        tour.finish("the eraser", Erasing(tour.found.erasures))
+    tour.do("flask jobs run --until-idle", tour.found.erasures.are_done)
+
+
+def log(tour: Tour) -> None:
+    """Numbered, read, proved."""
+    tour.other.send("DELETE", f"/api/v1/chats/{tour.other.new_chat('a')}")
+    deleted = tour.chat("a")
+    tour.client.send("DELETE", f"/api/v1/chats/{deleted}")
+    tour.do("the sequencer, through all receipts", lambda: number_all(tour.found.database))
+    again = tour.chat("a")
+    tour.client.send("DELETE", f"/api/v1/chats/{again}")
+    tour.client.send("DELETE", f"/api/v1/chats/{tour.chat('a')}/messages")
+    tour.other.send("DELETE", f"/api/v1/chats/{tour.other.new_chat('a')}")
+    tour.do("the sequencer", lambda: number_all(tour.found.database))
+    tour.ask("GET /log")
+    tour.ask("GET /deletions/{id}/proof", f"/deletions/{deleted}/proof")
+    tour.ask("GET /log/checkpoint")
+    tour.ask("GET /log/consistency", query_string={"old": 1})
+    tour.do("those who follow the log", lambda: tour.found.log.heads({tour.tenant_id, tour.other.access.tenant_id}))
+    tour.do("the keys of those who follow the log", lambda: tour.found.keys.ended([tour.client.access.key_id]))
+    tour.do("the gauge of the log", tour.found.sequencer.status)
+    sequencer = Sequencer(tour.found.database)
+    tour.database.log_heads.update_one({"_id": tour.tenant_id}, {"$set": {"tree": {"size": 0, "frontier": []}}})
+    sequencer.claim()
+    tour.do("the sequencer, on a log of an earlier version", sequencer.grow_trees)
+    sequencer.give_up()
+
+
+def webhooks(tour: Tour) -> None:
+    """Made, told, changed, deleted."""
+    body = {"url": "http://127.0.0.1:9/", "kinds": ["chat.deleted"]}
+    made = tour.ask("POST /webhooks", json=body, headers={"Idempotency-Key": "w"})["id"]
+    tour.ask("GET /webhooks")
+    tour.ask("GET /webhooks/{id}", f"/webhooks/{made}")
+    tour.ask("PATCH /webhooks/{id}", f"/webhooks/{made}", json={"enabled": True})
+    tour.ask("POST /webhooks/{id}/rotate", f"/webhooks/{made}/rotate")
+    tour.ask("POST /webhooks/{id}/replay", f"/webhooks/{made}/replay", json={"after": 0})
+    tour.ask("POST /webhooks/{id}/test", f"/webhooks/{made}/test")
+    tour.do("a worker makes deliveries", tour.found.deliveries.enqueue_some)
+    tour.do("a worker tells a webhook", lambda: _tell(tour))
+    tour.ask("GET /webhooks/{id}/deliveries", f"/webhooks/{made}/deliveries")
+    tour.ask("DELETE /webhooks/{id}", f"/webhooks/{made}")
+
+
+def _tell(tour: Tour) -> None:
+    """Once with success, once to be told that it is gone; then it is left alone."""
+    for status in (200, 410):
+        attempt = tour.found.deliveries.claim([])
+        assert attempt is not None
+        tour.found.deliveries.settle(attempt, status, "said")
+    assert tour.found.deliveries.claim([]) is None
+
+
+def dead_processes(tour: Tour) -> None:
+    """What they hold is found, and released."""
+    chat_id = tour.chat("a")
+    tour.found.presence.open(tour.tenant_id, chat_id, uuid.uuid4().hex, "chat-service-0.0.1")
+    tour.do("the reaper", OrphanReaper(tour.found.orphans).run_once)
+    tour.do("the reaper", lambda: tour.found.orphans.release_leases(Absent("nobody", tour.database.now())))
+    tour.do("the reaper", lambda: tour.found.orphans.release_claims(["nobody"]))
+    tour.do("a worker's successor", lambda: tour.found.orphans.release(f"not {own_name()}"))
+
+
+def operator(tour: Tour) -> None:
+    """From a shell: tenants, keys, the check with its repairs, databases of an earlier version."""
+    tenants, keys = tour.found.tenants, tour.found.keys
+    made = tour.do("flask tenants", lambda: tenants.create("t"))
+    tour.do("flask tenants", tenants.list)
+    tour.do("flask tenants", lambda: (tenants.get(made.id), tenants.set_limits(made.id, {Scope.READ: None})))
+    tour.do("flask tenants", lambda: tenants.set_grace(made.id, timedelta(days=1)))
+    _, key = tour.do("flask keys", lambda: keys.create(made.id, "l", [Scope.READ]))
+    tour.do("flask keys", lambda: keys.list(made.id))
+    tour.do("flask keys rotate", lambda: keys.rotate(made.id, key.id, timedelta(days=1)))
+    tour.do("flask keys", lambda: keys.revoke(made.id, key.id))
+    tour.do("flask status", tour.found.health.backlog)
+    tour.do("the gauge of webhooks", lambda: tour.found.health.webhooks(5))
+    exports = tour.found.exports
+    for of_trash in (False, True):
+        tour.do("flask tenants export", lambda of_trash=of_trash: list(exports.ids(tour.tenant_id, of_trash=of_trash)))
+    tour.do("flask tenants export", lambda: exports.count(tour.tenant_id))
+    repeated = IdempotencyKey(tour.tenant_id, "k", "another")
+    tour.do(
+        "POST /chats/import, repeated",
+        lambda: idempotency.is_recorded(tour.found.database, tour.tenant_id, repeated.key),
+    )
+    wrong, again = tour.chat("a"), tour.chat("a")
+    tour.database.chats.update_one({"_id.chat_id": wrong}, {"$inc": {"message_count": 5}})
+    kept = tour.database.chats.find_one({"_id.chat_id": again})
+    tour.client.send("DELETE", f"/api/v1/chats/{again}")
+    tour.database.chats.insert_one(kept)
+    tour.do("flask check --repair", lambda: list(tour.found.checks.run(repair=True)))
+    write_as_before(tour.database)
+    tour.do("flask db init, after an earlier version", lambda: list(migrate(tour.found.database)))
+
+
+def restored(tour: Tour, folder: Path) -> None:
+    """A ledger is kept; a backup comes back, and is brought up to it."""
+    tour.finish("the purge worker", PurgeWorker(tour.found.purges))
+    file = LedgerFile(folder / "ledger.db")
+    ledger = Ledger(tour.found.database, file)
+    ledger.lift()  # what the guard asks, it asks at its own time
+    busy = BusyTenant(tour.client)
+    number_all(tour.database)
+    tour.finish("the ledger is kept", Keeping(ledger))
+    backup = Backup(tour.database)
+    busy.go_on()
+    leave(tour)
+    tour.client.send("PATCH", f"/api/v1/chats/{busy.chats[14]}/messages/1", json={"content": "y"})
+    number_all(tour.database)
+    tour.finish("the ledger is kept", Keeping(ledger))
+    backup.restore()
+    tour.do("a process with a ledger", ledger.behind)
+    tour.do("the replay", lambda: list(Replay(tour.found.database, ledger).run()))
+
+
+def leave(tour: Tour) -> None:
+    """The other tenant is deleted, with all that it has."""
+    tenant_id, deletions = tour.other.access.tenant_id, tour.found.tenant_deletions
+    tour.other.new_chat("a")
+    tour.do("flask tenants delete", lambda: deletions.request(tenant_id, "operator"))
+    tour.do("flask tenants delete", lambda: deletions.get(tenant_id))
+    for _ in range(2):  # until its chats are gone, and then the tenant
+        tour.finish("a tenant is deleted", RemovingTenants(deletions))
+        number_all(tour.database)
+    assert deletions.get(tenant_id).completed_at
+
+
+STAGES = (
+    *(chats, messages, connections, deletions, trash, holds, retention, erasing),
+    *(log, webhooks, dead_processes, operator),
+)
