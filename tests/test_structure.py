@@ -1,6 +1,8 @@
 """What holds for the source code as a whole."""
 
 import ast
+import os
+import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -52,3 +54,10 @@ def test_nobody_passes_a_session_by_hand() -> None:
         or (isinstance(node, ast.keyword) and node.arg == "session")
     ]
     assert found == []
+
+
+def test_no_web_worker_loads_what_only_webhooks_are_told_with() -> None:
+    """A fifth of the time that it starts in, and 9 MB; the commands load what it loads."""
+    look = "import sys, asgi; sys.exit('aiohttp' in sys.modules)"
+    environment = {**os.environ, "MONGODB_URI": "mongodb://localhost/chat?replicaSet=rs0"}
+    assert subprocess.run([sys.executable, "-c", look], cwd=ROOT, env=environment, check=False).returncode == 0

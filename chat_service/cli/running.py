@@ -16,7 +16,6 @@ from chat_service.api.imports import take_in
 from chat_service.api.log import message_json
 from chat_service.cli.plainly import known_tenant, told_plainly
 from chat_service.errors import InvalidImportError
-from chat_service.jobs.delivering import Delivering
 from chat_service.jobs.erasing import Erasing
 from chat_service.jobs.expiry import Expiry
 from chat_service.jobs.keeping import Keeping
@@ -77,11 +76,11 @@ def run_jobs(*, until_idle: bool) -> None:
     sequencing = Sequencing(repositories().sequencer)
     started.append(start(OrphanReaper(repositories().orphans), stop))
     if found.webhooks.are_on:
-        takers.append(
-            Delivering(
-                found.deliveries, message_json, found.database.tracer, private_networks=found.webhooks.private_networks
-            )
-        )
+        # aiohttp would be a fifth of the time in which a web worker or a command starts, and none of them needs it.
+        from chat_service.jobs.delivering import Delivering  # noqa: PLC0415
+
+        private = found.webhooks.private_networks
+        takers.append(Delivering(found.deliveries, message_json, found.database.tracer, private_networks=private))
     if found.ledger is not None:
         takers.append(Keeping(found.ledger))
     if until_idle:
