@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 RUNS := $(VENV)/.installed-run
 INSTALLED := $(VENV)/.installed
 
+# Tests start hundreds of processes. Where nothing compiled is kept, as in many images, each compiles everything anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help run test interop soak fuzz lint format bench lock clean-data
 
