@@ -9,6 +9,7 @@ from typing import Any
 import pymongo
 import pytest
 from flask import Flask
+from pymongo.read_concern import ReadConcern
 
 from chat_service.api.context import Repositories
 from chat_service.app import create_app
@@ -109,9 +110,12 @@ def database(real_database: Database) -> Database:
 
 
 def empty(database: Database) -> None:
-    """Remove every document, which takes 11 ms where dropping takes 200."""
-    for name in COLLECTIONS:
-        database.database[name].delete_many({})
+    """Remove every document, and what is remembered of them. To ask where there are any is one command for all."""
+    of_each = {name: [{"$limit": 1}, {"$project": {"_id": 0, "in": {"$literal": name}}}] for name in COLLECTIONS}
+    first, *others = ({"$unionWith": {"coll": name, "pipeline": one}} for name, one in of_each.items())
+    found = database.database.with_options(read_concern=ReadConcern("local"))[first["$unionWith"]["coll"]]
+    for one in found.aggregate([*first["$unionWith"]["pipeline"], *others]):
+        database.collections[one["in"]].delete_many({})
     database.rules._tenants.clear()
 
 

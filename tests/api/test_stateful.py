@@ -12,10 +12,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from chat_service.app import create_app
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
-from chat_service.repository.shape import COLLECTIONS
 from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
-from tests.conftest import tenant_maker
+from tests.conftest import empty, tenant_maker
 
 INLINE_LIMIT = 4
 """So low that deletes and emptyings of both kinds happen; no purge runs, so what waits for one is there to be found."""
@@ -72,8 +71,7 @@ class Service(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        for name in COLLECTIONS:
-            self.database.database[name].delete_many({})
+        empty(self.database)
         new_tenant = tenant_maker(self.database)
         accesses: list[TenantAccess] = [new_tenant(), new_tenant()]
         self.tenants = [Tenant(Client(self.app, access)) for access in accesses]

@@ -15,8 +15,8 @@ from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
-from chat_service.repository.shape import COLLECTIONS
 from chat_service.repository.tenants import Tenants
+from tests.conftest import empty
 from tests.live.corpus import WRONG
 from tests.live.corpus.raw import CANARY, CHAT, FOREIGN, Wrong
 from tests.live.corpus.transport import CUT_OFF
@@ -38,8 +38,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(gunicorn: EmbeddedGunicorn, real_database: Database) -> Scene:
-    for name in COLLECTIONS:
-        real_database.database[name].delete_many({})
+    empty(real_database)
     tenants, keys = Tenants(real_database), ApiKeys(real_database)
     ours, theirs = tenants.create("ours").id, tenants.create("theirs").id
     revoked, record = keys.create(ours, "revoked", ["delete"])
