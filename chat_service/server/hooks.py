@@ -158,6 +158,7 @@ def on_starting(read_settings: ReadSettings, server: Any) -> None:
     if server.cfg.worker_tmp_dir is None:
         server.log.warning("%s cannot be written or is full: heartbeats and metrics go to a disk.", shared_files.MEMORY)
     shared_files.share_numbers(server.cfg.worker_tmp_dir)
+    gc.freeze()  # no worker's collector goes through what the master has loaded, so that the pages stay shared
 
 
 def _end_at_once_in_a_new_worker() -> None:
