@@ -1,5 +1,7 @@
 """The whole HTTP API as a WSGI application, for any WSGI server and for `flask --app wsgi`."""
 
+import gc
+
 import click
 from flask import Flask
 
@@ -24,3 +26,4 @@ def _create() -> Flask:
 
 
 app = _create()
+gc.freeze()  # what is loaded stays until the process ends: no collection goes through it, nor the one at the end
