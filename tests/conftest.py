@@ -173,9 +173,10 @@ def app(routes: Flask, either_database: Database) -> Flask:
 
 
 def begin(database: Database, inline_limit: int = INLINE_LIMIT, **more: Any) -> Repositories:
-    """Return the repositories of a process that has just begun; `more` are those that not every service has."""
+    """Return the repositories of a process that has just begun; `more` is what they have that not every service has."""
     limits, caps, sealer = RateLimits(database, {}, metrics.count_unlimited), ConnectionCaps(), Sealer(())
-    return Repositories.on(database, inline_limit, limits, caps, sealer, private_networks=False, **more)
+    usual = {"limits": limits, "caps": caps, "sealer": sealer, "private_networks": False}
+    return Repositories.on(database, inline_limit, **{**usual, **more})
 
 
 @pytest.fixture

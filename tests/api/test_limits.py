@@ -12,10 +12,13 @@ from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.models import RateLimit, Scope
 from chat_service.repository.database import Database
+from chat_service.repository.limits import RateLimits
 from chat_service.repository.tenant_rules import CACHE_SECONDS
 from chat_service.settings import Settings
+from chat_service.telemetry import metrics
 from tests.api.test_routes import BODIES, OPERATIONS, UNKNOWN, path
 from tests.client import CHATS, Client, TenantAccess
+from tests.conftest import begin
 
 pytestmark = pytest.mark.usefixtures("patient_limits")
 
@@ -35,9 +38,10 @@ def either_database(database: Database) -> Database:
 
 
 @pytest.fixture
-def app(database: Database) -> Flask:
-    limits = dict.fromkeys(Scope, SLOW)
-    return create_app(Settings("unused", 2**20, threads=8, log_format="json", rate_limits=limits), database)
+def app(routes: Flask, database: Database) -> Flask:
+    limits = RateLimits(database, dict.fromkeys(Scope, SLOW), metrics.count_unlimited)
+    begin(database, limits=limits).install(routes.extensions)
+    return routes
 
 
 def left(answer: TestResponse) -> int:
@@ -70,9 +74,9 @@ def test_every_operation_is_limited(
     assert refused.headers["RateLimit-Policy"] == answer.headers["RateLimit-Policy"]
 
 
-def test_without_a_limit_there_is_no_header(database: Database, new_tenant) -> None:
-    app = create_app(Settings("unused", 2**20, threads=8, log_format="json"), database)
-    answer = Client(app, new_tenant()).send("GET", CHATS)
+def test_without_a_limit_there_is_no_header(routes: Flask, database: Database, new_tenant) -> None:
+    begin(database).install(routes.extensions)
+    answer = Client(routes, new_tenant()).send("GET", CHATS)
     assert not [name for name, _ in answer.headers if name.lower().startswith("ratelimit")]
 
 

@@ -15,6 +15,7 @@ from chat_service.repository.keys import message_key
 from chat_service.repository.purges import Purges
 from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
+from tests.conftest import begin
 from tests.numbering import number_all
 
 API = "/api/v1"
@@ -28,9 +29,9 @@ def either_database(database: Database) -> Database:
 
 
 @pytest.fixture
-def app(database: Database) -> Flask:
-    settings = Settings("unused", 2**20, threads=8, log_format="json", signing_keys=(NEW, OLD), delete_inline_limit=3)
-    return create_app(settings, database)
+def app(routes: Flask, database: Database) -> Flask:
+    begin(database, inline_limit=3, signing_keys=[SigningKey(key) for key in (NEW, OLD)]).install(routes.extensions)
+    return routes
 
 
 def key_of(client: Client) -> VerifierKey:

@@ -1,6 +1,7 @@
 """The chat page: where it is served, and what a browser may do with it. The other tests here use it."""
 
 import re
+from functools import cache
 
 import pytest
 from flask import Flask
@@ -11,6 +12,7 @@ from chat_service.settings import Settings
 from tests.mock_database import MockDatabase
 
 
+@cache
 def served(*, chat_page: bool) -> Flask:
     return create_app(Settings("unused", 1024, threads=1, log_format="json", chat_page=chat_page), MockDatabase())
 

@@ -8,24 +8,23 @@ import pytest
 from flask import Flask
 
 from chat_service.api.log import message_json
-from chat_service.app import create_app
 from chat_service.jobs.delivering import Delivering
 from chat_service.jobs.runner import run
 from chat_service.models import Scope
 from chat_service.repository.database import Database
-from chat_service.repository.sealing import new_key
-from chat_service.settings import Settings
+from chat_service.repository.sealing import Sealer, new_key
 from tests.client import Client, TenantAccess
+from tests.conftest import begin
 from tests.numbering import numbering
 
 KEY = new_key()
 
 
 @pytest.fixture
-def app(database: Database) -> Flask:
+def app(routes: Flask, database: Database) -> Flask:
     """Webhooks may go to this machine."""
-    settings = {"webhook_keys": (KEY,), "webhook_private_networks": True}
-    return create_app(Settings("unused", 2**20, threads=8, log_format="json", **settings), database)
+    begin(database, sealer=Sealer((KEY,)), private_networks=True).install(routes.extensions)
+    return routes
 
 
 @pytest.fixture

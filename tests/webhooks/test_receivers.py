@@ -16,9 +16,10 @@ from chat_service.models import Attempt, Scope
 from chat_service.repository import receivers
 from chat_service.repository.database import Database
 from chat_service.repository.receivers import is_public
-from chat_service.repository.sealing import new_key
+from chat_service.repository.sealing import Sealer, new_key
 from chat_service.settings import Settings
 from tests.client import Client, TenantAccess
+from tests.conftest import begin
 from tests.webhooks.receiver import Receiver
 
 PRIVATE = [
@@ -82,12 +83,10 @@ def test_what_is_public(address: str) -> None:
 
 
 @pytest.fixture
-def governor(database: Database, new_tenant: Callable[..., TenantAccess]) -> Client:
+def governor(routes: Flask, database: Database, new_tenant: Callable[..., TenantAccess]) -> Client:
     """Of a service whose webhooks go to public addresses only."""
-    app: Flask = create_app(
-        Settings("unused", 2**20, threads=8, log_format="json", webhook_keys=(new_key(),)), database
-    )
-    return Client(app, new_tenant(*Scope))
+    begin(database, sealer=Sealer((new_key(),))).install(routes.extensions)
+    return Client(routes, new_tenant(*Scope))
 
 
 @pytest.mark.parametrize("host", FORMS)
