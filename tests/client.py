@@ -1,10 +1,11 @@
 """A tenant's view of the application in a test."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
-from werkzeug.test import TestResponse
+if TYPE_CHECKING:  # else processes that only want to know who calls would load them
+    from flask import Flask
+    from werkzeug.test import TestResponse
 
 CHATS = "/api/v1/chats"
 
@@ -23,12 +24,12 @@ class TenantAccess:
 class Client:
     """Sends requests with a tenant's key."""
 
-    def __init__(self, app: Flask, access: TenantAccess) -> None:
+    def __init__(self, app: "Flask", access: TenantAccess) -> None:
         self.app = app
         self.access = access
         self._client = app.test_client()
 
-    def send(self, method: str, path: str, **kwargs: Any) -> TestResponse:
+    def send(self, method: str, path: str, **kwargs: Any) -> "TestResponse":
         headers = {**self.access.headers, **kwargs.pop("headers", {})}
         return self._client.open(path, method=method, headers=headers, **kwargs)
 
