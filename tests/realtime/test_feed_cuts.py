@@ -94,7 +94,7 @@ async def converse(service: Service, chats: int, share: int, cutting: Callable[[
     return sum((speaker.closes for speaker in speakers), Counter())
 
 
-SMALL = pytest.param(8, 50, id="2,000 messages, 40 sockets")
+SMALL = pytest.param(8, 20, id="800 messages, 40 sockets")
 LARGE = pytest.param(20, 100, id="10,000 messages, 100 sockets", marks=pytest.mark.soak)
 
 
