@@ -35,11 +35,13 @@ class Campaign(NamedTuple):
     messages: int
 
 
-ALONE = Campaign(rounds=5, workers=6, each=2, messages=200)
-"""30 kills; a worker has one delete in its transaction, or two that are left to purges."""
+ALONE = Campaign(rounds=2, workers=5, each=2, messages=200)
+"""10 kills; a worker has one delete in its transaction, or two that are left to purges."""
 
-IN_GROUPS = Campaign(rounds=6, workers=2, each=8, messages=50)
-"""12 kills; deletes share transactions, up to eight of them."""
+IN_GROUPS = Campaign(rounds=4, workers=2, each=8, messages=50)
+"""8 kills; deletes share transactions, up to eight of them."""
+
+MANY = [pytest.param(campaign._replace(rounds=20), marks=pytest.mark.soak) for campaign in (ALONE, IN_GROUPS)]
 
 STEP_SECONDS = 0.012
 """Each command of a delete takes this much longer, so that kills fall between all of them."""
@@ -75,7 +77,7 @@ def wait_until_loaded(service: EmbeddedGunicorn, workers: int) -> set[int]:
         before = now
 
 
-@pytest.mark.parametrize("campaign", [ALONE, IN_GROUPS], ids=["alone", "in groups"])
+@pytest.mark.parametrize("campaign", [ALONE, IN_GROUPS, *MANY], ids=lambda one: f"{one.rounds * one.workers} kills")
 def test_every_chat_is_whole_or_gone(
     mongod: EmbeddedMongod, database: Database, access, slow_steps, campaign: Campaign
 ) -> None:
