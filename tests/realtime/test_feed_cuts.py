@@ -41,12 +41,14 @@ class Speaker:
         self.on_the_way: set[str] = set()
         self.repeated: set[str] = set()
         self.last, self.expected = 0, shares * share
+        self.has_come_in = asyncio.Event()
         self.closes: Counter[int] = Counter()
 
     async def talk(self) -> None:
         while self.last < self.expected:
             path = f"{self.chat_id}?after={self.last}"
             line = await Line.open(self.service.gunicorn.port, path, self.service.access)
+            self.has_come_in.set()
             self.repeated |= self.on_the_way
             for content in self.on_the_way:
                 self.post(line, content)
@@ -86,8 +88,10 @@ async def converse(service: Service, chats: int, share: int, cutting: Callable[[
         for number in range(SOCKETS_OF_A_CHAT)
     ]
     talking = asyncio.gather(*(speaker.talk() for speaker in speakers))
+    for speaker in speakers:  # who is looked up while a connection breaks may be told to come again
+        await asyncio.wait_for(speaker.has_come_in.wait(), 60)
     while not talking.done():
-        await asyncio.wait([talking], timeout=random.random() + 0.5)
+        await asyncio.wait([talking], timeout=random.random() / 2 + 0.1)
         await asyncio.to_thread(cutting)
     await talking
     assert all(speaker.last == speaker.expected for speaker in speakers)
