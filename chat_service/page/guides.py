@@ -27,7 +27,8 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
-_SCROLLED = {"code_block", "table_open"}
+_SCROLLED = {"code_block": "code_block", "fence": "code_block", "table_open": "table_open"}
+"""What can be wider than the page, and as what it is shown: a fence's attributes would not be those of its box."""
 
 _NOT_OF_SLUGS = re.compile(r"[^\w\- ]")
 
@@ -57,6 +58,7 @@ def read(name: str) -> Page:
             token.attrSet("id", slug(tokens[position + 1].content))
         elif token.type in _SCROLLED:
             token.attrSet("tabindex", "0")  # so that it can be scrolled by the keys
+            token.type = _SCROLLED[token.type]
         elif token.type == "th_open" and not tokens[position + 1].content:
             token.tag = tokens[position + 2].tag = "td"  # the corner of a table heads nothing
         for part in token.children or ():

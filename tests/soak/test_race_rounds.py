@@ -114,7 +114,7 @@ def wires(database: Database, mongod, tmp_path) -> Iterator[tuple[list[Wire], So
 
 def test_a_few_rounds(wires, database, seed, tell) -> None:
     """The same as the soak, for some seconds."""
-    run_rounds("races-quick", 100, wires, database, seed, tell)
+    run_rounds("races-quick", 60, wires, database, seed, tell)
 
 
 @pytest.mark.soak
