@@ -219,7 +219,7 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         headers=_retry_after(1),
     ),
     errors.UnknownSizeError: Problem(
-        422,
+        404,
         "unknown_size",
         "Unknown size",
         "Your log never had as many entries. Was the checkpoint of another tenant, or of another service?",

@@ -169,6 +169,11 @@ class TransactionRunner:
         return verdict
 
     def _commit(self, session: ClientSession, deadline: float, *, changed: bool) -> None:
+        if time.monotonic() >= deadline:
+            # This process was stopped, and what it has read is older than anybody reckons with: a hold on everything is
+            # promised from when the longest transaction has ended (protection.py).
+            self._abort(session)
+            raise DatabaseUnavailableError
         for repetition in itertools.count():
             try:
                 with pymongo.timeout(self._budget(deadline)):

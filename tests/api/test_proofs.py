@@ -98,7 +98,7 @@ def test_the_log_only_grows(alice: Client, database: Database) -> None:
     assert (before.size, now.size) == (6, 8)
     assert alice.send("GET", f"{API}/log/consistency?old=8").status_code == 200
     refused = alice.send("GET", f"{API}/log/consistency?old=9")
-    assert (refused.status_code, refused.get_json()["code"], refused.get_json()["size"]) == (422, "unknown_size", 8)
+    assert (refused.status_code, refused.get_json()["code"], refused.get_json()["size"]) == (404, "unknown_size", 8)
     assert alice.send("GET", f"{API}/log/consistency").status_code == 422
 
 

@@ -10,6 +10,7 @@ from flask import Flask
 
 from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
+from chat_service.errors import DatabaseUnavailableError
 from chat_service.models import NewMessage, Role
 from chat_service.repository import exports
 from chat_service.repository.chats import Chats
@@ -18,6 +19,7 @@ from chat_service.repository.deadline import set_deadline
 from chat_service.repository.messages import Messages
 from chat_service.repository.outage import PASSING
 from chat_service.repository.transaction import TransactionRunner
+from chat_service.repository.unit_of_work import UnitOfWork
 from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
 
@@ -73,6 +75,19 @@ def app(hasty: Database) -> Flask:
 def either_database(database: Database) -> Database:
     """A real one: mongomock has no failpoints."""
     return database
+
+
+def test_a_transaction_whose_time_is_over_is_not_committed(hasty: Database) -> None:
+    """As of a process that was stopped between its look at the holds and its commit."""
+
+    def work(tx: UnitOfWork) -> None:
+        tx.tenants.insert_one({"_id": "late"})
+        time.sleep(0.2)
+
+    with pytest.raises(DatabaseUnavailableError):
+        hasty.transaction(work)
+    assert hasty.tenants.find_one({"_id": "late"}) is None
+    assert hasty.tenants.insert_one({"_id": "late"}).acknowledged, "nothing is locked"
 
 
 @pytest.mark.parametrize("code", ALL_CODES)

@@ -39,16 +39,18 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(gunicorn: EmbeddedGunicorn, real_database: Database) -> Scene:
     empty(real_database)
-    tenants, keys = Tenants(real_database), ApiKeys(real_database)
+    tenants, made = Tenants(real_database), ApiKeys(real_database)
     ours, theirs = tenants.create("ours").id, tenants.create("theirs").id
-    revoked, record = keys.create(ours, "revoked", ["delete"])
-    keys.revoke(ours, record.id)
+    revoked, record = made.create(ours, "revoked", ["delete"])
+    made.revoke(ours, record.id)
     keys = {
-        b"@GOOD@": keys.create(ours, "good", ["read", "write", "delete"])[0],
-        b"@READ@": keys.create(ours, "read", ["read"])[0],
-        b"@OTHER@": keys.create(theirs, "other", ["read", "write", "delete"])[0],
+        b"@GOOD@": made.create(ours, "good", ["read", "write", "delete"])[0],
+        b"@READ@": made.create(ours, "read", ["read"])[0],
+        b"@OTHER@": made.create(theirs, "other", ["read", "write", "delete"])[0],
         b"@REVOKED@": revoked,
     }
+    for token in (b"@GOOD@", b"@READ@", b"@OTHER@"):
+        made.authenticate(keys[token])  # from now on it is known that it was used today
     keys[b"@SWAPPED@"] = keys[b"@GOOD@"].swapcase()
     keys[b"@CURSOR@"] = next_cursor(Span(), 1, ours, CHAT)
     keys[b"@ALTERED_CURSOR@"] = keys[b"@CURSOR@"][:-3] + "AAA"

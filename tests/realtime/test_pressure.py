@@ -281,6 +281,7 @@ class TestOutboxes:
 
 class TenantAccessOnly:
     tenant_id = "t"
+    expires_at = None
 
 
 class TestProtocol:
