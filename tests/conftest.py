@@ -39,7 +39,20 @@ from tests.numbering import numbering
 MAX_BODY_BYTES = 2**20
 
 
-LONG_ONES = ["soak", "faults", "deploy", "live", "telemetry", "realtime", "jobs", "races", "page", "api"]
+LONG_ONES = [
+    "soak",
+    "faults",
+    "deploy",
+    "live",
+    "telemetry",
+    "webhooks",
+    "recovery",
+    "realtime",
+    "jobs",
+    "races",
+    "page",
+    "api",
+]
 """Folders with long tests, to begin with: else some process would be busy with one when the others have finished."""
 
 

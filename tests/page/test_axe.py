@@ -62,8 +62,10 @@ def test_nothing_is_wrong_with_the_documentation(
     window = new_window(size=size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     window.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    # All pages are made in one way; what differs is in their text, and so is seen in any window.
+    all_pages = [f"docs/{name}" for name in sorted(names()) if "/" not in name]
     found = {}
-    for address in ("docs/", "problems", *(f"docs/{name}" for name in sorted(names()) if "/" not in name)):
+    for address in ("docs/", "problems", *(all_pages if (size, scheme) == (DESKTOP, "light") else ["docs/operations"])):
         window.driver.get(f"{window.origin}/{address}")
         found[address] = violations(window)
     assert not any(found.values()), found

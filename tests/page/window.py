@@ -45,7 +45,7 @@ class Window:
     def wait(self, condition: Callable[[], Any]) -> Any:
         """Wait until it is so; what the page replaces meanwhile is looked for again."""
         replaced = [StaleElementReferenceException]
-        wait = WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.05, ignored_exceptions=replaced)
+        wait = WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.1, ignored_exceptions=replaced)
         return wait.until(lambda _: condition())
 
     def wait_for(self, css: str, text: str = "") -> WebElement:

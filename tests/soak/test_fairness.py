@@ -13,7 +13,7 @@ BUSY_SECONDS = 2.0
 def test_another_tenant_is_served_beside_it(load: Load) -> None:
     """Quick: no request of its is refused, and none waits behind the whole crowd."""
     with scene() as (port, loud, quiet), under(load._replace(callers=16), port, loud):
-        noticed = probe(port, quiet, 3.0)
+        noticed = probe(port, quiet, 2.0)
     for kind, one in noticed.items():
         assert one.refused == 0, kind
         assert one.p50 < BUSY_SECONDS, kind

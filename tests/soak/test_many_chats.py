@@ -39,7 +39,7 @@ PERSON, EVERY = "canary-person", 10
 YOUNG = 300
 MOST_HELD = 1_000
 AGE = timedelta(days=100)
-QUIET, BESIDE = (3.0, 15.0), (6.0, 60.0)
+QUIET, BESIDE = (1.0, 15.0), (3.0, 60.0)
 """Seconds that another tenant is there before the workers, and beside them; then they have the database for themselves.
 In the quick form, and in the long one."""
 DEADLINE_SECONDS = 1_200.0
