@@ -119,11 +119,13 @@ def digest(database: Database) -> str:
     return found
 
 
-def test_there_are_only_so_many_exports_at_once(app, new_tenant, monkeypatch) -> None:
+def test_there_are_only_so_many_exports_at_once(app, new_tenant, database, monkeypatch) -> None:
     """429 beyond; whoever ends one, or leaves it, makes room."""
     monkeypatch.setattr(exports, "OF_KEY", 2)
-    client = Client(app, new_tenant())
-    path = f"{CHATS}/{client.new_chat('x')}/export"
+    access: TenantAccess = new_tenant()
+    client, chat = Client(app, access), Chats(database).create(access.tenant_id, None, {}).id
+    Messages(database).append(access.tenant_id, chat, [NewMessage(Role.USER, "x", None, {})])
+    path = f"{CHATS}/{chat}/export"
     running = [client.send("GET", path, buffered=False) for _ in range(2)]
     refused = client.send("GET", path)
     assert (refused.status_code, refused.get_json()["code"]) == (429, "too_many_exports")

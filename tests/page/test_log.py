@@ -36,7 +36,7 @@ def test_every_window_is_told_at_once(window: Window, new_window: Callable[..., 
     window.wait(lambda: window.texts("#trash-list b") == [])
     window.wait(lambda: window.texts("#chats a b") == ["Other", "Parcels"])
     phone.is_live()
-    assert phone.texts("#messages .content") == ["one"]
+    phone.wait(lambda: phone.texts("#messages .content") == ["one"])
     send(tenant, "POST", f"/chats/{other_id}/trash")
     window.wait(lambda: window.texts("#trash-list b") == ["Other"])
     phone.open(f"#chat={other_id}")
