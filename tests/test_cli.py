@@ -17,6 +17,7 @@ from chat_service.app import create_app
 from chat_service.embedded.process import free_port
 from chat_service.proof.notes import SigningKey
 from chat_service.repository.database import REACH_SECONDS, Database
+from chat_service.repository.keys import webhook_key
 from chat_service.repository.sealing import is_key, new_key
 from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
@@ -213,8 +214,11 @@ class TestStatus:
         chat_id = Client(app, TenantAccess(tenant_id, key, "")).new_chat("a")
         ago = either_database.now() - timedelta(minutes=6)
         either_database.chats.update_one({"_id.chat_id": chat_id}, {"$set": {"expires_at": ago}})
+        either_database.webhooks.insert_one({"_id": webhook_key(tenant_id, "w"), "enabled": True})
         place = {"tenant_id": tenant_id, "webhook_id": "w", "delivery_id": "d"}
-        either_database.deliveries.insert_one({"_id": place, "state": "pending", "due_at": ago, "created_at": ago})
+        either_database.deliveries.insert_one(
+            {"_id": place, "state": "pending", "due_at": ago, "created_at": ago, "reason": None}
+        )
         either_database.database.drop_collection("outbox")
         shown = run(app, "status", code=1).stdout
         either_database.prepare()

@@ -28,7 +28,7 @@ def export_tenant(tenant_id: str, file: Path) -> None:
     """
     with known_tenant(tenant_id):
         tenant = repositories().tenants.get(tenant_id)
-    found = repositories().exports.count(tenant_id)
+    found = repositories().tenants.count_chats(tenant_id)
     with click.progressbar(length=found, label="Exporting", file=sys.stderr) as bar:
         written = write_tenant(tenant, file, lambda: bar.update(1))
     click.echo(_in_words(written))

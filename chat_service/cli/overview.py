@@ -1,7 +1,7 @@
 """`flask --app wsgi status`: one screen of a service's health."""
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 
 import click
@@ -12,6 +12,7 @@ from chat_service.api.context import Repositories, repositories
 from chat_service.cli.plainly import counted, told_plainly, unguarded
 from chat_service.proof.ledger_file import LedgerError
 from chat_service.repository.health import MOST, Backlog
+from chat_service.repository.ledger import Ledger
 
 BEHIND = timedelta(seconds=30)
 """From which on the log, the set or a delivery needs a look: in health it is less than two seconds."""
@@ -35,7 +36,7 @@ def status() -> None:
     found = repositories()
     now = found.database.now()
     click.echo(f"chat-service {current_app.config['API_VERSION']}, {now:%Y-%m-%d %H:%M:%S} UTC")
-    rows = list(_rows(found, now))
+    rows = list(_rows(found))
     for row in rows:
         click.echo(f"{'!' if row.advice else ' '} {row.name:<11} {row.text}")
         if row.advice:
@@ -44,16 +45,16 @@ def status() -> None:
         click.get_current_context().exit(1)
 
 
-def _rows(found: Repositories, now: datetime) -> Iterator[Row]:
+def _rows(found: Repositories) -> Iterator[Row]:
     yield _of_database(found)
     yield _of_collections(found)
     yield _of_oplog(found)
     yield _of_log(found)
     if found.ledger is not None:
-        yield _of_ledger(found)
+        yield _of_ledger(found.ledger)
     purges = found.purges.progress()
     yield Row("purges", f"{purges.open:,} open, {counted(purges.messages, 'message')} left")
-    yield from _of_backlog(found.health.backlog(), now)
+    yield from _of_backlog(found.health.backlog(), found.health.webhooks().late)
     overdue = sum(found.retention.overdue().values())
     late = "Chats should have gone two days ago: is a worker running? Is max_per_day too low?"
     yield Row("retention", f"{counted(overdue, 'chat')} overdue", late if overdue else "")
@@ -94,26 +95,24 @@ def _of_log(found: Repositories) -> Row:
     return Row("log", f"{behind}, written by {log.process}{rescan}", advice)
 
 
-def _of_ledger(found: Repositories) -> Row:
-    assert found.ledger is not None  # noqa: S101 - asked by the caller
+def _of_ledger(ledger: Ledger) -> Row:
     try:
-        behind = found.ledger.behind()
+        behind = ledger.behind()
     except LedgerError as error:
         return Row("ledger", "cannot be used", str(error))
     if behind:
         advice = "A backup was restored. Stop the workers, and run `flask --app wsgi ledger replay`."
         return Row("ledger", f"has what the database lacks, of {counted(len(behind), 'tenant')}", advice)
-    return Row("ledger", f"{found.ledger.file.count():,} entries, and the database has them too")
+    return Row("ledger", f"{ledger.file.count():,} entries, and the database has them too")
 
 
-def _of_backlog(waits: Backlog, now: datetime) -> Iterator[Row]:
+def _of_backlog(waits: Backlog, late_by: timedelta) -> Iterator[Row]:
     late = "No worker takes them: is `flask --app wsgi jobs run` running?" if waits.overdue else ""
     yield Row("expiry", f"{_number(waits.overdue)} five minutes past their end", late)
     yield Row("erasures", f"{_number(waits.erasures)} under way")
     yield Row("tenants", f"{_number(waits.tenants)} being deleted")
-    since = now - waits.oldest_delivery if waits.oldest_delivery else timedelta()
-    texts = [f"{_number(waits.deliveries)} due", f"the oldest for {since.total_seconds():.0f} s"]
-    advice = "No worker sends them: is one running with WEBHOOK_SECRET_KEY?" if since > BEHIND else ""
+    texts = [f"{_number(waits.deliveries)} due", f"the oldest for {late_by.total_seconds():.0f} s"]
+    advice = "No worker sends them: is one running with WEBHOOK_SECRET_KEY?" if late_by > BEHIND else ""
     if waits.disabled_webhooks:
         texts.append(f"{_number(waits.disabled_webhooks)} disabled by a receiver")
     yield Row("webhooks", ", ".join(texts), advice)

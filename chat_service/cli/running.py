@@ -17,15 +17,14 @@ from chat_service.api.log import message_json
 from chat_service.cli.plainly import known_tenant, told_plainly
 from chat_service.errors import InvalidImportError
 from chat_service.jobs.erasing import Erasing
-from chat_service.jobs.expiry import Expiry
 from chat_service.jobs.keeping import Keeping
 from chat_service.jobs.lifting import Lifting
 from chat_service.jobs.purge import PurgeWorker
 from chat_service.jobs.reaper import OrphanReaper
-from chat_service.jobs.removing_tenants import RemovingTenants
 from chat_service.jobs.retaining import Retaining
 from chat_service.jobs.runner import Job, run, start
 from chat_service.jobs.sequencing import Sequencing
+from chat_service.jobs.turns import Expiry, RemovingTenants
 from chat_service.repository.migration import migrate
 from chat_service.telemetry import logs
 

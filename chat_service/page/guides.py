@@ -7,23 +7,22 @@ import posixpath
 import re
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, abort, make_response, render_template
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from chat_service.api.headers import SECURITY
 from chat_service.page.docs import FILES, POLICY, give_file
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 blueprint = Blueprint("guides", __name__, template_folder="templates")
 
 FOLDER = Path(__file__).parents[2] / "docs"
 
 INDEX, PROBLEMS = "README", "problems"
-
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
@@ -50,9 +49,12 @@ def names() -> frozenset[str]:
 @cache
 def read(name: str) -> Page:
     """Return a page of `names`."""
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - no worker and no command needs it before a page is asked for
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     text = (FOLDER / f"{name}.md").read_text()
     title = _TITLE.search(text)
-    tokens = _MARKDOWN.parse(text)
+    tokens = markdown.parse(text)
     for position, token in enumerate(tokens):
         if token.type == "heading_open":
             token.attrSet("id", slug(tokens[position + 1].content))
@@ -63,7 +65,7 @@ def read(name: str) -> Page:
             token.tag = tokens[position + 2].tag = "td"  # the corner of a table heads nothing
         for part in token.children or ():
             _lead_on(part, name)
-    return Page(title[1] if title else name, str(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})))
+    return Page(title[1] if title else name, str(markdown.renderer.render(tokens, markdown.options, {})))
 
 
 def slug(heading: str) -> str:
@@ -71,7 +73,7 @@ def slug(heading: str) -> str:
     return _NOT_OF_SLUGS.sub("", heading.lower()).replace(" ", "-")
 
 
-def _lead_on(token: Token, name: str) -> None:
+def _lead_on(token: "Token", name: str) -> None:
     """Have a link to another page lead to where that is served, and one to what is not served here nowhere."""
     if token.type != "link_open":
         return

@@ -21,6 +21,7 @@ from cachetools import LRUCache, TTLCache
 from chat_service.errors import DatabaseUnavailableError, InvalidApiKeyError, OutcomeUnknownError
 from chat_service.models import ApiKey, Caller, Scope
 from chat_service.repository.database import Database
+from chat_service.repository.keys import has_expired, is_over
 from chat_service.repository.tenant_rules import CACHE_SECONDS, SLOW_LOOKUP_SECONDS, grace_of
 from chat_service.repository.tenants import to_limits
 from chat_service.repository.unit_of_work import UnitOfWork
@@ -94,7 +95,7 @@ class ApiKeys:
     def _remembered(self, name: str) -> Caller | None:
         with self._lock:
             caller = self._callers.get(name)
-        return None if caller is None or _has_ended(caller.expires_at, self._database.now()) else caller
+        return None if caller is None or is_over(caller.expires_at, self._database.now()) else caller
 
     def _caller(self, name: str, key: dict[str, Any]) -> Caller:
         caller = self._remembered(name)
@@ -123,7 +124,7 @@ class ApiKeys:
             found = next(iter(self._database.api_keys.aggregate(steps)), None)
         if found is None:
             raise InvalidApiKeyError
-        if _has_ended(found.get("expires_at"), self._database.now()):
+        if has_expired(found, self._database.now()):
             raise InvalidApiKeyError(found["expires_at"])
         return {**found, "tenant": next(iter(found["tenant"]), {})}
 
@@ -141,10 +142,9 @@ class ApiKeys:
         Raises:
             InvalidApiKeyError: revoked or expired.
         """
-        wanted = {"_id": _key_range(key_id), "tenant_id": tenant_id, "revoked_at": None}
         with self._database.operation():
-            document = self._database.api_keys.find_one(wanted)
-        if document is None or _has_ended(document.get("expires_at"), self._database.now()):
+            document = self._database.api_keys.find_one(_unrevoked(tenant_id, key_id))
+        if document is None or has_expired(document, self._database.now()):
             raise InvalidApiKeyError
         return _to_key(document)
 
@@ -173,7 +173,7 @@ class ApiKeys:
         Raises:
             LookupError: there is no such tenant, or it is being deleted.
         """
-        key = key or KEY_PREFIX + secrets.token_urlsafe(32)
+        key = key or _new_key()
         document = _to_document(key, tenant_id, label, scopes, self._database.now(), life)
         with self._database.operation(writes=True):
             if self._database.tenants.find_one({"_id": tenant_id, "deletion": None}, {"_id": True}) is None:
@@ -191,11 +191,11 @@ class ApiKeys:
         """
         if not _KEY_ID.fullmatch(key_id):
             raise LookupError(key_id)
-        key = KEY_PREFIX + secrets.token_urlsafe(32)
+        key = _new_key()
 
         def work(tx: UnitOfWork) -> tuple[ApiKey, datetime] | None:
-            old = tx.api_keys.find_one({"_id": _key_range(key_id), "tenant_id": tenant_id, "revoked_at": None})
-            if old is None or _has_ended(old.get("expires_at"), tx.now):
+            old = tx.api_keys.find_one(_unrevoked(tenant_id, key_id))
+            if old is None or has_expired(old, tx.now):
                 return None
             ends_at = old.get("expires_at")
             life = ends_at and ends_at - old["created_at"]
@@ -222,7 +222,7 @@ class ApiKeys:
             return False
         with self._database.operation(writes=True):
             revoked = self._database.api_keys.update_one(
-                {"_id": _key_range(key_id), "tenant_id": tenant_id, "revoked_at": None},
+                _unrevoked(tenant_id, key_id),
                 {"$set": {"revoked_at": self._database.now()}},
             )
         return bool(revoked.matched_count)
@@ -233,8 +233,12 @@ def _key_range(key_id: str) -> dict[str, Any]:
     return {"$gte": key_id, "$lt": key_id + "g"}
 
 
-def _has_ended(expires_at: datetime | None, now: datetime) -> bool:
-    return expires_at is not None and expires_at <= now
+def _unrevoked(tenant_id: str, key_id: str) -> dict[str, Any]:
+    return {"_id": _key_range(key_id), "tenant_id": tenant_id, "revoked_at": None}
+
+
+def _new_key() -> str:
+    return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def _to_document(  # noqa: PLR0913, PLR0917 - all that is kept of a key

@@ -3,6 +3,7 @@
 What a hold keeps is passed over, and found again when the hold was released and has rested.
 """
 
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from chat_service.repository.database import Database
@@ -26,6 +27,24 @@ class Place(NamedTuple):
 PLACES = (Place("chats", "expires_at", ""), Place("trash", "purge_at", "chat."))
 
 
+def find_free(
+    database: Database, tenant_id: str, most: int, over_at: datetime | None = None
+) -> list[tuple[Place, dict[str, Any]]]:
+    """Return up to `most` chats of a tenant that a job may delete, with where each is; those whose time is over then.
+
+    Of each it returns the end, and who has moved it to the trash. Two commands.
+    """
+    now, found = database.now(), list[tuple[Place, dict[str, Any]]]()
+    with database.operation():
+        for place in PLACES:
+            over = {} if over_at is None else {place.end: {"$lte": over_at}}
+            free = {"_id.tenant_id": tenant_id, **over, **rested(now, place.of)}
+            fields = {place.end: True, "trashed_by": True}
+            chats = database.collections[place.collection].find(free, fields, limit=most, batch_size=most + 1)
+            found += [(place, chat) for chat in chats]
+    return found[:most]
+
+
 class Expired:
     """Finds and deletes them."""
 
@@ -43,22 +62,15 @@ class Expired:
                 found |= set(self._database.collections[place.collection].distinct("_id.tenant_id", over))
         return sorted(one for one in found if lets_jobs_delete(self._database.rules.learn(one), now))
 
-    def delete(self, tenant_id: str, most: int) -> int:
+    def take_some(self, tenant_id: str, most: int) -> int:
         """Delete some of the tenant's, `most` at most, and return how many. Whoever is connected to one is let go."""
         now = self._database.now()
-        removals: list[Removal] = []
-        with self._database.operation():
-            for place in PLACES:
-                due = {"_id.tenant_id": tenant_id, place.end: {"$lte": now}, **rested(now, place.of)}
-                found = self._database.collections[place.collection].find(
-                    due, {"trashed_by": True}, limit=most, batch_size=most + 1
-                )
-                removals += [_removal(one, place) for one in found]
-        sum(self._deletions.remove_all(tenant_id, removals[:most]))
+        found = find_free(self._database, tenant_id, most, over_at=now)
+        sum(self._deletions.remove_all(tenant_id, [_removal(chat, place) for place, chat in found]))
         for place in PLACES:
             over = {place.end: {"$lte": now}}
             defer(self._database, tenant_id, over, BY_EXPIRY, in_trash=place.collection == "trash")
-        return min(len(removals), most)
+        return len(found)
 
 
 def _removal(document: dict[str, Any], place: Place) -> Removal:

@@ -24,8 +24,8 @@ from chat_service.errors import (
 from chat_service.models import Caller, Chat
 from chat_service.repository import chats
 from chat_service.repository.database import Database
-from chat_service.repository.keys import chat_key, message_range, unexpired
-from chat_service.repository.unit_of_work import UnitOfWork
+from chat_service.repository.keys import chat_key, chat_range, message_range, unexpired
+from chat_service.repository.unit_of_work import Bound, UnitOfWork
 
 HELD_BYTES = 256 * 2**10
 """Of messages that an export holds while its reader takes its time; hundreds may be read at once."""
@@ -115,9 +115,12 @@ class Exports:
         """
         with self._place(caller), self._database.snapshot() as tx:
             with self._database.operation():
-                document = _find(tx, chat_key(caller.tenant_id, chat_id), of_trash=of_trash)
+                collection, there = _place(tx, chat_key(caller.tenant_id, chat_id), of_trash=of_trash)
+                document = collection.find_one(there)
                 if document is None:
                     raise ChatNotFoundError
+                if of_trash:
+                    document = {**document["chat"], "_id": document["_id"]}
                 # What fails before a first part can be sent is answered like any other request.
                 first = [self._fetch(tx, document, document["first_seq"], FIRST_MESSAGES)]
                 while not first[-1].is_last and sum(batch.bytes for batch in first) < FIRST_BYTES:
@@ -144,19 +147,13 @@ class Exports:
         collection = self._database.trash if of_trash else self._database.chats
         last = ""
         while True:
-            after = {"_id": {"$gt": chat_key(tenant_id, last), "$lt": chat_key(tenant_id, "g")}}
+            after = {"_id": chat_range(tenant_id, last)}
             with self._database.operation():
                 found = [one["_id"]["chat_id"] for one in collection.find(after, {"_id": True}, sort=_BY_ID, limit=IDS)]
             yield from found
             if len(found) < IDS:
                 return
             last = found[-1]
-
-    def count(self, tenant_id: str) -> int:
-        """Return how many chats a tenant has, in the trash too."""
-        own = {"_id.tenant_id": tenant_id}
-        with self._database.operation():
-            return sum(one.count_documents(own) for one in (self._database.chats, self._database.trash))
 
     def _batches(
         self, tx: UnitOfWork, chat: dict[str, Any], first: list[_Batch], *, of_trash: bool
@@ -169,7 +166,8 @@ class Exports:
         while not last.is_last:
             with _or_cut():
                 # Outside the snapshot, which would see it for ever: what is deleted can be read by no route.
-                if _find(self._database.unbound(), chat["_id"], of_trash=of_trash) is None:
+                collection, there = _place(self._database.unbound(), chat["_id"], of_trash=of_trash)
+                if collection.find_one(there, {"_id": True}) is None:
                     raise ExportEndedError
                 last = self._later(tx, chat, last)
             count += len(last.rows)
@@ -226,11 +224,11 @@ class Exports:
         return _Batch([decode(row, self._database.database.codec_options) for row in raw], size, length, is_last=False)
 
 
-def _find(tx: UnitOfWork, key: dict[str, Any], *, of_trash: bool) -> dict[str, Any] | None:
-    if not of_trash:
-        return tx.chats.find_one({"_id": key, **unexpired(tx.now)})
-    kept = tx.trash.find_one({"_id": key, "purge_at": {"$gt": tx.now}})
-    return kept and {**kept["chat"], "_id": key}
+def _place(tx: UnitOfWork, key: dict[str, Any], *, of_trash: bool) -> tuple[Bound, dict[str, Any]]:
+    """Return where a chat is, and the condition that it is there."""
+    if of_trash:
+        return tx.trash, {"_id": key, "purge_at": {"$gt": tx.now}}
+    return tx.chats, {"_id": key, **unexpired(tx.now)}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What somebody on call wants to know of the whole service at once. Every question is bounded."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from pymongo import ASCENDING
@@ -48,8 +48,7 @@ class Backlog:
     tenants: int
     """That are being deleted."""
     deliveries: int
-    oldest_delivery: datetime | None
-    """Of a webhook that is enabled, when it was due first."""
+    """That are due."""
     disabled_webhooks: int
     """Not by their tenants."""
     expiring_keys: int
@@ -84,31 +83,28 @@ class Health:
         return Server(version, hello.get("primary", "a router"), len(hello.get("hosts", [""])), lag)
 
     def backlog(self) -> Backlog:
-        """Return what waits. Nine commands."""
+        """Return what waits. Eight commands."""
         now = self._database.now()
         late = [
             self._count(place.collection, {place.end: {"$lte": now - LATE}, **rested(now, place.of)})
             for place in PLACES
         ]
         waiting = {"state": DeliveryState.PENDING.value, "due_at": {"$lte": now}}
-        with self._database.operation():
-            oldest = self._database.deliveries.find_one(waiting, {"due_at": True}, sort=[("due_at", 1)])
         return Backlog(
             overdue=sum(late),
             erasures=self._count("erasures", {"lease_until": {"$exists": True}}),
             tenants=self._count("tenants", {"deletion": {"$exists": True}, "deletion.completed_at": None}),
             deliveries=self._count("deliveries", waiting),
-            oldest_delivery=oldest and oldest["due_at"],
             disabled_webhooks=self._count("webhooks", {"enabled": False, "disabled_by": "410"}),
             expiring_keys=self._count("api_keys", {"revoked_at": None, "expires_at": {"$gt": now, "$lte": now + SOON}}),
             connections=self._count("presence", {"expires_at": {"$gt": now}}),
         )
 
-    def webhooks(self, seconds: float) -> Telling:
+    def webhooks(self, seconds: float | None = None) -> Telling:
         """Return how webhooks are told, by `MOST_DELIVERIES`, those that are due first. Two commands.
 
         Raises:
-            DatabaseUnavailableError: the database does not say it within so many seconds.
+            DatabaseUnavailableError: the database does not say it in time, or within so many `seconds`.
         """
         now = self._database.now()
         of_each = {"_id": "$_id.webhook_id", "due_at": {"$min": "$due_at"}, "reason": {"$max": "$reason"}}

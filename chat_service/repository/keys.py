@@ -21,9 +21,21 @@ def living(tenant_id: str, chat_id: str, now: datetime) -> dict[str, Any]:
 
 
 def has_expired(document: dict[str, Any], now: datetime) -> bool:
-    """Tell whether the time of the chat is over."""
-    expires_at: datetime | None = document.get("expires_at")
-    return expires_at is not None and expires_at <= now
+    """Tell whether the time of a chat, or of an API key, is over."""
+    return is_over(document.get("expires_at"), now)
+
+
+def is_over(end: datetime | None, now: datetime) -> bool:
+    """Tell whether an end, if there is one, has come."""
+    return end is not None and end <= now
+
+
+def chat_range(tenant_id: str, after: str = "") -> dict[str, Any]:
+    """Return the `_id` condition for all that is of a tenant's chats: one stretch of the primary key.
+
+    `after` is the id of a chat that everything comes after.
+    """
+    return {"$gt": chat_key(tenant_id, after), "$lt": chat_key(tenant_id, "g")}
 
 
 def unexpired(now: datetime) -> dict[str, Any]:

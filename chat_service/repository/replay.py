@@ -20,6 +20,7 @@ from chat_service.proof.leaves import leaf_bytes, read_leaf
 from chat_service.proof.ledger_file import Kept, LedgerError
 from chat_service.proof.merkle import leaf_hash
 from chat_service.repository.database import Database
+from chat_service.repository.keys import chat_range
 from chat_service.repository.ledger import Ledger
 from chat_service.repository.log_tree import Head, move_heads, read_heads
 from chat_service.repository.pending import of_outbox
@@ -90,7 +91,7 @@ class Replay:
         """Do what these entries tell, and write them into the log."""
         self._sequencer.hold(tx, {}, len(group))
         head = read_heads(tx, [tenant_id])[tenant_id]
-        waiting = [of_outbox(one) for one in tx.outbox.find({"_id": _all_of(tenant_id)})]
+        waiting = [of_outbox(one) for one in tx.outbox.find({"_id": chat_range(tenant_id)})]
         documents, places = [], []
         for kept in group:
             _, entry = read_leaf(kept.leaf)
@@ -119,7 +120,3 @@ def _added(head: Head, entry: LogEntry, kept: Kept) -> Document:
     if document["hashes"][0] != leaf_hash(kept.leaf):
         raise LedgerError(f"Entry {entry.seq} cannot be written as it was: use the version that wrote it.")
     return document
-
-
-def _all_of(tenant_id: str) -> Document:
-    return {"$gte": {"tenant_id": tenant_id, "chat_id": ""}, "$lt": {"tenant_id": tenant_id, "chat_id": "g"}}

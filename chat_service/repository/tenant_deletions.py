@@ -15,11 +15,12 @@ from chat_service.errors import ChatServiceError, LegalHoldError
 from chat_service.models import Event, Kind, TenantDeletion
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
-from chat_service.repository.expired import PLACES, Place
-from chat_service.repository.keys import chat_key, has_expired
+from chat_service.repository.expired import Place, find_free
+from chat_service.repository.keys import chat_range, is_over
 from chat_service.repository.lifecycle import Removal
-from chat_service.repository.protection import IN_FORCE_AFTER, lets_jobs_delete, rested
+from chat_service.repository.protection import IN_FORCE_AFTER, lets_jobs_delete
 from chat_service.repository.sequencer import Sequencer
+from chat_service.repository.tenants import Tenants
 from chat_service.repository.unit_of_work import UnitOfWork
 
 STOPPED_AFTER = IN_FORCE_AFTER
@@ -39,6 +40,7 @@ class TenantDeletions:
         self._database = database
         self._deletions = deletions
         self._sequencer = Sequencer(database)
+        self._tenants = Tenants(database)
 
     def request(self, tenant_id: str, requested_by: str) -> None:
         """Have the tenant deleted, and end its keys at once. Asked for again it changes nothing.
@@ -68,17 +70,16 @@ class TenantDeletions:
         Raises:
             LookupError: nobody has asked for it.
         """
-        own = {"_id.tenant_id": tenant_id}
         with self._database.operation():
             tenant = self._database.tenants.find_one({"_id": tenant_id}) or {}
             if "deletion" not in tenant:
                 raise LookupError(tenant_id)
             asked = tenant["deletion"]
-            chats = sum(self._database.collections[place.collection].count_documents(own) for place in PLACES)
-            purges = self._database.purges.count_documents(own)
+            purges = self._database.purges.count_documents({"_id.tenant_id": tenant_id})
+        chats = self._tenants.count_chats(tenant_id)
         return TenantDeletion(asked["requested_at"], asked.get("completed_at"), chats, purges)
 
-    def due(self) -> list[str]:
+    def tenants(self) -> list[str]:
         """Return the tenants of which something can be deleted now, in their order."""
         now = self._database.now()
         asked = {"deletion.requested_at": {"$lte": now - STOPPED_AFTER}, "deletion.completed_at": None}
@@ -91,14 +92,9 @@ class TenantDeletions:
 
         So the entry that closes it is the last one.
         """
-        now, own = self._database.now(), {"_id.tenant_id": tenant_id}
-        if not lets_jobs_delete(self._database.rules.learn(tenant_id), now):
+        if not lets_jobs_delete(self._database.rules.learn(tenant_id), self._database.now()):
             return False
-        there = [self._database.collections[place.collection] for place in PLACES]
-        if any(
-            one.find_one({**own, **rested(now, place.of)}, {"_id": True})
-            for one, place in zip(there, PLACES, strict=True)
-        ):
+        if find_free(self._database, tenant_id, 1):
             return True
         return _is_empty(self._database.unbound(), tenant_id) and self._is_logged(tenant_id)
 
@@ -108,22 +104,16 @@ class TenantDeletions:
         Raises:
             DatabaseUnavailableError, OutcomeUnknownError: what is left is found again.
         """
-        now = self._database.now()
-        removals: list[Removal] = []
+        found = find_free(self._database, tenant_id, most)
+        if not found:
+            return int(self._finish(tenant_id))
         with self._database.operation():
             requested_by = self._database.tenants.find_one({"_id": tenant_id})["deletion"]["requested_by"]
-            for place in PLACES:
-                free = {"_id.tenant_id": tenant_id, **rested(now, place.of)}
-                fields = {place.end: True}
-                found = self._database.collections[place.collection].find(free, fields, limit=most, batch_size=most + 1)
-                removals += [self._removal(one, place, requested_by) for one in found]
-        if removals:
-            return sum(self._deletions.remove_all(tenant_id, removals[:most]))
-        return int(self._finish(tenant_id))
+        removals = [self._removal(chat, place, requested_by) for place, chat in found]
+        return sum(self._deletions.remove_all(tenant_id, removals))
 
     def _removal(self, chat: Document, place: Place, requested_by: str) -> Removal:
-        is_due = has_expired({"expires_at": chat.get(place.end)}, self._database.now())
-        of_trash = place.collection == "trash"
+        is_due, of_trash = is_over(chat.get(place.end), self._database.now()), place.collection == "trash"
         chat_id = chat["_id"]["chat_id"]
         return Removal(chat_id, requested_by, evict=True, of_trash=of_trash, is_due=is_due, governs=True)
 
@@ -135,6 +125,7 @@ class TenantDeletions:
             for name in SET_UP:
                 self._database.collections[name].delete_many({"_id.tenant_id": tenant_id})
             self._database.api_keys.delete_many({"tenant_id": tenant_id})
+        deleted = self._deleted(tenant_id)
 
         def work(tx: UnitOfWork) -> bool:
             tenant = tx.tenants.find_one({"_id": tenant_id})
@@ -146,10 +137,20 @@ class TenantDeletions:
             end = {"name": "", "created_at": tenant["created_at"], "deletion": {**asked, "completed_at": tx.now}}
             tx.tenants.replace_one({"_id": tenant_id}, {"_id": tenant_id, **end})
             if not asked.get("is_logged"):
-                tx.log(tenant_id, _deleted(tx, tenant_id, asked))
+                tx.log(tenant_id, deleted)
             return True
 
         return self._database.transaction(work)
+
+    def _deleted(self, tenant_id: str) -> Event:
+        """Return the last event of the log, with what was deleted since it was asked for: nothing comes to that."""
+        sums = {"_id": None, "chat_count": {"$sum": 1}, "message_count": {"$sum": "$message_count"}}
+        with self._database.operation():
+            asked = self._database.tenants.find_one({"_id": tenant_id})["deletion"]
+            own = {"_id.tenant_id": tenant_id, "deleted_at": {"$gte": asked["requested_at"]}}
+            found = self._database.deletions.aggregate([{"$match": own}, {"$group": sums}, {"$unset": "_id"}])
+            counts = next(iter(found), {"chat_count": 0, "message_count": 0})
+        return Event(Kind.TENANT_DELETED, "", asked["requested_by"], {"requested_at": asked["requested_at"], **counts})
 
     def _is_logged(self, tenant_id: str) -> bool:
         """Tell whether the log is beyond the moment when the tenant was first seen without chats, and note that."""
@@ -172,15 +173,4 @@ def _is_empty(tx: UnitOfWork, tenant_id: str) -> bool:
     own = {"_id.tenant_id": tenant_id}
     if any(collection.find_one(own, {"_id": True}) for collection in (tx.chats, tx.trash, tx.purges)):
         return False
-    messages = {"_id": {"$gte": chat_key(tenant_id, ""), "$lt": chat_key(tenant_id, "g")}}
-    return tx.messages.find_one(messages, {"_id": True}) is None
-
-
-def _deleted(tx: UnitOfWork, tenant_id: str, asked: Mapping[str, Any]) -> Event:
-    """Return the last event of the log, with what was deleted since it was asked for."""
-    receipts = tx.deletions.find(
-        {"_id.tenant_id": tenant_id, "deleted_at": {"$gte": asked["requested_at"]}}, {"message_count": True}
-    )
-    counts = [receipt["message_count"] for receipt in receipts]
-    facts = {"requested_at": asked["requested_at"], "chat_count": len(counts), "message_count": sum(counts)}
-    return Event(Kind.TENANT_DELETED, "", asked["requested_by"], facts)
+    return tx.messages.find_one({"_id": chat_range(tenant_id)}, {"_id": True}) is None

@@ -45,6 +45,12 @@ class Tenants:
             raise LookupError(tenant_id)
         return _to_tenant(document)
 
+    def count_chats(self, tenant_id: str) -> int:
+        """Return how many chats a tenant has, in the trash too."""
+        own = {"_id.tenant_id": tenant_id}
+        with self._database.operation():
+            return sum(one.count_documents(own) for one in (self._database.chats, self._database.trash))
+
     def set_limits(self, tenant_id: str, limits: Limits, to_default: Iterable[Scope] = ()) -> None:
         """Give a tenant limits of its own, and for other scopes the default again. All processes know within 5 s.
 

@@ -359,7 +359,7 @@ class TestWhatIsDue:
         either_database.trash.update_many({}, {"$set": {"purge_at": over}})
         if not everything:
             assert expired.tenants() == [tenant_id], "the log is to be told, once"
-            assert expired.delete(tenant_id, 10) == 0
+            assert expired.take_some(tenant_id, 10) == 0
         assert expired.tenants() == []
         release(governor, hold)
         Holds(either_database).lift_some()
@@ -370,7 +370,7 @@ class TestWhatIsDue:
         either_database.tenants.update_many({}, {"$set": {"hold_released_at": day_before}})
         forget(alice)
         assert expired.tenants() == [tenant_id]
-        assert expired.delete(tenant_id, 10) == 2
+        assert expired.take_some(tenant_id, 10) == 2
         receipts = alice.send("GET", "/api/v1/deletions").get_json()["items"]
         assert {receipt["chat_id"] for receipt in receipts} == {ended, trashed}
 

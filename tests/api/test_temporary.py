@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from chat_service.jobs.expiry import Expiry
+from chat_service.jobs.turns import Expiry
 from chat_service.repository.database import Database
 from chat_service.repository.presence import Presence
 from tests.api.test_routes import BODIES, ON_A_CHAT, path

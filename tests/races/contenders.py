@@ -64,12 +64,12 @@ class Destroyer:
 
     def end(self, chat_id: str) -> bool:
         self.chats.update(TENANT, chat_id, {"expires_at": self.database.now()})
-        self.expired.delete(TENANT, 100)
+        self.expired.take_some(TENANT, 100)
         return False
 
     def end_in_the_trash(self, chat_id: str) -> bool:
         self.deletions.move_to_trash(TENANT, chat_id, "key", timedelta(milliseconds=2))
-        self.expired.delete(TENANT, 100)
+        self.expired.take_some(TENANT, 100)
         return False
 
     def age(self, chat_id: str) -> bool:

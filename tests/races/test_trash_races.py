@@ -153,10 +153,10 @@ def test_an_expiry_takes_nothing_that_was_restored(world: World, rounds: range) 
         world.database.trash.update_one({"_id": chat_key(TENANT, chat_id)}, {"$set": {"purge_at": soon}})
         restored, _ = race(
             lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id, "key"),
-            lambda: [world.expired.delete(TENANT, 10) for _ in range(5)],
+            lambda: [world.expired.take_some(TENANT, 10) for _ in range(5)],
         )
         while not isinstance(restored, Chat) and world.states(chat_id) == ["trash"]:
-            world.expired.delete(TENANT, 10)
+            world.expired.take_some(TENANT, 10)
         assert isinstance(restored, Chat | NotInTrashError)
         assert world.states(chat_id) == (["chats"] if isinstance(restored, Chat) else ["deletions"])
 

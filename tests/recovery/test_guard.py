@@ -52,7 +52,7 @@ def test_no_door_is_left_open(app: Flask, restored: Client, database: Database) 
         found.sequencer.claim,
         lambda: found.purges.claim("worker"),
         lambda: found.erasures.claim("worker"),
-        lambda: found.expired.delete(tenant_id, 1),
+        lambda: found.expired.take_some(tenant_id, 1),
         found.holds.lift_some,
         lambda: found.presence.open(tenant_id, chat_id, "one", "worker"),
         lambda: database.transaction(lambda tx: tx.now),

@@ -14,7 +14,7 @@ from flask import Flask
 
 from chat_service.api.context import Repositories
 from chat_service.jobs.purge import PurgeWorker
-from chat_service.jobs.removing_tenants import RemovingTenants
+from chat_service.jobs.turns import RemovingTenants
 from chat_service.proof.ledger_file import LedgerFile
 from chat_service.proof.notes import SigningKey, origin_of
 from chat_service.proof.verify import sentence, verify

@@ -8,7 +8,7 @@ import pytest
 
 from chat_service.api.exports import ndjson
 from chat_service.errors import ChatNotFoundError, ExportEndedError
-from chat_service.jobs.expiry import Expiry
+from chat_service.jobs.turns import Expiry
 from chat_service.models import Caller, NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
