@@ -1,1 +1,1 @@
-"""The only code that knows pymongo and bson."""
+"""Database access: the only code of the running service that uses pymongo and bson."""

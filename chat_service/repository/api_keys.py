@@ -1,9 +1,9 @@
-"""API keys. One is stored as its SHA-256 digest and shown once, when it is made.
+"""API keys. A key is stored as its SHA-256 digest and shown once, when it is made.
 
-A fast digest is right here: the keys carry 256 random bits, so there is nothing for a slow one to protect.
+A fast digest is enough: a key carries 256 random bits, so a slow digest would protect nothing more.
 
-A key ends when it is revoked, or at a time that it was given: when it was made, or when another one took its place
-(`rotate`). The end is judged by the database's clock, also for a key that this process remembers.
+A key ends when it is revoked or when it expires. The expiry is set when the key is made, or when another key replaces
+it (`rotate`). The database's clock decides whether a key has expired, also for a key in the cache of this process.
 """
 
 import hashlib
@@ -30,22 +30,22 @@ KEY_PREFIX = "chat_"
 """Lets people and secret scanners recognise a key."""
 
 SHOWN_CHARACTERS = 10
-"""How much of a key is kept to tell keys apart in a list: the prefix and 30 of its 256 bits."""
+"""The part of a key that is stored to tell keys apart in a list: the prefix and 30 of its 256 bits."""
 
 KEY_ID_CHARACTERS = 12
-"""How much of the digest names a key in a command or a receipt."""
+"""The length of a key's id, which commands and receipts show: the start of the digest."""
 
 CACHE_SIZE = 10_000
-"""Entries of about 0.5 KB; only keys that exist are kept, so a flood of wrong ones cannot push the right ones out."""
+"""Entries of about 0.5 KB. Only keys that exist are cached, so a flood of wrong keys cannot evict the right ones."""
 
 MAX_KEY_CHARACTERS = 256
-"""A longer key cannot be ours, and is not worth a digest."""
+"""A longer key cannot be ours: it is refused without computing its digest."""
 
 _KEY_ID = re.compile(f"[0-9a-f]{{{KEY_ID_CHARACTERS}}}")
 
 
 def digest(key: str) -> str:
-    """Return what is stored of a key."""
+    """Return the SHA-256 digest under which a key is stored."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -59,7 +59,7 @@ class ApiKeys:
         self._lock = threading.Lock()
 
     def authenticate(self, key: str) -> Caller:
-        """Return whom the key belongs to; it costs a command once in `CACHE_SECONDS` for each process.
+        """Return the caller that the key belongs to. Each process sends one command for a key per `CACHE_SECONDS`.
 
         Raises:
             InvalidApiKeyError: missing, unknown, revoked or expired.
@@ -73,63 +73,63 @@ class ApiKeys:
         return caller
 
     def recall(self, key: str) -> tuple[Caller | None, str | None]:
-        """Return the caller if the key was good in the last `CACHE_SECONDS`, and whose key it was when last looked up.
+        """Return the caller if the key was valid in the last `CACHE_SECONDS`, and the tenant of its last look-up.
 
-        Asks nobody. The second is no permission: it says in whose turn the key may be looked up again.
+        Sends no command. The tenant is no permission: it says in which tenant's turn the key may be looked up again.
         """
         if not key or len(key) > MAX_KEY_CHARACTERS:
             return None, None
         hashed = digest(key)
         with self._lock:
             owner = self._owners.get(hashed)
-        return self._remembered(hashed), owner
+        return self._cached(hashed), owner
 
     def current(self, caller: Caller) -> Caller:
-        """Return the caller as its key and its tenant are now, for who stays connected; it costs what a key does.
+        """Return the caller as its key and its tenant are now, for an open connection; costs as much as `authenticate`.
 
         Raises:
-            InvalidApiKeyError: the key was revoked since, or has expired.
+            InvalidApiKeyError: the key has been revoked or has expired.
         """
         return self._caller(caller.key_id, {"_id": _key_range(caller.key_id), "tenant_id": caller.tenant_id})
 
-    def _remembered(self, name: str) -> Caller | None:
+    def _cached(self, cache_key: str) -> Caller | None:
         with self._lock:
-            caller = self._callers.get(name)
+            caller = self._callers.get(cache_key)
         return None if caller is None or is_over(caller.expires_at, self._database.now()) else caller
 
-    def _caller(self, name: str, key: dict[str, Any]) -> Caller:
-        caller = self._remembered(name)
+    def _caller(self, cache_key: str, condition: dict[str, Any]) -> Caller:
+        caller = self._cached(cache_key)
         if caller is not None:
             return caller
         began = time.monotonic()
-        document = self._find(key)
-        found, tenant = _to_key(document), document["tenant"]
-        self._database.rules.note(found.tenant_id, tenant, began)
-        caller = Caller(found.tenant_id, found.id, found.scopes, to_limits(tenant), grace_of(tenant), found.expires_at)
+        document = self._find(condition)
+        key, tenant = _to_key(document), document["tenant"]
+        self._database.rules.note(key.tenant_id, tenant, began)
+        caller = Caller(key.tenant_id, key.id, key.scopes, to_limits(tenant), grace_of(tenant), key.expires_at)
         if time.monotonic() - began <= SLOW_LOOKUP_SECONDS:
             with self._lock:
-                self._callers[name] = caller
+                self._callers[cache_key] = caller
         self._note_use(document)
         return caller
 
-    def _find(self, key: dict[str, Any]) -> dict[str, Any]:
-        """Return a live key with its tenant beside it: one command for both.
+    def _find(self, condition: dict[str, Any]) -> dict[str, Any]:
+        """Return the live key that meets the condition, with its tenant's document in it. One command.
 
         Raises:
-            InvalidApiKeyError: there is none.
+            InvalidApiKeyError: no live key meets it.
         """
         tenant = {"from": "tenants", "localField": "tenant_id", "foreignField": "_id", "as": "tenant"}
-        steps: list[dict[str, Any]] = [{"$match": {**key, "revoked_at": None}}, {"$lookup": tenant}]
+        pipeline: list[dict[str, Any]] = [{"$match": {**condition, "revoked_at": None}}, {"$lookup": tenant}]
         with self._database.operation():
-            found = next(iter(self._database.api_keys.aggregate(steps)), None)
-        if found is None:
+            document = next(iter(self._database.api_keys.aggregate(pipeline)), None)
+        if document is None:
             raise InvalidApiKeyError
-        if has_expired(found, self._database.now()):
-            raise InvalidApiKeyError(found["expires_at"])
-        return {**found, "tenant": next(iter(found["tenant"]), {})}
+        if has_expired(document, self._database.now()):
+            raise InvalidApiKeyError(document["expires_at"])
+        return {**document, "tenant": next(iter(document["tenant"]), {})}
 
     def _note_use(self, document: dict[str, Any]) -> None:
-        """Write down that the key was used today: one command a day. That it fails is no reason to refuse the key."""
+        """Record that the key was used today: one command a day. A failure here is no reason to refuse the key."""
         today = self._database.now().replace(hour=0, minute=0, second=0, microsecond=0)
         if document.get("last_used_on") == today:
             return
@@ -137,7 +137,7 @@ class ApiKeys:
             self._database.api_keys.update_one({"_id": document["_id"]}, {"$max": {"last_used_on": today}})
 
     def get(self, tenant_id: str, key_id: str) -> ApiKey:
-        """Return a live key as the database has it now: for what lasts longer than the cache may be wrong.
+        """Return a live key as the database has it now, for uses that outlast the staleness of the cache.
 
         Raises:
             InvalidApiKeyError: revoked or expired.
@@ -149,11 +149,11 @@ class ApiKeys:
         return _to_key(document)
 
     def ended(self, key_ids: Sequence[str]) -> set[str]:
-        """Return those of the keys that were revoked or have expired. One command, or none for no keys."""
+        """Return the ids of those keys that were revoked or have expired. One command, or none without `key_ids`."""
         if not key_ids:
             return set()
-        over = [{"revoked_at": {"$ne": None}}, {"expires_at": {"$lte": self._database.now()}}]
-        condition = {"$and": [{"$or": [{"_id": _key_range(key_id)} for key_id in key_ids]}, {"$or": over}]}
+        ends = [{"revoked_at": {"$ne": None}}, {"expires_at": {"$lte": self._database.now()}}]
+        condition = {"$and": [{"$or": [{"_id": _key_range(key_id)} for key_id in key_ids]}, {"$or": ends}]}
         with self._database.operation():
             return {key["_id"][:KEY_ID_CHARACTERS] for key in self._database.api_keys.find(condition, {"_id": True})}
 
@@ -166,9 +166,9 @@ class ApiKeys:
         *,
         life: timedelta | None = None,
     ) -> tuple[str, ApiKey]:
-        """Make a key of 256 random bits (or store the given one); return it, the only time it is seen, and its record.
+        """Make a key of 256 random bits, or store the given `key`; return the key and its record.
 
-        With a `life` it expires after so long.
+        This is the only time that the key itself is returned. With a `life` it expires after that time.
 
         Raises:
             LookupError: there is no such tenant, or it is being deleted.
@@ -182,12 +182,13 @@ class ApiKeys:
         return key, _to_key(document)
 
     def rotate(self, tenant_id: str, key_id: str, overlap: timedelta) -> tuple[str, ApiKey, datetime]:
-        """Make a key in the place of another one; return it, its record, and when the other one ends: after `overlap`.
+        """Replace a key; return the new key, its record, and when the old key ends: `overlap` from now, or earlier.
 
-        It has the label, the scopes and, if the other one was to expire, as long a life.
+        The new key has the label and the scopes of the old one, and as long a life if the old one was to expire. An old
+        key that would expire before the overlap ends keeps its expiry.
 
         Raises:
-            LookupError: the tenant has no live key of this id.
+            LookupError: the tenant has no live key with this id.
         """
         if not _KEY_ID.fullmatch(key_id):
             raise LookupError(key_id)
@@ -200,36 +201,36 @@ class ApiKeys:
             ends_at = old.get("expires_at")
             life = ends_at and ends_at - old["created_at"]
             new = _to_document(key, tenant_id, old["label"], old["scopes"], tx.now, life)
-            last = min(tx.now + overlap, ends_at or tx.now + overlap)
-            tx.api_keys.update_one({"_id": old["_id"]}, {"$set": {"expires_at": last}})
+            old_ends_at = min(tx.now + overlap, ends_at or tx.now + overlap)
+            tx.api_keys.update_one({"_id": old["_id"]}, {"$set": {"expires_at": old_ends_at}})
             tx.api_keys.insert_one(new)
-            return _to_key(new), last
+            return _to_key(new), old_ends_at
 
-        made = self._database.transaction(work)
-        if made is None:
+        rotated = self._database.transaction(work)
+        if rotated is None:
             raise LookupError(key_id)
-        return key, *made
+        return key, *rotated
 
     def list(self, tenant_id: str) -> Iterable[ApiKey]:
-        """Return the tenant's keys, oldest first, revoked and expired ones too."""
+        """Return the tenant's keys, oldest first, including revoked and expired ones."""
         with self._database.operation():
-            found = self._database.api_keys.find({"tenant_id": tenant_id}, sort=[("created_at", 1), ("_id", 1)])
-            return [_to_key(document) for document in found]
+            documents = self._database.api_keys.find({"tenant_id": tenant_id}, sort=[("created_at", 1), ("_id", 1)])
+            return [_to_key(document) for document in documents]
 
     def revoke(self, tenant_id: str, key_id: str) -> bool:
-        """Revoke a key by its id; return whether there was one to revoke. It is dead everywhere within 5 s."""
+        """Revoke a key by its id; return whether there was one to revoke. Every process refuses it within 5 s."""
         if not _KEY_ID.fullmatch(key_id):
             return False
         with self._database.operation(writes=True):
-            revoked = self._database.api_keys.update_one(
+            result = self._database.api_keys.update_one(
                 _unrevoked(tenant_id, key_id),
                 {"$set": {"revoked_at": self._database.now()}},
             )
-        return bool(revoked.matched_count)
+        return bool(result.matched_count)
 
 
 def _key_range(key_id: str) -> dict[str, Any]:
-    """Return the condition for the key of an id, which is the start of its digest: a stretch of the primary key."""
+    """Return the `_id` condition for the key with this id, the start of its digest: a range of the primary key."""
     return {"$gte": key_id, "$lt": key_id + "g"}
 
 
@@ -241,7 +242,7 @@ def _new_key() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
-def _to_document(  # noqa: PLR0913, PLR0917 - all that is kept of a key
+def _to_document(  # noqa: PLR0913, PLR0917 - all that is stored of a key
     key: str, tenant_id: str, label: str, scopes: Iterable[Scope], now: datetime, life: timedelta | None
 ) -> dict[str, Any]:
     return {

@@ -1,8 +1,8 @@
-"""Many chats at once, deleted, trashed or restored: in groups, each one transaction, so that they share its commit.
+"""Deletes, trashes or restores many chats at once: in groups, each of which is one transaction with one commit.
 
-To every chat the same is done as by a request of its own, with the same promises; only the group it shares a commit
-with is new. A group is small, so that it holds few documents for a short time, and other tenants' requests get in
-between; while there are any, each group is followed by a rest.
+Every chat is treated as by a request of its own, with the same promises; only the shared commit is new. A group is
+small: it locks few documents for a short time, so that requests of other tenants get in between. While others use the
+database, each group is followed by a rest.
 """
 
 import time
@@ -24,30 +24,30 @@ from chat_service.repository.traffic import GROUP_OPERATIONS, Traffic
 from chat_service.repository.trash import Trash
 
 POLITE_REST = 0.5
-"""The rest after a group while others use the database, in times of the group: reads of theirs stay within twice their
-quiet p99, which without it they do not always."""
+"""The rest after a group while others use the database, as a multiple of the group's duration. With it the reads of
+others stay within twice their p99 on an idle database; without it they sometimes do not."""
 
 POLITE_SECONDS = 4.0
-"""For so long a request rests; then it needs what is left of its time for itself."""
+"""A request that has run for this long rests no more: it needs the rest of its time for its own work."""
 
 TOTAL_SECONDS = 12.0
-"""After this, or when the request's own time is up, no further group is begun."""
+"""After this time, or at the request's own deadline if that is sooner, no further group is begun."""
 
 CLAIM_SECONDS = 20.0
-"""For another run of the same request, which is over by then unless it was cut off."""
+"""How long to wait for another run of the same request, which is over by then unless it was cut off."""
 
 RETURN_SECONDS = 0.3
-"""Left of a request's time to say that it waited in vain."""
+"""Kept of the request's time to answer that the wait was in vain."""
 
 Result = TypeVar("Result")
 
 DoneBefore = Callable[[Sequence[str], str], Mapping[str, Result]]
-"""Returns what earlier runs of an operation of this name have done to the chats."""
+"""Returns what earlier runs of the operation with this name did to the chats."""
 
-Between = Callable[[], None]
+AfterGroup = Callable[[], None]
 
-Carry = Callable[[Sequence[str], str], Sequence[Result]]
-"""Does it to the chats of a group under the name of an operation, and returns what became of each."""
+RunGroup = Callable[[Sequence[str], str], Sequence[Result]]
+"""Runs the operation with this name on the chats of a group, and returns the outcome for each."""
 
 
 class Bulk:
@@ -68,17 +68,17 @@ class Bulk:
         keep: timedelta | None = None,
         grace: timedelta | None = None,
     ) -> dict[str, Outcome]:
-        """Delete the chats, or `keep` them in the trash for so long; return what became of each, or why it stayed.
+        """Delete the chats, or move them to the trash for the time `keep`; return the outcome for each chat.
 
-        With `grace` they are deleted such that a key that governs can take it back.
+        With `grace`, a key with the scope `govern` can undo the delete for that long.
 
-        With `key`, a repetition is the same operation continued: what it has removed counts as removed, with the time
-        of that; all else is tried again, so that what is answered is true when it is. Of two runs at once one works,
-        and the other waits for it.
+        With `key`, a repeated request continues the same operation. Chats that it has removed count as removed, with
+        the time of their removal. All others are tried again, so that the answer is true at the time it is given. Of
+        two runs at once one works, and the other waits for it.
 
         Raises:
             IdempotencyKeyReusedError: `key` came with another request before; nothing was done.
-            RequestInProgressError: another run is still at work, and was waited for in vain.
+            RequestInProgressError: another run is still at work after the wait for it.
         """
 
         def removals(ids: Sequence[str], operation: str) -> list[Removal]:
@@ -92,10 +92,10 @@ class Bulk:
             done = self._deletions.done_before(tenant_id, removals(ids, operation))
             return {removal.chat_id: outcome for removal, outcome in done.items()}
 
-        def carry(ids: Sequence[str], operation: str) -> Sequence[Outcome]:
+        def run_group(ids: Sequence[str], operation: str) -> Sequence[Outcome]:
             return self._deletions.remove_together(tenant_id, removals(ids, operation))
 
-        return self._run(chat_ids, key, done_before, carry)
+        return self._run(chat_ids, key, done_before, run_group)
 
     def restore(
         self,
@@ -106,48 +106,52 @@ class Bulk:
         *,
         governs: bool = False,
     ) -> dict[str, Chat | ChatServiceError]:
-        """Make the chats of the trash live again, and return what became of each. With `key` as `remove`.
+        """Restore the chats from the trash, and return the outcome for each. `key` works as for `remove`.
 
         Raises:
             As `remove`.
         """
-        carry = partial(self._trash.restore_together, tenant_id, requested_by, governs=governs)
-        return self._run(chat_ids, key, partial(self._trash.restored_before, tenant_id), carry)
+        run_group = partial(self._trash.restore_together, tenant_id, requested_by, governs=governs)
+        return self._run(chat_ids, key, partial(self._trash.restored_before, tenant_id), run_group)
 
     def _run(
         self,
         chat_ids: Sequence[str],
         key: IdempotencyKey | None,
         done_before: DoneBefore[Result],
-        carry: Carry[Result],
+        run_group: RunGroup[Result],
     ) -> dict[str, Result | ChatServiceError]:
         ids = list(dict.fromkeys(chat_ids))
         if key is None:
-            return self._in_groups(ids, uuid.uuid4().hex, carry)
+            return self._in_groups(ids, uuid.uuid4().hex, run_group)
         operation = _operation(key)
         with claimed(self._database, key, at_most(CLAIM_SECONDS) - RETURN_SECONDS) as claim:
             earlier = done_before(ids, operation)
             left = [chat_id for chat_id in ids if chat_id not in earlier]
-            outcomes = {**self._in_groups(left, operation, carry, claim.renew), **earlier}
+            outcomes = {**self._in_groups(left, operation, run_group, claim.renew), **earlier}
             return {chat_id: outcomes[chat_id] for chat_id in ids}
 
     def _in_groups(
-        self, left: Sequence[str], operation: str, carry: Carry[Result], between: Between = lambda: None
+        self,
+        left: Sequence[str],
+        operation: str,
+        run_group: RunGroup[Result],
+        after_group: AfterGroup = lambda: None,
     ) -> dict[str, Result | ChatServiceError]:
         began = time.monotonic()
         deadline = began + at_most(TOTAL_SECONDS)
         outcomes: dict[str, Result | ChatServiceError] = {}
         while left and time.monotonic() < deadline:
             group, left = left[:GROUP_CHATS], left[GROUP_CHATS:]
-            begun = time.monotonic()
-            outcomes.update(zip(group, carry(group, operation), strict=True))
+            group_began = time.monotonic()
+            outcomes.update(zip(group, run_group(group, operation), strict=True))
             self._traffic.add(GROUP_OPERATIONS)
-            between()
-            if left and begun - began < POLITE_SECONDS and self._traffic.look_for_others():
-                time.sleep((time.monotonic() - begun) * POLITE_REST)
+            after_group()
+            if left and group_began - began < POLITE_SECONDS and self._traffic.look_for_others():
+                time.sleep((time.monotonic() - group_began) * POLITE_REST)
         return {**outcomes, **{chat_id: DatabaseUnavailableError() for chat_id in left}}
 
 
 def _operation(key: IdempotencyKey) -> str:
-    """Return the name under which every run of the same request does what it does."""
+    """Return the name of the operation, which is the same for every run of the same request."""
     return sha256(f"{key.tenant_id}/{key.key}/{key.fingerprint}".encode()).hexdigest()

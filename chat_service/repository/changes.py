@@ -1,8 +1,8 @@
-"""What is committed, as it is committed, by whichever process: the feed of everything that connections are told.
+"""Changes as any process commits them: the source of everything that is sent to connections.
 
-One change stream over the database, in the order of the commits. Posts to one chat are serial, so its messages come in
-the order of their seq. An interrupted stream goes on after the last change it gave, for as long as the server's oplog
-remembers it; where it does not, that is said rather than passed over.
+There is one change stream over the database, in the order of the commits. Posts to one chat are serial, so its messages
+come in the order of their seq. An interrupted stream resumes after the last change it gave, as long as the server's
+oplog still has it. If the oplog does not, an error is raised instead of leaving a gap.
 """
 
 import time
@@ -20,28 +20,29 @@ from chat_service.repository.database import Database
 from chat_service.repository.messages import from_document
 
 AWAIT_MILLISECONDS = 100
-"""How long the server holds a question for changes when there are none: so soon a tenant's first socket is followed."""
+"""How long the server waits for changes before it answers that there are none. A tenant's first socket gets its changes
+after this time at most."""
 
 ASK_SECONDS = 5.0
-"""For one question: a primary that is paused is noticed, and another is asked."""
+"""The timeout of one request for changes: a paused primary is noticed, and another one is asked."""
 
-AGAIN_SECONDS = 0.5
-"""Between two tries to go on after an interruption."""
+RETRY_SECONDS = 0.5
+"""The pause between two tries to resume after an interruption."""
 
 MOST_TENANTS = 1_000
-"""Named to the server; above it everybody is followed."""
+"""The most tenants that the stream is filtered by; with more, the changes of all tenants are followed."""
 
 _UPDATED = "updateDescription.updatedFields"
 
 
 def _pipeline(tenants: Collection[str]) -> list[dict[str, Any]]:
-    """Select what sockets of the tenants are told, on the server: what others write in bulk takes no time of ours."""
+    """Select the changes for the tenants' sockets on the server: bulk writes of others take no time of this process."""
     own = {"documentKey._id.tenant_id": {"$in": list(tenants)}} if len(tenants) <= MOST_TENANTS else {}
-    told = [
+    relevant = [
         {"ns.coll": "messages", "operationType": "insert", **own},
         {"ns.coll": "chats", "operationType": "delete", **own},
         {
-            # A post changes next_seq and is told as its message; a connection changes neither that nor the revision.
+            # A post changes next_seq and is sent as a message; a connection changes neither next_seq nor the revision.
             "ns.coll": "chats",
             "operationType": "update",
             f"{_UPDATED}.revision": {"$exists": True},
@@ -54,59 +55,61 @@ def _pipeline(tenants: Collection[str]) -> list[dict[str, Any]]:
             "$or": [{f"{_UPDATED}.{end}": {"$exists": True}} for end in ("revoked_at", "expires_at")],
         },
     ]
-    return [{"$match": {"$or": told}}]
+    return [{"$match": {"$or": relevant}}]
 
 
 class Changes:
-    """Follows the database."""
+    """Follows the database by a change stream."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def follow(
-        self, wanted: Callable[[], frozenset[str]], opened: Callable[[frozenset[str]], object]
+        self, wanted_tenants: Callable[[], frozenset[str]], on_open: Callable[[frozenset[str]], object]
     ) -> Generator[Change | None, None, None]:
-        """Give what is committed for tenants, in order; None whenever there was nothing for a while.
+        """Yield the changes that are committed for tenants, in order; None whenever there was none for a while.
 
-        Asks again and again for the tenants that are `wanted`, and tells by `opened` whose changes are given from that
-        moment on. When there is another one, the stream goes on with it from where it stands.
+        Calls `wanted_tenants` again and again, and `on_open` with the tenants whose changes are given from then on.
+        When a tenant is added, the stream is opened again with it, and resumes at the same position.
 
         Raises:
-            DatabaseUnavailableError: it could not be begun.
-            ChangesLostError: it could not be gone on with without a gap.
+            DatabaseUnavailableError: the stream could not be opened.
+            ChangesLostError: the stream could not be resumed without a gap.
         """
-        tenants = wanted()
+        tenants = wanted_tenants()
         try:
             stream = self._open(tenants, None)
         except PyMongoError as error:
             raise DatabaseUnavailableError from error
         try:
-            opened(tenants)
+            on_open(tenants)
             while stream.alive:
-                needed = wanted()
+                needed = wanted_tenants()
                 event = None
                 try:
                     if not needed <= tenants:
-                        stream, last = self._open(needed, stream.resume_token), stream
-                        last.close()
+                        stream, old_stream = self._open(needed, stream.resume_token), stream
+                        old_stream.close()
                         tenants = needed
-                        opened(tenants)
-                    # The driver's stream keeps its place, and goes on from there after an interruption.
+                        on_open(tenants)
+                    # The driver's stream keeps its position, and resumes there after an interruption.
                     with pymongo.timeout(ASK_SECONDS):
                         event = stream.try_next()
                 except PyMongoError as error:
                     if not (error.timeout or isinstance(error, ConnectionFailure)):
                         raise ChangesLostError from error
-                    time.sleep(AGAIN_SECONDS)
+                    time.sleep(RETRY_SECONDS)
                 yield None if event is None else _to_change(event)
         finally:
             stream.close()
         raise ChangesLostError
 
-    def _open(self, tenants: frozenset[str], after: Mapping[str, Any] | None) -> DatabaseChangeStream[dict[str, Any]]:
+    def _open(
+        self, tenants: frozenset[str], resume_token: Mapping[str, Any] | None
+    ) -> DatabaseChangeStream[dict[str, Any]]:
         with pymongo.timeout(ASK_SECONDS):
             stream: DatabaseChangeStream[dict[str, Any]] = self._database.database.watch(
-                _pipeline(tenants), max_await_time_ms=AWAIT_MILLISECONDS, resume_after=after
+                _pipeline(tenants), max_await_time_ms=AWAIT_MILLISECONDS, resume_after=resume_token
             )
             return stream
 

@@ -1,4 +1,4 @@
-"""Chats: created, looked up, listed, changed. How they are deleted is in deletions.py."""
+"""Creates, finds, lists and changes chats. Deleting them is in deletions.py."""
 
 import uuid
 from collections.abc import Collection
@@ -25,13 +25,13 @@ from chat_service.repository.unit_of_work import UnitOfWork
 
 
 class Chats:
-    """The chats collection, and what a delete takes with it."""
+    """The chats collection."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._presence = Presence(database)
 
-    def create(  # noqa: PLR0913, PLR0917 - a chat, and how it is asked for
+    def create(  # noqa: PLR0913, PLR0917 - a chat, and how it is requested
         self,
         tenant_id: str,
         title: str | None,
@@ -40,29 +40,29 @@ class Chats:
         key: IdempotencyKey | None = None,
         expires_at: datetime | None = None,
     ) -> Chat:
-        """Create a chat, under `chat_id` if it is given, and return it. At `expires_at` it is gone.
+        """Create a chat, with the id `chat_id` if that is given, and return it. It expires at `expires_at`.
 
         Raises:
             ChatExistsError: the tenant has a chat with this id.
-            ChatInTrashError: it has one in the trash.
-            ChatIdRetiredError: it had one, and deleted it.
+            ChatInTrashError: the tenant has a chat with this id in the trash.
+            ChatIdRetiredError: the tenant had a chat with this id, and deleted it.
             IdempotencyKeyReusedError: `key` came with another request before.
         """
-        # Random ids do not meet, so only an id the caller chose has to be looked up.
-        chosen = chat_id is not None
+        # Random ids do not collide, so only an id that the caller chose has to be looked up.
+        is_chosen = chat_id is not None
 
         def build(facts: dict[str, Any]) -> Chat:
-            at = facts["at"]
-            times = {"created_at": at, "updated_at": at, "last_message_at": None, "expires_at": expires_at}
-            taken_at = self._taken_at(tenant_id, {"updated_at": at, "expires_at": expires_at})
+            now = facts["at"]
+            times = {"created_at": now, "updated_at": now, "last_message_at": None, "expires_at": expires_at}
+            taken_at = self._taken_at(tenant_id, {"updated_at": now, "expires_at": expires_at})
             return Chat(facts["id"], title, metadata, 0, 0, revision=1, **times, taken_at=taken_at)
 
         chat = build({"id": chat_id or str(uuid.uuid4()), "at": self._database.now()})
 
         def work(tx: UnitOfWork) -> Chat | ChatServiceError:
-            taken = self._taken(tx, tenant_id, chat.id) if chosen else None
-            if taken is not None:
-                return taken
+            conflict = self._id_conflict(tx, tenant_id, chat.id) if is_chosen else None
+            if conflict is not None:
+                return conflict
             tx.chats.insert_one(to_document(tenant_id, chat))
             return chat
 
@@ -70,19 +70,20 @@ class Chats:
         work_once = once(key, work, lambda _: facts, build)
         return self._database.transaction(work_once)
 
-    def _taken(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> ChatServiceError | None:
+    def _id_conflict(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> ChatServiceError | None:
+        """Return why the id cannot be used for a new chat, or None if it can."""
         key = {"_id": chat_key(tenant_id, chat_id)}
         if tx.deletions.find_one(key, {"_id": True}):
             return ChatIdRetiredError()
-        if kept := tx.trash.find_one(key, {"in_grace": True}):
-            return ChatIdRetiredError() if "in_grace" in kept else ChatInTrashError()
+        if trashed := tx.trash.find_one(key, {"in_grace": True}):
+            return ChatIdRetiredError() if "in_grace" in trashed else ChatInTrashError()
         if (chat := tx.chats.find_one(key, {"expires_at": True})) is None:
             return None
-        # One whose time is over is deleted to everybody, whether or not the expiry has come by.
+        # An expired chat counts as deleted for everybody, whether or not the expiry job has deleted it yet.
         return ChatIdRetiredError() if has_expired(chat, tx.now) else ChatExistsError()
 
     def get(self, tenant_id: str, chat_id: str) -> Chat:
-        """Return the chat with its live connections counted.
+        """Return the chat, with the number of its live connections.
 
         Raises:
             ChatNotFoundError: absent, deleted or another tenant's.
@@ -95,10 +96,10 @@ class Chats:
         return self.to_chat(document, connections)
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Chat]:
-        """Return up to `limit` chats of the tenant that come after a place in the list, latest activity first."""
-        there: dict[str, Any] = {"_id.tenant_id": tenant_id, **unexpired(self._database.now())}
+        """Return up to `limit` chats of the tenant that come after a position in the list, latest activity first."""
+        condition: dict[str, Any] = {"_id.tenant_id": tenant_id, **unexpired(self._database.now())}
         with self._database.operation():
-            documents = latest_first(self._database.chats, there, "updated_at", limit, after)
+            documents = latest_first(self._database.chats, condition, "updated_at", limit, after)
             ids = [document["_id"]["chat_id"] for document in documents]
             leases = self._presence.count_each(self._database.unbound(), tenant_id, ids)
         return [self.to_chat(document, leases[document["_id"]["chat_id"]].live) for document in documents]
@@ -106,7 +107,7 @@ class Chats:
     def update(
         self, tenant_id: str, chat_id: str, changes: dict[str, Any], revisions: Collection[int] | None = None
     ) -> Chat:
-        """Change title, metadata or end, and return the chat; with `revisions`, only if it is at one of them.
+        """Change the title, metadata or expiry, and return the chat; with `revisions`, only if it is at one of them.
 
         Raises:
             ChatNotFoundError: absent, deleted or another tenant's.
@@ -128,12 +129,12 @@ class Chats:
             return self.to_chat(document, self._presence.count(self._database.unbound(), tenant_id, chat_id).live)
 
     def to_chat(self, document: dict[str, Any], connections: int) -> Chat:
-        """Return the chat that the document keeps, with when the tenant's retention takes it."""
+        """Return the chat that is stored in the document, with the time when the tenant's retention takes it."""
         taken_at = self._taken_at(document["_id"]["tenant_id"], document)
         return from_document(document, connections, taken_at)
 
     def _taken_at(self, tenant_id: str, document: dict[str, Any]) -> datetime | None:
-        """Return when the tenant's retention takes the chat, if it does."""
+        """Return when the tenant's retention takes the chat, or None if it never does."""
         retention = self._database.rules.learn(tenant_id).retention
         if retention is None or document.get("expires_at") is not None:
             return None
@@ -147,7 +148,7 @@ def at_revision(revisions: Collection[int] | None) -> dict[str, Any]:
 
 
 def to_document(tenant_id: str, chat: Chat) -> dict[str, Any]:
-    """Return the document that keeps `chat`."""
+    """Return the document that stores `chat`."""
     return {
         "_id": chat_key(tenant_id, chat.id),
         "title": chat.title,
@@ -165,7 +166,7 @@ def to_document(tenant_id: str, chat: Chat) -> dict[str, Any]:
 
 
 def from_document(document: dict[str, Any], active_connections: int, taken_at: datetime | None = None) -> Chat:
-    """Return the chat that `document` keeps; `taken_at` is when the tenant's retention takes it."""
+    """Return the chat that is stored in `document`; `taken_at` is when the tenant's retention takes it."""
     return Chat(
         id=document["_id"]["chat_id"],
         title=document["title"],

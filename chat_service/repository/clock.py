@@ -1,8 +1,8 @@
-"""The database's own time, as this process knows it.
+"""The database server's time, as this process knows it.
 
-Leases are compared with one clock, the server's, so that a worker whose wall clock is wrong neither blocks a delete nor
-slips past one. The server tells its time in every heartbeat; between heartbeats the monotonic clock of this process
-carries it on, which no step of the wall clock moves.
+All leases are compared with one clock, the server's. So a worker whose wall clock is wrong neither blocks a delete nor
+escapes one. Every heartbeat reports the server's time. Between heartbeats, the time that has passed is measured by this
+process's monotonic clock, which no step of the wall clock changes.
 """
 
 import time
@@ -12,24 +12,24 @@ from pymongo import monitoring
 
 
 class ServerClock(monitoring.ServerHeartbeatListener):
-    """Listens to heartbeats and tells the primary's time."""
+    """Listens to heartbeats, and knows the primary's time from them."""
 
     def __init__(self) -> None:
         self._reading = (datetime.now(UTC), time.monotonic())
 
     def now(self) -> datetime:
-        """Return the primary's time in UTC, or this machine's until the first heartbeat has come."""
-        told, at = self._reading
-        return told + timedelta(seconds=time.monotonic() - at)
+        """Return the primary's time in UTC; until the first heartbeat, the time of this machine."""
+        server_time, read_at = self._reading
+        return server_time + timedelta(seconds=time.monotonic() - read_at)
 
     def started(self, event: monitoring.ServerHeartbeatStartedEvent) -> None:
-        """A heartbeat begins: nothing is known yet."""
+        """Do nothing: a heartbeat that begins tells no time yet."""
 
     def succeeded(self, event: monitoring.ServerHeartbeatSucceededEvent) -> None:
-        """Take the time from a primary's (or a router's) heartbeat; a secondary's clock decides nothing."""
-        told = event.reply.document.get("localTime")
-        if event.reply.is_writable and isinstance(told, datetime):
-            self._reading = (told.replace(tzinfo=UTC), time.monotonic())
+        """Read the time from the heartbeat of a primary or a router; the clock of a secondary is ignored."""
+        server_time = event.reply.document.get("localTime")
+        if event.reply.is_writable and isinstance(server_time, datetime):
+            self._reading = (server_time.replace(tzinfo=UTC), time.monotonic())
 
     def failed(self, event: monitoring.ServerHeartbeatFailedEvent) -> None:
-        """A heartbeat failed: the last reading is carried on."""
+        """Do nothing: the last reading stays in use."""

@@ -1,4 +1,4 @@
-"""The client, the collections and their indexes, and how a single command is run."""
+"""The MongoDB client, the collections and their indexes, and how single commands and transactions are run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -45,29 +45,29 @@ Document = dict[str, Any]
 Listeners = Sequence[Any]
 
 Primary = tuple[Any, Any]
-"""Where a primary is, and which election has made it one."""
+"""The address of a primary, and the id of the election that made it primary."""
 
 APP_NAME = "chat-service"
-"""How the server's own tools (currentOp, failpoints, logs) tell our connections from others."""
+"""By this name the server's own tools (currentOp, failpoints, logs) tell our connections from others."""
 
 DEFAULT_DATABASE = "chat_service"
 
 OPERATION_SECONDS = 12.0
-"""For one command outside a transaction, with the driver's own retry: an election (up to 11 s) fits in it."""
+"""For one command outside a transaction and the driver's retry of it: an election (up to 11 s) fits in this time."""
 
 REACH_SECONDS = 4.0
-"""For the first command of somebody who waits for a word: a person at a command line, or a service that is to start."""
+"""The timeout of a first command that somebody waits for: a person at a command line, or a service that starts."""
 
 
 def _connect(uri: str, listeners: Listeners, max_pool_size: int) -> MongoClient[Document]:
-    """Return a client with the settings the promises rest on; it connects with its first command, after any fork."""
+    """Return a client with the settings that the promises need. It connects with its first command, after any fork."""
     return MongoClient(
         uri,
         appname=APP_NAME,
         driver=DriverInfo(processes.LAYER, processes.own_name()),
         connect=False,
         tz_aware=True,
-        # Without majority an acknowledged delete can roll back in a failover, and a read can see what rolls back.
+        # Without majority, a failover can roll back an acknowledged delete, and a read can see data that rolls back.
         w="majority",
         journal=True,
         readConcernLevel="majority",
@@ -76,10 +76,10 @@ def _connect(uri: str, listeners: Listeners, max_pool_size: int) -> MongoClient[
         retryWrites=True,
         connectTimeoutMS=2_000,
         serverSelectionTimeoutMS=4_000,
-        # After an error the next look at the topology comes 2 s later at most, not the default 10.
+        # After an error the driver checks the topology again within 2 s, not the default 10 s.
         heartbeatFrequencyMS=2_000,
         maxPoolSize=max_pool_size,
-        # For what runs under no deadline, which would otherwise wait for a connection for ever.
+        # Work without a deadline would otherwise wait for a connection for ever.
         waitQueueTimeoutMS=1_000,
         event_listeners=listeners,
     )
@@ -99,20 +99,20 @@ class Database:
         runner: Callable[[MongoClient[Document]], TransactionRunner] = TransactionRunner,
         tracer: Tracer = SILENT,
     ) -> None:
-        """Prepare a client for `uri`; nothing is sent yet. `listeners` are told of its commands.
+        """Prepare a client for `uri`, without sending anything yet. `listeners` are the driver's event listeners.
 
-        Transactions run in what `runner` makes of the client: with other deadlines, say.
+        `runner` makes the object that runs the transactions from the client, for example one with other deadlines.
 
         Raises:
-            UnsupportedServerError: `uri` is no usable MongoDB address.
+            UnsupportedServerError: `uri` is not a usable MongoDB address.
         """
         self.guard: Callable[[], None] = lambda: None
-        """Asked before the database is used; it may raise that it must not be. See ledger.py."""
+        """Called before each use of the database; raises if the database must not be used. See ledger.py."""
         self.tracer = tracer
         self._clock = ServerClock()
         self._outage = Outage()
         self._has_collections = False
-        """As it was seen once: nobody takes them away while the service runs."""
+        """Stays true once all collections were seen: nobody removes them while the service runs."""
         self._complaints = Complaints()
         self._confirmed: Primary | None = None
         try:
@@ -149,7 +149,7 @@ class Database:
         self.idempotency = self.collections["idempotency"]
 
     def now(self) -> datetime:
-        """Return the server's time in UTC, in the milliseconds that BSON keeps."""
+        """Return the server's time in UTC, rounded down to the milliseconds that BSON stores."""
         now = self._clock.now()
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
@@ -167,13 +167,13 @@ class Database:
 
     @contextmanager
     def operation(self, *, writes: bool = False, seconds: float | None = None) -> Iterator[None]:
-        """Run the single commands in the block under one deadline, that of the request if it comes sooner.
+        """Run the single commands in the block under one deadline, or that of the request if it is sooner.
 
-        With `seconds` they have these, whatever the request has left: for a last look that is worth it.
+        `seconds` replaces both, also after the request's own deadline: for a last look that is worth the time.
 
         Raises:
             DatabaseUnavailableError: the database did not answer in time; nothing was changed.
-            OutcomeUnknownError: a write was sent, and no answer came.
+            OutcomeUnknownError: a write was sent, and no reply came.
         """
         budget = deadline.at_most(OPERATION_SECONDS) if seconds is None else seconds
         if budget <= 0:
@@ -183,7 +183,7 @@ class Database:
                 self.guard()
                 self._confirm_primary()
                 yield
-                # The driver may have asked once more, and another one.
+                # The driver may have retried the command on another primary.
                 if not writes and self._primary() not in {None, self._confirmed}:
                     raise DatabaseUnavailableError
         except PyMongoError as error:
@@ -191,12 +191,12 @@ class Database:
                 raise
             self._complain(error)
             refused = isinstance(error, ServerSelectionTimeoutError | WaitQueueTimeoutError) or is_refused(error)
-            sent = writes and not refused
-            raise (OutcomeUnknownError if sent else DatabaseUnavailableError) from error
+            may_have_written = writes and not refused
+            raise (OutcomeUnknownError if may_have_written else DatabaseUnavailableError) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[UnitOfWork]:
-        """Give a unit of work whose reads see the majority-committed data of one moment (the server keeps 5 min)."""
+        """Yield a unit of work that reads the majority-committed data of one moment (the server keeps it for 5 min)."""
         with self.operation():
             self._confirm_primary()
         with self.client.start_session(snapshot=True) as session:
@@ -205,12 +205,12 @@ class Database:
     def _confirm_primary(self) -> None:
         """Wait, once after each election, until a majority has confirmed the new primary.
 
-        It answers reads by what it knows to be committed, and until then that may be less than its predecessor has
-        told: a chat that was made would be missing, and messages that were removed would be there.
+        A primary answers reads with the data that it knows to be committed. Until it is confirmed, that may be older
+        than what its predecessor returned: a new chat would be missing, and removed messages would be back.
         """
         primary = self._primary()
-        is_set = self.client.topology_description.topology_type_name.startswith("ReplicaSet")
-        if is_set and (primary is None or primary != self._confirmed):
+        is_replica_set = self.client.topology_description.topology_type_name.startswith("ReplicaSet")
+        if is_replica_set and (primary is None or primary != self._confirmed):
             tenants = self.database.get_collection("tenants", read_concern=ReadConcern("linearizable"))
             tenants.find_one({"_id": ""}, {"_id": True})
             self._confirmed = self._primary()
@@ -222,7 +222,7 @@ class Database:
         return None
 
     def unbound(self) -> UnitOfWork:
-        """Return the unit of work of single commands, each by itself, outside any transaction."""
+        """Return a unit of work whose commands run one by one, outside any transaction."""
         return self._unit_of_work(None)
 
     def _unit_of_work(self, session: ClientSession | None) -> UnitOfWork:
@@ -230,8 +230,8 @@ class Database:
 
     def _find_tenant(self, tenant_id: str) -> Document | None:
         with self.operation():
-            found: Document | None = self.tenants.find_one({"_id": tenant_id})
-        return found
+            tenant: Document | None = self.tenants.find_one({"_id": tenant_id})
+        return tenant
 
     def _complain(self, error: PyMongoError) -> None:
         self._complaints.say(reasons(error, ", ".join(self._hosts), self.database.name))
@@ -242,14 +242,14 @@ class Database:
         return all(host in {"127.0.0.1", "localhost", "::1"} for host in self._hosts)
 
     def seconds_away(self) -> float:
-        """Return for how long it has been known that there is no primary; 0 while there is one, or nobody knows."""
+        """Return for how many seconds no primary has been known; 0 while there is one, or before the first contact."""
         return self._outage.seconds()
 
     def is_ready(self) -> bool:
-        """Tell whether a primary answers within a second, and has the collections; without a known primary at once.
+        """Tell whether a primary answers within a second and has the collections; False at once if none is known.
 
         Raises:
-            LedgerBehindError: it was restored from a backup, and not brought up to its ledger.
+            LedgerBehindError: the database was restored from a backup, and has not replayed its ledger.
         """
         if self.seconds_away():
             return False
@@ -258,20 +258,20 @@ class Database:
                 self.client.admin.command("ping")
                 self.guard()
                 if not self._has_collections:
-                    wrong = list(shortcomings(self.database))
-                    self._complaints.say(wrong)
-                    self._has_collections = not wrong
+                    problems = list(shortcomings(self.database))
+                    self._complaints.say(problems)
+                    self._has_collections = not problems
         except PyMongoError as error:
             self._complain(error)
             return False
         return self._has_collections
 
     def require_transactions(self) -> None:
-        """Ask the server whether it can run transactions.
+        """Return if the server can run transactions.
 
         Raises:
-            UnsupportedServerError: it cannot; the message says what to do.
-            DatabaseUnavailableError: it did not answer within `REACH_SECONDS`.
+            UnsupportedServerError: the server cannot; the message says what to do.
+            DatabaseUnavailableError: the server did not answer within `REACH_SECONDS`.
         """
         with self.operation(seconds=REACH_SECONDS):
             hello = self.client.admin.command("hello")
@@ -282,9 +282,9 @@ class Database:
             )
 
     def oplog_window(self) -> timedelta | None:
-        """Return how far the server's own log reaches back, which keeps what was deleted until it rolls over.
+        """Return how far the server's oplog reaches back. Deleted data stays in the oplog until it rolls over.
 
-        None where the user of the database may not read it.
+        None if the database user may not read the oplog.
         """
         oplog = self.client.local["oplog.rs"]
         try:
@@ -296,16 +296,16 @@ class Database:
         return None if first is None or last is None else last["wall"] - first["wall"]
 
     def shortcomings(self) -> list[str]:
-        """Return what of the collections is not as it must be, each in a sentence that says what to do."""
+        """Return what is wrong with the collections, each as a sentence that says what to do."""
         with self.operation():
             return list(shortcomings(self.database))
 
     def prepare(self) -> None:
-        """Create the collections and indexes that are missing. Safe to repeat, and what the release phase runs.
+        """Create the collections and indexes that are missing. Safe to repeat; the release phase runs it.
 
         Raises:
             UnsupportedServerError: the server has no transactions.
-            WrongCollectionsError: there is something else in their place.
+            WrongCollectionsError: collections or indexes exist that are not as they must be.
         """
         self.require_transactions()
         with self.operation(writes=True):
@@ -314,14 +314,14 @@ class Database:
                     self._make(partial(self.database.create_collection, name, **OPTIONS.get(name, {})))
                 if indexes:
                     self._make(partial(self.database[name].create_indexes, indexes))
-        if wrong := self.shortcomings():
-            raise WrongCollectionsError(" ".join(wrong))
+        if problems := self.shortcomings():
+            raise WrongCollectionsError(" ".join(problems))
 
     def _make(self, create: Callable[[], object]) -> None:
         try:
             create()
         except OperationFailure as error:
-            if error.code not in _SAID_IN_WORDS:
+            if error.code not in _EXISTS_CODES:
                 raise
 
     def close(self) -> None:
@@ -329,12 +329,12 @@ class Database:
         self.client.close()
 
 
-_SAID_IN_WORDS = {48, 85, 86, 166}
-"""Something is there already, the same or another: `shortcomings` tells which."""
+_EXISTS_CODES = {48, 85, 86, 166}
+"""The collection or index exists already, as it must be or not: `shortcomings` reports which."""
 
 
 def _hosts(uri: str) -> list[str]:
-    """Return the hosts that a MongoDB address names, without asking DNS where they are."""
+    """Return the hosts that a MongoDB address names, without a DNS query."""
     if uri.startswith("mongodb+srv://"):
         return [str(urlsplit(uri).hostname)]
     return [host for host, _ in parse_uri(uri)["nodelist"]]

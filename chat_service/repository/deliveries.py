@@ -1,11 +1,11 @@
-"""Deliveries: what of the log has to be told to which webhook, when it is tried, and what came of it.
+"""Deliveries: which log entries are sent to which webhook, when each is tried, and with what result.
 
-What this module keeps:
+The invariants of this module:
 
-- A delivery is made in the transaction that moves the webhook's place in the log: none is forgotten or made twice.
-- Its id follows from the webhook and the entry: all tries of it bear the same `webhook-id`.
-- A try is claimed before it is made. Of a worker that was killed in it, it is due again when the claim is over.
-- What was not taken after the last try stays in the list as failed, and can be told again by a replay.
+- A delivery is made in the transaction that moves the webhook's position in the log: none is forgotten or made twice.
+- Its id is derived from the webhook and the entry: all its tries have the same `webhook-id`.
+- A worker claims a delivery before each try. If the worker is killed, the delivery is due again when the claim ends.
+- A delivery whose last try failed stays in the list as failed. A replay can send the entry again.
 """
 
 import logging
@@ -29,29 +29,29 @@ from chat_service.repository.unit_of_work import UnitOfWork
 SCHEDULE = tuple(
     timedelta(seconds=seconds) for seconds in (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 )
-"""Until the next try, after each that failed."""
+"""How long to wait for the next try, after each try that failed."""
 
 JITTER = 0.1
 LONGEST_WAIT = timedelta(hours=24)
-"""That a receiver may ask for."""
+"""The longest wait that a receiver may ask for."""
 
 CLAIM = timedelta(seconds=40)
-"""For a try, which takes 15 s at most."""
+"""How long a worker's claim lasts; a try takes 15 s at most."""
 
 PAUSE = timedelta(minutes=1)
-"""Until a webhook is looked at again that is disabled."""
+"""How long to wait before the deliveries of a webhook that cannot be called are looked at again."""
 
 AT_ONCE = 200
-"""Entries that are made deliveries of with one transaction."""
+"""The most log entries that one transaction makes deliveries of."""
 
 MOST_PENDING = 1_000
-"""Of a webhook; the rest waits in the log."""
+"""The most pending deliveries of a webhook; further entries wait in the log."""
 
 KEPT = timedelta(days=30)
-"""How long a delivery that is over stays in the list."""
+"""How long a delivery stays in the list after it was delivered or has failed."""
 
 TEST = "webhook.test"
-"""The type of what is sent to see whether it arrives."""
+"""The type of a test message."""
 
 Document = dict[str, Any]
 
@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 
 class Deliveries:
-    """The deliveries collection: a queue, and what came of it."""
+    """The deliveries collection: a queue of pending deliveries, and the results of earlier ones."""
 
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database
@@ -67,40 +67,40 @@ class Deliveries:
         self._sealer = sealer
 
     def enqueue_some(self) -> int:
-        """Make deliveries of entries that webhooks have not been told; return how many entries were looked at."""
+        """Make deliveries of log entries that webhooks have not got yet; return how many entries were read."""
         with self._database.operation():
             webhooks = list(self._database.webhooks.find({"enabled": True}))
             heads = self._log.heads({webhook["_id"]["tenant_id"] for webhook in webhooks}) if webhooks else {}
-        looked_at = 0
+        entry_count = 0
         for webhook in webhooks:
             is_behind = webhook["position"] < heads.get(webhook["_id"]["tenant_id"], 0)
             if (is_behind or webhook["replay"]) and not self._is_full(webhook):
-                looked_at += self._enqueue(webhook)
-        return looked_at
+                entry_count += self._enqueue(webhook)
+        return entry_count
 
     def _is_full(self, webhook: Document) -> bool:
-        pending = {**_of_webhook(webhook["_id"]), "state": DeliveryState.PENDING.value}
+        pending = {**_own_deliveries(webhook["_id"]), "state": DeliveryState.PENDING.value}
         with self._database.operation():
             number: int = self._database.deliveries.count_documents(pending, limit=MOST_PENDING)
         return number >= MOST_PENDING
 
     def _enqueue(self, webhook: Document) -> int:
-        """Make deliveries of the next entries, those of a replay first; return how many were looked at."""
+        """Make deliveries of the next entries, those of a replay first; return how many entries were read."""
         replay = webhook["replay"]
-        tenant_id, place = webhook["_id"]["tenant_id"], replay or webhook
-        page = self._log.page(tenant_id, place["position"], AT_ONCE)
+        tenant_id, cursor = webhook["_id"]["tenant_id"], replay or webhook
+        page = self._log.page(tenant_id, cursor["position"], AT_ONCE)
         entries = [entry for entry in page.entries if replay is None or entry.seq <= replay["until"]]
         generation = replay["generation"] if replay else 0
-        is_over = replay is not None and (page.next_after >= replay["until"] or not page.entries)
-        moved = {"replay": None} if is_over else {f"{'replay.' if replay else ''}position": page.next_after}
+        is_replayed = replay is not None and (page.next_after >= replay["until"] or not page.entries)
+        moved = {"replay": None} if is_replayed else {f"{'replay.' if replay else ''}position": page.next_after}
 
         def work(tx: UnitOfWork) -> int:
-            same = {"_id": webhook["_id"], "position": webhook["position"], "replay": replay}
-            if not tx.webhooks.update_one(same, {"$set": moved}).matched_count:
+            unchanged = {"_id": webhook["_id"], "position": webhook["position"], "replay": replay}
+            if not tx.webhooks.update_one(unchanged, {"$set": moved}).matched_count:
                 return 0  # another worker was faster
             kinds = webhook["kinds"]
-            wanted = [entry for entry in entries if kinds is None or entry.event.kind.value in kinds]
-            documents = [_new(tx, webhook, entry.seq, entry.event.kind.value, generation) for entry in wanted]
+            selected = [entry for entry in entries if kinds is None or entry.event.kind.value in kinds]
+            documents = [_new(tx, webhook, entry.seq, entry.event.kind.value, generation) for entry in selected]
             if documents:
                 tx.deliveries.insert_many(documents)
             return len(entries)
@@ -108,16 +108,16 @@ class Deliveries:
         return self._database.transaction(work)
 
     def test(self, tenant_id: str, webhook_id: str) -> Delivery:
-        """Have a message sent that says nothing, and return its delivery.
+        """Queue a test message without content, and return its delivery.
 
         Raises:
             WebhookNotFoundError: the tenant has no such webhook.
         """
-        place = {"_id": webhook_key(tenant_id, webhook_id)}
+        own = {"_id": webhook_key(tenant_id, webhook_id)}
 
         def work(tx: UnitOfWork) -> Delivery | WebhookNotFoundError:
             webhook = tx.webhooks.find_one_and_update(
-                place, {"$inc": {"generation": 1}}, return_document=ReturnDocument.AFTER
+                own, {"$inc": {"generation": 1}}, return_document=ReturnDocument.AFTER
             )
             if webhook is None:
                 return WebhookNotFoundError()
@@ -128,108 +128,108 @@ class Deliveries:
         return self._database.transaction(work)
 
     def page(self, tenant_id: str, webhook_id: str, limit: int, after: ListPosition | None) -> list[Delivery]:
-        """Return up to `limit` deliveries that come after a place in the list, latest first.
+        """Return up to `limit` deliveries that come after a position in the list, latest first.
 
         Raises:
             WebhookNotFoundError: the tenant has no such webhook.
         """
-        place = webhook_key(tenant_id, webhook_id)
+        key = webhook_key(tenant_id, webhook_id)
         with self._database.operation():
-            if self._database.webhooks.find_one({"_id": place}, {"_id": True}) is None:
+            if self._database.webhooks.find_one({"_id": key}, {"_id": True}) is None:
                 raise WebhookNotFoundError
-            deliveries, own = self._database.deliveries, _of_webhook(place)
-            found = latest_first(deliveries, own, "created_at", limit, after, id_field="_id.delivery_id")
-            return [_from_document(document) for document in found]
+            deliveries, own = self._database.deliveries, _own_deliveries(key)
+            documents = latest_first(deliveries, own, "created_at", limit, after, id_field="_id.delivery_id")
+            return [_from_document(document) for document in documents]
 
     def claim(self, busy: Sequence[str]) -> Attempt | None:
-        """Claim the delivery that is due longest, not to a webhook of the `busy` ones; None if none is due."""
+        """Claim the delivery that has been due longest, except to the `busy` webhooks; return None if none is due."""
         while True:
             now = self._database.now()
-            due = {**_DUE, "due_at": {"$lte": now}, "_id.webhook_id": {"$nin": list(busy)}}
+            due = {**_PENDING, "due_at": {"$lte": now}, "_id.webhook_id": {"$nin": list(busy)}}
             claim = {"$set": {"due_at": now + CLAIM, "tried_at": now}, "$inc": {"tries": 1}}
             with self._database.operation(writes=True):
-                found = self._database.deliveries.find_one_and_update(
+                delivery = self._database.deliveries.find_one_and_update(
                     due, claim, sort=[("due_at", ASCENDING)], return_document=ReturnDocument.AFTER
                 )
-                if found is None:
+                if delivery is None:
                     return None
-                webhook = self._database.webhooks.find_one({"_id": _webhook_of(found)})
+                webhook = self._database.webhooks.find_one({"_id": _webhook_key_of(delivery)})
             if webhook is not None and webhook["enabled"]:
                 try:
-                    return self._to_attempt(found, webhook, now)
+                    return self._to_attempt(delivery, webhook, now)
                 except SecretsUnreadableError:
                     _log.warning("A webhook's secret cannot be opened: WEBHOOK_SECRET_KEY has not the key for it.")
-            self._pause(found)
+            self._postpone(delivery)
 
-    def _pause(self, delivery: Document) -> None:
-        """Leave a webhook alone for a while that cannot be told; the delivery that was claimed was not tried."""
+    def _postpone(self, delivery: Document) -> None:
+        """Postpone the due deliveries of a webhook that cannot be called; the claim of `delivery` counts as no try."""
         later = {"$set": {"due_at": self._database.now() + PAUSE}}
-        waiting = {**_of_webhook(_webhook_of(delivery)), **_DUE, "due_at": {"$lte": self._database.now()}}
+        waiting = {**_own_deliveries(_webhook_key_of(delivery)), **_PENDING, "due_at": {"$lte": self._database.now()}}
         with self._database.operation(writes=True):
             self._database.deliveries.update_one({"_id": delivery["_id"]}, {**later, "$inc": {"tries": -1}})
             self._database.deliveries.update_many(waiting, later)
 
-    def _to_attempt(self, found: Document, webhook: Document, now: datetime) -> Attempt:
-        tenant_id, seq = found["_id"]["tenant_id"], found["seq"]
+    def _to_attempt(self, delivery: Document, webhook: Document, now: datetime) -> Attempt:
+        tenant_id, seq = delivery["_id"]["tenant_id"], delivery["seq"]
         entry = self._log.get(tenant_id, seq) if seq else None
-        good = [one for one in webhook["secrets"] if one["until"] is None or one["until"] > now]
+        valid = [secret for secret in webhook["secrets"] if secret["until"] is None or secret["until"] > now]
         return Attempt(
             tenant_id=tenant_id,
-            webhook_id=found["_id"]["webhook_id"],
-            delivery_id=found["_id"]["delivery_id"],
+            webhook_id=delivery["_id"]["webhook_id"],
+            delivery_id=delivery["_id"]["delivery_id"],
             url=webhook["url"],
-            secrets=[self._sealer.open(one["sealed"]) for one in good],
-            number=found["tries"],
+            secrets=[self._sealer.open(secret["sealed"]) for secret in valid],
+            number=delivery["tries"],
             at=now,
-            type=found["kind"],
+            type=delivery["kind"],
             entry=entry,
         )
 
     def settle(self, attempt: Attempt, status: int | None, reason: str, retry_after: float | None = None) -> None:
-        """Put down what came of a try: the receiver's status, None if there was none, and why in a word.
+        """Record the result of a try: the receiver's HTTP status, or None if none came, and the reason in a word.
 
-        2xx is success; 410 disables the webhook. Otherwise it is tried again, in `retry_after` seconds if that is
-        later, unless this was the last try.
+        2xx is success, and 410 disables the webhook. After anything else, the delivery is tried again unless this was
+        the last try: by the schedule, or in `retry_after` seconds if that is later.
         """
         now = self._database.now()
-        seen: Document = {"status": status, "reason": reason}
-        is_taken = status is not None and 200 <= status < 300  # noqa: PLR2004 - what HTTP calls success
-        if is_taken:
-            change = {**seen, "state": DeliveryState.DELIVERED.value, "expires_at": now + KEPT}
+        result: Document = {"status": status, "reason": reason}
+        is_delivered = status is not None and 200 <= status < 300  # noqa: PLR2004 - what HTTP calls success
+        if is_delivered:
+            change = {**result, "state": DeliveryState.DELIVERED.value, "expires_at": now + KEPT}
         elif attempt.number > len(SCHEDULE) or status == _GONE:
-            change = {**seen, "state": DeliveryState.FAILED.value, "expires_at": now + KEPT}
+            change = {**result, "state": DeliveryState.FAILED.value, "expires_at": now + KEPT}
         else:
-            change = {**seen, "due_at": now + next_wait(attempt.number, retry_after)}
+            change = {**result, "due_at": now + next_wait(attempt.number, retry_after)}
         own = {"_id": _key(attempt.tenant_id, attempt.webhook_id, attempt.delivery_id)}
         with self._database.operation(writes=True):
-            # One whose claim was over may have been taken by another worker's try.
+            # If the claim ended during this try, another worker's try may have settled the delivery already.
             self._database.deliveries.update_one({**own, "state": DeliveryState.PENDING.value}, {"$set": change})
             if status == _GONE:
-                place = {"_id": webhook_key(attempt.tenant_id, attempt.webhook_id)}
+                webhook = {"_id": webhook_key(attempt.tenant_id, attempt.webhook_id)}
                 disabled = {"enabled": False, "disabled_by": "410"}
-                self._database.webhooks.update_one(place, {"$set": disabled})
+                self._database.webhooks.update_one(webhook, {"$set": disabled})
 
 
 _GONE = 410
 
-_DUE = {"state": DeliveryState.PENDING.value}
+_PENDING = {"state": DeliveryState.PENDING.value}
 
 
 def next_wait(tries: int, retry_after: float | None = None) -> timedelta:
-    """Return how long to wait after so many tries, and not less than the receiver has asked for, up to a day."""
+    """Return how long to wait after so many tries: at least `retry_after` seconds, of which at most a day counts."""
     wait = SCHEDULE[tries - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
-    asked = timedelta(seconds=min(max(retry_after or 0, 0), LONGEST_WAIT.total_seconds()))
-    return max(wait, asked)
+    requested = timedelta(seconds=min(max(retry_after or 0, 0), LONGEST_WAIT.total_seconds()))
+    return max(wait, requested)
 
 
-def _webhook_of(delivery: Document) -> Document:
+def _webhook_key_of(delivery: Document) -> Document:
     """Return the `_id` of the webhook that a delivery is for."""
     return webhook_key(delivery["_id"]["tenant_id"], delivery["_id"]["webhook_id"])
 
 
-def _of_webhook(place: Document) -> Document:
-    """Return the condition of the deliveries of a webhook."""
-    return {f"_id.{name}": value for name, value in place.items()}
+def _own_deliveries(webhook_id: Document) -> Document:
+    """Return the condition for the deliveries of the webhook with this `_id`."""
+    return {f"_id.{name}": value for name, value in webhook_id.items()}
 
 
 def _key(tenant_id: str, webhook_id: str, delivery_id: str) -> Document:

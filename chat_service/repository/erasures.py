@@ -1,14 +1,15 @@
-"""Erasing a person: everything that one sender has said in a tenant's chats, live or in the trash.
+"""Erases a person: all messages of one sender in a tenant's chats, live or in the trash.
 
-The messages of a tenant are one stretch of the primary key. A worker goes through it, a slice at a time, and erases
-what it finds of the sender, some chats in a transaction. What this module keeps:
+The messages of a tenant are one range of the primary key. A worker reads the range a slice at a time, and erases the
+sender's messages of some chats in each transaction. The invariants of this module:
 
-- Each transaction counts what it erases in the record, so that the counts are exact wherever a worker was killed.
+- Each transaction adds what it erases to the counts in the record, so they are exact wherever a worker was killed.
 - One worker at a time holds an erasure, by a lease that each transaction renews under the worker's name.
-- It writes the chats whose messages it erases, and asks what protects them: a hold conflicts with it, or is seen.
-- It ends only when a look at every message of the tenant has found none of the sender. What a hold keeps is looked for
-  again later; what is about to be purged, when the purge has been there.
-- Then the record forgets the sender. The log has never known it.
+- The transaction writes the chats whose messages it erases, and reads their holds. So a hold that is placed at the same
+  time either conflicts with it, or is seen by it.
+- An erasure ends only after a round over all messages of the tenant has found none of the sender. Messages that are
+  kept by a hold are looked for again later, and messages that wait for a purge after the purge.
+- The record then forgets the sender. The log never contains the sender.
 """
 
 import time
@@ -31,25 +32,25 @@ from chat_service.repository.traffic import Traffic
 from chat_service.repository.unit_of_work import UnitOfWork
 
 LEASE = timedelta(seconds=10)
-"""How long an erasure waits for a worker that was killed. A slice takes less than a second, and renews it."""
+"""How long a killed worker still holds an erasure. A slice takes less than a second, and renews the lease."""
 
 SLICE_MESSAGES = 10_000
-"""Looked at with one command: about 60 ms."""
+"""Messages that one command reads: about 60 ms."""
 
 GROUP_CHATS, GROUP_MESSAGES = 8, 1_000
-"""That share a transaction."""
+"""The most chats and messages that share a transaction."""
 
 POLITE_SLICE, POLITE_CHATS, POLITE_MESSAGES = 1_000, 2, 50
-"""The same while others use the database, so that none waits for longer behind it."""
+"""The same limits while others use the database, so that their requests wait no longer behind an erasure."""
 
 LOOK_AGAIN = timedelta(minutes=10)
-"""After a look that had to pass held chats over."""
+"""The wait for the next round after a round that passed held chats over."""
 
 PURGE_REST = timedelta(seconds=10)
-"""After a look that has found messages which a purge is about to remove."""
+"""The wait for the next round after a round that found messages which a purge is about to remove."""
 
 REDACTED = "[redacted]"
-"""What a redacted message says: a message is never empty, and an export comes back in."""
+"""The content of a redacted message: not empty, because an export with an empty message could not be imported."""
 
 Document = dict[str, Any]
 
@@ -64,11 +65,11 @@ class Claim(NamedTuple):
     mode: ErasureMode
     requested_by: str
     position: Document | None
-    """The last message that was looked at in this round."""
+    """The key of the last message that was read in this round; None at its start."""
 
 
 class Erasures:
-    """The erasures collection: a queue, and the records of what was erased."""
+    """The erasures collection: a queue of open erasures, and the records of all of them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -77,7 +78,7 @@ class Erasures:
     def request(
         self, tenant_id: str, sender_id: str, mode: ErasureMode, requested_by: str, key: IdempotencyKey | None = None
     ) -> Erasure:
-        """Have everything of the sender erased, and return the record of that.
+        """Queue the erasure of all messages of the sender, and return its record.
 
         Raises:
             IdempotencyKeyReusedError: `key` came with another request before.
@@ -122,16 +123,18 @@ class Erasures:
         return _from_document(document)
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Erasure]:
-        """Return up to `limit` erasures that come after a place in the list, latest first."""
+        """Return up to `limit` erasures that come after a position in the list, latest first."""
         own = {"_id.tenant_id": tenant_id}
         with self._database.operation():
-            found = latest_first(self._database.erasures, own, "requested_at", limit, after, id_field="_id.erasure_id")
-            return [_from_document(document) for document in found]
+            documents = latest_first(
+                self._database.erasures, own, "requested_at", limit, after, id_field="_id.erasure_id"
+            )
+            return [_from_document(document) for document in documents]
 
     def claim(self, worker_id: str, after_tenant: str = "") -> Claim | None:
-        """Claim the erasure that has waited longest, of the tenant whose turn it is; None if none has to be worked on.
+        """Claim the erasure that has waited longest, of the tenant whose turn it is; return None if none is due.
 
-        Tenants take turns in the order of their ids, going on after `after_tenant`.
+        Tenants take turns in the order of their ids; the next turn is that of the first one after `after_tenant`.
         """
         now = self._database.now()
         free = {"completed_at": None, "lease_until": {"$lte": now}}
@@ -149,7 +152,7 @@ class Erasures:
         return None if claimed is None else _to_claim(claimed, worker_id)
 
     def work_on(self, claim: Claim) -> int:
-        """Look at the next slice of the tenant's messages, erase what is the sender's, and return how many that were.
+        """Read the next slice of the tenant's messages, erase those of the sender, and return how many there were.
 
         Raises:
             ClaimLostError: another worker holds the erasure now; nothing more was erased.
@@ -157,62 +160,62 @@ class Erasures:
         if not lets_jobs_delete(self._database.rules.learn(claim.tenant_id), self._database.now()):
             self._release(claim, {"is_deferred": True}, LOOK_AGAIN)
             return 0
-        begun, is_shared = time.monotonic(), self._traffic.is_shared
-        last, found = self._look(claim, POLITE_SLICE if is_shared else SLICE_MESSAGES)
-        self._traffic.step_aside(begun, 0)
-        if last is None:
+        began, is_shared = time.monotonic(), self._traffic.is_shared
+        last_key, keys = self._look(claim, POLITE_SLICE if is_shared else SLICE_MESSAGES)
+        self._traffic.step_aside(began, 0)
+        if last_key is None:
             self._end_round(claim)
             return 0
         erased = 0
-        for group in _groups(found, *((POLITE_CHATS, POLITE_MESSAGES) if is_shared else (GROUP_CHATS, GROUP_MESSAGES))):
-            begun = time.monotonic()
+        for group in _groups(keys, *((POLITE_CHATS, POLITE_MESSAGES) if is_shared else (GROUP_CHATS, GROUP_MESSAGES))):
+            began = time.monotonic()
             erased += self._database.transaction(partial(self._erase, claim, group))
-            self._traffic.step_aside(begun, 1 + len({key["chat_id"] for key in group}))
-        self._release(claim, {"round.position": last})
+            self._traffic.step_aside(began, 1 + len({key["chat_id"] for key in group}))
+        self._release(claim, {"round.position": last_key})
         return erased
 
     def _look(self, claim: Claim, size: int) -> tuple[Document | None, list[Document]]:
-        """Return the key of the last message of the next slice, None if there is none, and those of the sender's."""
+        """Return the last key of the next slice, or None at the end, and the keys of the sender's messages in it."""
         bounds = {"$lte": _end_of(claim.tenant_id)}
         bounds |= {"$gte": {"tenant_id": claim.tenant_id}} if claim.position is None else {"$gt": claim.position}
-        # Compared here, and not there: a database logs what it is asked for slowly, and the sender is to be forgotten.
+        # The sender is compared here: a database logs its slow queries, and the sender must not be in that log.
         with self._database.operation():
-            found = self._database.messages.find(
+            cursor = self._database.messages.find(
                 {"_id": bounds}, _SENDER, sort=[("_id", ASCENDING)], limit=size, batch_size=size + 1
             )
-            slice_ = list(found)
-        own = [one["_id"] for one in slice_ if one.get("sender_id") == claim.sender_id]
-        return (slice_[-1]["_id"] if slice_ else None), own
+            messages = list(cursor)
+        own = [message["_id"] for message in messages if message.get("sender_id") == claim.sender_id]
+        return (messages[-1]["_id"] if messages else None), own
 
     def _erase(self, claim: Claim, group: Sequence[Document], tx: UnitOfWork) -> int:
-        """Erase messages of some chats, and return how many."""
+        """Erase the sender's messages among those of the group, and return how many were erased."""
         chats = _chats_of(tx, claim.tenant_id, sorted({key["chat_id"] for key in group}))
         refused = refusals(tx, claim.tenant_id, chats)
         held = {*refused, *(chat_id for chat_id, chat in chats.items() if not _has_rested(tx, chat))}
         free = {chat_id: chat for chat_id, chat in chats.items() if chat_id not in held}
         keys = {(key["chat_id"], key["seq"]) for key in group if _is_of(key, free)}
-        stretch = {"_id": {"$gte": group[0], "$lte": group[-1]}}
-        found = [
-            one
-            for one in tx.messages.find(stretch, _SENDER, batch_size=SLICE_MESSAGES + 1)
-            if (one["_id"]["chat_id"], one["_id"]["seq"]) in keys
+        in_range = {"_id": {"$gte": group[0], "$lte": group[-1]}}
+        messages = [
+            message
+            for message in tx.messages.find(in_range, _SENDER, batch_size=SLICE_MESSAGES + 1)
+            if (message["_id"]["chat_id"], message["_id"]["seq"]) in keys
         ]
-        there = [one["_id"] for one in found if one.get("sender_id") == claim.sender_id]
+        erased = [message["_id"] for message in messages if message.get("sender_id") == claim.sender_id]
         seqs: dict[str, list[int]] = {}
-        for key in there:
+        for key in erased:
             seqs.setdefault(key["chat_id"], []).append(key["seq"])
-        if there:
-            erase_messages(tx, there, claim.mode)
+        if erased:
+            erase_messages(tx, erased, claim.mode)
         _write_chats(tx, claim, free, seqs)
         _note_refused(tx, claim, chats, refused)
-        first = sum(claim.erasure_id not in free[chat_id].get("erasures", ()) for chat_id in seqs)
-        of_round = {"round.found": len(group), "round.left": len(group) - len(there)}
-        self._count(tx, claim, {"chats": first, "messages": len(there), **of_round}, held)
-        return len(there)
+        new_chats = sum(claim.erasure_id not in free[chat_id].get("erasures", ()) for chat_id in seqs)
+        round_counts = {"round.found": len(group), "round.left": len(group) - len(erased)}
+        self._count(tx, claim, {"chats": new_chats, "messages": len(erased), **round_counts}, held)
+        return len(erased)
 
     @staticmethod
     def _count(tx: UnitOfWork, claim: Claim, counts: Mapping[str, int], held: set[str]) -> None:
-        """Count in the record what was erased, and in the round what was found and has to be looked for again."""
+        """Add to the record what was erased, and to its round what was found and what has to be looked for again."""
         change: Document = {
             "$inc": counts,
             "$set": {"lease_until": tx.now + LEASE},
@@ -223,37 +226,37 @@ class Erasures:
             raise ClaimLostError
 
     def _end_round(self, claim: Claim) -> None:
-        """Complete the erasure if a look at everything has found nothing; begin another round otherwise."""
+        """Complete the erasure if its round over all messages has found nothing; otherwise begin another round."""
 
         def work(tx: UnitOfWork) -> None:
             erasure = tx.erasures.find_one(_held_by(claim))
             if erasure is None:
                 raise ClaimLostError
-            of_round, held = erasure["round"], len(erasure["round"]["held"])
-            seen = {"deferred": held, "is_deferred": held > 0}
-            rest = LOOK_AGAIN if held else PURGE_REST if of_round["left"] else timedelta()
-            again = {"round": _new_round(), "worker_id": None, "lease_until": tx.now + rest}
-            change: Document = {"$set": {**seen, **again}}
-            if not of_round["found"]:
+            ended_round, held = erasure["round"], len(erasure["round"]["held"])
+            deferral = {"deferred": held, "is_deferred": held > 0}
+            rest = LOOK_AGAIN if held else PURGE_REST if ended_round["left"] else timedelta()
+            next_round = {"round": _new_round(), "worker_id": None, "lease_until": tx.now + rest}
+            change: Document = {"$set": {**deferral, **next_round}}
+            if not ended_round["found"]:
                 tx.log(claim.tenant_id, _completed(claim, erasure))
-                change = {"$set": {**seen, "completed_at": tx.now}, "$unset": dict.fromkeys(UNFINISHED, "")}
+                change = {"$set": {**deferral, "completed_at": tx.now}, "$unset": dict.fromkeys(UNFINISHED, "")}
             tx.erasures.update_one(_held_by(claim), change)
 
         self._database.transaction(work)
 
     def _release(self, claim: Claim, facts: Document, rest: timedelta = timedelta()) -> None:
-        """Let the erasure go, to be claimed again after a rest.
+        """Release the erasure; it can be claimed again after `rest`.
 
         Raises:
             ClaimLostError: another worker holds it now.
         """
-        given_up = {"worker_id": None, "lease_until": self._database.now() + rest, **facts}
+        released = {"worker_id": None, "lease_until": self._database.now() + rest, **facts}
         with self._database.operation(writes=True):
-            if not self._database.erasures.update_one(_held_by(claim), {"$set": given_up}).matched_count:
+            if not self._database.erasures.update_one(_held_by(claim), {"$set": released}).matched_count:
                 raise ClaimLostError
 
     def are_done(self) -> bool:
-        """Tell whether none is under way but those that wait for a hold."""
+        """Tell whether all erasures are complete, except those that wait for the release of a hold."""
         with self._database.operation():
             return self._database.erasures.find_one({"completed_at": None, "is_deferred": False}, {"_id": True}) is None
 
@@ -261,10 +264,10 @@ class Erasures:
 _SENDER = {"_id": True, "sender_id": True}
 
 REDACTION: Document = {"content": REDACTED, "sender_id": None, "metadata": {}}
-"""What a message has in place of what it said and of who said it."""
+"""The fields that replace the content and the sender of a redacted message."""
 
 UNFINISHED = ("sender_id", "round", "worker_id", "lease_until")
-"""What a record has only until it is complete."""
+"""The fields that a record has only until it is complete."""
 
 
 def _new_round() -> Document:
@@ -276,7 +279,7 @@ def _end_of(tenant_id: str) -> Document:
 
 
 def _groups(keys: Sequence[Document], most_chats: int, most_messages: int) -> list[list[Document]]:
-    """Return the messages in groups that each share a transaction."""
+    """Return the messages in groups, each of which shares a transaction."""
     groups: list[list[Document]] = []
     chats = set[str]()
     for key in keys:
@@ -290,28 +293,28 @@ def _groups(keys: Sequence[Document], most_chats: int, most_messages: int) -> li
 
 
 def _is_of(key: Document, chats: Mapping[str, Document]) -> bool:
-    """Tell whether a message is one of these chats', and none that waits for a purge."""
+    """Tell whether a message belongs to one of these chats, and does not wait for a purge."""
     chat = chats.get(key["chat_id"])
     return chat is not None and key["seq"] >= chat["first_seq"]
 
 
 def _chats_of(tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str]) -> dict[str, Document]:
-    """Return the chats that are there, by id, each with where it is."""
+    """Return the chats that exist, by id; `place` in each is the collection that it is in."""
     condition = {"_id": {"$in": [chat_key(tenant_id, chat_id) for chat_id in chat_ids]}}
-    live = {one["_id"]["chat_id"]: {**one, "place": "chats"} for one in tx.read("chats", condition, {})}
-    kept = {one["_id"]["chat_id"]: {**one["chat"], "place": "trash"} for one in tx.read("trash", condition, {})}
-    return {**kept, **live}
+    live = {row["_id"]["chat_id"]: {**row, "place": "chats"} for row in tx.read("chats", condition, {})}
+    trashed = {row["_id"]["chat_id"]: {**row["chat"], "place": "trash"} for row in tx.read("trash", condition, {})}
+    return {**trashed, **live}
 
 
 def _has_rested(tx: UnitOfWork, chat: Document) -> bool:
-    """Tell whether the chat was not held until lately; a mark that is still there is of a hold that was."""
+    """Tell whether the chat has not been held lately; a mark that a released hold has left on it counts as lately."""
     return not chat.get("holds") and bool(chat.get("hold_released_at", tx.now - REST) <= tx.now - REST)
 
 
 def _note_refused(
     tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], refused: Mapping[str, LegalHoldError]
 ) -> None:
-    """Tell the log of held chats that are passed over, once."""
+    """Log the held chats that are passed over, each of them once."""
     new = [chat_id for chat_id in refused if "deferred_at" not in chats[chat_id]]
     log_refusals(tx, claim.tenant_id, [(chat_id, claim.requested_by, refused[chat_id]) for chat_id in new])
     _write(tx, claim.tenant_id, chats, {chat_id: {"$set": {"deferred_at": tx.now}} for chat_id in new})
@@ -320,28 +323,31 @@ def _note_refused(
 def _write(
     tx: UnitOfWork, tenant_id: str, chats: Mapping[str, Document], changes: Mapping[str, Mapping[str, Document]]
 ) -> None:
-    """Change chats, each by itself, wherever they are: one command for each place."""
-    for place, of in ("chats", ""), ("trash", "chat."):
+    """Apply its own change to each chat, live or in the trash: one command for each of the two collections."""
+    for collection, prefix in ("chats", ""), ("trash", "chat."):
         updates = [
             {
                 "q": {"_id": chat_key(tenant_id, chat_id)},
-                "u": {do: {f"{of}{name}": value for name, value in fields.items()} for do, fields in change.items()},
+                "u": {
+                    operator: {f"{prefix}{name}": value for name, value in fields.items()}
+                    for operator, fields in change.items()
+                },
             }
             for chat_id, change in changes.items()
-            if chats[chat_id]["place"] == place
+            if chats[chat_id]["place"] == collection
         ]
         if updates:
-            tx.command({"update": place, "updates": updates})
+            tx.command({"update": collection, "updates": updates})
 
 
 def _write_chats(
     tx: UnitOfWork, claim: Claim, chats: Mapping[str, Document], seqs: Mapping[str, Sequence[int]]
 ) -> None:
-    """Write the chats whose messages are erased, and tell the log which of each."""
-    removes = claim.mode is ErasureMode.REMOVE
+    """Update the chats whose messages are erased, and log which messages of each chat were erased."""
+    is_removal = claim.mode is ErasureMode.REMOVE
     changes: dict[str, dict[str, Document]] = {
         chat_id: {
-            "$inc": {"revision": 1, "message_count": -len(erased) if removes else 0},
+            "$inc": {"revision": 1, "message_count": -len(erased) if is_removal else 0},
             "$addToSet": {"erasures": claim.erasure_id},
         }
         for chat_id, erased in seqs.items()
@@ -363,8 +369,8 @@ def _write_chats(
 
 
 def erase_messages(tx: UnitOfWork, keys: Sequence[Document], mode: ErasureMode) -> None:
-    """Remove or redact these messages, of which there is at least one. One command."""
-    # One by one: a clustered collection is scanned from end to end for an `$in`.
+    """Remove or redact these messages, with one command. There must be at least one."""
+    # One statement for each key: for an `$in`, a clustered collection is scanned from end to end.
     if mode is ErasureMode.REMOVE:
         tx.command({"delete": "messages", "deletes": [{"q": {"_id": key}, "limit": 1} for key in keys]})
     else:
@@ -372,7 +378,7 @@ def erase_messages(tx: UnitOfWork, keys: Sequence[Document], mode: ErasureMode) 
 
 
 def _completed(claim: Claim, erasure: Document) -> Event:
-    """Return the event that closes an erasure: the only one of them that is of no chat."""
+    """Return the event that ends an erasure: the only event of an erasure that concerns no chat."""
     facts = {
         "erasure_id": claim.erasure_id,
         "mode": claim.mode.value,

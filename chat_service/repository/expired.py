@@ -1,6 +1,6 @@
-"""Chats whose time is over, their own or that in the trash: gone for everybody, and to be deleted.
+"""Expired chats: past their own expiry or their time in the trash. Nobody can see them, and a job deletes them.
 
-What a hold keeps is passed over, and found again when the hold was released and has rested.
+Held chats are passed over. They are found again when the hold has been released for some time (`protection.REST`).
 """
 
 from datetime import datetime
@@ -13,11 +13,11 @@ from chat_service.repository.lifecycle import Removal
 from chat_service.repository.protection import lets_jobs_delete, rested
 
 BY_EXPIRY = "expiry"
-"""Who has asked for the delete of a chat at its own end, in its receipt; of one in the trash it is who moved it."""
+"""`requested_by` in the receipt of a chat that reached its own expiry; from the trash it is whoever moved it there."""
 
 
 class Place(NamedTuple):
-    """Where a chat is, the field that says when its time is over, and the path to the chat's own fields."""
+    """A collection that chats are in, the field with their expiry there, and the path to the chat's own fields."""
 
     collection: str
     end: str
@@ -30,9 +30,10 @@ PLACES = (Place("chats", "expires_at", ""), Place("trash", "purge_at", "chat."))
 def find_free(
     database: Database, tenant_id: str, most: int, over_at: datetime | None = None
 ) -> list[tuple[Place, dict[str, Any]]]:
-    """Return up to `most` chats of a tenant that a job may delete, with where each is; those whose time is over then.
+    """Return up to `most` chats of a tenant that a job may delete, each with its place. Two commands.
 
-    Of each it returns the end, and who has moved it to the trash. Two commands.
+    With `over_at`, these are only chats that have expired by then. The documents contain the expiry, and who moved the
+    chat to the trash.
     """
     now, found = database.now(), list[tuple[Place, dict[str, Any]]]()
     with database.operation():
@@ -46,24 +47,24 @@ def find_free(
 
 
 class Expired:
-    """Finds and deletes them."""
+    """Finds and deletes expired chats."""
 
     def __init__(self, database: Database, deletions: Deletions) -> None:
         self._database = database
         self._deletions = deletions
 
     def tenants(self) -> list[str]:
-        """Return the tenants that have some, in their order; not those of which everything is held."""
+        """Return the sorted ids of the tenants that have expired chats, except those with a hold on everything."""
         now = self._database.now()
-        found = set[str]()
+        tenant_ids = set[str]()
         with self._database.operation():
             for place in PLACES:
                 over: dict[str, Any] = {place.end: {"$lte": now}, "$or": [rested(now, place.of), undeferred(place.of)]}
-                found |= set(self._database.collections[place.collection].distinct("_id.tenant_id", over))
-        return sorted(one for one in found if lets_jobs_delete(self._database.rules.learn(one), now))
+                tenant_ids |= set(self._database.collections[place.collection].distinct("_id.tenant_id", over))
+        return sorted(each for each in tenant_ids if lets_jobs_delete(self._database.rules.learn(each), now))
 
     def take_some(self, tenant_id: str, most: int) -> int:
-        """Delete some of the tenant's, `most` at most, and return how many. Whoever is connected to one is let go."""
+        """Delete up to `most` expired chats of the tenant, close their connections, and return how many were found."""
         now = self._database.now()
         found = find_free(self._database, tenant_id, most, over_at=now)
         sum(self._deletions.remove_all(tenant_id, [_removal(chat, place) for place, chat in found]))

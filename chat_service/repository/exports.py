@@ -1,4 +1,4 @@
-"""A whole chat out of the database, from one snapshot: what is written or deleted meanwhile changes nothing."""
+"""Exports a whole chat from one snapshot: writes and deletes during the export do not change what it shows."""
 
 import threading
 from collections import Counter
@@ -28,45 +28,47 @@ from chat_service.repository.keys import chat_key, chat_range, message_range, un
 from chat_service.repository.unit_of_work import Bound, UnitOfWork
 
 HELD_BYTES = 256 * 2**10
-"""Of messages that an export holds while its reader takes its time; hundreds may be read at once."""
+"""The size of the messages that an export holds in memory for a slow reader; there may be hundreds of exports."""
 
 FIRST_BYTES = 128 * 2**10
-"""Fetched before the answer begins: more than its first part takes, so that nothing fails between status and body."""
+"""Fetched before the response begins: more than its first part, so that nothing fails between status and body."""
 
 FIRST_MESSAGES, GROWTH, BATCH_MESSAGES = 8, 16, 1_000
-"""Fetched at once: a few at first, whose size tells how many may be fetched next."""
+"""The messages of the first batch, the growth from one batch to the next, and the most of a batch. The size of a batch
+in bytes also limits how many messages the next one fetches."""
 
 OF_KEY, OF_TENANT, OF_PROCESS = 100, 150, 200
-"""Exports under way at once in a process: each holds a batch and its text, so that all of them stay below 200 MB."""
+"""The most exports at once in a process. Each holds a batch and its text, so that all of them stay below 200 MB."""
 
 CLOCKS_APART = timedelta(seconds=1)
-"""Processes take the time from the server, and are apart by less."""
+"""Processes take the time from the server, and their clocks differ by less than this."""
 
 SNAPSHOT_TOO_OLD = 239
-"""The server keeps the past for a while, 300 s unless it is told otherwise (minSnapshotHistoryWindowInSeconds)."""
+"""The error code for a snapshot that the server no longer has. It keeps the history for 300 s by default
+(minSnapshotHistoryWindowInSeconds)."""
 
-IDS = 1_000
-"""Of chats, that are looked up at once."""
+IDS_AT_ONCE = 1_000
+"""The ids of chats that one command reads."""
 
 FETCH_SECONDS = 10.0
-"""For one batch. A reader may take its time between two of them, the database may not."""
+"""The timeout for fetching one batch. The reader has as long as it wants between two batches; the database has not."""
 
 Holder = tuple[str, str]
-"""Whose exports are counted: a key's, a tenant's, the process's."""
+"""Whose exports are counted: a kind (key, tenant or process) and an id of that kind."""
 
 _BY_ID = [("_id", ASCENDING)]
 
 _RAW = CodecOptions(document_class=RawBSONDocument)
 
 Row = dict[str, Any]
-"""A message as it leaves, with its times as text."""
+"""A message as it is exported, with its times as text."""
 
 
 def _time(field: str) -> dict[str, Any]:
     return {"$dateToString": {"date": field, "format": "%Y-%m-%dT%H:%M:%S.%LZ", "onNull": None}}
 
 
-# Shaped by the server: what Python does for each row is what an export's speed is made of (benchmarks/reads.py).
+# The server shapes the rows: the speed of an export depends on what Python does for each row (benchmarks/reads.py).
 _ROW = {
     "_id": False,
     "seq": "$_id.seq",
@@ -82,15 +84,15 @@ class _Batch:
 
     rows: list[Row]
     size: int
-    """How many were asked for."""
+    """How many messages were requested."""
     bytes: int
     is_last: bool
-    is_of_now: bool = False
-    """Whether it is from after the moment that the export shows."""
+    is_after_snapshot: bool = False
+    """Whether the batch was read later than the snapshot, because the server no longer had the snapshot."""
 
 
 class Exports:
-    """Whole chats."""
+    """Exports of whole chats, and the number of those under way."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -101,35 +103,35 @@ class Exports:
     def open(
         self, caller: Caller, chat_id: str, *, of_trash: bool = False
     ) -> Iterator[tuple[Chat, Iterator[list[Row]]]]:
-        """Give the chat and its messages in batches, oldest first, as they all are at this moment.
+        """Yield the chat and an iterator of its messages in batches, oldest first, all as they are at this moment.
 
-        One in the trash is found by `of_trash` only.
+        With `of_trash` the chat must be in the trash, otherwise it must not be.
 
         Raises:
-            ChatNotFoundError: absent, deleted or another tenant's.
-            TooManyExportsError: as many are under way as there may be.
-            DatabaseUnavailableError: it did not answer.
-            ExportCutError (from the iterator): the rest could not be read.
-            ExportEndedError (from the iterator): the chat was deleted meanwhile.
-            ExportOutdatedError (from the iterator): the server's past is over, and the rest has changed.
+            ChatNotFoundError: the chat is absent, deleted or another tenant's.
+            TooManyExportsError: the key, the tenant or the process has as many exports under way as it may have.
+            DatabaseUnavailableError: the database did not answer in time.
+            ExportCutError (from the iterator): the remaining messages could not be read.
+            ExportEndedError (from the iterator): the chat was deleted during the export.
+            ExportOutdatedError (from the iterator): the server no longer has the snapshot, and the rest has changed.
         """
-        with self._place(caller), self._database.snapshot() as tx:
+        with self._counted(caller), self._database.snapshot() as tx:
             with self._database.operation():
-                collection, there = _place(tx, chat_key(caller.tenant_id, chat_id), of_trash=of_trash)
-                document = collection.find_one(there)
+                collection, condition = _locate(tx, chat_key(caller.tenant_id, chat_id), of_trash=of_trash)
+                document = collection.find_one(condition)
                 if document is None:
                     raise ChatNotFoundError
                 if of_trash:
                     document = {**document["chat"], "_id": document["_id"]}
-                # What fails before a first part can be sent is answered like any other request.
+                # A failure before the first part can be sent is answered like that of any other request.
                 first = [self._fetch(tx, document, document["first_seq"], FIRST_MESSAGES)]
                 while not first[-1].is_last and sum(batch.bytes for batch in first) < FIRST_BYTES:
                     first.append(self._next(tx, document, first[-1]))
             yield chats.from_document(document, 0), self._batches(tx, document, first, of_trash=of_trash)
 
     @contextmanager
-    def _place(self, caller: Caller) -> Iterator[None]:
-        """Count an export that is under way."""
+    def _counted(self, caller: Caller) -> Iterator[None]:
+        """Count an export as under way during the block; raise TooManyExportsError if there are too many."""
         holders = [("key", caller.key_id, OF_KEY), ("tenant", caller.tenant_id, OF_TENANT), ("process", "", OF_PROCESS)]
         with self._lock:
             if any(self._running[kind, name] >= most for kind, name, most in holders):
@@ -143,65 +145,71 @@ class Exports:
                 self._running = +self._running
 
     def ids(self, tenant_id: str, *, of_trash: bool) -> Iterator[str]:
-        """Give the ids of all chats of a tenant, or of all in its trash, in their order."""
+        """Yield the ids of all live chats of a tenant, or of all in its trash, sorted."""
         collection = self._database.trash if of_trash else self._database.chats
         last = ""
         while True:
             after = {"_id": chat_range(tenant_id, last)}
             with self._database.operation():
-                found = [one["_id"]["chat_id"] for one in collection.find(after, {"_id": True}, sort=_BY_ID, limit=IDS)]
-            yield from found
-            if len(found) < IDS:
+                chat_ids = [
+                    row["_id"]["chat_id"]
+                    for row in collection.find(after, {"_id": True}, sort=_BY_ID, limit=IDS_AT_ONCE)
+                ]
+            yield from chat_ids
+            if len(chat_ids) < IDS_AT_ONCE:
                 return
-            last = found[-1]
+            last = chat_ids[-1]
 
     def _batches(
         self, tx: UnitOfWork, chat: dict[str, Any], first: list[_Batch], *, of_trash: bool
     ) -> Iterator[list[Row]]:
-        """Give the messages in batches of about `HELD_BYTES`, after those that were fetched first."""
+        """Yield the batches that were fetched first, and then the rest in batches of about `HELD_BYTES`."""
         last = first[-1]
         count = sum(len(batch.rows) for batch in first)
         yield from (batch.rows for batch in first if batch.rows)
         first.clear()
         while not last.is_last:
-            with _or_cut():
-                # Outside the snapshot, which would see it for ever: what is deleted can be read by no route.
-                collection, there = _place(self._database.unbound(), chat["_id"], of_trash=of_trash)
-                if collection.find_one(there, {"_id": True}) is None:
+            with _cut_on_error():
+                # Outside the snapshot, which would always show the chat: nobody may read a chat after its delete.
+                collection, condition = _locate(self._database.unbound(), chat["_id"], of_trash=of_trash)
+                if collection.find_one(condition, {"_id": True}) is None:
                     raise ExportEndedError
                 last = self._later(tx, chat, last)
             count += len(last.rows)
-            if last.is_last and last.is_of_now and count != chat["message_count"]:
+            if last.is_last and last.is_after_snapshot and count != chat["message_count"]:
                 raise ExportOutdatedError
             if last.rows:
                 yield last.rows
 
     def _later(self, tx: UnitOfWork, chat: dict[str, Any], batch: _Batch) -> _Batch:
-        """Return the batch after one that was not the last, from the snapshot for as long as the server keeps it.
+        """Return the batch after one that was not the last, from the snapshot for as long as the server has it.
 
-        A slow reader outlives it. What it gets then is what is there now, which is the same unless somebody has edited
-        or removed a message since.
+        A slow reader may take longer than that. It then gets the current messages, which are the same unless a message
+        was edited or removed since the snapshot.
+
+        Raises:
+            ExportOutdatedError: a message of the batch was edited since the snapshot.
         """
-        if not batch.is_of_now:
+        if not batch.is_after_snapshot:
             try:
                 return self._next(tx, chat, batch)
             except OperationFailure as error:
                 if error.code != SNAPSHOT_TOO_OLD:
                     raise
-        now = self._next(self._database.unbound(), chat, batch)
+        current = self._next(self._database.unbound(), chat, batch)
         since = (tx.now - CLOCKS_APART).isoformat(timespec="milliseconds")
-        if any(row["edited_at"] is not None and row["edited_at"] > since for row in now.rows):
+        if any(row["edited_at"] is not None and row["edited_at"] > since for row in current.rows):
             raise ExportOutdatedError
-        return replace(now, is_of_now=True)
+        return replace(current, is_after_snapshot=True)
 
     def _next(self, tx: UnitOfWork, chat: dict[str, Any], batch: _Batch) -> _Batch:
-        """Return the batch after one that was not the last."""
+        """Return the batch after one that was not the last, as `tx` reads it."""
         size = max(1, min(batch.size * GROWTH, HELD_BYTES * len(batch.rows) // batch.bytes, BATCH_MESSAGES))
         return self._fetch(tx, chat, batch.rows[-1]["seq"] + 1, size)
 
     def _fetch(self, tx: UnitOfWork, chat: dict[str, Any], first_seq: int, size: int) -> _Batch:
-        """Return up to `size` of the messages from `first_seq` on, as many as a batch may hold."""
-        # Not beyond those of the snapshot, where it is not read from the snapshot any more.
+        """Return up to `size` messages from `first_seq` on, and no more than a batch may hold."""
+        # Ends with the last message of the snapshot, also when the batch is not read from the snapshot.
         messages = message_range(chat["_id"]["tenant_id"], chat["_id"]["chat_id"], first_seq, chat["next_seq"] - 1)
         pipeline: list[Row] = [
             {"$match": {"_id": messages}},
@@ -214,7 +222,7 @@ class Exports:
         if len(reply) <= 2 * HELD_BYTES:
             rows = decode_all(reply, self._database.database.codec_options)
             return _Batch(rows, size, len(reply), is_last=len(rows) < size)
-        # The rest is asked for again: it would lie in memory until the reader comes to it.
+        # The rest is fetched again later: it would stay in memory until the reader gets to it.
         raw, length = [], 0
         for row in decode_iter(reply, _RAW):
             raw.append(row.raw)
@@ -224,15 +232,15 @@ class Exports:
         return _Batch([decode(row, self._database.database.codec_options) for row in raw], size, length, is_last=False)
 
 
-def _place(tx: UnitOfWork, key: dict[str, Any], *, of_trash: bool) -> tuple[Bound, dict[str, Any]]:
-    """Return where a chat is, and the condition that it is there."""
+def _locate(tx: UnitOfWork, key: dict[str, Any], *, of_trash: bool) -> tuple[Bound, dict[str, Any]]:
+    """Return the collection of a chat, and the condition that finds the chat there if it has not expired."""
     if of_trash:
         return tx.trash, {"_id": key, "purge_at": {"$gt": tx.now}}
     return tx.chats, {"_id": key, **unexpired(tx.now)}
 
 
 @contextmanager
-def _or_cut() -> Iterator[None]:
+def _cut_on_error() -> Iterator[None]:
     try:
         with pymongo.timeout(FETCH_SECONDS):
             yield

@@ -1,4 +1,4 @@
-"""What somebody on call wants to know of the whole service at once. Every question is bounded."""
+"""The state of the whole service, for somebody on call. Every query is bounded."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,69 +12,72 @@ from chat_service.repository.expired import PLACES
 from chat_service.repository.protection import rested
 
 MOST = 1_000
-"""Up to which things are counted that should be few."""
+"""The limit of each count: the things that are counted should be few."""
 
 MOST_DELIVERIES = 10_000
-"""That a scrape looks at."""
+"""The most deliveries that a scrape reads."""
 
 LATE = timedelta(minutes=5)
-"""How long after its time a chat may still be there: the expiry comes by every few seconds."""
+"""How long an expired chat may still be there: the expiry job runs every few seconds."""
 
 SOON = timedelta(days=7)
-"""How long before a key expires somebody should make another one."""
+"""A key that expires within this time counts as expiring: somebody should replace it."""
 
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The database."""
+    """The state of the database server."""
 
     version: str
     primary: str
     members: int
-    """Of its set; 1 behind a router."""
+    """How many members the replica set has; 1 behind a router."""
     lag: timedelta | None
-    """By how much the majority of the set is behind its primary; None behind a router."""
+    """How far the majority of the replica set is behind its primary; None behind a router."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits for a worker, up to `MOST` of each."""
+    """The work that waits for a worker, and what somebody should look after; each counted up to `MOST`."""
 
     overdue: int
-    """Chats whose time was over `LATE` ago, and that nothing holds."""
+    """Chats that expired at least `LATE` ago, and that no hold keeps."""
     erasures: int
+    """Erasures that are not complete."""
     tenants: int
-    """That are being deleted."""
+    """Tenants that are being deleted."""
     deliveries: int
-    """That are due."""
+    """Deliveries that are due."""
     disabled_webhooks: int
-    """Not by their tenants."""
+    """Webhooks that were disabled because their receiver answered 410."""
     expiring_keys: int
-    """Within `SOON`."""
+    """Keys that expire within `SOON`."""
     connections: int
+    """Live connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """How webhooks are told."""
+    """How the delivery to webhooks goes."""
 
     enabled: int
+    """Webhooks that are enabled."""
     failing: int
-    """Of these, how many have a delivery that was tried and not taken yet."""
+    """Enabled webhooks with a pending delivery that was tried without success."""
     late: timedelta
-    """How long ago the delivery was due that has waited longest for a worker."""
+    """How long the pending delivery that has waited longest for a worker has been due."""
 
 
 class Health:
-    """Looks at everything."""
+    """Queries for the state of the service."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def server(self) -> Server:
-        """Return what the database says of itself. Two commands."""
+        """Return the version, the primary and the replication of the database. Two commands."""
         with self._database.operation():
             hello = self._database.client.admin.command("hello")
             version = str(self._database.client.admin.command("buildInfo")["version"])
@@ -83,39 +86,39 @@ class Health:
         return Server(version, hello.get("primary", "a router"), len(hello.get("hosts", [""])), lag)
 
     def backlog(self) -> Backlog:
-        """Return what waits. Eight commands."""
+        """Return what waits for a worker or for somebody, up to `MOST` of each. Eight commands."""
         now = self._database.now()
-        late = [
+        overdue = [
             self._count(place.collection, {place.end: {"$lte": now - LATE}, **rested(now, place.of)})
             for place in PLACES
         ]
-        waiting = {"state": DeliveryState.PENDING.value, "due_at": {"$lte": now}}
+        due = {"state": DeliveryState.PENDING.value, "due_at": {"$lte": now}}
         return Backlog(
-            overdue=sum(late),
+            overdue=sum(overdue),
             erasures=self._count("erasures", {"lease_until": {"$exists": True}}),
             tenants=self._count("tenants", {"deletion": {"$exists": True}, "deletion.completed_at": None}),
-            deliveries=self._count("deliveries", waiting),
+            deliveries=self._count("deliveries", due),
             disabled_webhooks=self._count("webhooks", {"enabled": False, "disabled_by": "410"}),
             expiring_keys=self._count("api_keys", {"revoked_at": None, "expires_at": {"$gt": now, "$lte": now + SOON}}),
             connections=self._count("presence", {"expires_at": {"$gt": now}}),
         )
 
     def webhooks(self, seconds: float | None = None) -> Telling:
-        """Return how webhooks are told, by `MOST_DELIVERIES`, those that are due first. Two commands.
+        """Return how the delivery to webhooks goes, by the `MOST_DELIVERIES` that are due first. Two commands.
 
         Raises:
-            DatabaseUnavailableError: the database does not say it in time, or within so many `seconds`.
+            DatabaseUnavailableError: the database did not answer in time; with `seconds`, within that many.
         """
         now = self._database.now()
-        of_each = {"_id": "$_id.webhook_id", "due_at": {"$min": "$due_at"}, "reason": {"$max": "$reason"}}
+        per_webhook = {"_id": "$_id.webhook_id", "due_at": {"$min": "$due_at"}, "reason": {"$max": "$reason"}}
         pending = {"$match": {"state": DeliveryState.PENDING.value}}
-        steps = [pending, {"$sort": {"due_at": ASCENDING}}, {"$limit": MOST_DELIVERIES}, {"$group": of_each}]
+        pipeline = [pending, {"$sort": {"due_at": ASCENDING}}, {"$limit": MOST_DELIVERIES}, {"$group": per_webhook}]
         with self._database.operation(seconds=seconds):
-            found = self._database.webhooks.find({"enabled": True}, {"_id": True})
-            enabled = {webhook["_id"]["webhook_id"] for webhook in found}
-            waiting = [one for one in self._database.deliveries.aggregate(steps) if one["_id"] in enabled]
-        failing = sum(one["reason"] is not None for one in waiting)
-        since = min((one["due_at"] for one in waiting), default=now)
+            webhooks = self._database.webhooks.find({"enabled": True}, {"_id": True})
+            enabled = {webhook["_id"]["webhook_id"] for webhook in webhooks}
+            groups = [group for group in self._database.deliveries.aggregate(pipeline) if group["_id"] in enabled]
+        failing = sum(group["reason"] is not None for group in groups)
+        since = min((group["due_at"] for group in groups), default=now)
         return Telling(len(enabled), failing, max(now - since, timedelta()))
 
     def _count(self, collection: str, condition: Document) -> int:

@@ -1,8 +1,8 @@
-"""Holds: placed on chats or on everything of a tenant, changed, and released. What they do is in protection.py.
+"""Places holds on chats or on everything of a tenant, changes and releases them. Their effect is in protection.py.
 
-A hold's record and the mark on its chats are written in one transaction: from its commit on nothing of them is
-destroyed. A release writes the record only, however many chats there are: from that commit on the mark protects
-nothing. It is taken off afterwards, by a job, which also lets the jobs wait that had to pass the chat over.
+A hold's record and the marks on its chats are written in one transaction: after its commit nothing of the chats is
+destroyed. A release writes only the record, however many chats there are: after its commit the marks protect nothing.
+A job removes the marks later. It also makes the jobs that had to pass a chat over wait before they delete it.
 """
 
 import uuid
@@ -22,7 +22,7 @@ from chat_service.repository.protection import IN_FORCE_AFTER
 from chat_service.repository.unit_of_work import UnitOfWork
 
 LIFTED_AT_ONCE = 1_000
-"""Chats that the mark of a released hold is taken from with one command."""
+"""Chats that one command removes the mark of a released hold from."""
 
 Document = dict[str, Any]
 
@@ -41,10 +41,10 @@ class Holds:
         placed_by: str,
         key: IdempotencyKey | None = None,
     ) -> Hold:
-        """Hold the chats, live or in the trash, or with None everything of the tenant; return the hold.
+        """Place a hold on the chats, live or in the trash, or with None on everything of the tenant; return the hold.
 
         Raises:
-            UnknownChatsError: there are no chats of some of the ids; nothing was held.
+            UnknownChatsError: there are no chats with some of the ids; no hold was placed.
             IdempotencyKeyReusedError: `key` came with another request before.
         """
         hold_id = str(uuid.uuid4())
@@ -69,11 +69,11 @@ class Holds:
         return self._database.transaction(work_once)
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Hold]:
-        """Return up to `limit` holds that come after a place in the list, latest first; released ones too."""
+        """Return up to `limit` holds that come after a position in the list, latest first, including released ones."""
         own = {"_id.tenant_id": tenant_id}
         with self._database.operation():
-            found = latest_first(self._database.holds, own, "placed_at", limit, after, id_field="_id.hold_id")
-            return [_from_document(document) for document in found]
+            documents = latest_first(self._database.holds, own, "placed_at", limit, after, id_field="_id.hold_id")
+            return [_from_document(document) for document in documents]
 
     def get(self, tenant_id: str, hold_id: str) -> Hold:
         """Return a hold.
@@ -96,18 +96,18 @@ class Holds:
         changed_by: str,
         key: IdempotencyKey | None = None,
     ) -> Hold:
-        """Put chats under the hold, take others out, and return it. What is so already stays so.
+        """Add chats to the hold, remove others from it, and return it. Chats that are on it or off it already stay so.
 
         Raises:
             HoldNotFoundError: the tenant has no such hold.
-            HoldUnchangeableError: it was released, or is on everything.
-            UnknownChatsError: there are no chats of some of the ids to add; nothing was changed.
+            HoldUnchangeableError: the hold was released, or is on everything.
+            UnknownChatsError: there are no chats with some of the ids to add; nothing was changed.
             IdempotencyKeyReusedError: `key` came with another request before.
         """
-        place = {"_id": hold_key(tenant_id, hold_id)}
+        own = {"_id": hold_key(tenant_id, hold_id)}
 
         def work(tx: UnitOfWork) -> Hold | ChatServiceError:
-            hold = tx.holds.find_one(place)
+            hold = tx.holds.find_one(own)
             if hold is None:
                 return HoldNotFoundError()
             if hold["released_at"] is not None or hold["everything"]:
@@ -117,7 +117,7 @@ class Holds:
                 return added
             difference = added - unmark(tx, tenant_id, hold_id, remove)
             changed = tx.holds.find_one_and_update(
-                place, {"$inc": {"chat_count": difference, "revision": 1}}, return_document=ReturnDocument.AFTER
+                own, {"$inc": {"chat_count": difference, "revision": 1}}, return_document=ReturnDocument.AFTER
             )
             assert changed is not None  # noqa: S101 - it was there, in this transaction
             facts = {"chat_count": changed["chat_count"], "added": list(add), "removed": list(remove)}
@@ -131,19 +131,19 @@ class Holds:
         return self._database.transaction(work_once)
 
     def release(self, tenant_id: str, hold_id: str, released_by: str) -> Hold:
-        """End the hold, and return it; one that was released stays as it is.
+        """Release the hold, and return it; a hold that was released before stays as it is.
 
         Raises:
             HoldNotFoundError: the tenant has no such hold.
         """
-        place = {"_id": hold_key(tenant_id, hold_id)}
+        own = {"_id": hold_key(tenant_id, hold_id)}
 
         def work(tx: UnitOfWork) -> Hold | ChatServiceError:
             end = {"$set": {"released_at": tx.now, "is_lifting": True}, "$inc": {"revision": 1}}
-            standing = {**place, "released_at": None}
-            hold = tx.holds.find_one_and_update(standing, end, return_document=ReturnDocument.AFTER)
+            unreleased = {**own, "released_at": None}
+            hold = tx.holds.find_one_and_update(unreleased, end, return_document=ReturnDocument.AFTER)
             if hold is None:
-                hold = tx.holds.find_one(place)
+                hold = tx.holds.find_one(own)
                 return HoldNotFoundError() if hold is None else _from_document(hold)
             if hold["everything"]:
                 lifted = {"$pull": {"holds": hold_id}, "$set": {"hold_released_at": tx.now}}
@@ -155,7 +155,7 @@ class Holds:
         return self._database.transaction(work)
 
     def lift_some(self) -> int | None:
-        """Take the mark of a released hold from some of its chats, and return from how many; None if none has any."""
+        """Remove the mark of a released hold from some chats; return from how many, or None if no marks are left."""
         with self._database.operation():
             hold = self._database.holds.find_one({"is_lifting": True})
         if hold is None:
@@ -163,24 +163,25 @@ class Holds:
         tenant_id, hold_id = hold["_id"]["tenant_id"], hold["_id"]["hold_id"]
 
         def work(tx: UnitOfWork) -> int:
-            ids: list[str] = []
-            for collection, of in tx.places:
-                condition = {"_id.tenant_id": tenant_id, f"{of}holds": hold_id}
-                found = collection.find(condition, {"_id": True}, limit=LIFTED_AT_ONCE)
-                ids += [one["_id"]["chat_id"] for one in found]
-            if not ids:  # in this snapshot, so no chat was on its way from one to the other; and none is added any more
+            chat_ids: list[str] = []
+            for collection, prefix in tx.places:
+                condition = {"_id.tenant_id": tenant_id, f"{prefix}holds": hold_id}
+                documents = collection.find(condition, {"_id": True}, limit=LIFTED_AT_ONCE)
+                chat_ids += [document["_id"]["chat_id"] for document in documents]
+            # Both reads are of one snapshot, so no chat moved between the collections; and no mark is added any more.
+            if not chat_ids:
                 tx.holds.update_one({"_id": hold["_id"]}, {"$unset": {"is_lifting": ""}})
-            return unmark(tx, tenant_id, hold_id, ids, hold["released_at"])
+            return unmark(tx, tenant_id, hold_id, chat_ids, hold["released_at"])
 
         return self._database.transaction(work)
 
     def are_lifted(self) -> bool:
-        """Tell whether no chat has the mark of a released hold."""
+        """Tell whether the marks of all released holds have been removed."""
         with self._database.operation():
             return self._database.holds.find_one({"is_lifting": True}, {"_id": True}) is None
 
 
-def _new(  # noqa: PLR0913, PLR0917 - all that a hold is
+def _new(  # noqa: PLR0913, PLR0917 - all fields of a hold
     tx: UnitOfWork, tenant_id: str, hold_id: str, name: str, placed_by: str, chat_ids: Collection[str] | None
 ) -> Document:
     everything = chat_ids is None
@@ -198,22 +199,22 @@ def _new(  # noqa: PLR0913, PLR0917 - all that a hold is
 
 
 def _mark(tx: UnitOfWork, tenant_id: str, hold_id: str, chat_ids: Sequence[str]) -> int | UnknownChatsError:
-    """Put chats under the hold, wherever they are, and return how many were not; or which there are none of."""
+    """Mark chats, live or in the trash, with the hold; return how many were not marked yet, or which do not exist."""
     if not chat_ids:
         return 0
     condition: Document = {"_id": {"$in": [chat_key(tenant_id, chat_id) for chat_id in chat_ids]}}
     live = tx.read("chats", {**condition, **unexpired(tx.now)}, {"_id": True})
-    kept = tx.read("trash", {**condition, "purge_at": {"$gt": tx.now}}, {"_id": True})
-    there = {one["_id"]["chat_id"] for one in (*live, *kept)}
-    if missing := [chat_id for chat_id in chat_ids if chat_id not in there]:
+    trashed = tx.read("trash", {**condition, "purge_at": {"$gt": tx.now}}, {"_id": True})
+    existing = {chat["_id"]["chat_id"] for chat in (*live, *trashed)}
+    if missing := [chat_id for chat_id in chat_ids if chat_id not in existing]:
         return UnknownChatsError(missing)
     marked = 0
-    for collection, chats, of in (tx.chats, live, ""), (tx.trash, kept, "chat."):
+    for collection, chats, prefix in (tx.chats, live, ""), (tx.trash, trashed, "chat."):
         if chats:
-            keys = [one["_id"] for one in chats]
-            # Of those that are marked already none can be destroyed meanwhile: this hold stands.
+            keys = [chat["_id"] for chat in chats]
+            # Chats that are marked already are not written: this hold is in force, so they cannot be destroyed.
             marked += collection.update_many(
-                {"_id": {"$in": keys}, f"{of}holds": {"$ne": hold_id}}, {"$addToSet": {f"{of}holds": hold_id}}
+                {"_id": {"$in": keys}, f"{prefix}holds": {"$ne": hold_id}}, {"$addToSet": {f"{prefix}holds": hold_id}}
             ).matched_count
     return marked
 
@@ -221,18 +222,18 @@ def _mark(tx: UnitOfWork, tenant_id: str, hold_id: str, chat_ids: Sequence[str])
 def unmark(
     tx: UnitOfWork, tenant_id: str, hold_id: str, chat_ids: Sequence[str], released_at: datetime | None = None
 ) -> int:
-    """Take chats out of the hold, and return how many were under it; jobs wait from `released_at` on, or from now."""
+    """Remove the hold's mark from chats; return how many had it. Jobs wait from `released_at`, or from now."""
     if not chat_ids:
         return 0
     keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
     unmarked = 0
-    for collection, of in tx.places:
+    for collection, prefix in tx.places:
         change = {
-            "$pull": {f"{of}holds": hold_id},
-            "$max": {f"{of}hold_released_at": released_at or tx.now},
-            "$unset": {f"{of}deferred_at": ""},
+            "$pull": {f"{prefix}holds": hold_id},
+            "$max": {f"{prefix}hold_released_at": released_at or tx.now},
+            "$unset": {f"{prefix}deferred_at": ""},
         }
-        unmarked += collection.update_many({"_id": {"$in": keys}, f"{of}holds": hold_id}, change).matched_count
+        unmarked += collection.update_many({"_id": {"$in": keys}, f"{prefix}holds": hold_id}, change).matched_count
     return unmarked
 
 

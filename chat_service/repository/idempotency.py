@@ -1,9 +1,9 @@
-"""Requests that can be repeated without fear: the same Idempotency-Key and request gets the first answer again.
+"""Idempotent requests: the same request with the same Idempotency-Key gets the first response again.
 
-The record of an answer is written in the transaction of what it answers, so that there is never one without the other.
-It keeps facts from which the same answer can be made again (ids, numbers, times), and no content: what a deleted chat
-said must not come back out of here. Refusals are not kept; a repetition asks again. Of two at once one commits first,
-the other conflicts with its record, starts again and finds it.
+The record of a response is written in the transaction of the work itself, so that neither exists without the other. It
+stores the facts from which the response can be made again (ids, numbers, times), and no content: the content of a
+deleted chat must not be found here. Refusals are not recorded, so a repeated request is tried again. Of two requests
+at once one commits first; the other conflicts with its record, starts again and finds the record.
 """
 
 import time
@@ -21,7 +21,7 @@ from chat_service.repository.transaction import T
 from chat_service.repository.unit_of_work import UnitOfWork
 
 KEPT = timedelta(hours=24)
-"""How long an answer is kept: longer than any caller goes on repeating a request (the contract promises 24 h)."""
+"""How long a response is recorded: longer than any caller repeats a request (the contract promises 24 h)."""
 
 Facts = dict[str, Any]
 
@@ -32,10 +32,10 @@ def once(
     remember: Callable[[T], Facts],
     recall: Callable[[Facts], T],
 ) -> Callable[[UnitOfWork], T | ChatServiceError]:
-    """Return `work` for a transaction, made such that it runs once for each key; without a key it is `work` itself.
+    """Return `work` for a transaction, changed so that it runs only once for the key; without a key, `work` itself.
 
-    `remember` gives the facts of what `work` returned, `recall` the same value from them. Costs two commands.
-    The transaction returns IdempotencyKeyReusedError where the key came with another request before.
+    `remember` returns the facts of the value that `work` returned, and `recall` makes the same value of the facts. This
+    costs two commands. The work returns IdempotencyKeyReusedError if the key came with another request before.
     """
     if key is None:
         return work
@@ -46,33 +46,36 @@ def once(
             return facts
         if facts is not None:
             return recall(facts)
-        verdict = work(tx)
-        if not isinstance(verdict, ChatServiceError):
-            _keep(tx, key, remember(verdict))
-        return verdict
+        result = work(tx)
+        if not isinstance(result, ChatServiceError):
+            _record(tx, key, remember(result))
+        return result
 
     return work_once
 
 
 CLAIM = timedelta(seconds=5)
-"""For the run of a request that takes several transactions. Who was killed or cut off holds the key for no longer. A
-run that stalls for so long may get company: each of their transactions says what is so, and both go on."""
+"""How long a claim lasts, for a request that takes several transactions. A run that was killed or cut off holds the key
+for no longer than this. If a run stalls for so long, another run may start beside it: each of their transactions works
+on the true state, and both go on."""
 
 RENEW_SECONDS = 1.0
+"""A claim is renewed when at least this time has passed since it was made or renewed."""
 
 CLAIM_AGAIN_SECONDS = 0.05
+"""The pause between two tries to claim a key that another run holds."""
 
 
 class Claim:
-    """One run's right to the work of a key; it ends by itself unless it is renewed."""
+    """The right of one run to do the work of a key; it ends by itself unless it is renewed."""
 
     def __init__(self, database: Database, key: IdempotencyKey) -> None:
         self._database = database
         self._key = key
         self._until = database.now()
 
-    def take(self) -> bool:
-        """Claim the key, and tell whether that went well: it does not while another run holds it.
+    def acquire(self) -> bool:
+        """Try to claim the key, and return whether that succeeded: it fails while another run holds the key.
 
         Raises:
             IdempotencyKeyReusedError: the key came with another request before.
@@ -93,16 +96,16 @@ class Claim:
         return True
 
     def renew(self) -> None:
-        """Hold the key for longer, if a while has passed; where it was lost, or the database is away, do nothing."""
+        """Extend the claim if `RENEW_SECONDS` have passed; do nothing if it was lost or the database is unavailable."""
         now = self._database.now()
         if self._until - now < CLAIM - timedelta(seconds=RENEW_SECONDS):
-            self._move(now + CLAIM)
+            self._set_end(now + CLAIM)
 
     def give_up(self) -> None:
-        """Let another run have it; where the database is away, it ends by itself."""
-        self._move(self._database.now())
+        """End the claim, so that another run can have the key; if the database is unavailable, it ends by itself."""
+        self._set_end(self._database.now())
 
-    def _move(self, until: datetime) -> None:
+    def _set_end(self, until: datetime) -> None:
         own = {"_id": _record_key(self._key), "claimed_until": self._until}
         with suppress(ChatServiceError), self._database.operation(writes=True):
             if self._database.idempotency.update_one(own, {"$set": {"claimed_until": until}}).matched_count:
@@ -111,19 +114,19 @@ class Claim:
 
 @contextmanager
 def claimed(database: Database, key: IdempotencyKey, seconds: float) -> Iterator[Claim]:
-    """Run the block for a request that takes several transactions, while nobody else runs it under the same key.
+    """Run the block of a request that takes several transactions, while nobody else runs it with the same key.
 
-    Waits for another run for up to `seconds`. The record says only which request came with the key: what each of its
-    transactions did is told by what these have left.
+    Waits up to `seconds` for another run to end. The record says only which request came with the key; what each of the
+    transactions did is seen in the documents that they wrote.
 
     Raises:
         IdempotencyKeyReusedError: the key came with another request before.
-        RequestInProgressError: another run is still at work.
+        RequestInProgressError: another run is still at work after that time.
         DatabaseUnavailableError, OutcomeUnknownError: the key could not be claimed, and the block was not run.
     """
     claim = Claim(database, key)
     end = time.monotonic() + seconds
-    while not claim.take():
+    while not claim.acquire():
         if time.monotonic() > end:
             raise RequestInProgressError
         time.sleep(CLAIM_AGAIN_SECONDS)
@@ -134,14 +137,14 @@ def claimed(database: Database, key: IdempotencyKey, seconds: float) -> Iterator
 
 
 def is_recorded(database: Database, tenant_id: str, key: str) -> bool:
-    """Tell whether an answer is kept under the key, to whatever request."""
-    kept = {"_id": {"tenant_id": tenant_id, "key": key}, "expires_at": {"$gt": database.now()}}
+    """Tell whether a response is recorded under the key, whatever the request was."""
+    unexpired = {"_id": {"tenant_id": tenant_id, "key": key}, "expires_at": {"$gt": database.now()}}
     with database.operation():
-        return database.idempotency.find_one(kept, {"_id": True}) is not None
+        return database.idempotency.find_one(unexpired, {"_id": True}) is not None
 
 
 def find(tx: UnitOfWork, key: IdempotencyKey) -> Facts | IdempotencyKeyReusedError | None:
-    """Return the facts kept under the key, None if there are none, or the error if they are of another request."""
+    """Return the facts recorded under the key, None if there are none, or an error if they are of another request."""
     record = tx.idempotency.find_one({"_id": _record_key(key), "expires_at": {"$gt": tx.now}})
     if record is None:
         return None
@@ -151,8 +154,8 @@ def find(tx: UnitOfWork, key: IdempotencyKey) -> Facts | IdempotencyKeyReusedErr
     return facts
 
 
-def _keep(tx: UnitOfWork, key: IdempotencyKey, facts: Facts) -> None:
-    # A replacement, because an expired record may not have been swept up yet.
+def _record(tx: UnitOfWork, key: IdempotencyKey, facts: Facts) -> None:
+    # Replaces, because an expired record may still be there.
     tx.idempotency.replace_one(
         {"_id": _record_key(key)},
         {"fingerprint": key.fingerprint, "facts": facts, "expires_at": tx.now + KEPT},

@@ -1,9 +1,9 @@
-"""A whole chat back in: all of it, or nothing that anybody could reach.
+"""Imports a whole chat: either all of it, or nothing that anybody can reach.
 
-A small one comes in one transaction. Of a larger one the messages are staged: written in bounded transactions under the
-id of a chat that is not there yet. The last transaction makes the chat, and with it all of them are there. What keeps
-the promise is an open purge of whatever is staged, held by the import: the last transaction takes it away, and wherever
-an import ends before, its purge is left, and the workers remove what was staged.
+A small chat is imported in one transaction. The messages of a larger one are staged: written in bounded transactions
+under the id of a chat that does not exist yet. The last transaction creates the chat, which makes all messages
+reachable at once. To keep this promise, the import holds an open purge of the staged messages. The last transaction
+withdraws the purge. If an import ends before that, its purge remains, and the purge workers remove what was staged.
 """
 
 import uuid
@@ -24,23 +24,23 @@ from chat_service.repository.unit_of_work import UnitOfWork
 
 
 class Imports:
-    """Chats that come in whole."""
+    """Begins imports of whole chats."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @contextmanager
     def begin(self, tenant_id: str, chat: Chat) -> Iterator["Import"]:
-        """Give an import of `chat`, whose id must be a fresh random one. Nothing is left unless it is finished."""
-        begun = Import(self._database, tenant_id, chat)
+        """Yield an import of `chat`, whose id must be random and new. Unless it is finished, nothing of it remains."""
+        chat_import = Import(self._database, tenant_id, chat)
         try:
-            yield begun
+            yield chat_import
         finally:
-            begun.give_up()
+            chat_import.give_up()
 
 
 class Import:
-    """One chat on its way in, used by one thread."""
+    """The import of one chat, used by one thread."""
 
     def __init__(self, database: Database, tenant_id: str, chat: Chat) -> None:
         self._database = database
@@ -48,30 +48,30 @@ class Import:
         self._tenant_id = tenant_id
         self._chat = replace(chat, message_count=0)
         self._next_seq = 1
-        self._last: Sequence[Message] = ()
-        """The batch that came last: the chat is made in its transaction if none comes after it."""
+        self._last_batch: Sequence[Message] = ()
+        """Not written yet: if no batch comes after it, it is written in the transaction that creates the chat."""
         self._purge = Purge(tenant_id, chat.id, first_seq=1, last_seq=MAX_SEQ, position=1, worker_id=str(uuid.uuid4()))
         self._is_staged = False
 
     def add(self, batch: Sequence[Message]) -> None:
-        """Take some messages that come after those before, as many as one transaction may hold.
+        """Add the messages that follow those added before; at most as many as one transaction may hold.
 
         Raises:
-            ImportTooLargeError: it takes longer than a request may.
-            DatabaseUnavailableError, OutcomeUnknownError: the import can only be given up.
+            ImportTooLargeError: the import takes longer than a request may.
+            DatabaseUnavailableError, OutcomeUnknownError: the import cannot go on, and must be given up.
         """
-        if self._last:
+        if self._last_batch:
             self._stage()
-        self._last = batch
+        self._last_batch = batch
         self._chat = replace(self._chat, message_count=self._chat.message_count + len(batch))
         self._next_seq = batch[-1].seq + 1
 
     def finish(self, key: IdempotencyKey | None = None) -> Chat:
-        """Make the chat, with all messages that were added, and return it; or the one that was made under `key`.
+        """Create the chat with all messages that were added, and return it, or the chat that was created under `key`.
 
         Raises:
             IdempotencyKeyReusedError: `key` came with another request before.
-            And what `add` raises.
+            The errors of `add`.
         """
         chat = self._chat
         document = {**chats.to_document(self._tenant_id, chat), "next_seq": self._next_seq}
@@ -88,19 +88,19 @@ class Import:
         def recall(facts: dict[str, Any]) -> Chat:
             return replace(chat, id=facts["id"])
 
-        work_once = once(key, work, lambda made: {"id": made.id}, recall)
-        made = self._run(work_once)
-        self._is_staged = self._is_staged and made.id != chat.id
-        return made
+        work_once = once(key, work, lambda created: {"id": created.id}, recall)
+        created = self._run(work_once)
+        self._is_staged = self._is_staged and created.id != chat.id
+        return created
 
     def give_up(self) -> None:
-        """Leave what is staged to the purge workers; after `finish` there is nothing."""
+        """Leave the staged messages to the purge workers; does nothing after a `finish` that created the chat."""
         if self._is_staged:
-            with suppress(ChatServiceError):  # they take it by themselves once nobody renews its lease
+            with suppress(ChatServiceError):  # they claim it by themselves when its lease has ended
                 self._purges.release(self._purge)
 
     def _stage(self) -> None:
-        """Write the last batch under the purge that would remove it again."""
+        """Write the last batch, covered by the purge that would remove it."""
         rows, is_first = self._rows(), not self._is_staged
         owner, worker_id = (self._tenant_id, self._chat.id), self._purge.worker_id
 
@@ -115,14 +115,14 @@ class Import:
         self._run(work)
 
     def _rows(self) -> list[dict[str, Any]]:
-        return [messages.to_document(self._tenant_id, self._chat.id, message) for message in self._last]
+        return [messages.to_document(self._tenant_id, self._chat.id, message) for message in self._last_batch]
 
     def _run(self, work: Work[T]) -> T:
         try:
             return self._database.transaction(work)
-        except ClaimLostError as error:  # it was stopped for so long that its messages are being removed
+        except ClaimLostError as error:  # the import was stalled for so long that its messages are being removed
             raise DatabaseUnavailableError from error
         except DatabaseUnavailableError as error:
             if at_most(1.0) > 0:
                 raise
-            raise ImportTooLargeError from error  # to try again would not help
+            raise ImportTooLargeError from error  # trying again would not help
