@@ -25,7 +25,7 @@ from chat_service.repository.trash import Trash
 
 POLITE_REST = 0.5
 """The rest after a group while others use the database, as a multiple of the group's duration. With it the reads of
-others stay within twice their p99 on an idle database; without it they sometimes do not."""
+others stay within twice their undisturbed p99; without it they sometimes do not."""
 
 POLITE_SECONDS = 4.0
 """A request that has run for this long rests no more: it needs the rest of its time for its own work."""

@@ -52,9 +52,14 @@ class Chats:
         is_chosen = chat_id is not None
 
         def build(facts: dict[str, Any]) -> Chat:
-            now = facts["at"]
-            times = {"created_at": now, "updated_at": now, "last_message_at": None, "expires_at": expires_at}
-            taken_at = self._taken_at(tenant_id, {"updated_at": now, "expires_at": expires_at})
+            created_at = facts["at"]
+            times = {
+                "created_at": created_at,
+                "updated_at": created_at,
+                "last_message_at": None,
+                "expires_at": expires_at,
+            }
+            taken_at = self._taken_at(tenant_id, {"updated_at": created_at, "expires_at": expires_at})
             return Chat(facts["id"], title, metadata, 0, 0, revision=1, **times, taken_at=taken_at)
 
         chat = build({"id": chat_id or str(uuid.uuid4()), "at": self._database.now()})

@@ -111,7 +111,7 @@ class Checks:
                 return
 
     def _miscounted(self, counts: dict[Owner, int], message_ids: dict[str, Any]) -> Iterator[Owner]:
-        """Yield the chats of a window that have another number of messages than they say, or a receipt."""
+        """Yield the chats of a window whose number of messages is not what they say, and those that have a receipt."""
         owner_key = {"tenant_id": "$_id.tenant_id", "chat_id": "$_id.chat_id"}
         groups = self._database.messages.aggregate(
             [{"$match": {"_id": message_ids}}, {"$group": {"_id": owner_key, "messages": {"$sum": 1}}}],

@@ -101,7 +101,7 @@ class Database:
     ) -> None:
         """Prepare a client for `uri`, without sending anything yet. `listeners` are the driver's event listeners.
 
-        `runner` makes the object that runs the transactions from the client, for example one with other deadlines.
+        `runner` makes what runs the transactions of the client: for example a runner with other deadlines.
 
         Raises:
             UnsupportedServerError: `uri` is not a usable MongoDB address.
@@ -242,7 +242,7 @@ class Database:
         return all(host in {"127.0.0.1", "localhost", "::1"} for host in self._hosts)
 
     def seconds_away(self) -> float:
-        """Return for how many seconds no primary has been known; 0 while there is one, or before the first contact."""
+        """Return for how long it has been known that there is no primary; 0 while there is one, or nobody knows."""
         return self._outage.seconds()
 
     def is_ready(self) -> bool:
@@ -267,7 +267,7 @@ class Database:
         return self._has_collections
 
     def require_transactions(self) -> None:
-        """Return if the server can run transactions.
+        """Check that the server can run transactions.
 
         Raises:
             UnsupportedServerError: the server cannot; the message says what to do.
