@@ -20,8 +20,8 @@ class Place(NamedTuple):
     """A collection that chats are in, the field with their expiry there, and the path to the chat's own fields."""
 
     collection: str
-    end: str
-    of: str
+    end_field: str
+    prefix: str
 
 
 PLACES = (Place("chats", "expires_at", ""), Place("trash", "purge_at", "chat."))
@@ -38,9 +38,9 @@ def find_free(
     now, found = database.now(), list[tuple[Place, dict[str, Any]]]()
     with database.operation():
         for place in PLACES:
-            over = {} if over_at is None else {place.end: {"$lte": over_at}}
-            free = {"_id.tenant_id": tenant_id, **over, **rested(now, place.of)}
-            fields = {place.end: True, "trashed_by": True}
+            over = {} if over_at is None else {place.end_field: {"$lte": over_at}}
+            free = {"_id.tenant_id": tenant_id, **over, **rested(now, place.prefix)}
+            fields = {place.end_field: True, "trashed_by": True}
             chats = database.collections[place.collection].find(free, fields, limit=most, batch_size=most + 1)
             found += [(place, chat) for chat in chats]
     return found[:most]
@@ -59,7 +59,10 @@ class Expired:
         tenant_ids = set[str]()
         with self._database.operation():
             for place in PLACES:
-                over: dict[str, Any] = {place.end: {"$lte": now}, "$or": [rested(now, place.of), undeferred(place.of)]}
+                over: dict[str, Any] = {
+                    place.end_field: {"$lte": now},
+                    "$or": [rested(now, place.prefix), undeferred(place.prefix)],
+                }
                 tenant_ids |= set(self._database.collections[place.collection].distinct("_id.tenant_id", over))
         return sorted(each for each in tenant_ids if lets_jobs_delete(self._database.rules.learn(each), now))
 
@@ -69,7 +72,7 @@ class Expired:
         found = find_free(self._database, tenant_id, most, over_at=now)
         sum(self._deletions.remove_all(tenant_id, [_removal(chat, place) for place, chat in found]))
         for place in PLACES:
-            over = {place.end: {"$lte": now}}
+            over = {place.end_field: {"$lte": now}}
             defer(self._database, tenant_id, over, BY_EXPIRY, in_trash=place.collection == "trash")
         return len(found)
 

@@ -37,7 +37,7 @@ FIRST_MESSAGES, GROWTH, BATCH_MESSAGES = 8, 16, 1_000
 """The messages of the first batch, the growth from one batch to the next, and the most of a batch. The size of a batch
 in bytes also limits how many messages the next one fetches."""
 
-OF_KEY, OF_TENANT, OF_PROCESS = 100, 150, 200
+MOST_PER_KEY, MOST_PER_TENANT, MOST_PER_PROCESS = 100, 150, 200
 """The most exports at once in a process. Each holds a batch and its text, so that all of them stay below 200 MB."""
 
 CLOCKS_APART = timedelta(seconds=1)
@@ -132,7 +132,11 @@ class Exports:
     @contextmanager
     def _counted(self, caller: Caller) -> Iterator[None]:
         """Count an export as under way during the block; raise TooManyExportsError if there are too many."""
-        holders = [("key", caller.key_id, OF_KEY), ("tenant", caller.tenant_id, OF_TENANT), ("process", "", OF_PROCESS)]
+        holders = [
+            ("key", caller.key_id, MOST_PER_KEY),
+            ("tenant", caller.tenant_id, MOST_PER_TENANT),
+            ("process", "", MOST_PER_PROCESS),
+        ]
         with self._lock:
             if any(self._running[kind, name] >= most for kind, name, most in holders):
                 raise TooManyExportsError

@@ -59,7 +59,7 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class WebhookHealth:
     """How the delivery to webhooks goes."""
 
     enabled: int
@@ -89,7 +89,7 @@ class Health:
         """Return what waits for a worker or for somebody, up to `MOST` of each. Eight commands."""
         now = self._database.now()
         overdue = [
-            self._count(place.collection, {place.end: {"$lte": now - LATE}, **rested(now, place.of)})
+            self._count(place.collection, {place.end_field: {"$lte": now - LATE}, **rested(now, place.prefix)})
             for place in PLACES
         ]
         due = {"state": DeliveryState.PENDING.value, "due_at": {"$lte": now}}
@@ -103,7 +103,7 @@ class Health:
             connections=self._count("presence", {"expires_at": {"$gt": now}}),
         )
 
-    def webhooks(self, seconds: float | None = None) -> Telling:
+    def webhooks(self, seconds: float | None = None) -> WebhookHealth:
         """Return how the delivery to webhooks goes, by the `MOST_DELIVERIES` that are due first. Two commands.
 
         Raises:
@@ -119,7 +119,7 @@ class Health:
             groups = [group for group in self._database.deliveries.aggregate(pipeline) if group["_id"] in enabled]
         failing = sum(group["reason"] is not None for group in groups)
         since = min((group["due_at"] for group in groups), default=now)
-        return Telling(len(enabled), failing, max(now - since, timedelta()))
+        return WebhookHealth(len(enabled), failing, max(now - since, timedelta()))
 
     def _count(self, collection: str, condition: Document) -> int:
         with self._database.operation():

@@ -113,7 +113,7 @@ class TenantDeletions:
         return sum(self._deletions.remove_all(tenant_id, removals))
 
     def _removal(self, chat: Document, place: Place, requested_by: str) -> Removal:
-        is_due, of_trash = is_over(chat.get(place.end), self._database.now()), place.collection == "trash"
+        is_due, of_trash = is_over(chat.get(place.end_field), self._database.now()), place.collection == "trash"
         chat_id = chat["_id"]["chat_id"]
         return Removal(chat_id, requested_by, evict=True, of_trash=of_trash, is_due=is_due, governs=True)
 

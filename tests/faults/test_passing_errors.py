@@ -121,7 +121,7 @@ def digest(database: Database) -> str:
 
 def test_there_are_only_so_many_exports_at_once(app, new_tenant, database, monkeypatch) -> None:
     """429 beyond; whoever ends one, or leaves it, makes room."""
-    monkeypatch.setattr(exports, "OF_KEY", 2)
+    monkeypatch.setattr(exports, "MOST_PER_KEY", 2)
     access: TenantAccess = new_tenant()
     client, chat = Client(app, access), Chats(database).create(access.tenant_id, None, {}).id
     Messages(database).append(access.tenant_id, chat, [NewMessage(Role.USER, "x", None, {})])

@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from chat_service.models import Scope
 from chat_service.repository.database import Database
 from chat_service.repository.deliveries import CLAIM, SCHEDULE
-from chat_service.repository.health import Telling
+from chat_service.repository.health import WebhookHealth
 from tests.client import CHATS, Client
 from tests.wait import wait_until
 from tests.webhooks.receiver import Receiver, drip, flood, hang, hang_up, status
@@ -192,9 +192,9 @@ class TestWhatDoesNot:
             refused = create(governor, receiver.url)
             create(governor, other.url)
             delete_chats(governor)
-            wait_until(lambda: telling(1) == Telling(2, 1, timedelta()))
+            wait_until(lambda: telling(1) == WebhookHealth(2, 1, timedelta()))
             governor.send("PATCH", f"{WEBHOOKS}/{refused['id']}", json={"enabled": False})
-            assert telling(1) == Telling(1, 0, timedelta())
+            assert telling(1) == WebhookHealth(1, 0, timedelta())
 
     def test_the_last_try_is_the_tenth(self, governor: Client, database: Database) -> None:
         """Then it has failed, and can be told again."""
