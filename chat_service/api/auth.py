@@ -1,4 +1,4 @@
-"""X-API-Key -> Caller. The key is checked before anything else about a request is looked at or told."""
+"""Authentication: X-API-Key -> Caller. The key is checked before anything else of a request is read or answered."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,54 +13,54 @@ from chat_service.models import Caller, Scope
 from chat_service.repository.idempotency import is_recorded
 
 API_PREFIX = "/api/"
-"""Everything below needs a key, also what does not exist."""
+"""Every address below it needs a key, also one that does not exist."""
 
 CALLER = "chat_service.caller"
-"""The WSGI variable that holds whom the server has just found the key to belong to."""
+"""The WSGI variable with the caller whose key the server has just authenticated."""
 
-TAKES_TICKETS = "log.read_log"
-"""The operation that a browser calls without being able to send a header; so are WebSockets, see realtime/gate.py."""
+TICKET_ENDPOINT = "log.read_log"
+"""The endpoint that accepts a ticket: a browser cannot send a header to it. WebSockets do too, see realtime/gate.py."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def install(app: Flask) -> None:
-    """Check the key of every request below `/api/`, before routing errors are told."""
+    """Check the key of every request below `/api/`, before routing errors are answered."""
     app.before_request(_authenticate)
 
 
 def _authenticate() -> None:
     if not request.path.startswith(API_PREFIX):
         return
-    known: Caller | None = request.environ.get(CALLER)
-    g.caller = known or _find_caller()
+    authenticated: Caller | None = request.environ.get(CALLER)
+    g.caller = authenticated or _find_caller()
 
 
 def _find_caller() -> Caller:
-    """Return whose key or, where a browser cannot send one, whose ticket it is.
+    """Return the caller that the key belongs to or, where a browser cannot send a key, the ticket.
 
     Raises:
-        InvalidApiKeyError: neither is good.
+        InvalidApiKeyError: neither is valid.
     """
     key, ticket = request.headers.get("X-API-Key"), request.args.get("ticket")
-    if key is None and ticket is not None and request.endpoint == TAKES_TICKETS:
+    if key is None and ticket is not None and request.endpoint == TICKET_ENDPOINT:
         return repositories().tickets.redeem(ticket)
     return repositories().keys.authenticate(key or "")
 
 
 def requires(
-    scope: Scope | None, *, counts: str | None = None, of_deleted: bool = False
+    scope: Scope | None, *, counts: str | None = None, allow_deleted: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let only callers with `scope` in, as often as they may; the scope can be read from the view as `required_scope`.
+    """Let only callers with `scope` call the view, within their rate limit. The view's `required_scope` is the scope.
 
-    None lets every key in, and counts as a read. A request takes one token, or as many as there are items in the list
-    `counts` of its body. A chat in its path must not have a receipt, unless the view is there for deleted chats too: a
-    restore may have brought the chat back.
+    None lets every key in; a GET or HEAD then counts as a read. A request takes one token, or one for each item of the
+    list `counts` in its body. A chat in the path must not have a receipt: a restore of the database may have brought a
+    deleted chat back. Views with `allow_deleted` are there for deleted chats too.
 
     Raises (when the view is called):
         InsufficientScopeError: the key was not given this scope.
-        RateLimitedError: it has asked too often.
+        RateLimitedError: the key has no tokens left.
         ChatNotFoundError: the chat was deleted.
     """
 
@@ -69,8 +69,8 @@ def requires(
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
             if scope is not None and scope not in caller().scopes:
                 raise InsufficientScopeError(scope.value)
-            limits.take(_counted_as(scope), counts)
-            if not of_deleted and "chat_id" in kwargs:
+            limits.count_request(_counted_as(scope), counts)
+            if not allow_deleted and "chat_id" in kwargs:
                 _require_not_deleted(str(kwargs["chat_id"]))
             try:
                 return view(*args, **kwargs)
@@ -84,14 +84,14 @@ def requires(
 
 
 def _counted_as(scope: Scope | None) -> Scope:
-    """Return the scope by whose limit a request is counted: what every key may do, and governing, have none."""
+    """Return the scope whose limit counts the request: governing, and what every key may do, count as read or write."""
     if scope is None or scope is Scope.GOVERN:
         return Scope.READ if request.method in {"GET", "HEAD"} else Scope.WRITE
     return scope
 
 
 def _require_not_deleted(chat_id: str) -> None:
-    """See that the chat has no receipt. The answer to a repetition stays what it was before the chat was deleted."""
+    """Check that the chat has no receipt. A retry gets the first response again, also after the chat was deleted."""
     tenant_id, key = caller().tenant_id, request.headers.get("Idempotency-Key")
     deleted_at = repositories().receipts.of_chats(tenant_id, [chat_id]).get(chat_id)
     if deleted_at is None:
@@ -101,7 +101,7 @@ def _require_not_deleted(chat_id: str) -> None:
 
 
 def _with_receipt(error: ChatNotFoundError, chat_id: str) -> ChatNotFoundError:
-    """Return the error with when the tenant has deleted the chat, if that is why it is not there."""
+    """Return the error with the time at which the tenant deleted the chat, if that is why it does not exist."""
     if error.deleted_at is not None:
         return error
     who = caller()

@@ -1,19 +1,19 @@
-"""What the operations on many chats have in common: a result for each, whatever becomes of the others."""
+"""What the bulk operations have in common: a result for each chat, whatever the results of the others are."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chat_service.api.parsing import parse_uuid
-from chat_service.api.problems import DOMAIN, as_told
+from chat_service.api.problems import DOMAIN, visible_error
 from chat_service.errors import ChatServiceError, InvalidChatIdError
 
 
 def for_each(
     chat_ids: Sequence[str], run: Callable[[list[str]], Mapping[str, Any]], describe: Callable[[Any], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return what `run` made of the chats: `describe` says it of each that went well, and a code of each that did not.
+    """Return the results of `run`: what `describe` says of each success, and the status and code of each failure.
 
-    An id that is no UUID is one of these, and is not run.
+    An id that is not a UUID is a failure, and is not passed to `run`.
     """
     parsed = {chat_id: parse_uuid(chat_id) for chat_id in chat_ids}
     outcomes = dict(run([chat_id for chat_id in parsed.values() if chat_id is not None]))
@@ -21,7 +21,7 @@ def for_each(
     successful, failed = [], []
     for chat_id, outcome in outcomes.items():
         if isinstance(outcome, ChatServiceError):
-            problem = DOMAIN[type(as_told(outcome))]
+            problem = DOMAIN[type(visible_error(outcome))]
             failed.append({"chat_id": chat_id, "status": problem.status, "code": problem.code})
         else:
             successful.append({"chat_id": chat_id, **describe(outcome)})

@@ -1,4 +1,4 @@
-"""Chats: create, list, look up, change."""
+"""Chats: create, list, get, change."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.openapi import raises
 from chat_service.api.paging import paged
-from chat_service.api.parsing import expected_revisions, idempotency_key, unless_seen
+from chat_service.api.parsing import expected_revisions, honours_if_none_match, idempotency_key
 from chat_service.api.schemas import ChatIn, ChatOut, ChatPageOut, ChatPatch, PageIn
 from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatInTrashError, ValidationFailedError
 from chat_service.models import Chat, ListPosition, Scope
@@ -26,8 +26,9 @@ blueprint = Blueprint("chats", __name__, url_prefix="/api/v1", description="Chat
 def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
     """Create a chat.
 
-    Choose the id yourself, or send an `Idempotency-Key`: then a repetition after a lost answer cannot create two. An id
-    that was deleted is never free again: 409 `chat_id_retired`. Nor is that of a chat in the trash: `chat_in_trash`.
+    Choose the id yourself, or send an `Idempotency-Key`: then a retry after a lost response cannot create a second
+    chat. The id of a deleted chat is never free again: 409 `chat_id_retired`. The id of a chat in the trash is not free
+    either: 409 `chat_in_trash`.
     """
     _require_future(new["expires_at"])
     chat = repositories().chats.create(
@@ -44,28 +45,28 @@ def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
 def list_chats(limit: int, after: ListPosition | None) -> list[Chat]:
     """List the tenant's chats, latest activity first.
 
-    Follow `next_cursor` until it is null. A chat that changes meanwhile moves to the front, and may come twice.
+    Follow `next_cursor` until it is null. A chat that changes meanwhile moves to the front, and may be listed twice.
     """
-    tenant_id, found = caller().tenant_id, list[Chat]()
-    while len(found) < limit:
-        chats = repositories().chats.page(tenant_id, limit - len(found), after)
-        deleted = repositories().receipts.of_chats(tenant_id, [chat.id for chat in chats])
-        found += [chat for chat in chats if chat.id not in deleted]
+    tenant_id, chats = caller().tenant_id, list[Chat]()
+    while len(chats) < limit:
+        page = repositories().chats.page(tenant_id, limit - len(chats), after)
+        deleted = repositories().receipts.of_chats(tenant_id, [chat.id for chat in page])
+        chats += [chat for chat in page if chat.id not in deleted]
         if not deleted:
             break
-        after = ListPosition(chats[-1].updated_at, chats[-1].id)
-    return found
+        after = ListPosition(page[-1].updated_at, page[-1].id)
+    return chats
 
 
 @blueprint.get("/chats/<chat_id>")
 @requires(Scope.READ)
 @raises(headers="If-None-Match")
-@unless_seen
+@honours_if_none_match
 @blueprint.response(200, ChatOut())
 def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
-    """Look a chat up, with its messages and live connections counted.
+    """Get a chat, with the numbers of its messages and live connections.
 
-    Its `ETag` in `If-Match` of a PATCH or DELETE means: only if it is still as you saw it.
+    Send its `ETag` in `If-Match` of a PATCH or DELETE to change the chat only if it is still as you saw it.
     """
     chat = repositories().chats.get(caller().tenant_id, chat_id)
     return chat, etag(chat.revision, chat.active_connections, chat.taken_at)
@@ -77,9 +78,9 @@ def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
 @blueprint.arguments(ChatPatch())
 @blueprint.response(200, ChatOut())
 def update_chat(changes: dict[str, Any], chat_id: str) -> tuple[Chat, dict[str, str]]:
-    """Change the title or the metadata; with If-Match, only if nobody else has changed the chat.
+    """Change the title, the metadata or `expires_at`; with If-Match, only if nobody else has changed the chat.
 
-    What is not named stays. `metadata` is replaced as a whole.
+    A field that is left out stays as it is. `metadata` is replaced as a whole.
     """
     _require_future(changes.get("expires_at"))
     chat = repositories().chats.update(caller().tenant_id, chat_id, changes, expected_revisions())
@@ -87,7 +88,7 @@ def update_chat(changes: dict[str, Any], chat_id: str) -> tuple[Chat, dict[str, 
 
 
 def _require_future(expires_at: datetime | None) -> None:
-    """See that an end is still to come, by the database's clock.
+    """Check that `expires_at`, if there is one, is in the future by the database's clock.
 
     Raises:
         ValidationFailedError: it is not.
@@ -97,12 +98,12 @@ def _require_future(expires_at: datetime | None) -> None:
 
 
 def created(chat: Chat) -> tuple[Chat, dict[str, str]]:
-    """Return the answer to a chat's creation: the chat, where it is, and its ETag."""
+    """Return the response to a chat's creation: the chat, and the headers Location and ETag."""
     return chat, {"Location": url_for("chats.get_chat", chat_id=chat.id), **etag(chat.revision)}
 
 
 def etag(revision: int, active_connections: int = 0, taken_at: datetime | None = None) -> dict[str, str]:
-    """Return the header that names what the caller has seen of a chat; `If-Match` looks at the revision only."""
+    """Return the ETag header for what the caller has seen of a chat; `If-Match` compares only the revision."""
     connections = f"-{active_connections}" if active_connections else ""
-    end = f".{taken_at.timestamp():.3f}" if taken_at else ""
-    return {"ETag": f'"{revision}{connections}{end}"'}
+    policy_end = f".{taken_at.timestamp():.3f}" if taken_at else ""
+    return {"ETag": f'"{revision}{connections}{policy_end}"'}

@@ -1,4 +1,4 @@
-"""Live connections: who is connected, and tickets for those who cannot send a key. The sockets are in realtime/."""
+"""Live connections: their list, and tickets for clients that cannot send a key. The sockets are in realtime/."""
 
 from typing import Any, NoReturn
 
@@ -21,12 +21,12 @@ blueprint = Blueprint(
 
 
 class UpgradeRequired(HTTPException):
-    """The address speaks WebSocket only (RFC 9110, section 15.5.22)."""
+    """The address accepts WebSocket only (RFC 9110, section 15.5.22)."""
 
     code = 426
 
     def get_headers(self, *_: Any, **__: Any) -> list[tuple[str, str]]:
-        """Return what the client has to speak."""
+        """Return the header with the protocol that the client has to use."""
         return [("Upgrade", "websocket")]
 
 
@@ -38,7 +38,7 @@ class UpgradeRequired(HTTPException):
 def list_connections(limit: int, after: ListPosition | None, chat_id: str) -> list[Lease]:
     """List the live connections to the chat, latest first.
 
-    Those that hold a DELETE up.
+    While there are any, a DELETE of the chat is refused, unless it evicts them.
     """
     return repositories().presence.page(caller().tenant_id, chat_id, limit, after)
 
@@ -47,9 +47,9 @@ def list_connections(limit: int, after: ListPosition | None, chat_id: str) -> li
 @requires(Scope.READ)
 @blueprint.response(201, TicketOut())
 def issue_ticket(chat_id: str) -> Ticket:
-    """Make a ticket that opens one WebSocket to the chat within 30 s, with the scopes of this key.
+    """Issue a ticket that opens one WebSocket to the chat within 30 s, with the scopes of this key.
 
-    For browsers, which cannot send the key with a handshake. Good for one connection.
+    For browsers, which cannot send the key with a handshake. A ticket is valid for one connection.
     """
     return repositories().tickets.issue(caller(), chat_id)
 
@@ -57,6 +57,6 @@ def issue_ticket(chat_id: str) -> Ticket:
 @blueprint.get("/chats/<chat_id>/ws")
 @requires(Scope.READ)
 def connect(chat_id: str) -> NoReturn:
-    """Say that the chat's socket is not for plain HTTP."""
+    """Answer 426: the address of the chat's socket is not for plain HTTP."""
     repositories().chats.get(caller().tenant_id, chat_id)
     raise UpgradeRequired

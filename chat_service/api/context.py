@@ -1,4 +1,4 @@
-"""What a request carries with it: the repositories and the caller."""
+"""The context of a request: the repositories and the caller."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ _EXTENSION = "chat_service"
 
 @dataclass(frozen=True, slots=True)
 class Repositories:
-    """Everything the views may call."""
+    """All repositories of the service: whatever a view may call."""
 
     database: Database
     chats: Chats
@@ -81,7 +81,7 @@ class Repositories:
     limits: RateLimits
 
     @classmethod
-    def on(  # noqa: PLR0913 - what they are given from outside
+    def on(  # noqa: PLR0913 - all that they get from outside
         cls,
         database: Database,
         inline_limit: int,
@@ -95,10 +95,10 @@ class Repositories:
     ) -> "Repositories":
         """Return the repositories of one database; chats of up to `inline_limit` messages are removed at once.
 
-        Webhooks' secrets are sealed by `sealer`; with `private_networks` they may go anywhere. With a `ledger` nothing
-        is done on a database that lacks what it has.
+        `sealer` seals the secrets of webhooks; with `private_networks` webhooks may call any address. With a `ledger`,
+        nothing is done on a database that lacks what the ledger has.
         """
-        kept = None if ledger is None else Ledger(database, ledger, signing_keys)
+        ledger_repository = None if ledger is None else Ledger(database, ledger, signing_keys)
         keys = ApiKeys(database)
         deletions = Deletions(database, inline_limit)
         return cls(
@@ -122,7 +122,7 @@ class Repositories:
             log=Log(database),
             sequencer=Sequencer(database),
             proofs=Proofs(database, ledger),
-            ledger=kept,
+            ledger=ledger_repository,
             signing_keys=signing_keys,
             messages=Messages(database, inline_limit),
             exports=Exports(database),
@@ -142,8 +142,8 @@ class Repositories:
     @staticmethod
     def of(extensions: dict[str, Any]) -> "Repositories":
         """Return the repositories of an application."""
-        found: Repositories = extensions[_EXTENSION]
-        return found
+        installed: Repositories = extensions[_EXTENSION]
+        return installed
 
 
 def repositories() -> Repositories:
@@ -152,6 +152,6 @@ def repositories() -> Repositories:
 
 
 def caller() -> Caller:
-    """Return who sends the current request; only inside `/api/`, after the key was checked."""
-    found: Caller = g.caller
-    return found
+    """Return the caller of the current request; only below `/api/`, after the key was checked."""
+    authenticated: Caller = g.caller
+    return authenticated

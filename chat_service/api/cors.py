@@ -1,4 +1,4 @@
-"""Which other origins may call the API from a browser: those in CORS_ORIGINS, exactly, and by default none."""
+"""CORS: which other origins may call the API from a browser. Those in CORS_ORIGINS, exactly; by default none."""
 
 from collections.abc import Sequence
 
@@ -18,11 +18,11 @@ EXPOSED_HEADERS = [
 ]
 
 MAX_AGE = 600
-"""Seconds a browser keeps the answer to a preflight: it saves nearly all, and an origin taken out is out soon."""
+"""Seconds a browser caches the response to a preflight: that saves nearly all, and a removed origin is out soon."""
 
 
 def install(app: Flask, origins: Sequence[str]) -> None:
-    """Let browsers on `origins` in. Install before auth: a browser sends no key with a preflight."""
+    """Allow calls from `origins`. Install before auth: a browser sends no key with a preflight."""
     if not origins:
         return
     app.before_request(_answer_preflight)
@@ -37,22 +37,22 @@ def install(app: Flask, origins: Sequence[str]) -> None:
         max_age=MAX_AGE,
         # The key is a header, and nothing here reads cookies.
         supports_credentials=False,
-        always_send=False,  # else a request without an Origin is answered with all of them
-        vary_header=False,  # it would be left out where the origin is not allowed; see _vary
-        intercept_exceptions=False,  # our errors are ordinary answers
+        always_send=False,  # else the response to a request without an Origin lists all origins
+        vary_header=False,  # flask-cors leaves it out where the origin is not allowed; see _vary
+        intercept_exceptions=False,  # our errors are ordinary responses
     )
 
 
 def _answer_preflight() -> Response | None:
-    """Answer every preflight with 204, whatever is (not) at the address: the browser then shows the real answer."""
-    wanted = "Origin" in request.headers and "Access-Control-Request-Method" in request.headers
-    if request.method == "OPTIONS" and wanted and request.path.startswith(API_PREFIX):
+    """Answer every preflight with 204, whatever is (not) at the address: the browser then shows the real response."""
+    has_preflight_headers = "Origin" in request.headers and "Access-Control-Request-Method" in request.headers
+    if request.method == "OPTIONS" and has_preflight_headers and request.path.startswith(API_PREFIX):
         return Response(status=204)
     return None
 
 
-def _vary(answer: Response) -> Response:
-    """Say that the answer depends on the Origin, also where it was not allowed: a cache may keep that one too."""
+def _vary(response: Response) -> Response:
+    """Say that the response depends on the Origin, also where that is not allowed: a cache may keep this one too."""
     if request.path.startswith(API_PREFIX):
-        answer.vary.add("Origin")
-    return answer
+        response.vary.add("Origin")
+    return response

@@ -1,4 +1,4 @@
-"""Deleting chats, one or many, and the receipts that remain."""
+"""Deletions: delete chats, one or many, and read their receipts."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -35,23 +35,23 @@ blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="
 
 
 @blueprint.delete("/chats/<chat_id>")
-@requires(Scope.DELETE, of_deleted=True)
+@requires(Scope.DELETE, allow_deleted=True)
 @raises(ActiveConnectionsError, *HELD, headers="If-Match Idempotency-Key")
 @blueprint.arguments(DeleteChatIn(), location="query")
 @blueprint.response(200, DeletionOut())
 def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
     """Delete a chat with all its messages, permanently and atomically.
 
-    Either everything is gone, or nothing has changed. Refused with 409 `active_connections` while WebSockets to the
-    chat are live, unless `on_active` is `evict`: then their clients are told, and disconnected. What a hold keeps is
-    not deleted: 409 `legal_hold` to a key that governs, `not_deletable` to others. With an
-    `Idempotency-Key` a repetition gets the first answer again; after 503 `outcome_unknown` repeat it, or look the
-    receipt up. The id never comes back: a second delete is 404. A chat in the trash is deleted too. The `ETag` of an
-    export in `If-Match` deletes just what was exported.
+    Either everything is deleted, or nothing is changed. Refused with 409 `active_connections` while WebSockets to the
+    chat are live, unless `on_active` is `evict`: then their clients are told, and disconnected. A chat under a hold is
+    not deleted: 409 `legal_hold` for a key with the scope `govern`, `not_deletable` for others. With an
+    `Idempotency-Key`, a retry gets the first response again. After 503 `outcome_unknown`, retry, or look up the
+    receipt. The id is never used again: a second delete is 404. A chat in the trash is deleted too. With the `ETag` of
+    an export in `If-Match`, exactly what was exported is deleted.
     """
-    who, asked = caller(), {"evict": query["on_active"] == "evict", "export_sha256": query["export_sha256"]}
+    who, options = caller(), {"evict": query["on_active"] == "evict", "export_sha256": query["export_sha256"]}
     return repositories().deletions.delete(
-        who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key(), grace=who.grace or None, **asked
+        who.tenant_id, chat_id, who.key_id, expected_revisions(), idempotency_key(), grace=who.grace or None, **options
     )
 
 
@@ -59,7 +59,7 @@ def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
 @requires(Scope.READ)
 @blueprint.response(200, PreviewOut())
 def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
-    """Tell what deleting the chat now would do; its ETag in If-Match deletes just what was seen.
+    """Preview what deleting the chat now would do; its ETag in If-Match deletes exactly what you saw.
 
     Nothing is deleted or reserved.
     """
@@ -73,15 +73,15 @@ def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
 @raises(RequestInProgressError, headers="Idempotency-Key")
 @blueprint.arguments(BulkIn())
 @blueprint.response(200, BulkOut())
-def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Delete up to 1,000 chats, each by itself: what cannot be done of one is told, and stops no other.
+def delete_chats(body: dict[str, Any]) -> dict[str, Any]:
+    """Delete up to 1,000 chats, each by itself: a chat that cannot be deleted is reported, and stops no other.
 
-    The answer is 200 also when nothing could be deleted: `failed` has a code for each chat, `successful` the others.
-    With an `Idempotency-Key` a repetition goes on where the first was cut off.
+    The status is 200 even if nothing was deleted: `failed` has a code for each chat that was not, `successful` has the
+    others. With an `Idempotency-Key`, a retry continues where the first request was cut off.
     """
     who, key = caller(), idempotency_key()
     return for_each(
-        wanted["chat_ids"],
+        body["chat_ids"],
         lambda ids: repositories().bulk.remove(who.tenant_id, ids, who.key_id, key, grace=who.grace or None),
         lambda deletion: {"deleted_at": seconds(deletion.deleted_at)},
     )
@@ -95,20 +95,20 @@ def delete_chats(wanted: dict[str, Any]) -> dict[str, Any]:
 def list_deletions(limit: int, after: ListPosition | None, since: datetime | None) -> list[Deletion]:
     """List the receipts of the tenant's deleted chats, latest first.
 
-    Receipts stay. Follow `next_cursor` until it is null.
+    Receipts are kept for ever. Follow `next_cursor` until it is null.
     """
     who = caller()
     return repositories().receipts.page(who.tenant_id, limit, since, after, had_grace=who.grace is not None)
 
 
 @blueprint.get("/deletions/<chat_id>")
-@requires(Scope.READ, of_deleted=True)
+@requires(Scope.READ, allow_deleted=True)
 @raises(DeletionNotFoundError)
 @blueprint.response(200, ReceiptOut())
 def get_deletion(chat_id: str) -> Deletion:
-    """Look a receipt up: that the chat was deleted, when, by which key, and how far the purge is.
+    """Get a receipt: when and by which key the chat was deleted, and how far its purge is.
 
-    What is left to be purged can be read by no route.
+    No route can read what is left to purge.
     """
     who = caller()
     return repositories().receipts.get(who.tenant_id, chat_id, had_grace=who.grace is not None)

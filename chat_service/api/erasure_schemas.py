@@ -1,4 +1,4 @@
-"""marshmallow shapes of erasures, as they arrive and leave. No I/O."""
+"""marshmallow schemas of erasures, in requests and responses. No I/O."""
 
 from marshmallow import Schema, fields, validate
 
@@ -11,7 +11,7 @@ STATES = ["running", "deferred", "complete"]
 
 
 class ErasureIn(Schema):
-    """Who is to be erased, and how."""
+    """Which sender to erase, and how."""
 
     sender_id = Text(SENDER_ID_CHARACTERS, required=True, metadata={"description": "As the messages have it."})
     mode = fields.String(
@@ -28,7 +28,7 @@ def _state(erasure: Erasure) -> str:
 
 
 class ErasureOut(Schema):
-    """How far an erasure is. It does not say whose."""
+    """The progress of an erasure. It does not name the sender."""
 
     id = fields.String(metadata={"format": "uuid"})
     mode = fields.String(validate=validate.OneOf(MODES))

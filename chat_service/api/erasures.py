@@ -1,4 +1,4 @@
-"""Erasing a person: everything that one sender has said in the tenant's chats."""
+"""Erasures: erase a person, which is everything that one sender has said in the tenant's chats."""
 
 from typing import Any
 
@@ -23,10 +23,11 @@ blueprint = Blueprint("erasures", __name__, url_prefix="/api/v1", description="E
 @blueprint.arguments(ErasureIn())
 @blueprint.response(202, ErasureOut())
 def request_erasure(body: dict[str, Any]) -> tuple[Erasure, dict[str, str]]:
-    """Have everything of a sender erased, in all chats of the tenant, those of the trash too.
+    """Request the erasure of everything of a sender, in all chats of the tenant, also those in the trash.
 
-    A worker does it; `Location` is where to look how far it is. What a hold keeps is erased after its release, not
-    before 24 h have passed. It is complete when a last look has found nothing, and then names the sender nowhere.
+    A worker does it; `Location` is where to see its progress. What a hold keeps is erased after the hold's release, but
+    not before 24 h have passed. The erasure is complete when a last look has found nothing; then it names the sender
+    nowhere.
     """
     who, mode = caller(), ErasureMode(body["mode"])
     erasure = repositories().erasures.request(who.tenant_id, body["sender_id"], mode, who.key_id, idempotency_key())
@@ -41,7 +42,7 @@ def request_erasure(body: dict[str, Any]) -> tuple[Erasure, dict[str, str]]:
 def list_erasures(limit: int, after: ListPosition | None) -> list[Erasure]:
     """List the erasures of the tenant, latest first.
 
-    They stay in the list when they are complete. Follow `next_cursor` until it is null.
+    Complete erasures stay in the list. Follow `next_cursor` until it is null.
     """
     return repositories().erasures.page(caller().tenant_id, limit, after)
 
@@ -50,8 +51,8 @@ def list_erasures(limit: int, after: ListPosition | None) -> list[Erasure]:
 @requires(Scope.GOVERN)
 @blueprint.response(200, ErasureOut())
 def get_erasure(erasure_id: str) -> Erasure:
-    """Look how far an erasure is.
+    """Get the progress of an erasure.
 
-    Its counts are exact: each message once, with what has erased it.
+    Its counts are exact: each message is counted once, by the transaction that erases it.
     """
     return repositories().erasures.get(caller().tenant_id, erasure_id)

@@ -1,8 +1,8 @@
 """Whole chats: export as a download, import as a new chat.
 
-The ndjson form is the one that comes back in: a first line with the chat, a line for each message, and a last line with
-their number and the SHA-256 of every byte before it. A cut stream has no such line, no closing bracket (json) or no
-last sentence (markdown), and over HTTP no clean end.
+Only the ndjson form can be imported: a first line with the chat, a line for each message, and a last line with the
+number of messages and the SHA-256 of every byte before it. A stream that was cut off has no such line, no closing
+bracket (json) or no last sentence (markdown), and over HTTP no clean end.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ blueprint = Blueprint("exports", __name__, url_prefix="/api/v1", description="Wh
 Batches = Iterator[list[Row]]
 
 LINES = "The lines of an export."
-# As a file: generators that know no ndjson can be told to send that, and none would write lines by itself.
+# As a file: code generators that do not know ndjson can send a file, and none would write the lines by itself.
 IMPORTED = {"application/x-ndjson": {"schema": {"type": "string", "format": "binary", "description": LINES}}}
 EXPORTED = {
     "application/json": {"schema": {"$ref": "#/components/schemas/Export"}},
     "application/x-ndjson": {"schema": {"type": "string", "description": LINES}},
     "text/markdown": {"schema": {"type": "string"}},
 }
-"""How the two bodies are described that no schema is used for."""
+"""The descriptions of the bodies that have no schema: of an import, and of an export."""
 
 
 @blueprint.get("/chats/<chat_id>/export")
@@ -50,19 +50,20 @@ EXPORTED = {
 def export_chat(query: dict[str, Any], chat_id: str) -> Response:
     """Download the whole chat, as it is at this moment.
 
-    `ndjson` can be imported again: its last line counts the messages and seals every byte before; without that line it
-    was cut off. It ends early, recognisably, when the chat is deleted meanwhile. Its `ETag`, which is the `revision` of
-    the last line in quotes, deletes in `If-Match` just what you have; `export_sha256` has the receipt say that you do.
+    `ndjson` can be imported again: its last line has the number of messages and the SHA-256 of every byte before;
+    without that line the export was cut off. It is cut off, recognisably, when the chat is deleted meanwhile. The
+    `ETag` is the `revision` of the last line in quotes: a delete with it in `If-Match` deletes exactly what you have,
+    and with `export_sha256` the receipt says that you have it.
     """
     media_type, suffix, write = _FORMATS[query["format"]]
     require_acceptable(media_type)
-    with ExitStack() as opening:
-        chat, batches = opening.enter_context(repositories().exports.open(caller(), chat_id))
-        answer = Response(write(chat, batches), mimetype=media_type)
-        answer.call_on_close(opening.pop_all().close)
-    answer.headers["Content-Disposition"] = f'attachment; filename="chat-{chat.id}.{suffix}"'
-    answer.headers.update(etag(chat.revision))
-    return answer
+    with ExitStack() as stack:
+        chat, batches = stack.enter_context(repositories().exports.open(caller(), chat_id))
+        response = Response(write(chat, batches), mimetype=media_type)
+        response.call_on_close(stack.pop_all().close)
+    response.headers["Content-Disposition"] = f'attachment; filename="chat-{chat.id}.{suffix}"'
+    response.headers.update(etag(chat.revision))
+    return response
 
 
 @blueprint.post("/chats/import")
@@ -73,11 +74,12 @@ def export_chat(query: dict[str, Any], chat_id: str) -> Response:
 def import_chat() -> tuple[Chat, dict[str, str]]:
     """Create a new chat from an ndjson export: all of it, or nothing.
 
-    It gets a new id; messages keep their numbers and times. It may be larger than other bodies (`MAX_IMPORT_BYTES`).
+    The chat gets a new id; messages keep their numbers and times. The body may be larger than others: up to
+    `MAX_IMPORT_BYTES`.
     """
     require_export()
     fingerprint = Fingerprint()
-    body = io.BufferedReader(request.stream)  # type: ignore[type-var]  # which by itself has lines byte by byte
+    body = io.BufferedReader(request.stream)  # type: ignore[type-var]  # the stream itself reads lines byte by byte
     return created(take_in(caller().tenant_id, body, fingerprint.add, fingerprint.key))
 
 
@@ -95,7 +97,7 @@ def chat_json(chat: Chat) -> dict[str, Any]:
 
 
 def ndjson(chat: Chat, batches: Batches) -> Iterator[bytes]:
-    """Give the lines of an export that can be imported again."""
+    """Yield the lines of an export that can be imported again, many at a time."""
     digest = hashlib.sha256()
     count = 0
     chunk = orjson.dumps({"type": "chat", "chat": chat_json(chat)}, option=orjson.OPT_APPEND_NEWLINE)
@@ -103,7 +105,7 @@ def ndjson(chat: Chat, batches: Batches) -> Iterator[bytes]:
     yield chunk
     for batch in batches:
         count += len(batch)
-        # The frame by hand: measured, it costs a third of what a dictionary around each message does.
+        # The frame is written by hand: measured, it costs a third of what a dictionary around each message does.
         chunk = b"".join([b'{"type":"message","message":%b}\n' % orjson.dumps(row) for row in batch])
         digest.update(chunk)
         yield chunk

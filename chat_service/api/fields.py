@@ -1,6 +1,6 @@
-"""The kinds of values that arrive and leave, where marshmallow's own check too little or write otherwise.
+"""Field types of the schemas, where marshmallow's own check too little or write another form.
 
-Each describes itself for the specification as strictly as it checks.
+Each describes itself in the OpenAPI document as strictly as it checks.
 """
 
 import re
@@ -16,9 +16,9 @@ from chat_service.models import milliseconds
 
 METADATA_BYTES = 16 * 2**10
 METADATA_DEPTH = 32
-"""MongoDB stores documents up to 100 deep; a third leaves room for where we put them, and is more than anyone reads."""
+"""MongoDB stores documents up to 100 deep; a third leaves room for our own levels, and is more than anyone reads."""
 
-# RFC 3339, section 5.6, in either case. What `datetime` knows beyond it (weeks, days of the year) is not meant.
+# RFC 3339, section 5.6, in either case. What `datetime` reads beyond it (weeks, days of the year) is refused.
 _RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _LEAP_SECOND = "60"
 
@@ -29,47 +29,47 @@ def seconds(time: datetime) -> str:
 
 
 class Time(fields.Field[datetime]):
-    """A time that leaves in milliseconds."""
+    """A time that is written with milliseconds."""
 
     def _serialize(self, value: datetime | None, *_: Any, **__: Any) -> str | None:
         return None if value is None else milliseconds(value)
 
 
 class Seconds(fields.Field[datetime]):
-    """A time that leaves in whole seconds."""
+    """A time that is written in whole seconds."""
 
     def _serialize(self, value: datetime | None, *_: Any, **__: Any) -> str | None:
         return None if value is None else seconds(value)
 
 
-class _LeftOut(fields.Field[Any]):
-    """What leaves if it is there; the specification does not require it."""
+class _Optional(fields.Field[Any]):
+    """A value that is left out of a response if it is None; the specification does not require it."""
 
     def __init__(self, *arguments: Any, metadata: dict[str, Any], **named: Any) -> None:
         super().__init__(*arguments, metadata={**metadata, "x-if-there": True}, **named)
 
     def get_value(self, obj: Any, *arguments: Any, **named: Any) -> Any:
-        """Return the value, or marshmallow's word for nothing."""
-        found = super().get_value(obj, *arguments, **named)
-        return missing if found is None else found
+        """Return the value, or `missing` in place of None: marshmallow leaves that out."""
+        value = super().get_value(obj, *arguments, **named)
+        return missing if value is None else value
 
 
-class IfThere(_LeftOut, fields.String):
-    """A text that leaves if there is one."""
+class IfThere(_Optional, fields.String):
+    """A text that is left out if there is none."""
 
 
-class ListIfThere(_LeftOut, fields.List[Any]):
-    """A list that leaves if there is one."""
+class ListIfThere(_Optional, fields.List[Any]):
+    """A list that is left out if there is none."""
 
 
 class Rfc3339(fields.Field[datetime]):
-    """A time that arrives in RFC 3339, whatever its offset; it is kept in UTC."""
+    """A time that is read in RFC 3339, with any offset, and kept in UTC."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> datetime:
-        found = _RFC_3339.fullmatch(value.upper()) if isinstance(value, str) else None
-        if found is not None:
-            minute, second, fraction, offset = found.groups()
-            leap = timedelta(seconds=second == _LEAP_SECOND)  # told as the second after it: there is no other name
+        parts = _RFC_3339.fullmatch(value.upper()) if isinstance(value, str) else None
+        if parts is not None:
+            minute, second, fraction, offset = parts.groups()
+            leap = timedelta(seconds=second == _LEAP_SECOND)  # kept as the second after it: datetime has no :60
             second = "59" if leap else second
             with suppress(ValueError, OverflowError):
                 time = datetime.fromisoformat(f"{minute}{second}{(fraction or '')[:7]}{offset}")
@@ -78,7 +78,7 @@ class Rfc3339(fields.Field[datetime]):
 
 
 class Metadata(fields.Dict):
-    """An object of the caller's own, kept as it is."""
+    """A JSON object of the caller's own, stored as it is."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         loaded: dict[str, Any] = super()._deserialize(value, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -89,7 +89,7 @@ class Metadata(fields.Dict):
 
 
 def _check_storable(value: Any, depth: int) -> None:
-    """Refuse what MongoDB cannot store or would read as an operator."""
+    """Refuse what MongoDB cannot store, or would read as an operator."""
     if depth == 0:
         raise ValidationError(f"Nested deeper than {METADATA_DEPTH} levels.")
     if isinstance(value, dict):
@@ -103,11 +103,11 @@ def _check_storable(value: Any, depth: int) -> None:
 
 
 class Text(fields.String):
-    """A text of `least` to `most` characters: any but NUL."""
+    """A text of `least` to `most` characters, none of them NUL."""
 
     def __init__(self, most: int, least: int = 1, **kwargs: Any) -> None:
-        told = {"pattern": r"^[^\u0000]*$", **kwargs.pop("metadata", {})}
-        super().__init__(validate=[validate.Length(least, most), _refuse_nul], metadata=told, **kwargs)
+        metadata = {"pattern": r"^[^\u0000]*$", **kwargs.pop("metadata", {})}
+        super().__init__(validate=[validate.Length(least, most), _refuse_nul], metadata=metadata, **kwargs)
         self.least, self.most = least, most
 
 
@@ -117,7 +117,7 @@ def _refuse_nul(text: str) -> None:
 
 
 class Uuid(fields.String):
-    """A UUID in either case, as its canonical lower-case form."""
+    """A UUID that is read in either case, and kept in its canonical lower-case form."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(metadata={"format": "uuid", **kwargs.pop("metadata", {})}, **kwargs)
@@ -130,7 +130,7 @@ class Uuid(fields.String):
 
 
 class Flag(fields.Boolean):
-    """`true` or `false`, and nothing that only looks like it."""
+    """`true` or `false`; nothing else is taken for one of them, as marshmallow does with 1 or "yes"."""
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> bool:
         if not isinstance(value, bool):
@@ -139,7 +139,7 @@ class Flag(fields.Boolean):
 
 
 class WholeNumber(fields.Integer):
-    """A whole number in a body; 7.0 is one too, as JSON has it, and "7" is not."""
+    """A whole number in a body: 7.0 is one too, as in JSON, and "7" is not."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())

@@ -1,4 +1,4 @@
-"""marshmallow shapes of holds, as they arrive and leave. No I/O."""
+"""marshmallow schemas of holds, in requests and responses. No I/O."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def _chat_ids(least: int, **options: Any) -> fields.List[Any]:
 
 
 class HoldIn(Schema):
-    """What is to be held: these chats, or everything of the tenant, also chats that are still to come."""
+    """What to hold: these chats, or everything of the tenant, also chats that are created later."""
 
     name = Text(NAME_CHARACTERS, required=True, metadata={"example": "Inquiry 42"})
     chat_ids = _chat_ids(1)
@@ -30,7 +30,7 @@ class HoldIn(Schema):
 
 
 class HoldPatch(Schema):
-    """Which chats come under the hold, and which do no longer."""
+    """Which chats to put under the hold, and which to take out of it."""
 
     add = _chat_ids(1)
     remove = _chat_ids(1)
@@ -44,7 +44,7 @@ class HoldPatch(Schema):
 
 
 class HoldOut(Schema):
-    """That chats must not be destroyed."""
+    """A hold: its chats must not be destroyed until it is released."""
 
     id = fields.String(metadata={"format": "uuid"})
     name = fields.String()
@@ -57,7 +57,7 @@ class HoldOut(Schema):
 
 
 class HoldPageOut(Schema):
-    """A page of holds, latest first, released ones too."""
+    """A page of holds, latest first, also released ones."""
 
     items = fields.List(fields.Nested(HoldOut()))
     next_cursor = fields.String(allow_none=True)

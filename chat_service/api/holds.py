@@ -1,4 +1,4 @@
-"""Holds: chats that must not be destroyed, whoever asks and whatever is due."""
+"""Holds: a chat under a hold is not destroyed, whoever asks for it and whatever is due."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,12 +27,12 @@ blueprint = Blueprint("holds", __name__, url_prefix="/api/v1", description="Chat
 def place_hold(body: dict[str, Any]) -> Hold:
     """Hold up to 1,000 chats, or everything: nothing of them is destroyed until the hold is released.
 
-    Once this is answered, no delete of one of these chats succeeds any more, nor emptying, editing or deleting
-    messages: 409. They can be moved to the trash, and new messages can be posted. A hold on everything is sure from
-    `active_from` on, 20 s later at most. All of the chats are held, or none: 422 names those that are not there.
+    After the response, deleting or emptying one of these chats fails with 409, and so does editing or deleting its
+    messages. The chats can be moved to the trash, and new messages can be posted. A hold on everything is guaranteed
+    from `active_from` on, 20 s later at most. All of the chats are held, or none: 422 names those that do not exist.
     """
     who, chat_ids = caller(), _distinct(body.get("chat_ids"))
-    with _named({"chat_ids": chat_ids or []}):
+    with _unknown_chats_by_field({"chat_ids": chat_ids or []}):
         return repositories().holds.place(who.tenant_id, body["name"], chat_ids, who.key_id, idempotency_key())
 
 
@@ -53,9 +53,9 @@ def list_holds(limit: int, after: ListPosition | None) -> list[Hold]:
 @requires(Scope.GOVERN)
 @blueprint.response(200, HoldOut())
 def get_hold(hold_id: str) -> Hold:
-    """Look a hold up: on what it is, since when, and whether it was released.
+    """Get a hold: on how many chats it is, since when, and whether it was released.
 
-    Which chats it is on, the log says.
+    The log says which chats it is on.
     """
     return repositories().holds.get(caller().tenant_id, hold_id)
 
@@ -68,10 +68,11 @@ def get_hold(hold_id: str) -> Hold:
 def change_hold(body: dict[str, Any], hold_id: str) -> Hold:
     """Put up to 1,000 chats under a hold, and take up to 1,000 out of it.
 
-    A chat that is held already, or is not, stays as it is. All is done, or nothing: 422 names chats that are not there.
+    A chat that is already under the hold, or already out of it, stays so. Everything is done, or nothing: 422 names
+    chats that do not exist.
     """
     who, add, remove = caller(), _distinct(body.get("add")) or [], _distinct(body.get("remove")) or []
-    with _named({"add": add}):
+    with _unknown_chats_by_field({"add": add}):
         return repositories().holds.change(who.tenant_id, hold_id, add, remove, who.key_id, idempotency_key())
 
 
@@ -79,9 +80,9 @@ def change_hold(body: dict[str, Any], hold_id: str) -> Hold:
 @requires(Scope.GOVERN)
 @blueprint.response(200, HoldOut())
 def release_hold(hold_id: str) -> Hold:
-    """End a hold: its chats can be deleted again, as far as no other hold keeps them. The record stays.
+    """Release a hold: its chats can be deleted again, unless another hold keeps them. The record stays.
 
-    What was due meanwhile is deleted by the service, but not before 24 h have passed. Released once, it stays so.
+    The service deletes what was due meanwhile, but not before 24 h have passed. A released hold stays released.
     """
     who = caller()
     return repositories().holds.release(who.tenant_id, hold_id, who.key_id)
@@ -92,15 +93,15 @@ def _distinct(chat_ids: Sequence[str] | None) -> list[str] | None:
 
 
 @contextmanager
-def _named(lists: dict[str, list[str]]) -> Iterator[None]:
-    """Say of chats that are not there under which field they stand."""
+def _unknown_chats_by_field(lists: dict[str, list[str]]) -> Iterator[None]:
+    """Turn UnknownChatsError into a ValidationFailedError that names the field of each unknown chat."""
     try:
         yield
     except UnknownChatsError as error:
-        told = "Your tenant has no such chat, neither live nor in the trash: {}."
+        message = "Your tenant has no such chat, neither live nor in the trash: {}."
         raise ValidationFailedError(
             {
-                name: [told.format(chat_id) for chat_id in error.chat_ids if chat_id in chat_ids]
+                name: [message.format(chat_id) for chat_id in error.chat_ids if chat_id in chat_ids]
                 for name, chat_ids in lists.items()
             }
         ) from None

@@ -1,4 +1,4 @@
-"""Reads an ndjson export as it comes, and trusts nothing in it until its last line has been checked."""
+"""Imports: read an ndjson export as it arrives, and trust nothing in it until its last line has been checked."""
 
 import hashlib
 import hmac
@@ -24,7 +24,7 @@ LINE_BYTES = 2**20
 """More than any line of an export has: 32,768 characters of content, each as two `\\u` escapes, take 400 KB."""
 
 BATCH_BYTES, BATCH_MESSAGES = 2**20, 1_000
-"""What is read and written at a time."""
+"""How much is read and written at a time."""
 
 
 class _Line(NamedTuple):
@@ -33,7 +33,7 @@ class _Line(NamedTuple):
 
 
 def require_export() -> None:
-    """See that the current request says that its body is an export.
+    """Check that the current request declares its body as an export.
 
     Raises:
         UnsupportedMediaType: it does not.
@@ -45,30 +45,30 @@ def require_export() -> None:
 def take_in(
     tenant_id: str,
     source: BinaryIO,
-    see: Callable[[bytes], object] = lambda _: None,
-    key: Callable[[], IdempotencyKey | None] = lambda: None,
+    on_line: Callable[[bytes], object] = lambda _: None,
+    get_key: Callable[[], IdempotencyKey | None] = lambda: None,
 ) -> Chat:
-    """Create a chat of the tenant from an export and return it, or the one that was made before under the same key.
+    """Create a chat of the tenant from an export and return it, or the chat that was created before under the same key.
 
-    `see` is shown each line, and `key` is asked for the key after the last one.
+    `on_line` is called with each line, and `get_key` after the last one.
 
     Raises:
-        InvalidImportError: `source` is not a whole export.
+        InvalidImportError: `source` is not a complete export.
         ImportTooLargeError: it takes longer than a request may.
         IdempotencyKeyReusedError: the key came with another request before.
     """
-    export = Export(source, see)
-    with repositories().imports.begin(tenant_id, export.chat()) as begun:
+    export = Export(source, on_line)
+    with repositories().imports.begin(tenant_id, export.chat()) as new_import:
         for batch in export.batches():
-            begun.add(batch)
-        return begun.finish(key())
+            new_import.add(batch)
+        return new_import.finish(get_key())
 
 
 class Export:
-    """The lines of an export, each read with the one that follows it: the last one is another kind of line."""
+    """The lines of an export. Each is read together with the next one, because the last line is of another kind."""
 
-    def __init__(self, source: BinaryIO, see: Callable[[bytes], object] = lambda _: None) -> None:
-        self._pairs = _with_next(_lines(source, see))
+    def __init__(self, source: BinaryIO, on_line: Callable[[bytes], object] = lambda _: None) -> None:
+        self._pairs = _with_next(_lines(source, on_line))
         self._digest = hashlib.sha256()
 
     def chat(self) -> Chat:
@@ -81,7 +81,7 @@ class Export:
         return replace(chat, id=str(uuid.uuid4()))
 
     def batches(self) -> Iterator[list[Message]]:
-        """Give the messages. The last batch comes only if the last line is right, so take it in after that."""
+        """Yield the messages. The last batch comes only if the last line is right, so finish the import after that."""
         batch: list[Message] = []
         size, last_seq = 0, 0
         for line, following in self._pairs:
@@ -109,14 +109,14 @@ class Export:
             _refuse(line, "Its SHA-256 is not that of the lines before.")
 
 
-def _lines(source: BinaryIO, see: Callable[[bytes], object]) -> Iterator[_Line]:
+def _lines(source: BinaryIO, on_line: Callable[[bytes], object]) -> Iterator[_Line]:
     for number in count(1):
         line = _Line(number, source.readline(LINE_BYTES + 1))
         if not line.text:
             return
         if len(line.text) > LINE_BYTES:
             _refuse(line, f"It is longer than {LINE_BYTES:,} bytes, and no line of an export is.")
-        see(line.text)
+        on_line(line.text)
         yield line
 
 
@@ -134,10 +134,10 @@ def _load(read: Callable[[Any], Any], line: _Line) -> Any:
     except InvalidJsonError as error:
         _refuse(line, f"It is not JSON. {error.reason}")
     except ValidationError as error:
-        _refuse(line, f"These fields are wrong: {', '.join(sorted(_names(error.messages)))}.")
+        _refuse(line, f"These fields are wrong: {', '.join(sorted(_field_names(error.messages)))}.")
 
 
-def _names(messages: Any) -> set[str]:
+def _field_names(messages: Any) -> set[str]:
     return {str(name) for name in messages} if isinstance(messages, dict) else {"body"}
 
 

@@ -1,4 +1,4 @@
-"""The key that a request came with: what it is, and what it may do."""
+"""The API key of a request: whose it is, and what it may do."""
 
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +22,7 @@ class LimitOut(Schema):
 
 
 class LimitsOut(Schema):
-    """How often a key may ask, by scope; null where there is no limit."""
+    """The rate limits of a key, by scope; null where there is no limit."""
 
     read = fields.Nested(LimitOut(), allow_none=True)
     write = fields.Nested(LimitOut(), allow_none=True)
@@ -44,7 +44,7 @@ class MeOut(Schema):
 @requires(None)
 @blueprint.response(200, MeOut())
 def describe_caller() -> dict[str, Any]:
-    """Tell whose key this is, and what it may do.
+    """Describe the key of this request: whose it is, and what it may do.
 
     Limits are requests per second and burst; null is no limit.
     """

@@ -1,9 +1,9 @@
-"""Rate limits over HTTP: a token for each request, 429 when there is none, and headers that tell what is left.
+"""Rate limits over HTTP: a token for each request, 429 when there is none, and headers that say what is left.
 
-The headers are those of draft-ietf-httpapi-ratelimit-headers-11 (May 2026). A token bucket in its words: the quota `q`
-is what a full bucket holds and the window `w` the seconds in which it fills, so who sends at most `q` requests in any
-`w` seconds is never refused. `r` is what is left. `t` is when the bucket is full again; in a 429 it is Retry-After,
-which the draft does not want to be earlier than it.
+The headers are those of draft-ietf-httpapi-ratelimit-headers-11 (May 2026). A token bucket in its terms: the quota `q`
+is what a full bucket holds and the window `w` the seconds in which it fills, so a client that sends at most `q`
+requests in any `w` seconds is never refused. `r` is what is left. `t` is the time until the bucket is full again; in a
+429 it equals Retry-After, because the draft does not want Retry-After to be earlier than `t`.
 """
 
 import orjson
@@ -15,16 +15,16 @@ from chat_service.models import Scope
 
 
 def install(app: Flask) -> None:
-    """Add the headers to every answer to a request that was counted."""
-    app.after_request(_tell)
+    """Add the headers to the response of every request that was counted."""
+    app.after_request(_add_headers)
 
 
-def take(scope: Scope, counts: str | None) -> None:
-    """Count the current request: one token, or as many as there are items in the list `counts` of its body.
+def count_request(scope: Scope, counts: str | None) -> None:
+    """Count the current request: take one token, or one for each item of the list `counts` in its body.
 
     Raises:
-        RateLimitedError: there are not as many.
-        ValidationFailedError: there never will be: the limit's burst is less. Nothing was counted.
+        RateLimitedError: there are not enough tokens.
+        ValidationFailedError: there never will be, because the limit's burst is less. Nothing was counted.
     """
     limits = repositories().limits
     limit = limits.of(caller().limits, scope)
@@ -32,7 +32,7 @@ def take(scope: Scope, counts: str | None) -> None:
         return
     tokens = _length(counts) if counts else 1
     if counts and tokens > limit.burst:
-        # Not a 429: whoever waits and repeats that would do so for ever.
+        # Not a 429: a client that waits and retries would do so for ever.
         raise ValidationFailedError({counts: [f"Your rate limit lets at most {limit.burst} through at once."]})
     verdict = limits.take(caller(), scope, tokens)
     if verdict is None:
@@ -43,7 +43,7 @@ def take(scope: Scope, counts: str | None) -> None:
 
 
 def _length(name: str) -> int:
-    """Return the length of a list in the body; 1 where there is none, which the view will refuse."""
+    """Return the length of a list in the body; 1 if there is no list, which the view will refuse."""
     try:
         items = orjson.loads(request.get_data())[name]
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -51,9 +51,9 @@ def _length(name: str) -> int:
     return max(len(items), 1) if isinstance(items, list) else 1
 
 
-def _tell(answer: Response) -> Response:
+def _add_headers(response: Response) -> Response:
     if "rate_limit" in g:
         scope, verdict = g.rate_limit
-        answer.headers["RateLimit-Policy"] = f'"{scope}";q={verdict.limit.burst};w={verdict.limit.window}'
-        answer.headers["RateLimit"] = f'"{scope}";r={verdict.left};t={verdict.retry_after or verdict.full_after}'
-    return answer
+        response.headers["RateLimit-Policy"] = f'"{scope}";q={verdict.limit.burst};w={verdict.limit.window}'
+        response.headers["RateLimit"] = f'"{scope}";r={verdict.left};t={verdict.retry_after or verdict.full_after}'
+    return response

@@ -1,6 +1,6 @@
-"""The log: what was taken away and brought back, for whoever keeps copies. By pages, held until there is more, or live.
+"""The log: what was taken away and brought back, for clients that keep copies. By pages, by long polling, or live.
 
-Those who wait, and those who follow it live, are kept by realtime/log_feed.py, which holds no thread for them.
+Requests that wait, and live streams, are kept by realtime/log_feed.py, which holds no thread for them.
 """
 
 import re
@@ -27,19 +27,19 @@ from chat_service.proof.leaves import fields_of
 
 ENTRIES_DEFAULT, ENTRIES_MOST = 100, 1_000
 WAIT_MOST = 25
-"""Seconds: routers give up after 30."""
+"""Seconds. Routers time out after 30."""
 
 PATH = "/api/v1/log"
 EVENTS = "text/event-stream"
 
 RECONNECT = b"retry: 2000\n\n"
-"""What a live stream begins with: after how many milliseconds a browser comes back."""
+"""What a live stream begins with: after how many milliseconds a browser reconnects."""
 
 LISTENER = "chat_service.listener"
-"""The WSGI variable in which a view leaves who is to be told of more, once its answer has gone out."""
+"""The WSGI variable in which the view leaves the Listener that gets further entries once the response is sent."""
 
 IS_FULL = "chat_service.is_full"
-"""The WSGI variable that says that no more listeners are taken."""
+"""The WSGI variable that is set if no more listeners are accepted."""
 
 LOGGED = {
     "application/json": {"schema": {"$ref": "#/components/schemas/LogPage"}},
@@ -52,7 +52,7 @@ blueprint = Blueprint("log", __name__, url_prefix="/api/v1", description="What w
 
 
 class LogIn(Schema):
-    """Which entries, and whether to wait for some."""
+    """Which entries to read, and whether to wait for one."""
 
     after = Number(
         load_default=0,
@@ -73,11 +73,11 @@ class LogIn(Schema):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Somebody who follows the log."""
+    """A client that follows the log."""
 
     caller: Caller
     after: int
-    """What it has, or is being sent."""
+    """The seq of the last entry that it has, or is being sent."""
     kind: Kind | None
 
 
@@ -89,13 +89,13 @@ class Listener:
 def read_log(query: dict[str, Any]) -> Response:
     """Read what was taken away, brought back or held since the last entry you have seen, in order and without gaps.
 
-    Keep `next_after` and ask again with it: whoever does so misses nothing. With `wait` the answer is held until there
-    is something. With `Accept: text/event-stream` entries come live, as server-sent events, and `Last-Event-ID` goes on
-    where the last connection was.
+    Keep `next_after` and send it as `after` of the next request: then you miss nothing. With `wait` the response is
+    held until there is an entry. With `Accept: text/event-stream` entries come live, as server-sent events, and
+    `Last-Event-ID` continues where the last connection ended.
     """
     media_type = preferred("application/json", EVENTS)
     kind = None if query["kind"] is None else Kind(query["kind"])
-    after = _after(query["after"], request.headers.get("Last-Event-ID"))
+    after = _resume_after(query["after"], request.headers.get("Last-Event-ID"))
     if media_type == EVENTS and IS_FULL in request.environ:
         raise TooManyListenersError
     if kind is not None and kind.is_confidential and not caller().governs:
@@ -105,30 +105,30 @@ def read_log(query: dict[str, Any]) -> Response:
         return Response(orjson.dumps(_page_json(page, governs=caller().governs)), mimetype="application/json")
     if request.method == "GET":
         request.environ[LISTENER] = Listener(caller(), page.next_after, kind)
-    # An iterator, so that the answer has no length: more may come.
+    # An iterator, so that the response has no length: more events may follow.
     events = [event_text(entry, governs=caller().governs) for entry in page.entries]
-    answer = Response(iter([RECONNECT, *events]), mimetype=EVENTS)
-    answer.headers["Cache-Control"] = "no-store"
-    answer.headers["X-Accel-Buffering"] = "no"  # nginx would keep the events until it has a buffer full
-    return answer
+    response = Response(iter([RECONNECT, *events]), mimetype=EVENTS)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # else nginx keeps the events until its buffer is full
+    return response
 
 
 @blueprint.post("/log/tickets")
 @requires(Scope.READ)
 @blueprint.response(201, TicketOut())
 def issue_log_ticket() -> Ticket:
-    """Make a ticket that opens one live stream of the log within 30 s, as `GET /log?ticket=`.
+    """Issue a ticket that opens one live stream of the log within 30 s, as `GET /log?ticket=`.
 
-    For browsers, whose EventSource cannot send the key. Good for one connection.
+    For browsers, whose EventSource cannot send the key. A ticket is valid for one connection.
     """
     return repositories().tickets.issue(caller())
 
 
-def _after(after: int, last_event_id: str | None) -> int:
-    """Return where to go on: a browser that comes back says it in a header, and asks the same address.
+def _resume_after(after: int, last_event_id: str | None) -> int:
+    """Return the seq to continue after: a browser that reconnects sends it in a header, to the same address.
 
     Raises:
-        ValidationFailedError: the header is no id.
+        ValidationFailedError: the header is not the id of an event.
     """
     if not last_event_id:
         return after
@@ -138,7 +138,7 @@ def _after(after: int, last_event_id: str | None) -> int:
 
 
 def waiting_for(environ: Mapping[str, Any]) -> tuple[int, Kind | None, int] | None:
-    """Return what a request that has not come to its view waits for: more than which entry, of which kind, how long.
+    """Return what a request that has not reached its view waits for: an entry after which one, which kind, how long.
 
     None if it does not wait, or if its view is going to refuse it.
     """
@@ -148,7 +148,7 @@ def waiting_for(environ: Mapping[str, Any]) -> tuple[int, Kind | None, int] | No
         return None
     try:
         query = LogIn().load(dict(parse_qsl(environ["QUERY_STRING"], keep_blank_values=True)))
-        after = _after(query["after"], environ.get("HTTP_LAST_EVENT_ID"))
+        after = _resume_after(query["after"], environ.get("HTTP_LAST_EVENT_ID"))
     except (ValidationError, ValidationFailedError):
         return None
     kind = None if query["kind"] is None else Kind(query["kind"])
@@ -161,19 +161,19 @@ def _page_json(page: LogPage, *, governs: bool) -> dict[str, Any]:
 
 
 def entry_json(entry: LogEntry, *, governs: bool) -> dict[str, Any]:
-    """Return an entry as it leaves, for a key that governs or for any other."""
+    """Return an entry as JSON, for a key that governs or for any other."""
     if entry.event.kind.is_confidential and not governs:
         return {"seq": entry.seq, "kind": WITHHELD, "at": milliseconds(entry.at)}
     return fields_of(entry)
 
 
 def message_json(attempt: Attempt) -> dict[str, Any]:
-    """Return what a webhook is told: its tenant governs."""
+    """Return the payload of a delivery. Nothing is withheld: webhooks belong to keys that govern."""
     data = {} if attempt.entry is None else entry_json(attempt.entry, governs=True)
     return {"type": attempt.type, "timestamp": data.get("at", milliseconds(attempt.at)), "data": data}
 
 
 def event_text(entry: LogEntry, *, governs: bool) -> bytes:
     """Return an entry as a server-sent event (HTML Living Standard, section 9.2)."""
-    shown = entry_json(entry, governs=governs)
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (entry.seq, shown["kind"].encode(), orjson.dumps(shown))
+    data = entry_json(entry, governs=governs)
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (entry.seq, data["kind"].encode(), orjson.dumps(data))

@@ -1,4 +1,4 @@
-"""marshmallow shapes of messages, as they arrive, leave, and lie in an export. No I/O.
+"""marshmallow schemas of messages, in requests, responses and exports. No I/O.
 
 Message pages are dumped by `message_json` and orjson instead: marshmallow takes sixty times as long for a page of 100.
 """
@@ -18,7 +18,7 @@ SENDER_ID_CHARACTERS = 200
 BATCH_MESSAGES = 1_000
 
 MOST_SEQ = 10**18 - 1
-"""What 18 digits can say: every seq there will ever be, and no overflow."""
+"""The largest number of 18 digits: no seq will ever be larger, and it does not overflow."""
 
 
 class MessageIn(Schema):
@@ -68,7 +68,7 @@ class MessagesIn(BatchIn):
 
 
 class MessagePatch(Schema):
-    """What can be changed of a message; what is left out stays."""
+    """Changes to a message; a field that is left out stays as it is."""
 
     content = Text(CONTENT_CHARACTERS, metadata={"example": "Where is my parcel now?"})
     metadata = Metadata()
@@ -79,20 +79,20 @@ class MessagePatch(Schema):
 
 
 class ClearedOut(Schema):
-    """What emptying a chat did."""
+    """The result of emptying a chat."""
 
     success = fields.Constant(True)
     deleted = fields.Integer()
 
 
 class ExportIn(Schema):
-    """How a chat is exported."""
+    """The format of an export."""
 
     format = fields.String(load_default="json", validate=validate.OneOf(["json", "ndjson", "markdown"]))
 
 
 class MessageOut(Schema):
-    """One message, for the specification: what `message_json` builds."""
+    """One message. Only for the OpenAPI document: `message_json` builds it."""
 
     seq = fields.Integer()
     role = fields.Enum(Role, by_value=True)
@@ -104,7 +104,7 @@ class MessageOut(Schema):
 
 
 class MessagesOut(Schema):
-    """The messages that were posted, as they are kept."""
+    """The messages that were posted, as they are stored."""
 
     messages = fields.List(fields.Nested(MessageOut()))
 
@@ -120,7 +120,7 @@ _SEQS = validate.Range(0, MOST_SEQ)
 
 
 class PageIn(Schema):
-    """Which messages of a chat."""
+    """Which messages of a chat to list."""
 
     after = Number(load_default=None, validate=_SEQS, metadata={"description": "Only messages with a larger seq."})
     before = Number(load_default=None, validate=_SEQS, metadata={"description": "Only messages with a smaller seq."})
@@ -146,7 +146,7 @@ class _ExportedMessage(MessageIn):
 
     @post_load
     def build(self, data: dict[str, Any], **_: Any) -> Message:
-        """Return the message, as it was kept."""
+        """Return the message, as it was stored."""
         return Message(**{**data, "role": data["role"].value})
 
 
@@ -158,12 +158,12 @@ class ExportedChatIn(Schema):
 
     @post_load
     def build(self, data: dict[str, Any], **_: Any) -> Chat:
-        """Return the chat; how many messages come after it is not believed here."""
+        """Return the chat. Its number of messages is not trusted: whoever reads the export counts them."""
         return Chat(**data["chat"], active_connections=0, revision=1)
 
 
 class ExportedMessageIn(Schema):
-    """Each of the lines between."""
+    """Each of the lines between the first and the last."""
 
     type = fields.String(required=True, validate=validate.Equal("message"))
     message = fields.Nested(_ExportedMessage(), required=True)
@@ -176,20 +176,20 @@ class ExportedMessageIn(Schema):
 
 
 read_exported_message = compiled(ExportedMessageIn())
-"""Return the message of a line."""
+"""Return the message of a line of an export."""
 
 
 class ExportedEndIn(Schema):
-    """The last line."""
+    """The last line of an export."""
 
     type = fields.String(required=True, validate=validate.Equal("end"))
     message_count = fields.Integer(required=True, strict=True)
-    revision = fields.Integer(strict=True)  # those of version 0.1 have none
+    revision = fields.Integer(strict=True)  # exports of version 0.1 have none
     sha256 = fields.String(required=True, validate=validate.Regexp("[0-9a-f]{64}$"))
 
 
 def message_json(message: Message) -> dict[str, Any]:
-    """Return a message as it leaves."""
+    """Return a message as JSON."""
     return {
         "seq": message.seq,
         "role": message.role,

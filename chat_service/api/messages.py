@@ -1,4 +1,4 @@
-"""Messages: post, page, look up, edit, delete; empty a chat."""
+"""Messages: post, list, get, edit, delete; empty a chat."""
 
 from functools import partial
 from typing import Any
@@ -37,8 +37,7 @@ blueprint = Blueprint("messages", __name__, url_prefix="/api/v1", description="M
 def post_messages(new: list[NewMessage], chat_id: str) -> Response:
     """Post one message, or up to 1,000 at once: all or none.
 
-    Numbers (`seq`) grow without gaps in the order of posting. With an `Idempotency-Key` a repetition posts nothing
-    twice.
+    Numbers (`seq`) grow without gaps in the order of posting. With an `Idempotency-Key`, a retry posts nothing twice.
     """
     messages = repositories().messages.append(caller().tenant_id, chat_id, new, idempotency_key())
     return _json({"messages": [message_json(message) for message in messages]}, 201)
@@ -49,7 +48,7 @@ def post_messages(new: list[NewMessage], chat_id: str) -> Response:
 @blueprint.arguments(PageIn(), location="query")
 @blueprint.response(200, MessagePageOut())
 def list_messages(query: dict[str, Any], chat_id: str) -> Response:
-    """Read a page of messages; it takes the same time wherever it lies.
+    """List a page of messages; it takes the same time wherever in the chat it is.
 
     Choose with `after`, `before` and `order`; follow `next_cursor` until it is null. A page of long messages has fewer
     than `limit`.
@@ -68,7 +67,7 @@ def list_messages(query: dict[str, Any], chat_id: str) -> Response:
 def clear_messages(chat_id: str) -> dict[str, int]:
     """Empty the chat and keep it; the numbers of its messages are not used again.
 
-    All of them at once, also while connections are live.
+    All messages are deleted at once, also while connections are live.
     """
     who = caller()
     return {"deleted": repositories().messages.clear(who.tenant_id, chat_id, who.key_id)}
@@ -78,9 +77,9 @@ def clear_messages(chat_id: str) -> dict[str, int]:
 @requires(Scope.READ)
 @blueprint.response(200, MessageOut())
 def get_message(chat_id: str, seq: int) -> Response:
-    """Look one message up.
+    """Get one message.
 
-    404 `message_not_found` if it was deleted, `chat_not_found` if the chat was.
+    404 `message_not_found` if the message was deleted, `chat_not_found` if the chat was.
     """
     return _json(message_json(repositories().messages.get(caller().tenant_id, chat_id, seq)))
 
@@ -91,9 +90,9 @@ def get_message(chat_id: str, seq: int) -> Response:
 @blueprint.arguments(MessagePatch())
 @blueprint.response(200, MessageOut())
 def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
-    """Change the content or the metadata of a message; `edited_at` tells when.
+    """Change the content or the metadata of a message; `edited_at` is the time of the last change.
 
-    What is not named stays. Live connections are told that the chat has changed.
+    A field that is left out stays as it is. Live connections are told that the chat has changed.
     """
     who = caller()
     return _json(message_json(repositories().messages.edit(who.tenant_id, chat_id, seq, changes, who.key_id)))
@@ -106,7 +105,7 @@ def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
 def delete_message(chat_id: str, seq: int) -> None:
     """Delete one message; its number is not used again.
 
-    The others keep their numbers.
+    The other messages keep their numbers.
     """
     who = caller()
     repositories().messages.delete(who.tenant_id, chat_id, seq, who.key_id)

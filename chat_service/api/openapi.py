@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document: flask-smorest's, completed from the route table and the table of errors.
 
 Views declare with `raises` what only they know. What follows from the shape of an operation (it needs a key, it has a
-chat's id in its path, it takes a body) is added here for all, so that none can forget it.
+chat's id in its path, it takes a body) is added here for all operations, so that no view can forget it.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,8 +27,8 @@ from chat_service.api.specification import (
 
 _Error = type[errors.ChatServiceError] | int
 
-_OF_ALL: list[_Error] = [400, 404, 405, 408, 413, 414, 431, 500, 501]
-_OF_THE_API: list[_Error] = [
+_ERRORS_OF_ALL: list[_Error] = [400, 404, 405, 408, 413, 414, 431, 500, 501]
+_ERRORS_OF_THE_API: list[_Error] = [
     errors.InvalidApiKeyError,
     errors.InsufficientScopeError,
     errors.RateLimitedError,
@@ -39,32 +39,32 @@ _OF_THE_API: list[_Error] = [
 ]
 
 HELD: tuple[_Error, _Error] = (errors.LegalHoldError, errors.NotDeletableError)
-"""What a hold answers to who governs, and to others."""
+"""The errors of what a hold forbids: for keys that govern, and for others."""
 
-_MISSING: dict[str, _Error] = {
+_NOT_FOUND: dict[str, _Error] = {
     "seq": errors.MessageNotFoundError,
     "hold_id": errors.HoldNotFoundError,
     "erasure_id": errors.ErasureNotFoundError,
     "webhook_id": errors.WebhookNotFoundError,
 }
-"""What is answered where there is nothing of the name that a part of the path gives."""
+"""A part of the path -> the error if nothing has this id."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def raises(*known: _Error, headers: str = "") -> Callable[[F], F]:
-    """Declare the errors of a view beyond those of its shape; `headers` names the request headers it honours."""
+def raises(*declared: _Error, headers: str = "") -> Callable[[F], F]:
+    """Declare the errors of a view that its shape does not imply; `headers` names the request headers it honours."""
 
     def decorate(view: F) -> F:
-        view.raised, view.honours = known, headers.split()  # type: ignore[attr-defined]
+        view.raised, view.honours = declared, headers.split()  # type: ignore[attr-defined]
         return view
 
     return decorate
 
 
 def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
-    """Return flask-smorest's document with everything that it leaves out."""
-    # A WebSocket: a client that was generated from this could do nothing with it.
+    """Return flask-smorest's document, completed with everything that it leaves out."""
+    # A WebSocket: a client that is generated from the document could do nothing with it.
     del document["paths"][f"{API_PREFIX}v1/chats/{{chat_id}}/ws"]
     document["info"] = {**document["info"], **INFO}
     document["servers"] = SERVERS
@@ -118,34 +118,36 @@ def _operations(app: Flask, document: dict[str, Any]) -> Iterator[tuple[Rule, st
 
 
 def _closed(schemas: dict[str, Any]) -> dict[str, Any]:
-    """Return the schemas such that nothing undeclared is in an object, and everything declared is in an answer."""
-    known = {name: schema for name, schema in schemas.items() if name not in {"Error", "PaginationMetadata"}}
-    for name, schema in known.items():
+    """Return our schemas: an object has no undeclared field, and every declared field is required in a response."""
+    ours = {name: schema for name, schema in schemas.items() if name not in {"Error", "PaginationMetadata"}}
+    for name, schema in ours.items():
         schema["additionalProperties"] = False
         properties = schema["properties"]
-        for field, described in properties.items():
+        for field, field_schema in properties.items():
             if field == "metadata":
                 properties[field] = {"$ref": "#/components/schemas/Metadata"}
             else:
-                _tell_default_in_words(described)
+                _describe_default(field_schema)
         if not name.endswith(("In", "Patch")):
-            schema["required"] = [field for field, one in properties.items() if not one.pop("x-if-there", False)]
+            schema["required"] = [
+                field for field, field_schema in properties.items() if not field_schema.pop("x-if-there", False)
+            ]
         elif name.endswith("Patch"):
             schema["minProperties"] = 1
-    return known
+    return ours
 
 
-def _tell_default_in_words(described: dict[str, Any]) -> None:
-    """Say in the description what a field of a body is when it is left out: generators take a default for required."""
-    default = described.pop("default", None)
+def _describe_default(field_schema: dict[str, Any]) -> None:
+    """Move a field's default to its description: code generators take a field with a default for a required one."""
+    default = field_schema.pop("default", None)
     if default is not None:
-        described["description"] = f"{described.get('description', '')} `{default}` if it is left out.".strip()
+        field_schema["description"] = f"{field_schema.get('description', '')} `{default}` if it is left out.".strip()
 
 
 def _parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the query parameters; one that is left out is not one that is null."""
-    found: list[dict[str, Any]] = operation.get("parameters", [])
-    for parameter in found:
+    """Return the query parameters, none of them nullable: a parameter may be left out, but cannot be null."""
+    parameters: list[dict[str, Any]] = operation.get("parameters", [])
+    for parameter in parameters:
         schema = parameter["schema"]
         if isinstance(schema.get("type"), list):
             schema["type"] = next(kind for kind in schema["type"] if kind != "null")
@@ -153,7 +155,7 @@ def _parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
             schema["enum"] = [value for value in schema["enum"] if value is not None]
         if schema.get("default", 0) is None:
             del schema["default"]
-    return found
+    return parameters
 
 
 def _headers(view: Any) -> list[dict[str, Any]]:
@@ -166,45 +168,45 @@ def _headers(view: Any) -> list[dict[str, Any]]:
 
 
 def _errors(rule: Rule, method: str, operation: dict[str, Any], view: Any) -> list[problems.Problem]:
-    found: list[_Error] = [*_OF_ALL, *getattr(view, "raised", ())]
+    possible: list[_Error] = [*_ERRORS_OF_ALL, *getattr(view, "raised", ())]
     if rule.rule.startswith(API_PREFIX):
-        found += _OF_THE_API
+        possible += _ERRORS_OF_THE_API
     honours = getattr(view, "honours", ())
     if "chat_id" in rule.arguments:
-        found.append(errors.InvalidChatIdError)
+        possible.append(errors.InvalidChatIdError)
         if not rule.rule.startswith(f"{API_PREFIX}v1/deletions"):
-            found.append(errors.ChatNotFoundError)
-    found += [missing for part, missing in _MISSING.items() if part in rule.arguments]
+            possible.append(errors.ChatNotFoundError)
+    possible += [not_found for part, not_found in _NOT_FOUND.items() if part in rule.arguments]
     if any(parameter["name"] == "cursor" for parameter in operation["parameters"]):
-        found.append(errors.InvalidCursorError)
+        possible.append(errors.InvalidCursorError)
     if "requestBody" in operation:
-        found += [415] if rule.endpoint.endswith("import_chat") else [415, errors.InvalidJsonError]
+        possible += [415] if rule.endpoint.endswith("import_chat") else [415, errors.InvalidJsonError]
     if method != "GET":
-        found.append(errors.OutcomeUnknownError)
+        possible.append(errors.OutcomeUnknownError)
     if "If-Match" in honours:
-        found.append(errors.PreconditionFailedError)
+        possible.append(errors.PreconditionFailedError)
     if "Idempotency-Key" in honours:
-        found += [errors.InvalidIdempotencyKeyError, errors.IdempotencyKeyReusedError]
-    return [problems.HTTP[one] if isinstance(one, int) else problems.DOMAIN[one] for one in found]
+        possible += [errors.InvalidIdempotencyKeyError, errors.IdempotencyKeyReusedError]
+    return [problems.HTTP[error] if isinstance(error, int) else problems.DOMAIN[error] for error in possible]
 
 
-def _add_errors(responses: dict[str, Any], shared: dict[str, Any], known: list[problems.Problem]) -> None:
-    """Add the errors to an operation's responses; those that several operations have are described once."""
-    responses.pop("422", None)  # flask-smorest's own
-    for status in sorted({problem.status for problem in known}):
-        alike = {problem.code: problem for problem in known if problem.status == status}
-        name = ".".join([str(status), *sorted(alike)])
-        shared[name] = _error_response(status, alike)
+def _add_errors(responses: dict[str, Any], shared: dict[str, Any], possible: list[problems.Problem]) -> None:
+    """Add the errors to an operation's responses; those that several operations share are described once."""
+    responses.pop("422", None)  # the one that flask-smorest adds
+    for status in sorted({problem.status for problem in possible}):
+        by_code = {problem.code: problem for problem in possible if problem.status == status}
+        name = ".".join([str(status), *sorted(by_code)])
+        shared[name] = _error_response(status, by_code)
         responses[str(status)] = {"$ref": f"#/components/responses/{name}"}
 
 
-def _error_response(status: int, alike: dict[str, problems.Problem]) -> dict[str, Any]:
+def _error_response(status: int, by_code: dict[str, problems.Problem]) -> dict[str, Any]:
     response: dict[str, Any] = {
-        "description": " ".join(f"`{problem.code}`: {problem.detail}" for problem in alike.values()),
+        "description": " ".join(f"`{problem.code}`: {problem.detail}" for problem in by_code.values()),
         "content": {
             problems.MEDIA_TYPE: {
                 "schema": {"$ref": "#/components/schemas/Problem"},
-                "examples": {code: {"value": _example(problem)} for code, problem in alike.items()},
+                "examples": {code: {"value": _example(problem)} for code, problem in by_code.items()},
             }
         },
     }
@@ -242,7 +244,7 @@ def _refer_to_limits() -> dict[str, Any]:
 
 
 def _describe_alternatives(document: dict[str, Any]) -> None:
-    """Describe the body that is more than one schema can say."""
+    """Describe the request body that has more than one schema."""
     posting = document["paths"][f"{API_PREFIX}v1/chats/{{chat_id}}/messages"]["post"]
     posting["requestBody"]["content"]["application/json"]["schema"] = {
         "oneOf": [{"$ref": "#/components/schemas/MessageIn"}, {"$ref": "#/components/schemas/MessagesIn"}]

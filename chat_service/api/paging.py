@@ -1,4 +1,4 @@
-"""Lists, page by page: `items`, and in `next_cursor` where the next page begins, or null if there is none."""
+"""Lists, page by page: `items`, and `next_cursor`, at which the next page begins; null if there is none."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -19,7 +19,7 @@ def page_of(
     cursor_after: Callable[[T], str],
     is_full: Callable[[list[T]], bool] = lambda _: False,
 ) -> dict[str, Any]:
-    """Return the page that `fetch` finds, of up to `limit` items; `is_full` tells of fewer that there may be more."""
+    """Return a page of up to `limit` items of `fetch`; `is_full` tells that more may follow although they are fewer."""
     items = fetch(limit + 1)  # one more than the page holds tells whether there is a next page
     shown = items[:limit]
     has_next = len(items) > limit or is_full(items)
@@ -30,7 +30,7 @@ def paged(name: str, position_of: Callable[[Any], ListPosition]) -> Callable[[Li
     """Page a list that runs from the latest time to the earliest.
 
     The view gets the position `after` which to list, the `limit`, and the other parameters of the query and the path. A
-    cursor is good for the list of this name, tenant and path.
+    cursor is valid only for the list of this name, tenant and path.
     """
 
     def decorate(view: ListView) -> Callable[..., dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How a request is read: strictly, so that what is wrong is told rather than guessed."""
+"""Parsing requests, strictly: what is wrong is refused with its reason, and never guessed."""
 
 import hashlib
 import re
@@ -34,7 +34,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 # RFC 9110, section 13.1.1: `*`, or a list of entity tags.
 IF_MATCH = r'^(\*|(W/)?"[!#-~]*"( ?, ?(W/)?"[!#-~]*")*)$'
 
-# A tag of ours: the revision, how many live connections were seen, and the end by the tenant's policy.
+# A tag of ours: the revision, the number of live connections, and the end by the tenant's retention policy.
 _ETAG = re.compile(r"([0-9]{1,18})(?:-[0-9]+)?(?:\.-?[0-9.]+)?", re.ASCII)
 _NAMED_BY_UUID = {
     "hold_id": HoldNotFoundError,
@@ -48,22 +48,22 @@ _IDEMPOTENCY_KEY = re.compile("[!-+\\--~]{1,255}", re.ASCII)
 
 P = ParamSpec("P")
 
-_UNSAID = {"", "application/x-www-form-urlencoded"}
-"""What a body of JSON is called by programs that say nothing of its type: the second is curl's word for `-d`."""
+_UNDECLARED = {"", "application/x-www-form-urlencoded"}
+"""The types of a JSON body from clients that do not declare it: none, and the one that curl adds to `-d`."""
 
 
 def parse_uuid(text: str) -> str | None:
-    """Return the canonical, lower-case form of a UUID, or None if `text` is none."""
+    """Return the canonical, lower-case form of a UUID, or None if `text` is not a UUID."""
     return text.lower() if _UUID.fullmatch(text) else None
 
 
 def is_encoded(request: Request) -> bool:
-    """Tell whether the body is compressed, say: content codings are compared without regard to case (RFC 9110, 8.4)."""
+    """Return whether the body has a content coding, such as gzip: their names have no case (RFC 9110, 8.4)."""
     return (request.content_encoding or "identity").lower() != "identity"
 
 
 class PathPart(BaseConverter):
-    """A part of a path, but none of the words that are addresses of their own: those answer 405 to other methods."""
+    """A variable part of a path, but no word that is an address of its own: those answer 405 to other methods."""
 
     regex = "(?!(?:delete|import|restore|trash)$)[^/]+"
     part_isolating = True
@@ -78,37 +78,37 @@ class Parser(FlaskParser):
         """Return the body as JSON; where the schema says `may_be_left_out`, no body is an empty object.
 
         Raises:
-            InvalidJsonError: it is not strict JSON.
-            UnsupportedMediaType: it says that it is something else than JSON in UTF-8.
+            InvalidJsonError: the body is not strict JSON.
+            UnsupportedMediaType: the body is declared as something else than JSON in UTF-8.
         """
         charset = req.mimetype_params.get("charset", "utf-8").lower()
         if charset not in {"utf-8", "utf8"} or is_encoded(req):
             abort(415)
-        if req.mimetype != "application/json" and req.mimetype not in _UNSAID:
+        if req.mimetype != "application/json" and req.mimetype not in _UNDECLARED:
             abort(415)
         body = req.get_data()
         return {} if not body and getattr(schema, "may_be_left_out", False) else parse_json(body)
 
     def handle_error(self, error: ValidationError, *_: Any, **__: Any) -> NoReturn:
-        """Raise what the schema found, without webargs' level for the location."""
+        """Raise the errors that the schema found, without webargs' level for the location."""
         messages = error.messages
         if isinstance(messages, dict) and len(messages) == 1 and next(iter(messages)) in {"json", "query"}:
             messages = next(iter(messages.values()))
-        found = messages if isinstance(messages, dict) else {"body": messages}
-        raise ValidationFailedError({("body" if name == "_schema" else name): text for name, text in found.items()})
+        by_field = messages if isinstance(messages, dict) else {"body": messages}
+        raise ValidationFailedError({("body" if name == "_schema" else name): text for name, text in by_field.items()})
 
 
 Blueprint.ARGUMENTS_PARSER = Parser()
 
 
 def expected_revisions() -> set[int] | None:
-    """Return the revisions `If-Match` allows, or None if it allows any. A tag that is not ours matches none.
+    """Return the revisions that `If-Match` allows, or None if it allows any. A tag that is not ours matches none.
 
     Raises:
-        BadRequest: it is no list of entity tags.
+        BadRequest: the header is not a list of entity tags.
     """
     header = request.headers.get("If-Match", "*")
-    if not re.fullmatch(IF_MATCH, header):  # werkzeug would skip what it cannot read
+    if not re.fullmatch(IF_MATCH, header):  # werkzeug would skip what it cannot parse
         abort(400)
     if header == "*":
         return None
@@ -117,11 +117,11 @@ def expected_revisions() -> set[int] | None:
     return {int(tag[1]) for tag in tags if tag is not None}
 
 
-def unless_seen(view: Callable[P, Response]) -> Callable[P, Response]:
+def honours_if_none_match(view: Callable[P, Response]) -> Callable[P, Response]:
     """Answer 304 to a caller whose `If-None-Match` names what the view returns."""
 
     @wraps(view)
-    def answer(*args: P.args, **kwargs: P.kwargs) -> Response:
+    def respond(*args: P.args, **kwargs: P.kwargs) -> Response:
         response = view(*args, **kwargs)
         tag, _ = response.get_etag()
         # Not `make_conditional`, which would look at If-Match too, and answer 412 in a shape that is not ours.
@@ -129,26 +129,26 @@ def unless_seen(view: Callable[P, Response]) -> Callable[P, Response]:
             response.status_code = 304
         return response
 
-    return answer
+    return respond
 
 
 class Fingerprint:
-    """What tells a request under an Idempotency-Key from another one under the same; without a key it does nothing."""
+    """A digest that tells apart different requests with the same Idempotency-Key; without a key it does nothing."""
 
     def __init__(self) -> None:
-        """Begin with what stands in the head of the current request.
+        """Begin with the method, the address and the If-Match of the current request.
 
         Raises:
-            InvalidIdempotencyKeyError: it is no usable key.
+            InvalidIdempotencyKeyError: the key is not valid.
         """
         self._key = request.headers.get("Idempotency-Key")
         if self._key is not None and not _IDEMPOTENCY_KEY.fullmatch(self._key):
             raise InvalidIdempotencyKeyError
-        asked = (request.method, request.full_path, request.headers.get("If-Match", ""))
-        self._digest = hashlib.sha256("\n".join(asked).encode() + b"\n")
+        head = (request.method, request.full_path, request.headers.get("If-Match", ""))
+        self._digest = hashlib.sha256("\n".join(head).encode() + b"\n")
 
     def add(self, part: bytes) -> None:
-        """Take in a part of the body."""
+        """Add a part of the body to the digest."""
         if self._key is not None:
             self._digest.update(part)
 
@@ -161,7 +161,7 @@ def idempotency_key() -> IdempotencyKey | None:
     """Return the caller's Idempotency-Key with a digest of this request, or None if it sent none.
 
     Raises:
-        InvalidIdempotencyKeyError: it is no usable key.
+        InvalidIdempotencyKeyError: the key is not valid.
     """
     if "Idempotency-Key" not in request.headers:
         return None
@@ -174,12 +174,12 @@ _QUERY_FIELDS = "chat_service.query_fields"
 
 
 def declare_query_fields(app: Flask, fields: Mapping[str, set[str]]) -> None:
-    """Let each endpoint have these query parameters, and no others."""
+    """Allow each endpoint these query parameters, and no others."""
     app.extensions[_QUERY_FIELDS] = fields
 
 
 def install(app: Flask) -> None:
-    """Check what is the same for all operations, after the key and before the view."""
+    """Check what all operations have in common, after the key and before the view."""
     app.before_request(_check_request)
 
 
@@ -194,7 +194,7 @@ def _check_request() -> None:
 
 
 def _check_http() -> None:
-    """Refuse what the layers below let pass although RFC 9112 does not."""
+    """Refuse what RFC 9112 forbids and the layers below let pass."""
     if "Host" not in request.headers and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
         abort(400)
     if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
@@ -204,34 +204,34 @@ def _check_http() -> None:
 
 
 def _check_accept() -> None:
-    if request.endpoint not in CHOOSE_THEIR_TYPE:
+    if request.endpoint not in CHECK_ACCEPT_THEMSELVES:
         require_acceptable("application/json")
 
 
-CHOOSE_THEIR_TYPE = {
+CHECK_ACCEPT_THEMSELVES = {
     "exports.export_chat",
     "log.read_log",
     "proofs.get_checkpoint",
     "proofs.prove_growth",
     "proofs.prove_deletion",
 }
-"""Operations that look at `Accept` themselves, once they know what they will answer with."""
+"""Endpoints that check `Accept` themselves, once they know the media type of their response."""
 
 
 def require_acceptable(media_type: str) -> None:
-    """See that the caller accepts an answer of this type: the most specific range that matches it decides.
+    """Check that the caller accepts this media type: the most specific range that matches it decides.
 
     Raises:
-        NotAcceptable: it does not.
+        NotAcceptable: the caller does not accept it.
     """
     preferred(media_type)
 
 
 def preferred(*media_types: str) -> str:
-    """Return which of these types the caller would rather have; the first, if it says nothing of that.
+    """Return which of these media types the caller prefers; the first, if `Accept` does not say.
 
     Raises:
-        NotAcceptable: it accepts none.
+        NotAcceptable: the caller accepts none of them.
     """
     if not request.headers.get("Accept", "").strip():
         return media_types[0]
@@ -242,9 +242,9 @@ def preferred(*media_types: str) -> str:
 
 
 def _quality(media_type: str) -> float:
-    """Return how much the caller wants an answer of this type.
+    """Return the quality that `Accept` gives to this media type; 0 if the type is not accepted.
 
-    Parameters of a range are not looked at: our types have none (RFC 9110, section 12.5.1).
+    Parameters of a range are ignored: our types have none (RFC 9110, section 12.5.1).
     """
     specificity = {media_type: 2, media_type.split("/", maxsplit=1)[0] + "/*": 1, "*/*": 0}
     if media_type == "application/json":
@@ -258,7 +258,7 @@ def _quality(media_type: str) -> float:
 
 
 def _check_size() -> None:
-    """Refuse too large a body on every operation, also where it would not be read."""
+    """Refuse a body that is too large, on every operation, also where it would not be read."""
     is_import = request.endpoint == "exports.import_chat"
     if is_import:
         request.max_content_length = current_app.config["MAX_IMPORT_BYTES"]
@@ -270,10 +270,10 @@ def _check_size() -> None:
 def _check_query() -> None:
     if not request.query_string:
         return
-    known = current_app.extensions[_QUERY_FIELDS].get(request.endpoint, set())
+    allowed = current_app.extensions[_QUERY_FIELDS].get(request.endpoint, set())
     errors: dict[str, object] = {}
     for name, values in request.args.lists():
-        if name not in known:
+        if name not in allowed:
             errors[name] = ["Unknown parameter."]
         elif len(values) > 1:
             errors[name] = ["Given more than once."]
@@ -286,6 +286,7 @@ def _check_path() -> None:
 
     Raises:
         InvalidChatIdError: the chat id is not a UUID.
+        HoldNotFoundError, ErasureNotFoundError, WebhookNotFoundError: the id is not a UUID.
         MessageNotFoundError: the seq is not a number that a message can have.
     """
     arguments = request.view_args or {}
@@ -294,12 +295,12 @@ def _check_path() -> None:
         if chat_id is None:
             raise InvalidChatIdError
         arguments["chat_id"] = chat_id
-    for name, missing in _NAMED_BY_UUID.items():
+    for name, not_found in _NAMED_BY_UUID.items():
         if name in arguments:
-            found = parse_uuid(arguments[name])
-            if found is None:
-                raise missing
-            arguments[name] = found
+            uuid = parse_uuid(arguments[name])
+            if uuid is None:
+                raise not_found
+            arguments[name] = uuid
     if "seq" in arguments:
         if not _SEQ.fullmatch(arguments["seq"]):
             raise MessageNotFoundError

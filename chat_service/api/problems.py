@@ -1,4 +1,4 @@
-"""THE table: every error that can be answered -> status, code, title (RFC 9457), and the one shape they share.
+"""The table of errors: each that can be answered -> status, code, title (RFC 9457), and the one shape that all share.
 
 `success: false` is there so that the published samples, which read that field, work on errors too.
 """
@@ -36,20 +36,20 @@ class Problem:
 
     @property
     def path(self) -> str:
-        """Where the service describes the problem."""
+        """The path at which the service describes the problem."""
         return f"/problems/{self.code.replace('_', '-')}"
 
     def type(self, public_url: str) -> str:
-        """Return the problem's address; relative to the service where it does not know its own (RFC 9457, 3.1.1)."""
+        """Return the problem's URI; it is relative if the service does not know its own address (RFC 9457, 3.1.1)."""
         return public_url + self.path
 
 
-def _retry_after(seconds: int) -> Callable[[Any], Headers]:
-    return lambda _: {"Retry-After": str(seconds)}
+def _retry_after(delay: int) -> Callable[[Any], Headers]:
+    return lambda _: {"Retry-After": str(delay)}
 
 
-def _deletion(error: errors.ChatNotFoundError) -> Extras:
-    """Say when the caller's own tenant has deleted the chat, and where the receipt is."""
+def _deletion_extras(error: errors.ChatNotFoundError) -> Extras:
+    """Return when the caller's own tenant deleted the chat, and where the receipt is; nothing if it did not."""
     if error.deleted_at is None:
         return {}
     return {"deleted_at": seconds(error.deleted_at), "deletion": f"/api/v1/deletions/{error.chat_id}"}
@@ -122,7 +122,7 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         "chat_not_found",
         "Chat not found",
         "Your tenant has no chat with this id. It may have been deleted.",
-        extras=_deletion,
+        extras=_deletion_extras,
     ),
     errors.MessageNotFoundError: Problem(
         404,
@@ -317,7 +317,7 @@ HTTP: dict[int, Problem] = {
 
 
 def body(problem: Problem, request_id: str, public_url: str, extras: Extras | None = None) -> bytes:
-    """Return the one shape of an error as JSON."""
+    """Return an error in the one shape, as JSON."""
     members = {
         "type": problem.type(public_url),
         "title": problem.title,
@@ -331,44 +331,44 @@ def body(problem: Problem, request_id: str, public_url: str, extras: Extras | No
 
 
 def install(app: Flask) -> None:
-    """Make every error of the application answer in the one shape."""
+    """Answer every error of the application in the one shape."""
     app.register_error_handler(errors.ChatServiceError, _answer_domain_error)
     app.register_error_handler(HTTPException, answer_http_error)
     app.register_error_handler(Exception, _answer_bug)
 
 
-def _answer(problem: Problem, error: Exception) -> Response:
+def _response(problem: Problem, error: Exception) -> Response:
     text = body(problem, request_id(), current_app.config["PUBLIC_URL"], problem.extras(error))
-    answer = Response(text, problem.status, mimetype=MEDIA_TYPE)
-    answer.headers.update(problem.headers(error))
-    return answer
+    response = Response(text, problem.status, mimetype=MEDIA_TYPE)
+    response.headers.update(problem.headers(error))
+    return response
 
 
-def as_told(error: errors.ChatServiceError) -> errors.ChatServiceError:
-    """Return the error as the caller may hear of it: of holds only a key that governs."""
+def visible_error(error: errors.ChatServiceError) -> errors.ChatServiceError:
+    """Return the error that the caller may see: only a key that governs may see that there is a hold."""
     if isinstance(error, errors.LegalHoldError) and not caller().governs:
         return errors.NotDeletableError()
     return error
 
 
 def _answer_domain_error(error: errors.ChatServiceError) -> Response:
-    told = as_told(error)
-    problem = DOMAIN[type(told)]
+    visible = visible_error(error)
+    problem = DOMAIN[type(visible)]
     note(problem.code, error.__cause__)
-    return _answer(problem, told)
+    return _response(problem, visible)
 
 
 def answer_http_error(error: HTTPException) -> Response:
-    """Answer what Flask, Werkzeug or webargs refused, keeping the headers the status asks for."""
+    """Answer what Flask, Werkzeug or webargs refused, with the headers that the status requires."""
     problem = HTTP.get(error.code or 500)
     if problem is None:
         problem = HTTP[400] if 400 <= (error.code or 500) < 500 else INTERNAL  # noqa: PLR2004 - the client error range
     note(problem.code)
-    answer = _answer(problem, error)
-    answer.headers.extend((name, value) for name, value in error.get_headers() if name in {"Allow", "Upgrade"})
-    return answer
+    response = _response(problem, error)
+    response.headers.extend((name, value) for name, value in error.get_headers() if name in {"Allow", "Upgrade"})
+    return response
 
 
 def _answer_bug(error: Exception) -> Response:
     note(INTERNAL.code, error, bug=True)
-    return _answer(INTERNAL, error)
+    return _response(INTERNAL, error)

@@ -1,4 +1,4 @@
-"""Proof of what the log says: signed checkpoints, and what follows from them. Whoever has the log's key verifies it."""
+"""Proofs of what the log says: signed checkpoints, and what follows from them. The log's public key verifies them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ blueprint = Blueprint("proofs", __name__, url_prefix="/api/v1", description="Pro
 
 
 class ProofIn(Schema):
-    """What is to be proved."""
+    """What to prove."""
 
     kind = fields.String(
         load_default=Kind.CHAT_DELETED.value,
@@ -36,7 +36,7 @@ class ProofIn(Schema):
 
 
 class GrowthIn(Schema):
-    """Since when."""
+    """Since which checkpoint to prove growth."""
 
     old = Number(
         required=True,
@@ -46,7 +46,7 @@ class GrowthIn(Schema):
 
 
 class LogKeyOut(Schema):
-    """How the log's checkpoints are verified."""
+    """The keys that verify the log's checkpoints."""
 
     origin = fields.String(metadata={"description": "The name of your tenant's log."})
     key = fields.String(metadata={"description": "The key that signs now, as `chat-service verify --key` takes it."})
@@ -58,12 +58,12 @@ class LogKeyOut(Schema):
 @raises(NotSignedError)
 @blueprint.response(200, LogKeyOut())
 def get_log_key() -> dict[str, Any]:
-    """Look up the public key of your tenant's log: keep it where nobody who can change the service can.
+    """Get the public key of your tenant's log: keep it where nobody who can change the service can change it.
 
-    In the form of C2SP signed-note.
+    The key has the form of C2SP signed-note.
     """
     origin = origin_of(caller().tenant_id)
-    keys = [str(key.verifier(origin)) for key in _ring()]
+    keys = [str(key.verifier(origin)) for key in _signing_keys()]
     return {"origin": origin, "key": keys[0], "keys": keys}
 
 
@@ -72,12 +72,12 @@ def get_log_key() -> dict[str, Any]:
 @raises(NotSignedError)
 @blueprint.doc(responses={"200": {"description": "A signed checkpoint.", "content": _AS_TEXT}})
 def get_checkpoint() -> Response:
-    """Take a signed checkpoint: how many entries your log has, and the hash of all of them (C2SP tlog-checkpoint).
+    """Get a signed checkpoint: how many entries your log has, and the hash of all of them (C2SP tlog-checkpoint).
 
-    Keep one, and nobody can take back or change an entry before it unnoticed: see `/log/consistency`.
+    Keep one, and nobody can remove or change an entry before it unnoticed: see `/log/consistency`.
     """
     require_acceptable(TEXT)
-    key = _ring()[0]
+    key = _signing_keys()[0]
     return _text(key.sign(repositories().proofs.checkpoint(caller().tenant_id)))
 
 
@@ -89,58 +89,61 @@ def get_checkpoint() -> Response:
 def prove_growth(query: dict[str, Any]) -> Response:
     """Prove that your log has only grown since an older checkpoint, with a new one (RFC 6962, section 2.1.2).
 
-    A line `old` with the old size, the hashes, an empty line, and the checkpoint: as C2SP tlog-witness has it.
+    The response is a line `old` with the old size, the hashes, an empty line, and the new checkpoint, as in C2SP
+    tlog-witness.
     """
     require_acceptable(TEXT)
-    key = _ring()[0]
+    key = _signing_keys()[0]
     path, checkpoint = repositories().proofs.consistency(caller().tenant_id, query["old"])
     return _text(consistency_text(query["old"], path, key.sign(checkpoint)))
 
 
 @blueprint.get("/deletions/<chat_id>/proof")
-@requires(Scope.READ, of_deleted=True)
+@requires(Scope.READ, allow_deleted=True)
 @raises(DeletionNotFoundError, NotSignedError, ProofNotReadyError)
 @blueprint.arguments(ProofIn(), location="query")
 @blueprint.doc(responses={"200": {"description": "A proof (C2SP tlog-proof).", "content": _AS_TEXT}})
 def prove_deletion(query: dict[str, Any], chat_id: str) -> Response:
-    """Prove a deletion: the entry of the log, that it is in it, and the signature. Verified offline.
+    """Prove a deletion: the entry, the proof that it is in the log, and the signature. It is verified offline.
 
-    Keep the file; `chat-service verify FILE --key KEY` and the page `/verify` tell what it shows, also when the
-    database is gone. There within a second of the deletion, of a large chat's purge when it is done.
+    Keep the file: `chat-service verify FILE --key KEY` and the page `/verify` show what it proves, also when the
+    database is gone. The proof is there within a second of the deletion; that of a large chat's purge, when it is done.
     """
     require_acceptable(TEXT)
     who, kind = caller(), Kind(query["kind"])
     try:
-        found = repositories().proofs.inclusion(who.tenant_id, chat_id, kind)
+        inclusion = repositories().proofs.inclusion(who.tenant_id, chat_id, kind)
     except ProofNotReadyError:
         had_grace = who.grace is not None
         if repositories().receipts.deleted_at(who.tenant_id, chat_id, had_grace=had_grace) is None:
             raise DeletionNotFoundError from None
         raise
-    answer = _text(signed(found))
-    answer.headers["Content-Disposition"] = f'attachment; filename="{kind.value}-{chat_id}.tlog-proof"'
-    return answer
+    response = _text(signed(inclusion))
+    response.headers["Content-Disposition"] = f'attachment; filename="{kind.value}-{chat_id}.tlog-proof"'
+    return response
 
 
-def signed(found: Inclusion) -> str:
+def signed(inclusion: Inclusion) -> str:
     """Return the proof that an entry is in the log, with a signed checkpoint.
 
     Raises:
-        NotSignedError: there is no key.
+        NotSignedError: the service has no signing key.
     """
-    return proof_text(Proof(found.leaf, found.index, found.path, _ring()[0].sign(found.checkpoint)))
+    return proof_text(
+        Proof(inclusion.leaf, inclusion.index, inclusion.path, _signing_keys()[0].sign(inclusion.checkpoint))
+    )
 
 
-def _ring() -> Sequence[SigningKey]:
-    """Return the keys, the one that signs first.
+def _signing_keys() -> Sequence[SigningKey]:
+    """Return the signing keys; the first one signs, those after it only verify.
 
     Raises:
-        NotSignedError: there are none.
+        NotSignedError: the service has none.
     """
-    ring = repositories().signing_keys
-    if not ring:
+    keys = repositories().signing_keys
+    if not keys:
         raise NotSignedError
-    return ring
+    return keys
 
 
 def _text(text: str) -> Response:

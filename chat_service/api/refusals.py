@@ -1,7 +1,7 @@
-"""What is refused outside the views, in the same shape as all errors and with the headers of every answer.
+"""Refusals outside the views, in the same shape as all errors and with the headers of every response.
 
-A request that the server has refused comes to the application all the same, to be answered, logged and counted like all
-others. What never becomes a request is answered by the server with what `refuse` and `refusal` make.
+A request that the server has refused reaches the application all the same, to be answered, logged and counted like all
+others. What never becomes a request is answered by the server, with what `refuse` and `refusal` return.
 """
 
 from collections.abc import Iterable
@@ -34,15 +34,15 @@ def _refuse() -> None:
 
 
 def name_service(public_url: str) -> None:
-    """Have what is refused before there is an application name its problems below this address."""
+    """Set the address of the service, for the problems of what is refused outside the application."""
     global _public_url  # noqa: PLW0603 - one service to a process
     _public_url = public_url
 
 
 def refuse(status: int, more: Iterable[Header] = ()) -> tuple[list[Header], bytes]:
-    """Return the headers, `more` among them, and the body of an answer after which the connection is closed.
+    """Return the headers, `more` among them, and the body of a response after which the connection is closed.
 
-    The log has its line. A status that is not in the table of problems is that of an internal error.
+    The refusal is logged. A status that is not in the table of problems is answered as an internal error.
     """
     problem = problems.HTTP.get(status, problems.INTERNAL)
     request_id = new_request_id()
@@ -60,7 +60,7 @@ def refuse(status: int, more: Iterable[Header] = ()) -> tuple[list[Header], byte
 
 
 def refusal(status: int, more: Iterable[Header] = ()) -> bytes:
-    """Return the same as it goes over the wire."""
+    """Return the same response as it goes over the wire."""
     fields, body = refuse(status, more)
     problem = problems.HTTP.get(status, problems.INTERNAL)
     head = [f"HTTP/1.1 {problem.status} {problem.title}", *(f"{name}: {value}" for name, value in fields), "", ""]

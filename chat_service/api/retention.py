@@ -1,4 +1,4 @@
-"""Retention: after how long without activity a tenant's chats are taken."""
+"""Retention: after how many days without activity a tenant's chats are deleted, or moved to the trash."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ blueprint = Blueprint("retention", __name__, url_prefix="/api/v1", description="
 @raises(NoRetentionError)
 @blueprint.response(200, RetentionOut())
 def get_retention() -> Retention:
-    """Look at the tenant's policy, in force or not yet.
+    """Get the tenant's policy, in force or not yet.
 
     404 `no_retention` if there is none: chats stay until somebody deletes them.
     """
@@ -33,10 +33,10 @@ def get_retention() -> Retention:
 @blueprint.arguments(RetentionIn())
 @blueprint.response(200, RetentionOut())
 def put_retention(body: dict[str, Any]) -> Retention:
-    """Have chats taken that nothing has happened to for so many days. It takes effect after 24 h: `active_from`.
+    """Delete or trash chats after so many days without activity. The policy takes effect after 24 h: `active_from`.
 
-    Through the same delete as everybody's: with receipts, in the log, refused by holds. Chats with live connections are
-    passed over until they have none. A chat's own `expires_at` goes before. Look at the preview first.
+    By the same delete as that of all callers: with receipts, in the log, refused by holds. Chats with live connections
+    are passed over until they have none. A chat's own `expires_at` takes precedence. Look at the preview first.
     """
     who, action = caller(), RetentionAction(body["action"])
     return repositories().retention.put(
@@ -49,9 +49,9 @@ def put_retention(body: dict[str, Any]) -> Retention:
 @raises(NoRetentionError)
 @blueprint.response(204)
 def end_retention() -> None:
-    """End the policy, at once: within seconds nothing is taken any more.
+    """End the policy at once: within seconds it deletes and trashes nothing any more.
 
-    What it has moved to the trash stays there until its time is over.
+    The chats that it has moved to the trash stay there until their time is over.
     """
     repositories().retention.end(caller().tenant_id, caller().key_id)
 
@@ -61,8 +61,8 @@ def end_retention() -> None:
 @blueprint.arguments(RetentionPreviewIn(), location="query")
 @blueprint.response(200, RetentionPreviewOut())
 def preview_retention(query: dict[str, Any]) -> RetentionPreview:
-    """Count what a policy of so many days would take if it were in force now.
+    """Count what a policy of so many days would delete or trash if it were in force now.
 
-    Nothing is taken.
+    Nothing is changed.
     """
     return repositories().retention.preview(caller().tenant_id, query["delete_after_days"])

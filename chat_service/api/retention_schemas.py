@@ -1,4 +1,4 @@
-"""marshmallow shapes of retention policies, as they arrive and leave. No I/O."""
+"""marshmallow schemas of retention policies, in requests and responses. No I/O."""
 
 from marshmallow import Schema, fields, validate
 
@@ -12,7 +12,7 @@ ACTIONS = [action.value for action in RetentionAction]
 
 
 class RetentionIn(Schema):
-    """Which chats are taken, and what becomes of them."""
+    """Which chats the policy takes, and what becomes of them."""
 
     delete_after_days = WholeNumber(
         required=True,
@@ -32,7 +32,7 @@ class RetentionIn(Schema):
 
 
 class EarlierOut(Schema):
-    """What was in force before."""
+    """The policy that was in force before."""
 
     delete_after_days = fields.Integer()
     action = fields.String(validate=validate.OneOf(ACTIONS))
@@ -53,7 +53,7 @@ class RetentionOut(EarlierOut):
 
 
 class RetentionPreviewIn(Schema):
-    """A policy to try."""
+    """The policy to preview."""
 
     delete_after_days = Number(required=True, validate=validate.Range(1, DAYS_MOST))
 

@@ -1,4 +1,4 @@
-"""marshmallow shapes of chats and their deletion, as they arrive and leave. No I/O.
+"""marshmallow schemas of chats and their deletion, in requests and responses. No I/O.
 
 Those of messages are in message_schemas.py.
 """
@@ -29,7 +29,7 @@ class ChatIn(Schema):
 
 
 class ChatPatch(Schema):
-    """What can be changed of a chat; what is left out stays."""
+    """Changes to a chat; a field that is left out stays as it is."""
 
     title = Text(TITLE_CHARACTERS, 0, allow_none=True, metadata={"example": "My parcel"})
     metadata = Metadata()
@@ -41,7 +41,7 @@ class ChatPatch(Schema):
 
 
 def refuse_empty(data: dict[str, Any]) -> None:
-    """Refuse a change of nothing."""
+    """Raise ValidationError if there is no field to change."""
     if not data:
         raise ValidationError("Name at least one field to change.")
 
@@ -72,7 +72,7 @@ class ChatOut(Schema):
 
 
 class PageIn(Schema):
-    """Which part of a list."""
+    """Which page of a list."""
 
     limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
     cursor = fields.String(load_default=None, metadata=CURSOR)
@@ -86,7 +86,7 @@ class ChatPageOut(Schema):
 
 
 class DeletionOut(Schema):
-    """The published answer of DELETE: these three fields and nothing else."""
+    """The published response of DELETE: these three fields and nothing else."""
 
     success = fields.Constant(True, metadata={"type": "boolean", "const": True})
     message = fields.Constant("Chat deleted successfully", metadata={"const": "Chat deleted successfully"})
@@ -113,7 +113,7 @@ class PreviewOut(Schema):
 
 
 class BulkIn(Schema):
-    """The chats that are meant. An id that is given twice has one result."""
+    """The ids of chats. An id that is given twice has one result."""
 
     chat_ids = fields.List(
         fields.String(validate=validate.Length(1, 64)),
@@ -131,7 +131,7 @@ class Deleted(Schema):
 
 
 class NotDone(Schema):
-    """A chat that stayed as it was, and why: status and code are those of a request of its own."""
+    """A chat that was not changed, and why: with the status and the code of a request for this chat alone."""
 
     chat_id = fields.String()
     status = fields.Integer()
@@ -139,14 +139,14 @@ class NotDone(Schema):
 
 
 class BulkOut(Schema):
-    """What became of each chat."""
+    """The result for each chat."""
 
     successful = fields.List(fields.Nested(Deleted()))
     failed = fields.List(fields.Nested(NotDone()))
 
 
 class PurgeOut(Schema):
-    """How far the removal of a deleted chat's messages is. Nobody can reach them meanwhile."""
+    """The progress of a purge, which removes the messages of a deleted chat. Nobody can reach them meanwhile."""
 
     state = fields.Function(
         lambda deletion: "running" if deletion.completed_at is None else "complete",
@@ -177,7 +177,7 @@ class ConnectionPageOut(Schema):
 
 
 class TicketOut(Schema):
-    """A ticket: good for one connection."""
+    """A ticket, which is valid for one connection."""
 
     ticket = fields.String(metadata={"description": "Send it as `?ticket=`; it is shown only here."})
     expires_at = Time()
@@ -194,20 +194,20 @@ class DeleteIn(Schema):
 
 
 class DeleteChatIn(DeleteIn):
-    """How a chat is deleted, and what is to be kept of that."""
+    """How a chat is deleted, and what its receipt says of the export."""
 
     export_sha256 = fields.String(
         load_default=None,
-        validate=[validate.Regexp("^[0-9a-f]{64}$"), validate.Length(equal=64)],  # `$` lets a line end pass
+        validate=[validate.Regexp("^[0-9a-f]{64}$"), validate.Length(equal=64)],  # `$` accepts a line end after it
         metadata={"description": "The SHA-256 of the export that you keep: the receipt and the log will say it."},
     )
 
 
 class _Itself(fields.Nested):
-    """The same object once more, in another shape."""
+    """A nested field that holds the same object once more, in another shape."""
 
     def get_value(self, obj: Any, *_: Any, **__: Any) -> Any:
-        """Return what is being dumped."""
+        """Return the object that is being dumped."""
         return obj
 
 
@@ -225,7 +225,7 @@ class ReceiptOut(Schema):
 
 
 class ReceiptPageIn(Schema):
-    """Which receipts of the tenant."""
+    """Which receipts of the tenant to list."""
 
     since = Rfc3339(load_default=None, metadata={"description": "Only deletes at this time or later."})
     limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says that no route and no schema of a view tells."""
+"""The parts of the OpenAPI document that follow from no route, and from no schema of a view."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ _CHAT_IDS = {"type": "array", "items": {"type": "string", "format": "uuid"}}
 COMPONENTS = {
     "Metadata": {
         "type": "object",
-        # What is in it is any JSON: a schema that says so of itself is one that code generators cannot take.
+        # Its values are any JSON. A schema that refers to itself could say so, but code generators cannot read that.
         "description": "An object of your own: at most 16 KiB as JSON, 32 levels deep, integers of at most 64 bits, no "
         "key with `.` or a first `$`.",
         "propertyNames": {"pattern": r"^([^$.\u0000][^.\u0000]*)?$"},

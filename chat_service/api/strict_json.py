@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, and nothing that readers silently disagree on."""
+"""JSON as RFC 8259 defines it, without anything that parsers silently disagree on."""
 
 import json
 import math
@@ -22,9 +22,9 @@ def parse_json(raw: bytes) -> Any:
     if not raw:
         raise InvalidJsonError("The body is empty.")
     try:
-        # Strict on encoding, surrogates, depth and trailing text; lets duplicate keys and large integers pass.
+        # orjson is strict on encoding, surrogates, depth and trailing text; it accepts duplicate keys and big integers.
         value = orjson.loads(raw)
-        if raw.count(b'":') == _plain_keys(value) and not _SPACE_AFTER_KEY.search(raw):
+        if raw.count(b'":') == _count_keys(value) and not _SPACE_AFTER_KEY.search(raw):
             return value
         return json.loads(
             raw, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_int64
@@ -35,31 +35,31 @@ def parse_json(raw: bytes) -> Any:
         raise InvalidJsonError("Nested too deep.") from None
 
 
-def _plain_keys(value: Any) -> int:
-    """Return how many keys its objects have; -1 if it has numbers that are not told apart from others any more.
+def _count_keys(value: Any) -> int:
+    """Return how many keys the objects in `value` have; -1 if it has a number that may have been rounded or too large.
 
-    As many as the text has: so none was there twice.
+    If the text has as many keys, no object has the same key twice.
     """
-    found = 0
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
+    keys = 0
+    pending = [value]
+    while pending:
+        value = pending.pop()
         kind = type(value)
         if kind is dict:
-            found += len(value)
-            waiting += value.values()
+            keys += len(value)
+            pending += value.values()
         elif kind is list:
-            waiting += value
+            pending += value
         elif kind is float or (kind is int and value >= 2**63):
             return -1
-    return found
+    return keys
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise InvalidJsonError("An object has the same key twice.")
-    return found
+    return members
 
 
 def _refuse_constant(_: str) -> NoReturn:
@@ -74,7 +74,7 @@ def _finite(text: str) -> float:
 
 
 def _int64(text: str) -> int:
-    # 20 characters hold every 64-bit integer with its sign; a longer text need not be converted to know.
+    # 20 characters hold every 64-bit integer with its sign; a longer text is too large, and is not converted.
     number = int(text) if len(text) <= 20 else 2**63  # noqa: PLR2004
     if not -(2**63) <= number < 2**63:
         raise InvalidJsonError("An integer needs more than 64 bits.")

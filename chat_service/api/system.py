@@ -1,4 +1,4 @@
-"""The service itself: is it alive, can it serve, what do its errors mean. No key needed."""
+"""The service itself: whether it is alive, whether it can serve, and what its errors mean. No key needed."""
 
 from flask import abort, current_app, redirect
 from flask_smorest import Blueprint
@@ -15,7 +15,7 @@ blueprint = Blueprint("system", __name__, description="The service itself; no ke
 
 
 class HealthOut(Schema):
-    """That the process lives, and which code it runs."""
+    """The process is alive, and runs this code."""
 
     status = fields.String()
     version = fields.String()
@@ -23,7 +23,7 @@ class HealthOut(Schema):
 
 
 class ReadyOut(Schema):
-    """That requests can be served."""
+    """Requests can be served."""
 
     status = fields.String()
 
@@ -40,9 +40,9 @@ class ProblemOut(Schema):
 @blueprint.get("/healthz")
 @blueprint.response(200, HealthOut())
 def healthz() -> dict[str, str | None]:
-    """Tell that the process lives, and which code it runs; asks nobody.
+    """Report that the process is alive, and which code it runs; no other process is asked.
 
-    For liveness probes: 200 also while the database is away.
+    For liveness probes: 200 also while the database is unavailable.
     """
     return {"status": "ok", "version": current_app.config["API_VERSION"], "commit": current_app.config["COMMIT"]}
 
@@ -51,7 +51,7 @@ def healthz() -> dict[str, str | None]:
 @raises(DatabaseUnavailableError, LedgerBehindError)
 @blueprint.response(200, ReadyOut())
 def readyz() -> dict[str, str]:
-    """Tell whether requests can be served: the database has a primary that answers.
+    """Report whether requests can be served: the database has a primary that answers.
 
     For readiness probes; the log says what is wrong.
     """
@@ -63,13 +63,13 @@ def readyz() -> dict[str, str]:
 @blueprint.get("/problems/<name>")
 @blueprint.response(200, ProblemOut())
 def describe_problem(name: str) -> dict[str, object] | Response:
-    """Describe an error: what the `type` of every problem points to.
+    """Describe an error: the `type` of every problem points here.
 
-    The name is the last part of the `type`, and the `code` with dashes. A browser is led on to `/problems`, which says
-    of each why it comes and what to do.
+    The name is the last part of the `type`, and the `code` with dashes. A browser is redirected to `/problems`, which
+    says of each error why it occurs and what to do.
     """
-    known = {problem.path: problem for problem in (*problems.DOMAIN.values(), *problems.HTTP.values())}
-    problem = known.get(f"/problems/{name}") or abort(404)
+    by_path = {problem.path: problem for problem in (*problems.DOMAIN.values(), *problems.HTTP.values())}
+    problem = by_path.get(f"/problems/{name}") or abort(404)
     if preferred("application/json", "text/html") == "text/html":
         return redirect(f"/problems#{problem.code}")
     address = problem.type(current_app.config["PUBLIC_URL"])

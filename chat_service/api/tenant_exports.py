@@ -1,4 +1,4 @@
-"""All of a tenant in one zip file: a customer's data, to take along."""
+"""Exports of a whole tenant, in one zip file: a customer's data, to take along."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ LOG_PAGE = 1_000
 
 
 class MemberCount(NamedTuple):
-    """What a file has."""
+    """How many chats, chats of the trash, and entries of the log a file has."""
 
     chats: int
     trashed: int
@@ -27,9 +27,9 @@ class MemberCount(NamedTuple):
 
 
 def write_tenant(tenant: Tenant, file: Path, done: Callable[[], object]) -> MemberCount:
-    """Write all chats of the tenant and its log; call `done` after each chat. The file appears when it is whole.
+    """Write all chats of the tenant and its log; call `done` after each chat. The file appears when it is complete.
 
-    Each chat is of one moment, and not all of the same: one that is deleted meanwhile is not in it.
+    Each chat is as it was at one moment, but not all at the same. A chat that is deleted meanwhile is not in the file.
 
     Raises:
         DatabaseUnavailableError, ExportCutError, OSError: there is no file.
@@ -52,7 +52,7 @@ def _write_chats(archive: zipfile.ZipFile, tenant_id: str, done: Callable[[], ob
     operator = Caller(tenant_id, "operator", frozenset())
     count = 0
     for chat_id in repositories().exports.ids(tenant_id, of_trash=of_trash):
-        # Beside the archive first: one that is deleted meanwhile would leave a part of it there.
+        # To a file of its own first: a chat that is deleted meanwhile would leave a part of itself in the archive.
         with suppress(ChatNotFoundError, ExportEndedError), TemporaryFile() as whole:
             with repositories().exports.open(operator, chat_id, of_trash=of_trash) as (chat, batches):
                 whole.writelines(ndjson(chat, batches))

@@ -1,4 +1,4 @@
-"""The trash: chats are moved there, listed, restored, and deleted before their time is over."""
+"""The trash: move chats there, list them, restore them, and delete them before their time is over."""
 
 from datetime import timedelta
 from typing import Any
@@ -38,8 +38,9 @@ blueprint = Blueprint("trash", __name__, url_prefix="/api/v1", description="Chat
 def trash_chat(body: dict[str, Any], query: dict[str, Any], chat_id: str) -> Trashing:
     """Move a chat to the trash: from now on every route answers as if it were deleted, and it can be restored.
 
-    Refused with 409 `active_connections` like a delete, and with the same `on_active`. What is in the trash already
-    stays there as it is. After `purge_at` it is deleted, as by `DELETE /chats/{chat_id}`, which also deletes it before.
+    Refused with 409 `active_connections` like a delete, and with the same `on_active`. A chat that is already in the
+    trash stays there as it is. After `purge_at` it is deleted, as by `DELETE /chats/{chat_id}`, which also deletes it
+    before that.
     """
     who, keep, evict = caller(), timedelta(days=body["keep_days"]), query["on_active"] == "evict"
     return repositories().deletions.move_to_trash(
@@ -53,9 +54,9 @@ def trash_chat(body: dict[str, Any], query: dict[str, Any], chat_id: str) -> Tra
 @blueprint.arguments(BulkTrashIn())
 @blueprint.response(200, BulkTrashOut())
 def trash_chats(body: dict[str, Any]) -> dict[str, Any]:
-    """Move up to 1,000 chats to the trash, each by itself: what cannot be done of one is told, and stops no other.
+    """Move up to 1,000 chats to the trash, each by itself: a chat that cannot be moved is reported, and stops no other.
 
-    With an `Idempotency-Key` a repetition goes on where the first was cut off.
+    With an `Idempotency-Key`, a retry continues where the first request was cut off.
     """
     who, key, keep = caller(), idempotency_key(), timedelta(days=body["keep_days"])
 
@@ -83,7 +84,7 @@ def list_trash(limit: int, after: ListPosition | None) -> list[TrashedChat]:
 @raises(NotInTrashError)
 @blueprint.response(200, TrashedChatOut())
 def get_trashed_chat(chat_id: str) -> TrashedChat:
-    """Look a chat of the trash up: since when it is there, until when, and which key has moved it there.
+    """Get a chat of the trash: since when it is there, until when, and which key has moved it there.
 
     Its messages can be read again when it is restored.
     """
@@ -97,8 +98,8 @@ def get_trashed_chat(chat_id: str) -> TrashedChat:
 def restore_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
     """Take a chat out of the trash: it is as it was, with all its messages.
 
-    Its revision has grown, so that an ETag from before fits no more. Nobody is connected to it again, and tickets from
-    before are worth nothing.
+    Its revision has grown, so that an ETag from before no longer matches. Nobody is connected to it again, and tickets
+    from before are no longer valid.
     """
     who = caller()
     chat = repositories().trash.restore(who.tenant_id, chat_id, who.key_id, idempotency_key(), governs=who.governs)
@@ -111,9 +112,9 @@ def restore_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
 @blueprint.arguments(BulkRestoreIn())
 @blueprint.response(200, BulkRestoreOut())
 def restore_chats(body: dict[str, Any]) -> dict[str, Any]:
-    """Restore up to 1,000 chats, each by itself: what cannot be done of one is told, and stops no other.
+    """Restore up to 1,000 chats, each by itself: a chat that cannot be restored is reported, and stops no other.
 
-    With an `Idempotency-Key` a repetition goes on where the first was cut off.
+    With an `Idempotency-Key`, a retry continues where the first request was cut off.
     """
     who, key = caller(), idempotency_key()
     return for_each(
@@ -128,7 +129,7 @@ def restore_chats(body: dict[str, Any]) -> dict[str, Any]:
 @raises(NotInTrashError, *HELD, headers="Idempotency-Key")
 @blueprint.response(200, DeletionOut())
 def delete_trashed_chat(chat_id: str) -> Deletion:
-    """Delete a chat of the trash for good, as `DELETE /chats/{chat_id}` does: with the same answer and receipt.
+    """Delete a chat of the trash for good, as `DELETE /chats/{chat_id}` does: with the same response and receipt.
 
     A chat that is not in the trash is not deleted: 404 `not_in_trash`. Nor is one that a hold keeps: 409.
     """

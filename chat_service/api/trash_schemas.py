@@ -1,4 +1,4 @@
-"""marshmallow shapes of the trash, as they arrive and leave. No I/O."""
+"""marshmallow schemas of the trash, in requests and responses. No I/O."""
 
 from marshmallow import Schema, fields, validate
 
@@ -18,7 +18,7 @@ class TrashIn(Schema):
 
 
 class TrashingOut(Schema):
-    """That a chat is in the trash, since when, and until when it can be restored."""
+    """The chat is in the trash: since when, and until when it can be restored."""
 
     success = fields.Constant(True, metadata={"type": "boolean", "const": True})
     message = fields.Constant("Chat moved to trash", metadata={"const": "Chat moved to trash"})
@@ -60,7 +60,7 @@ class BulkTrashed(Schema):
 
 
 class BulkTrashOut(Schema):
-    """What became of each chat."""
+    """The result for each chat."""
 
     successful = fields.List(fields.Nested(BulkTrashed()))
     failed = fields.List(fields.Nested(NotDone()))
@@ -78,7 +78,7 @@ class BulkRestored(Schema):
 
 
 class BulkRestoreOut(Schema):
-    """What became of each chat."""
+    """The result for each chat."""
 
     successful = fields.List(fields.Nested(BulkRestored()))
     failed = fields.List(fields.Nested(NotDone()))

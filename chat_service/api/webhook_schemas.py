@@ -1,4 +1,4 @@
-"""marshmallow shapes of webhooks and their deliveries, as they arrive and leave. No I/O."""
+"""marshmallow schemas of webhooks and their deliveries, in requests and responses. No I/O."""
 
 from typing import Any
 
@@ -26,14 +26,14 @@ def _kinds(**options: Any) -> fields.List[Any]:
 
 
 class WebhookIn(Schema):
-    """Where the log is to be told."""
+    """The address to send the log to, and which kinds of entries."""
 
     url = Text(URL_CHARACTERS, required=True, metadata=_URL)
     kinds = _kinds(load_default=None)
 
 
 class WebhookPatch(Schema):
-    """What can be changed of a webhook; what is left out stays."""
+    """Changes to a webhook; a field that is left out stays as it is."""
 
     url = Text(URL_CHARACTERS, metadata=_URL)
     kinds = _kinds()
@@ -45,7 +45,7 @@ class WebhookPatch(Schema):
 
 
 class WebhookOut(Schema):
-    """That entries of the log are told to an address."""
+    """A webhook: the address that entries of the log are sent to."""
 
     id = fields.String(metadata={"format": "uuid"})
     url = fields.String(metadata={"format": "uri"})
@@ -70,13 +70,13 @@ class WebhookPageOut(Schema):
 
 
 class ReplayIn(Schema):
-    """From where on the log is told again."""
+    """From which entry on to send the log again."""
 
     after = WholeNumber(required=True, validate=validate.Range(0, MOST_SEQ))
 
 
 class DeliveryOut(Schema):
-    """An entry that a webhook is told, and what came of it so far."""
+    """The delivery of an entry to a webhook, and its result so far."""
 
     id = fields.String(metadata={"format": "uuid", "description": "The `webhook-id`, without its `msg_`."})
     seq = fields.Integer(allow_none=True, metadata={"description": "Which entry of the log; null of a test."})

@@ -1,4 +1,4 @@
-"""Webhooks: the log, told to other services as it grows, by Standard Webhooks."""
+"""Webhooks: send the log to other services as it grows, by Standard Webhooks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,14 +40,14 @@ blueprint = Blueprint("webhooks", __name__, url_prefix="/api/v1", description="T
 @blueprint.arguments(WebhookIn())
 @blueprint.response(201, WebhookOut())
 def create_webhook(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Have entries of the log told to an address, from now on. The answer has the secret, the only time it is shown.
+    """Send entries of the log to an address, from now on. The response has the secret: it is shown only this once.
 
-    As Standard Webhooks has it: a POST for each entry with `webhook-id`, `webhook-timestamp`, `webhook-signature`, and
-    `{type, timestamp, data}`, where `data` is the entry. What is not answered with 2xx within 15 s is tried again after
-    5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h, always under the same `webhook-id`. 410 disables the webhook.
+    As in Standard Webhooks: a POST for each entry with `webhook-id`, `webhook-timestamp`, `webhook-signature`, and
+    `{type, timestamp, data}`, where `data` is the entry. A POST that is not answered with 2xx within 15 s is retried
+    after 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h, always under the same `webhook-id`. 410 disables the webhook.
     """
     who, kinds = caller(), body["kinds"] and [Kind(name) for name in dict.fromkeys(body["kinds"])]
-    with _told_as_field():
+    with _refusal_as_field_error():
         webhook, secret = repositories().webhooks.create(
             who.tenant_id, body["url"], kinds, who.key_id, idempotency_key()
         )
@@ -71,7 +71,7 @@ def list_webhooks(limit: int, after: ListPosition | None) -> list[Webhook]:
 @requires(Scope.GOVERN)
 @blueprint.response(200, WebhookOut())
 def get_webhook(webhook_id: str) -> Webhook:
-    """Look a webhook up.
+    """Get a webhook.
 
     Its secret is not shown again; `rotate` makes a new one.
     """
@@ -83,11 +83,12 @@ def get_webhook(webhook_id: str) -> Webhook:
 @blueprint.arguments(WebhookPatch())
 @blueprint.response(200, WebhookOut())
 def update_webhook(changes: dict[str, Any], webhook_id: str) -> Webhook:
-    """Change where a webhook goes, which kinds it is told, or whether it is told at all.
+    """Change the address of a webhook, the kinds of entries that it gets, or whether it gets any.
 
-    What is left out stays. Enabled again, it goes on in the log where it was, and nothing is left out.
+    A field that is left out stays as it is. A webhook that is enabled again continues in the log where it was, and
+    misses nothing.
     """
-    with _told_as_field():
+    with _refusal_as_field_error():
         return repositories().webhooks.update(caller().tenant_id, webhook_id, changes)
 
 
@@ -95,9 +96,9 @@ def update_webhook(changes: dict[str, Any], webhook_id: str) -> Webhook:
 @requires(Scope.GOVERN)
 @blueprint.response(204)
 def delete_webhook(webhook_id: str) -> None:
-    """Delete a webhook, and what it was still to be told.
+    """Delete a webhook, and its pending deliveries.
 
-    A try that is under way may still arrive.
+    An attempt that is under way may still arrive.
     """
     repositories().webhooks.delete(caller().tenant_id, webhook_id)
 
@@ -109,7 +110,7 @@ def delete_webhook(webhook_id: str) -> None:
 def rotate_secret(webhook_id: str) -> dict[str, Any]:
     """Give a webhook a new secret, and show it once. For 24 h every message has the signatures of both.
 
-    So a receiver can take the new one up at any time in between.
+    So a receiver can switch to the new secret at any time in between.
     """
     webhook, secret = repositories().webhooks.rotate(caller().tenant_id, webhook_id)
     return {**asdict(webhook), "secret": secret}
@@ -119,9 +120,9 @@ def rotate_secret(webhook_id: str) -> dict[str, Any]:
 @requires(Scope.GOVERN)
 @blueprint.response(202, DeliveryOut())
 def test_webhook(webhook_id: str) -> Delivery:
-    """Have a message of the type `webhook.test` sent, to see whether it arrives.
+    """Send a message of the type `webhook.test`, to see whether it arrives.
 
-    What comes of it is in the list of deliveries.
+    The result is in the list of deliveries.
     """
     return repositories().deliveries.test(caller().tenant_id, webhook_id)
 
@@ -131,9 +132,9 @@ def test_webhook(webhook_id: str) -> Delivery:
 @blueprint.arguments(ReplayIn())
 @blueprint.response(202, WebhookOut())
 def replay_webhook(body: dict[str, Any], webhook_id: str) -> Webhook:
-    """Have the entries after one told again, up to where the webhook is now.
+    """Send the entries after `after` again, up to where the webhook is now.
 
-    They come as new messages, each with a `webhook-id` of its own.
+    They are sent as new messages, each with a `webhook-id` of its own.
     """
     return repositories().webhooks.replay(caller().tenant_id, webhook_id, body["after"])
 
@@ -144,16 +145,16 @@ def replay_webhook(body: dict[str, Any], webhook_id: str) -> Webhook:
 @blueprint.response(200, DeliveryPageOut())
 @paged("deliveries", lambda delivery: ListPosition(delivery.created_at, delivery.id))
 def list_deliveries(limit: int, after: ListPosition | None, webhook_id: str) -> list[Delivery]:
-    """List what a webhook was told and is being told, latest first, and what came of each.
+    """List the deliveries to a webhook, finished and under way, latest first, each with its result.
 
-    What is over stays for 30 days. Follow `next_cursor` until it is null.
+    Finished deliveries are kept for 30 days. Follow `next_cursor` until it is null.
     """
     return repositories().deliveries.page(caller().tenant_id, webhook_id, limit, after)
 
 
 @contextmanager
-def _told_as_field() -> Iterator[None]:
-    """Say of an address that may not be called under which field it stands."""
+def _refusal_as_field_error() -> Iterator[None]:
+    """Turn ReceiverRefusedError into a ValidationFailedError of the field `url`: the address may not be called."""
     try:
         yield
     except ReceiverRefusedError as error:
