@@ -1,1 +1,1 @@
-"""What is seen from outside: log lines and metrics."""
+"""What is seen from outside: log lines, metrics and traces."""

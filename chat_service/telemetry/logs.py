@@ -1,4 +1,7 @@
-"""One line for each request, and one form for the lines of everybody: JSON in production, readable in development."""
+"""The log: a line for each request, and one format for the lines of all libraries.
+
+The format is JSON in production, and readable text in development.
+"""
 
 import logging
 import sys
@@ -23,7 +26,7 @@ _processes = logging.getLogger("chat_service.processes")
 
 
 def configure(log_format: str) -> None:
-    """Write the log of this process to stderr, unless somebody has said already where it goes."""
+    """Write the log of this process to stderr, unless the root logger has a handler already."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(log_format))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
@@ -44,20 +47,20 @@ def write(answered: Answered) -> None:
         "duration_ms": round(answered.seconds * 1000, 2),
         "database_commands": answered.commands,
     }
-    told = {"code": answered.code, "error": answered.error, "place": answered.place, "cut": answered.cut}
-    line.update((name, value) for name, value in told.items() if value)
+    optional = {"code": answered.code, "error": answered.error, "place": answered.place, "cut": answered.cut}
+    line.update((name, value) for name, value in optional.items() if value)
     _log.log(_level(answered), {**line, "event": "request"})
 
 
 def write_connection(caller: Caller | None, seconds: float, code: int, reason: str) -> None:
-    """Write the line of one WebSocket that has ended: whose it was, how long it lived, how it was closed."""
-    who = {} if caller is None else {"tenant_id": caller.tenant_id, "key_id": caller.key_id}
-    line = {**who, "duration_ms": round(seconds * 1000, 2), "close_code": code, "reason": reason}
+    """Write the line of one WebSocket that has ended: its caller, how long it was open, and how it was closed."""
+    caller_ids = {} if caller is None else {"tenant_id": caller.tenant_id, "key_id": caller.key_id}
+    line = {**caller_ids, "duration_ms": round(seconds * 1000, 2), "close_code": code, "reason": reason}
     _log.info({**line, "event": "connection"})
 
 
 def write_start(process: str, version: str, commit: str | None, **more: Any) -> None:
-    """Write the line of a process that begins its work: which one of the Procfile it is, and which code it runs."""
+    """Write the line of a process that starts: which one of the Procfile it is, and which code it runs."""
     _processes.info({"process": process, **more, "version": version, "commit": commit, "event": "started"})
 
 
@@ -68,16 +71,16 @@ def _level(answered: Answered) -> int:
 
 
 def formatter(log_format: str) -> logging.Formatter:
-    """Return what lays a line out: `console` for people, anything else is JSON."""
+    """Return the formatter of log lines: `console` is for people, anything else is JSON."""
     meta = ProcessorFormatter.remove_processors_meta
     if log_format == "console":
         console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        return _Formatter(lambda event: console(None, "", event), processors=[_head, meta, console])
-    return _Formatter(_json, processors=[_head, meta, _conceal, structlog.processors.JSONRenderer(_json)])
+        return _Formatter(lambda event: console(None, "", event), processors=[_add_origin, meta, console])
+    return _Formatter(_json, processors=[_add_origin, meta, _conceal_error, structlog.processors.JSONRenderer(_json)])
 
 
 class _Formatter(ProcessorFormatter):
-    """Lays out our own lines and those of other libraries, without the texts of exceptions in the latter."""
+    """Formats our own lines and those of other libraries, without the texts of exceptions in the latter."""
 
     def __init__(self, render: Callable[[Event], str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -85,19 +88,19 @@ class _Formatter(ProcessorFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        if isinstance(record.msg, dict):  # our own, one for each request: as it is
+        if isinstance(record.msg, dict):  # our own, one for each request: it is written as it is
             return self._render({**_origin(record), **record.msg})
-        arguments = tuple(map(_named, record.args)) if isinstance(record.args, tuple) else record.args
-        record = logging.makeLogRecord({**record.__dict__, "msg": _named(record.msg), "args": arguments})
+        arguments = tuple(map(_class_name_if_error, record.args)) if isinstance(record.args, tuple) else record.args
+        record = logging.makeLogRecord({**record.__dict__, "msg": _class_name_if_error(record.msg), "args": arguments})
         return super().format(record)
 
 
-def _named(value: object) -> object:
-    """Return the class of an exception, whose text may quote what no log may hold, and all else as it is."""
+def _class_name_if_error(value: object) -> object:
+    """Return the class of an exception, whose text may quote what no log may hold; return anything else as it is."""
     return type(value).__name__ if isinstance(value, BaseException) else value
 
 
-def _head(_logger: Any, _name: str, event: Event) -> Event:
+def _add_origin(_logger: Any, _name: str, event: Event) -> Event:
     return {**_origin(event["_record"]), **event}
 
 
@@ -106,7 +109,7 @@ def _origin(record: logging.LogRecord) -> dict[str, Any]:
     return {"timestamp": time, "level": record.levelname.lower(), "logger": record.name}
 
 
-def _conceal(_logger: Any, _name: str, event: Event) -> Event:
+def _conceal_error(_logger: Any, _name: str, event: Event) -> Event:
     """Keep the class and the place of an exception, and nothing else of it."""
     error = (event.pop("exc_info", None) or (None, None, None))[1]
     if error is not None:

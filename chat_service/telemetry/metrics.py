@@ -1,6 +1,6 @@
-"""Prometheus metrics, right under several workers too.
+"""Prometheus metrics, correct under several workers too.
 
-prometheus_client decides when it is first imported whether values live in this process or in files that all workers
+prometheus_client decides when it is first imported whether values are kept in this process or in files that all workers
 share: gunicorn.conf.py sets PROMETHEUS_MULTIPROC_DIR before that. Every label has a bounded number of values.
 """
 
@@ -27,7 +27,7 @@ _requests = Histogram(
     "chat_service_request_duration_seconds",
     "Requests answered, by method, route and status, and how long they took.",
     ["method", "route", "status"],
-    # From one indexed read to the deadline of a transaction (12 s) and to a router's limit (30 s).
+    # From one indexed read to the deadline of a transaction (12 s) and to a router's timeout (30 s).
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 12.5, 30),
     registry=_registry,
 )
@@ -90,15 +90,15 @@ DATABASE_GAUGES = {
     "chat_service_webhook_late_seconds": "How long ago the delivery was due that has waited longest for a worker.",
     "chat_service_retention_overdue_chats": "Chats that should have been taken two days ago, up to 1,000 a tenant.",
 }
-"""What all processes say alike; a query takes the max of it."""
+"""Gauges for which all processes report the same value: a query takes the max of them."""
 
 Question = Callable[[float], Mapping[str, float]]
-"""Asks the database for some of these, within so many seconds; what there is no value of is left out."""
+"""Asks the database for some of these gauges, within so many seconds; a gauge that has no value is left out."""
 
-_ASKED = "chat_service.asked_of_the_database"
+_QUESTIONS = "chat_service.asked_of_the_database"
 
 ASK_SECONDS = 1.0
-"""For all of these: who scrapes has other numbers to take home."""
+"""Seconds for all questions together: a scrape has other numbers, which must not wait for these any longer."""
 
 DELETE_ROUTE = ("DELETE", "/api/v1/chats/<chat_id>")
 
@@ -110,17 +110,17 @@ OUTCOMES = {
     "database_unavailable": "unavailable",
     "outcome_unknown": "unknown",
 }
-"""The problem's code -> what became of a delete. What was refused before the chat was looked at is none."""
+"""The problem's code -> the outcome of a delete. A delete that was refused before the chat was read has none."""
 
-# From the start, so that a rate over the first of each is right.
+# Every outcome is reported from the start, so that a rate counts the first delete of each.
 for _outcome in OUTCOMES.values():
     _deletes.labels(_outcome)
 
 
-def install(app: Flask, version: str, commit: str | None, asked: Sequence[Question]) -> None:
-    """Serve `/metrics`, without a key; `asked` gives the values of `DATABASE_GAUGES` each time."""
+def install(app: Flask, version: str, commit: str | None, questions: Sequence[Question]) -> None:
+    """Serve `/metrics`, without a key; `questions` read the values of `DATABASE_GAUGES` each time."""
     _info.labels(version, commit or "").set(1)
-    app.extensions[_ASKED] = asked
+    app.extensions[_QUESTIONS] = questions
     app.register_blueprint(blueprint)
 
 
@@ -148,7 +148,7 @@ def count_listener(*, came: bool) -> None:
 
 
 def count_waiting(*, came: bool) -> None:
-    """Count a request that waits for a thread, or that does so no longer."""
+    """Count a request that waits for a thread, or that waits no longer."""
     _waiting.inc() if came else _waiting.dec()
 
 
@@ -158,14 +158,14 @@ def count_deaths(number: int) -> None:
 
 
 def count_unlimited() -> None:
-    """Count a request whose rate limit could not be asked for."""
+    """Count a request whose rate limit the database did not say in time."""
     _unlimited.inc()
 
 
 def observe_pool(event: PoolEvent) -> None:
     """Count what happens to a database connection."""
     match event:
-        case PoolEvent.CHECKED_OUT:  # with each command, so these two are looked for first
+        case PoolEvent.CHECKED_OUT:  # with each command, so these two cases come first
             _in_use.inc()
         case PoolEvent.CHECKED_IN:
             _in_use.dec()
@@ -179,26 +179,26 @@ def observe_pool(event: PoolEvent) -> None:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Tell the numbers of all workers together, in Prometheus' text format."""
+    """Return the numbers of all workers together, in Prometheus' text format."""
     registry = _registry
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    of_the_database = CollectorRegistry()
-    of_the_database.register(_DatabaseCollector(current_app.extensions[_ASKED]))
-    return Response(generate_latest(registry) + generate_latest(of_the_database), content_type=CONTENT_TYPE_LATEST)
+    database_registry = CollectorRegistry()
+    database_registry.register(_DatabaseCollector(current_app.extensions[_QUESTIONS]))
+    return Response(generate_latest(registry) + generate_latest(database_registry), content_type=CONTENT_TYPE_LATEST)
 
 
 class _DatabaseCollector(Collector):
-    """What the database knows when it is asked, and all processes say alike; nothing if it does not answer in time."""
+    """Reads the gauges from the database at each scrape, and leaves out those for which it does not answer in time."""
 
-    def __init__(self, asked: Sequence[Question]) -> None:
-        self._asked = asked
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._questions = questions
 
     def collect(self) -> Iterator[Metric]:
-        """Give the gauges."""
-        end = time.monotonic() + ASK_SECONDS
-        for ask in self._asked:
+        """Yield the gauges."""
+        deadline = time.monotonic() + ASK_SECONDS
+        for ask in self._questions:
             with suppress(ChatServiceError):
-                for name, value in ask(end - time.monotonic()).items():
+                for name, value in ask(deadline - time.monotonic()).items():
                     yield GaugeMetricFamily(name, DATABASE_GAUGES[name], value)

@@ -1,7 +1,7 @@
 """What is known of a request once it is answered: one `Answered` each, for the log and the metrics.
 
-It holds nothing of what the client sent but the ids of request and trace and the method, and these only in a form we
-know: no key, ticket, header, path, query or body. Of an exception it holds the class and the place, never the text,
+It holds nothing of what the client sent but the ids of request and trace and the method, and these only in a known
+form: no key, ticket, header, path, query or body. Of an exception it holds the class and the place, never the text,
 which can quote any of these.
 """
 
@@ -21,15 +21,15 @@ from chat_service.telemetry.trace_context import trace_id
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER_METHOD = "OTHER"
 NO_ROUTE = "(none)"
-"""What stands for methods and paths that are not ours: clients can think of any number of them."""
+"""These two stand for methods and paths that are not ours: clients can send any number of them."""
 
 PLACE_FRAMES = 6
-"""How much of a stack tells the place: from where it failed to the view that called."""
+"""How many frames of a stack the place has: from where the error was raised to the view that called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request and its answer."""
+    """One request and its response."""
 
     request_id: str
     status: int
@@ -44,19 +44,19 @@ class Answered:
     error: str | None = None
     place: str | None = None
     cut: bool = False
-    """The answer was begun and not finished: its reader left, or `error` happened."""
+    """The response was begun and not finished: the client disconnected, or `error` happened."""
 
 
 Observer = Callable[[Answered], None]
 
 
 def method() -> str:
-    """Return the method of the current request, in a form we know."""
+    """Return the method of the current request, or OTHER_METHOD if it is not ours."""
     return request.method if request.method in METHODS else OTHER_METHOD
 
 
 def route() -> str:
-    """Return the route of the current request, in a form we know."""
+    """Return the route of the current request, or NO_ROUTE if it has none."""
     return request.url_rule.rule if request.url_rule else NO_ROUTE
 
 
@@ -67,14 +67,14 @@ def place(error: BaseException) -> str:
 
 
 def note(code: str, error: BaseException | None = None, *, bug: bool = False) -> None:
-    """Keep the problem that the current request is answered with, and what caused it."""
+    """Remember the problem that the current request is answered with, and what caused it."""
     g.code = code
     g.error = error and type(error).__name__
     g.place = place(error) if error and bug else None
 
 
 def install(app: Flask, observers: Sequence[Observer]) -> None:
-    """Tell the observers of each request. Install first: its time begins before, and ends after, all other hooks."""
+    """Report each request to the observers. Install first: its time begins before, and ends after, all other hooks."""
     app.before_request(_begin)
     app.after_request(partial(_finish, observers))
 
@@ -84,18 +84,18 @@ def _begin() -> None:
     g.tally = begin_tally()
 
 
-def _finish(observers: Sequence[Observer], answer: Response) -> Response:
-    watch = _Watch(observers, g.began, g.tally, _facts(answer))
-    if not answer.is_streamed or request.method == "HEAD":
-        watch.tell(cut=False)
-        return answer
-    # A streamed answer is finished when it is closed, which is after this request's context has gone.
-    answer.response = watch.follow(answer.response)
-    answer.call_on_close(watch.close)
-    return answer
+def _finish(observers: Sequence[Observer], response: Response) -> Response:
+    watch = _Watch(observers, g.began, g.tally, _facts(response))
+    if not response.is_streamed or request.method == "HEAD":
+        watch.report(cut=False)
+        return response
+    # A streamed response is finished when it is closed, which is after the end of this request's context.
+    response.response = watch.follow(response.response)
+    response.call_on_close(watch.close)
+    return response
 
 
-def _facts(answer: Response) -> dict[str, Any]:
+def _facts(response: Response) -> dict[str, Any]:
     caller = g.get("caller")
     return {
         "request_id": request_id(),
@@ -104,7 +104,7 @@ def _facts(answer: Response) -> dict[str, Any]:
         "route": route(),
         "tenant_id": caller and caller.tenant_id,
         "key_id": caller and caller.key_id,
-        "status": answer.status_code,
+        "status": response.status_code,
         "code": g.get("code"),
         "error": g.get("error"),
         "place": g.get("place"),
@@ -112,7 +112,7 @@ def _facts(answer: Response) -> dict[str, Any]:
 
 
 class _Watch:
-    """Tells the observers of one request, when it has ended."""
+    """Reports one request to the observers, when it has ended."""
 
     def __init__(self, observers: Sequence[Observer], began: float, tally: Tally, facts: dict[str, Any]) -> None:
         self._observers = observers
@@ -122,7 +122,7 @@ class _Watch:
         self._complete = False
 
     def follow(self, chunks: Any) -> Iterator[Any]:
-        """Pass a streamed body on, and see how it ends."""
+        """Pass a streamed body on, and keep how it ends."""
         try:
             yield from chunks
             self._complete = True
@@ -131,11 +131,11 @@ class _Watch:
             raise
 
     def close(self) -> None:
-        """Tell of an answer that was streamed."""
-        self.tell(cut=not self._complete)
+        """Report a response that was streamed."""
+        self.report(cut=not self._complete)
 
-    def tell(self, *, cut: bool) -> None:
-        """Tell each observer."""
+    def report(self, *, cut: bool) -> None:
+        """Call each observer."""
         seconds = time.perf_counter() - self._began
         answered = Answered(**self._facts, seconds=seconds, commands=self._tally.commands, cut=cut)
         for observer in self._observers:

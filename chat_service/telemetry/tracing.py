@@ -1,8 +1,8 @@
-"""Traces, by OpenTelemetry: a span for a request, its transactions, its commands, and each try of a webhook.
+"""Traces, by OpenTelemetry: a span for a request, its transactions, its commands, and each attempt of a delivery.
 
-The extra `otel` brings what this imports, and nothing else imports this before traces are asked for. Names are those of
-the semantic conventions. What a span holds is what the log and the metrics hold: no path with its ids, no key, no
-statement, no text of an exception. docs/decisions/0025 says why no instrumentation from the shelf is used.
+The extra `otel` installs what this imports, and nothing else imports this unless traces are on. Names are those of the
+semantic conventions. A span holds what the log and the metrics hold: no path with its ids, no key, no statement, no
+text of an exception. docs/decisions/0025 says why no ready-made instrumentation is used.
 """
 
 import logging
@@ -28,7 +28,7 @@ from chat_service.telemetry import trace_context
 from chat_service.telemetry.observation import NO_ROUTE, OTHER_METHOD, Answered, method, route
 
 END_SECONDS = 1.5
-"""For the last spans as a process ends: a collector that is away must not hold it up."""
+"""To send the last spans when a process ends: a collector that is unreachable must not delay the end."""
 
 SERVER_ERROR, CLIENT_ERROR = 500, 400
 
@@ -36,7 +36,7 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class OpenTelemetry(Tracer):
-    """Sends spans to where OTEL_EXPORTER_OTLP_ENDPOINT and its like say. To be made after a fork: it has a thread."""
+    """Sends spans to where OTEL_EXPORTER_OTLP_ENDPOINT and its like say. Create it after a fork: it has a thread."""
 
     def __init__(self, version: str) -> None:
         defaults = Resource({"service.name": "chat-service", "service.version": version})
@@ -45,14 +45,14 @@ class OpenTelemetry(Tracer):
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("chat_service", version)
         self._commands: dict[int, Span] = {}
-        # Each batch that does not arrive is an error, and each of its repetitions would be a warning.
+        # A batch that does not arrive is logged as an error; each of its retries would be logged as a warning.
         logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
 
     def install(self, app: Flask, prefix: str) -> None:
-        """Have a span begun for each request below `prefix`; its end is `answered`. Not for what probes and scrapes."""
+        """Begin a span for each request below `prefix`; `answered` ends it. Probes and scrapes get none."""
 
         def begin() -> None:
-            # It stays the current context for as long as that of the request lives.
+            # It stays the current context for as long as the context of the request lives.
             context.attach(self._begin() if request.path.startswith(prefix) else Context())
 
         app.before_request(begin)
@@ -60,7 +60,7 @@ class OpenTelemetry(Tracer):
     def _begin(self) -> Context:
         parent = Context()
         if trace_context.trace_id() is not None:
-            # Without `tracestate`: any text may be in it, and there is nobody here to hand it to.
+            # Without `tracestate`: it may contain any text, and there is nobody to pass it on to.
             parent = _propagator.extract({trace_context.HEADER: request.headers[trace_context.HEADER]})
         name, verb = ("HTTP", "_OTHER") if method() == OTHER_METHOD else (method(), method())
         attributes = {"http.request.method": verb, "url.scheme": request.scheme}
@@ -86,29 +86,29 @@ class OpenTelemetry(Tracer):
 
     @contextmanager
     def step(self, name: str, links: Sequence[SpanContext | None] = ()) -> Iterator[SpanContext | None]:
-        """Record a span within the current one; nothing where there is none, as in a job."""
+        """Record a span within the current one; do nothing if there is none, as in a job."""
         if self.here() is None:
             yield None
             return
-        others = [Link(one) for one in links if one is not None]
+        span_links = [Link(linked) for linked in links if linked is not None]
         with self._tracer.start_as_current_span(
-            name, links=others, record_exception=False, set_status_on_exception=False
+            name, links=span_links, record_exception=False, set_status_on_exception=False
         ) as span:
             try:
                 yield span.get_span_context()
             except BaseException as error:
-                if not _is_verdict(error):
+                if not _is_refusal(error):
                     _fail(span, type(error).__name__)
                 raise
 
-    def carried(self, by: SpanContext | None, since: int) -> None:
-        """Record the wait as a span that links to the one of the other request."""
+    def carried(self, leader: SpanContext | None, since: int) -> None:
+        """Record the wait of a follower as a span that links to the leader's group commit."""
         if self.here() is not None:
-            links = [] if by is None else [Link(by)]
+            links = [] if leader is None else [Link(leader)]
             self._tracer.start_span("carried by a group commit", links=links, start_time=since).end()
 
     def command_began(self, command: Command) -> None:
-        """Record a span for a command that the current one sends."""
+        """Begin a span for a command that is sent within the current one."""
         if self.here() is None:
             return
         attributes: dict[str, str | int] = {
@@ -133,8 +133,8 @@ class OpenTelemetry(Tracer):
             _fail(span, error)
         span.end()
 
-    def outgoing(self, url: str, number: int) -> Outgoing:
-        """Begin a trace of its own for a POST, and have it carried on by who gets it."""
+    def outgoing(self, url: str, attempt: int) -> Outgoing:
+        """Begin a new trace for a POST, whose headers let the receiver continue it."""
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         attributes: dict[str, str | int] = {
@@ -142,19 +142,19 @@ class OpenTelemetry(Tracer):
             "server.address": parts.hostname or "",
             "server.port": port,
         }
-        if number > 1:
-            attributes["http.request.resend_count"] = number - 1
+        if attempt > 1:
+            attributes["http.request.resend_count"] = attempt - 1
         return _Post(self._tracer.start_span("POST", Context(), SpanKind.CLIENT, attributes))
 
     def end(self) -> None:
-        """Send what was not sent yet, for `END_SECONDS` at most."""
-        ending = threading.Thread(target=self._provider.shutdown, name="spans-end", daemon=True)
-        ending.start()
-        ending.join(END_SECONDS)
+        """Send the spans that were not sent yet, for `END_SECONDS` at most."""
+        thread = threading.Thread(target=self._provider.shutdown, name="spans-end", daemon=True)
+        thread.start()
+        thread.join(END_SECONDS)
 
 
 class _Post(Outgoing):
-    """A try of a webhook. Its path is not recorded: it often holds the receiver's own secret."""
+    """An attempt of a delivery. The URL's path is not recorded: it often contains the receiver's own secret."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -171,8 +171,8 @@ class _Post(Outgoing):
         self._span.end()
 
 
-def _is_verdict(error: BaseException) -> bool:
-    """Whether the work has said no, as it may; anything else is a failure."""
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether the request was refused by a rule of the service; anything else is a failure."""
     return isinstance(error, ChatServiceError) and not isinstance(error, DatabaseUnavailableError | OutcomeUnknownError)
 
 
