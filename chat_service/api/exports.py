@@ -18,7 +18,7 @@ from flask_smorest import Blueprint
 from chat_service.api.auth import requires
 from chat_service.api.chats import created, etag
 from chat_service.api.context import caller, repositories
-from chat_service.api.imports import require_export, take_in
+from chat_service.api.imports import create_from_export, require_export
 from chat_service.api.message_schemas import ExportIn
 from chat_service.api.openapi import raises
 from chat_service.api.parsing import Fingerprint, require_acceptable
@@ -80,7 +80,7 @@ def import_chat() -> tuple[Chat, dict[str, str]]:
     require_export()
     fingerprint = Fingerprint()
     body = io.BufferedReader(request.stream)  # type: ignore[type-var]  # the stream itself reads lines byte by byte
-    return created(take_in(caller().tenant_id, body, fingerprint.add, fingerprint.key))
+    return created(create_from_export(caller().tenant_id, body, fingerprint.add, fingerprint.key))
 
 
 def chat_json(chat: Chat) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def require_export() -> None:
         abort(415)
 
 
-def take_in(
+def create_from_export(
     tenant_id: str,
     source: BinaryIO,
     on_line: Callable[[bytes], object] = lambda _: None,

@@ -12,7 +12,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from chat_service import __version__
 from chat_service.api.context import repositories
-from chat_service.api.imports import take_in
+from chat_service.api.imports import create_from_export
 from chat_service.api.log import message_json
 from chat_service.cli.plainly import known_tenant, told_plainly
 from chat_service.errors import InvalidImportError
@@ -135,7 +135,7 @@ def import_chat(tenant_id: str, file: BinaryIO) -> None:
     size = os.fstat(file.fileno()).st_size
     with click.progressbar(length=size, label="Importing", file=sys.stderr) as bar:
         try:
-            chat = take_in(tenant_id, file, lambda line: bar.update(len(line)))
+            chat = create_from_export(tenant_id, file, lambda line: bar.update(len(line)))
         except InvalidImportError as error:
             raise click.ClickException(f"This is not a whole export. {error.reason}") from None
     click.echo(chat.id)
