@@ -135,7 +135,7 @@ class LogFeed:
         """Give the events of the listener as they come, until its key ends or the process ends."""
         tenant_id, key_id = listener.caller.tenant_id, listener.caller.key_id
         after = listener.after
-        metrics.count_listener(came=True)
+        metrics.count_listener(opened=True)
         self._listening_keys[key_id] += 1
         try:
             with self._listening(tenant_id) as end:
@@ -152,7 +152,7 @@ class LogFeed:
         finally:
             self._listening_keys[key_id] -= 1
             self._listening_keys = +self._listening_keys
-            metrics.count_listener(came=False)
+            metrics.count_listener(opened=False)
 
     async def _next(self, end: _End, listener: Listener, after: int) -> tuple[bytes, int]:
         """Return the next events after an entry, and the entry up to which that was looked at."""

@@ -138,7 +138,7 @@ class Admission:
         turn: asyncio.Future[Place | None] = asyncio.get_running_loop().create_future()
         self._waiting[weight].setdefault(tenant, deque()).append(_Waiter(turn, now, deadline))
         self._review_soon()
-        metrics.count_waiting(came=True)
+        metrics.count_waiting(begins=True)
         try:
             return await turn
         except asyncio.CancelledError:
@@ -146,7 +146,7 @@ class Admission:
                 place.leave()
             raise
         finally:
-            metrics.count_waiting(came=False)
+            metrics.count_waiting(begins=False)
 
     def release(self, tenant: Tenant, weight: Weight) -> None:
         """Take a thread back, and give it to whose turn it is."""

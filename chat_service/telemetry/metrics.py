@@ -142,14 +142,14 @@ def count_connection(*, opened: bool) -> None:
     _connections.inc() if opened else _connections.dec()
 
 
-def count_listener(*, came: bool) -> None:
+def count_listener(*, opened: bool) -> None:
     """Count a live stream of the log that was opened, or that has ended."""
-    _listeners.inc() if came else _listeners.dec()
+    _listeners.inc() if opened else _listeners.dec()
 
 
-def count_waiting(*, came: bool) -> None:
+def count_waiting(*, begins: bool) -> None:
     """Count a request that waits for a thread, or that waits no longer."""
-    _waiting.inc() if came else _waiting.dec()
+    _waiting.inc() if begins else _waiting.dec()
 
 
 def count_deaths(number: int) -> None:
