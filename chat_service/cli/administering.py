@@ -8,7 +8,7 @@ import click
 from flask.cli import AppGroup
 
 from chat_service.api.context import repositories
-from chat_service.cli.plainly import known_tenant, told_plainly
+from chat_service.cli.plainly import known_tenant, report_errors
 from chat_service.models import EVERYDAY, LIMIT_SYNTAX, ApiKey, RateLimit, Scope, Tenant, parse_limit
 from chat_service.proof.notes import SigningKey
 
@@ -67,14 +67,14 @@ class Span(click.ParamType[timedelta]):
 
 @tenants.command("create")
 @click.argument("name")
-@told_plainly
+@report_errors
 def create_tenant(name: str) -> None:
     """Create a tenant called NAME and print its id."""
     click.echo(repositories().tenants.create(name).id)
 
 
 @tenants.command("list")
-@told_plainly
+@report_errors
 def list_tenants() -> None:
     """List all tenants."""
     for tenant in repositories().tenants.list():
@@ -90,7 +90,7 @@ def _in_a_line(tenant: Tenant) -> str:
 @tenants.command("grace")
 @click.argument("tenant_id")
 @click.argument("grace", callback=_read_grace)
-@told_plainly
+@report_errors
 def grant_grace(tenant_id: str, grace: timedelta) -> None:
     """Have the deletes of TENANT_ID be taken back by keys with the scope `govern` for GRACE, like 7d; or `off`.
 
@@ -106,7 +106,7 @@ def grant_grace(tenant_id: str, grace: timedelta) -> None:
 @click.option("--read", callback=_read_limit, help=f"{LIMIT_SYNTAX}; or `{_DEFAULT}`.")
 @click.option("--write", callback=_read_limit, help="The same.")
 @click.option("--delete", callback=_read_limit, help="The same.")
-@told_plainly
+@report_errors
 def limit_tenant(tenant_id: str, **told: RateLimit | str | None) -> None:
     """Set how often each key of TENANT_ID may ask, in every process within 5 seconds; show what holds."""
     changes = {Scope(name): limit for name, limit in told.items() if limit is not None}
@@ -131,7 +131,7 @@ def limit_tenant(tenant_id: str, **told: RateLimit | str | None) -> None:
 @click.option("--label", default="", help="What the key is for.")
 @click.option("--scope", "scopes", type=_SCOPES, multiple=True, help="May be repeated; without it: all but govern.")
 @click.option("--expires", "life", type=Span(LIFE_DAYS_MOST), help="After how long, like 90d; without it: never.")
-@told_plainly
+@report_errors
 def create_key(tenant_id: str, label: str, scopes: tuple[str, ...], life: timedelta | None) -> None:
     """Make a key for TENANT_ID and print it: the only time it is shown."""
     wanted = [Scope(scope) for scope in scopes] or EVERYDAY
@@ -144,7 +144,7 @@ def create_key(tenant_id: str, label: str, scopes: tuple[str, ...], life: timede
 @click.argument("tenant_id")
 @click.argument("key_id")
 @click.option("--overlap", type=Span(OVERLAP_DAYS_MOST), default="48h", show_default=True, help="0h ends it at once.")
-@told_plainly
+@report_errors
 def rotate_key(tenant_id: str, key_id: str, overlap: timedelta) -> None:
     """Make a key in the place of KEY_ID of TENANT_ID and print it; KEY_ID goes on for the overlap.
 
@@ -176,7 +176,7 @@ def make_signing_key() -> None:
 
 @keys.command("list")
 @click.argument("tenant_id")
-@told_plainly
+@report_errors
 def list_keys(tenant_id: str) -> None:
     """List the keys of TENANT_ID, without the keys themselves."""
     now = repositories().database.now()
@@ -196,7 +196,7 @@ def _state(key: ApiKey, now: datetime) -> str:
 @keys.command("revoke")
 @click.argument("tenant_id")
 @click.argument("key_id")
-@told_plainly
+@report_errors
 def revoke_key(tenant_id: str, key_id: str) -> None:
     """Revoke the key KEY_ID of TENANT_ID; it is dead in every process within 5 seconds."""
     if not repositories().keys.revoke(tenant_id, key_id):

@@ -10,7 +10,7 @@ from flask.cli import AppGroup
 from chat_service.api.context import repositories
 from chat_service.api.erasure_schemas import MODES
 from chat_service.api.retention_schemas import ACTIONS, DAYS_MOST, PER_DAY_MOST
-from chat_service.cli.plainly import known_tenant, told_plainly
+from chat_service.cli.plainly import known_tenant, report_errors
 from chat_service.errors import HoldNotFoundError, NoRetentionError, UnknownChatsError, WebhookNotFoundError
 from chat_service.models import ErasureMode, Hold, Retention, RetentionAction
 from chat_service.repository.sealing import new_key
@@ -31,7 +31,7 @@ retention = AppGroup("retention", help="After how long without activity chats ar
 @click.argument("name")
 @click.argument("chat_ids", nargs=-1, type=click.UUID)
 @click.option("--everything", is_flag=True, help="In place of CHAT_IDS: all chats, also those that are still to come.")
-@told_plainly
+@report_errors
 def place_hold(tenant_id: str, name: str, chat_ids: tuple[uuid.UUID, ...], *, everything: bool) -> None:
     """Hold CHAT_IDS of TENANT_ID, or everything, under a NAME; print the hold's id."""
     if everything == bool(chat_ids):
@@ -49,7 +49,7 @@ def place_hold(tenant_id: str, name: str, chat_ids: tuple[uuid.UUID, ...], *, ev
 
 @holds.command("list")
 @click.argument("tenant_id")
-@told_plainly
+@report_errors
 def list_holds(tenant_id: str) -> None:
     """List the holds of TENANT_ID, latest first."""
     for hold in repositories().holds.page(tenant_id, MOST_SHOWN, None):
@@ -60,7 +60,7 @@ def list_holds(tenant_id: str) -> None:
 @holds.command("release")
 @click.argument("tenant_id")
 @click.argument("hold_id", type=click.UUID)
-@told_plainly
+@report_errors
 def release_hold(tenant_id: str, hold_id: uuid.UUID) -> None:
     """Release the hold HOLD_ID of TENANT_ID; jobs delete what was due meanwhile after 24 h."""
     try:
@@ -78,7 +78,7 @@ def _extent(hold: Hold) -> str:
 
 @retention.command("show")
 @click.argument("tenant_id")
-@told_plainly
+@report_errors
 def show_retention(tenant_id: str) -> None:
     """Show the policy of TENANT_ID."""
     with known_tenant(tenant_id):
@@ -98,7 +98,7 @@ def show_retention(tenant_id: str) -> None:
 @click.argument("days", type=click.IntRange(1, DAYS_MOST))
 @click.option("--action", type=click.Choice(ACTIONS), default=RetentionAction.DELETE.value, show_default=True)
 @click.option("--max-per-day", type=click.IntRange(1, PER_DAY_MOST), default=PER_DAY_MOST, show_default=True)
-@told_plainly
+@report_errors
 def set_retention(tenant_id: str, days: int, action: str, max_per_day: int) -> None:
     """Have chats of TENANT_ID taken after DAYS without activity; in force 24 h later."""
     with known_tenant(tenant_id):
@@ -109,7 +109,7 @@ def set_retention(tenant_id: str, days: int, action: str, max_per_day: int) -> N
 @retention.command("preview")
 @click.argument("tenant_id")
 @click.argument("days", type=click.IntRange(1, DAYS_MOST))
-@told_plainly
+@report_errors
 def preview_retention(tenant_id: str, days: int) -> None:
     """Count what a policy of DAYS would take of TENANT_ID if it were in force now."""
     found = repositories().retention.preview(tenant_id, days)
@@ -118,7 +118,7 @@ def preview_retention(tenant_id: str, days: int) -> None:
 
 @retention.command("end")
 @click.argument("tenant_id")
-@told_plainly
+@report_errors
 def end_retention(tenant_id: str) -> None:
     """End the policy of TENANT_ID, at once."""
     try:
@@ -139,7 +139,7 @@ def _in_words(policy: Retention) -> str:
 @click.argument("tenant_id")
 @click.argument("sender_id")
 @click.option("--mode", type=click.Choice(MODES), required=True, help="Take what the messages say, or the messages.")
-@told_plainly
+@report_errors
 def request_erasure(tenant_id: str, sender_id: str, mode: str) -> None:
     """Have everything erased that SENDER_ID has said in chats of TENANT_ID; print the id of the erasure."""
     with known_tenant(tenant_id):
@@ -149,7 +149,7 @@ def request_erasure(tenant_id: str, sender_id: str, mode: str) -> None:
 
 @erasures.command("list")
 @click.argument("tenant_id")
-@told_plainly
+@report_errors
 def list_erasures(tenant_id: str) -> None:
     """List the erasures of TENANT_ID, latest first."""
     for one in repositories().erasures.page(tenant_id, MOST_SHOWN, None):
@@ -170,7 +170,7 @@ def make_webhook_key() -> None:
 
 @webhooks.command("list")
 @click.argument("tenant_id")
-@told_plainly
+@report_errors
 def list_webhooks(tenant_id: str) -> None:
     """List the webhooks of TENANT_ID, latest first."""
     for one in repositories().webhooks.page(tenant_id, MOST_SHOWN, None):
@@ -183,7 +183,7 @@ def list_webhooks(tenant_id: str) -> None:
 @click.argument("tenant_id")
 @click.argument("webhook_id", type=click.UUID)
 @click.argument("after", type=click.IntRange(0))
-@told_plainly
+@report_errors
 def replay_webhook(tenant_id: str, webhook_id: uuid.UUID, after: int) -> None:
     """Tell the webhook WEBHOOK_ID of TENANT_ID again what comes AFTER an entry."""
     with _known_webhook(tenant_id):
@@ -194,7 +194,7 @@ def replay_webhook(tenant_id: str, webhook_id: uuid.UUID, after: int) -> None:
 @webhooks.command("disable")
 @click.argument("tenant_id")
 @click.argument("webhook_id", type=click.UUID)
-@told_plainly
+@report_errors
 def disable_webhook(tenant_id: str, webhook_id: uuid.UUID) -> None:
     """Tell the webhook WEBHOOK_ID of TENANT_ID nothing more, until it is enabled again."""
     with _known_webhook(tenant_id):

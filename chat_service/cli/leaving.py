@@ -11,7 +11,7 @@ from chat_service.api.context import repositories
 from chat_service.api.proofs import signed
 from chat_service.api.tenant_exports import MemberCount, write_tenant
 from chat_service.cli.governing import BY_OPERATOR
-from chat_service.cli.plainly import counted, known_tenant, told_plainly
+from chat_service.cli.plainly import counted, known_tenant, report_errors
 from chat_service.errors import LegalHoldError, NotSignedError, ProofNotReadyError
 from chat_service.models import Kind, TenantDeletion
 
@@ -20,7 +20,7 @@ from chat_service.models import Kind, TenantDeletion
 @click.argument("tenant_id")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @with_appcontext
-@told_plainly
+@report_errors
 def export_tenant(tenant_id: str, file: Path) -> None:
     """Write all chats of TENANT_ID, those in the trash too, and its log into the zip FILE.
 
@@ -42,7 +42,7 @@ def _in_words(written: MemberCount) -> str:
 @click.argument("tenant_id")
 @click.option("--name", required=True, help="The tenant's name, so that no other one is meant.")
 @with_appcontext
-@told_plainly
+@report_errors
 def delete_tenant(tenant_id: str, name: str) -> None:
     """Delete TENANT_ID with all its chats, for good; `jobs run` does it. Said again it tells how far that is.
 
@@ -72,7 +72,7 @@ def _progress(deletion: TenantDeletion) -> str:
 @click.argument("tenant_id")
 @click.argument("file", type=click.File("w"), default="-")
 @with_appcontext
-@told_plainly
+@report_errors
 def prove_deletion(tenant_id: str, file: TextIO) -> None:
     """Write the proof that TENANT_ID was deleted into FILE; `chat-service verify` tells what it shows."""
     try:

@@ -9,7 +9,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from chat_service.api.context import Repositories, repositories
-from chat_service.cli.plainly import counted, told_plainly, unguarded
+from chat_service.cli.plainly import counted, report_errors, unguarded
 from chat_service.proof.ledger_file import LedgerError
 from chat_service.repository.health import MOST, Backlog
 from chat_service.repository.ledger import Ledger
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 @click.command("status")
 @with_appcontext
 @unguarded
-@told_plainly
+@report_errors
 def status() -> None:
     """Show how the service is: database, log, and what waits for workers. Ends with 1 if anything needs a look."""
     found = repositories()

@@ -18,7 +18,7 @@ WRONG_SETTINGS = "WRONG_SETTINGS"
 """The application's setting that says that its settings are wrong, and how."""
 
 
-def told_plainly(command: Callable[P, R]) -> Callable[P, R]:
+def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Turn a domain error, wrong settings, and a database that is away, into a sentence and exit code 1."""
 
     @wraps(command)

@@ -8,7 +8,7 @@ import click
 from flask.cli import AppGroup
 
 from chat_service.api.context import repositories
-from chat_service.cli.plainly import told_plainly, unguarded
+from chat_service.cli.plainly import report_errors, unguarded
 from chat_service.errors import ClaimLostError
 from chat_service.jobs.reaper import OrphanReaper
 from chat_service.jobs.runner import start
@@ -23,7 +23,7 @@ ledger = AppGroup("ledger", help="The copy of the log outside the database, and 
 
 @ledger.command("status")
 @unguarded
-@told_plainly
+@report_errors
 def show_ledger() -> None:
     """Tell what LEDGER_FILE has, and whether the database has it too. Ends with 1 if not, or if the file is damaged."""
     kept = _ledger()
@@ -41,7 +41,7 @@ def show_ledger() -> None:
 
 @ledger.command("export")
 @unguarded
-@told_plainly
+@report_errors
 def export_ledger() -> None:
     """Print all entries, a line of JSON each, as they are in the trees of their logs."""
     file = _ledger().file
@@ -55,7 +55,7 @@ def export_ledger() -> None:
 
 @ledger.command("replay")
 @unguarded
-@told_plainly
+@report_errors
 def replay_ledger() -> None:
     """Bring a database that was restored from a backup up to LEDGER_FILE. Stop the workers first; safe to repeat.
 

@@ -14,7 +14,7 @@ from chat_service import __version__
 from chat_service.api.context import repositories
 from chat_service.api.imports import create_from_export
 from chat_service.api.log import message_json
-from chat_service.cli.plainly import known_tenant, told_plainly
+from chat_service.cli.plainly import known_tenant, report_errors
 from chat_service.errors import InvalidImportError
 from chat_service.jobs.erasing import Erasing
 from chat_service.jobs.keeping import Keeping
@@ -38,7 +38,7 @@ chats = AppGroup("chats", help="Chats that are too large for HTTP.")
 
 
 @database.command("init")
-@told_plainly
+@report_errors
 def init() -> None:
     """Create the collections and indexes that are missing, and bring what earlier versions wrote into today's form.
 
@@ -54,7 +54,7 @@ def init() -> None:
 
 @jobs.command("run")
 @click.option("--until-idle", is_flag=True, help="End when no purge is open, and show how it goes.")
-@told_plainly
+@report_errors
 def run_jobs(*, until_idle: bool) -> None:
     """Write the log, purge, delete what has expired, free what dead processes hold, until told to stop (SIGTERM).
 
@@ -103,14 +103,14 @@ def run_jobs(*, until_idle: bool) -> None:
 
 
 @jobs.command("status")
-@told_plainly
+@report_errors
 def show_jobs() -> None:
     """Tell how much is left to purge."""
     click.echo("{} purges open, {:,} messages left".format(*repositories().purges.progress()))
 
 
 @log.command("status")
-@told_plainly
+@report_errors
 def show_log() -> None:
     """Tell how far the log is behind what is committed, and which process writes it. Ends with 1 if none does."""
     status = repositories().sequencer.status()
@@ -127,7 +127,7 @@ def show_log() -> None:
 @chats.command("import")
 @click.argument("tenant_id")
 @click.argument("file", type=click.File("rb"))
-@told_plainly
+@report_errors
 def import_chat(tenant_id: str, file: BinaryIO) -> None:
     """Make a chat of TENANT_ID from the ndjson export FILE, however large, and print its id: all of it, or nothing."""
     with known_tenant(tenant_id):
@@ -144,7 +144,7 @@ def import_chat(tenant_id: str, file: BinaryIO) -> None:
 @click.command("check")
 @click.option("--repair", is_flag=True, help="Mend what can be mended without a person.")
 @with_appcontext
-@told_plainly
+@report_errors
 def check(*, repair: bool) -> None:
     """Look for messages, leases, counts and receipts that do not agree. Ends with 1 if there are any."""
     wrong = repositories().database.shortcomings()
