@@ -17,19 +17,19 @@ _SCOPES = click.Choice([scope.value for scope in Scope])
 _DEFAULT = "default"
 
 LIFE_DAYS_MOST = 3_650
-"""Of a key: ten years. One that is to live longer has no end."""
+"""The longest life of a key: ten years. A key that is to live longer gets no end."""
 
 OVERLAP_DAYS_MOST = 90
 
 GRACE_DAYS_MOST = 90
-"""As long as a chat can be in the trash."""
+"""The same as the longest time that a chat can be in the trash."""
 
 tenants = AppGroup("tenants", help="Customers of the service.")
 keys = AppGroup("keys", help="API keys of a tenant.")
 
 
 def _read_limit(_ctx: click.Context, _param: click.Parameter, value: str | None) -> RateLimit | str | None:
-    """Return the limit that an option names, or `off` or `default` as they are."""
+    """Return the limit that an option names; `off`, `default` and a missing option are returned as they are."""
     if value is None or value == _DEFAULT:
         return value
     try:
@@ -39,30 +39,30 @@ def _read_limit(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 
 def _read_grace(_ctx: click.Context, _param: click.Parameter, value: str) -> timedelta:
-    """Return how long deletes can be taken back."""
+    """Return for how long a delete can be undone; zero for `off`."""
     if value == "off":
         return timedelta()
-    days = re.fullmatch(r"([1-9][0-9]?)d", value, re.ASCII)
-    if days is None or int(days[1]) > GRACE_DAYS_MOST:
+    match = re.fullmatch(r"([1-9][0-9]?)d", value, re.ASCII)
+    if match is None or int(match[1]) > GRACE_DAYS_MOST:
         raise click.BadParameter(f"{value!r} is neither `off` nor days from 1d to {GRACE_DAYS_MOST}d.")
-    return timedelta(days=int(days[1]))
+    return timedelta(days=int(match[1]))
 
 
-class Span(click.ParamType[timedelta]):
-    """Hours or days, like 48h or 90d, up to so many days."""
+class Duration(click.ParamType[timedelta]):
+    """Hours or days, like 48h or 90d, up to `days_most` days."""
 
     name = "span"
 
     def __init__(self, days_most: int) -> None:
-        self._most = timedelta(days=days_most)
+        self._longest = timedelta(days=days_most)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Return how long that is."""
-        written = re.fullmatch(r"([0-9]{1,5})([hd])", value, re.ASCII)
-        span = timedelta(**{{"h": "hours", "d": "days"}[written[2]]: int(written[1])}) if written else None
-        if span is None or span > self._most:
-            self.fail(f"{value!r} is neither hours nor days, like 48h or 90d, up to {self._most.days}d.", param, ctx)
-        return span
+        """Return the duration that the text names."""
+        match = re.fullmatch(r"([0-9]{1,5})([hd])", value, re.ASCII)
+        duration = timedelta(**{{"h": "hours", "d": "days"}[match[2]]: int(match[1])}) if match else None
+        if duration is None or duration > self._longest:
+            self.fail(f"{value!r} is neither hours nor days, like 48h or 90d, up to {self._longest.days}d.", param, ctx)
+        return duration
 
 
 @tenants.command("create")
@@ -78,10 +78,10 @@ def create_tenant(name: str) -> None:
 def list_tenants() -> None:
     """List all tenants."""
     for tenant in repositories().tenants.list():
-        click.echo(f"{tenant.id}  {tenant.created_at:%Y-%m-%d}  {_in_a_line(tenant)}")
+        click.echo(f"{tenant.id}  {tenant.created_at:%Y-%m-%d}  {_name_and_state(tenant)}")
 
 
-def _in_a_line(tenant: Tenant) -> str:
+def _name_and_state(tenant: Tenant) -> str:
     if tenant.deleted_at is not None:
         return f"(deleted {tenant.deleted_at:%Y-%m-%d})"
     return tenant.name if tenant.deletion_requested_at is None else f"{tenant.name} (being deleted)"
@@ -107,43 +107,45 @@ def grant_grace(tenant_id: str, grace: timedelta) -> None:
 @click.option("--write", callback=_read_limit, help="The same.")
 @click.option("--delete", callback=_read_limit, help="The same.")
 @report_errors
-def limit_tenant(tenant_id: str, **told: RateLimit | str | None) -> None:
+def limit_tenant(tenant_id: str, **options: RateLimit | str | None) -> None:
     """Set how often each key of TENANT_ID may ask, in every process within 5 seconds; show what holds."""
-    changes = {Scope(name): limit for name, limit in told.items() if limit is not None}
+    changes = {Scope(name): limit for name, limit in options.items() if limit is not None}
     to_default = [scope for scope, limit in changes.items() if limit == _DEFAULT]
-    own = {
+    own_limits = {
         scope: limit if isinstance(limit, RateLimit) else None
         for scope, limit in changes.items()
         if scope not in to_default
     }
-    found = repositories()
+    repos = repositories()
     with known_tenant(tenant_id):
         if changes:
-            found.tenants.set_limits(tenant_id, own, to_default)
-        tenant = found.tenants.get(tenant_id)
+            repos.tenants.set_limits(tenant_id, own_limits, to_default)
+        tenant = repos.tenants.get(tenant_id)
     for scope in EVERYDAY:
-        whose = "its own" if scope in tenant.limits else "default"
-        click.echo(f"{scope:<6}  {found.limits.of(tenant.limits, scope) or 'off'}  ({whose})")
+        source = "its own" if scope in tenant.limits else "default"
+        click.echo(f"{scope:<6}  {repos.limits.of(tenant.limits, scope) or 'off'}  ({source})")
 
 
 @keys.command("create")
 @click.argument("tenant_id")
 @click.option("--label", default="", help="What the key is for.")
 @click.option("--scope", "scopes", type=_SCOPES, multiple=True, help="May be repeated; without it: all but govern.")
-@click.option("--expires", "life", type=Span(LIFE_DAYS_MOST), help="After how long, like 90d; without it: never.")
+@click.option("--expires", "life", type=Duration(LIFE_DAYS_MOST), help="After how long, like 90d; without it: never.")
 @report_errors
 def create_key(tenant_id: str, label: str, scopes: tuple[str, ...], life: timedelta | None) -> None:
     """Make a key for TENANT_ID and print it: the only time it is shown."""
-    wanted = [Scope(scope) for scope in scopes] or EVERYDAY
+    key_scopes = [Scope(scope) for scope in scopes] or EVERYDAY
     with known_tenant(tenant_id):
-        key, made = repositories().keys.create(tenant_id, label, wanted, life=life)
-    _show_once(key, made)
+        key, record = repositories().keys.create(tenant_id, label, key_scopes, life=life)
+    _show_once(key, record)
 
 
 @keys.command("rotate")
 @click.argument("tenant_id")
 @click.argument("key_id")
-@click.option("--overlap", type=Span(OVERLAP_DAYS_MOST), default="48h", show_default=True, help="0h ends it at once.")
+@click.option(
+    "--overlap", type=Duration(OVERLAP_DAYS_MOST), default="48h", show_default=True, help="0h ends it at once."
+)
 @report_errors
 def rotate_key(tenant_id: str, key_id: str, overlap: timedelta) -> None:
     """Make a key in the place of KEY_ID of TENANT_ID and print it; KEY_ID goes on for the overlap.
@@ -151,17 +153,17 @@ def rotate_key(tenant_id: str, key_id: str, overlap: timedelta) -> None:
     It has the same label and scopes, and as long a life.
     """
     try:
-        key, made, last = repositories().keys.rotate(tenant_id, key_id, overlap)
+        key, record, old_key_ends_at = repositories().keys.rotate(tenant_id, key_id, overlap)
     except LookupError:
         raise _no_live_key(tenant_id, key_id) from None
-    _show_once(key, made)
-    click.echo(f"{key_id} is good until {last:%Y-%m-%d %H:%M} UTC.", err=True)
+    _show_once(key, record)
+    click.echo(f"{key_id} is good until {old_key_ends_at:%Y-%m-%d %H:%M} UTC.", err=True)
 
 
-def _show_once(key: str, made: ApiKey) -> None:
+def _show_once(key: str, record: ApiKey) -> None:
     click.echo(key)
-    end = f" It expires {made.expires_at:%Y-%m-%d %H:%M} UTC." if made.expires_at else ""
-    click.echo(f"Keep it now, it is stored only as a digest.{end} Its id, to revoke it: {made.id}", err=True)
+    end = f" It expires {record.expires_at:%Y-%m-%d %H:%M} UTC." if record.expires_at else ""
+    click.echo(f"Keep it now, it is stored only as a digest.{end} Its id, to revoke it: {record.id}", err=True)
 
 
 def _no_live_key(tenant_id: str, key_id: str) -> click.ClickException:

@@ -29,7 +29,7 @@ def install(app: Flask) -> None:
 
 
 def only_help(wrong_settings: str) -> Flask:
-    """Return an application whose commands tell what they do, and in place of doing it what is wrong."""
+    """Return an application whose commands show their help; run, they report the wrong settings and exit with 1."""
     app = Flask("chat_service", static_folder=None)
     app.config[WRONG_SETTINGS] = wrong_settings
     install(app)

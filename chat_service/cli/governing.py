@@ -1,4 +1,4 @@
-"""`flask --app wsgi holds|retention|erasures|webhooks …`: what must stay, and what must go."""
+"""`flask --app wsgi holds|retention|erasures|webhooks …`: which data must be kept, and which must be deleted."""
 
 import uuid
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from chat_service.models import ErasureMode, Hold, Retention, RetentionAction
 from chat_service.repository.sealing import new_key
 
 BY_OPERATOR = "operator"
-"""Who has placed a hold from a shell, in its record and in the log."""
+"""The actor of what is done from a shell, in records and in the log."""
 
 MOST_SHOWN = 1_000
 
@@ -88,9 +88,9 @@ def show_retention(tenant_id: str) -> None:
     except NoRetentionError:
         click.echo("No policy: chats stay until somebody deletes them.")
         return
-    click.echo(_in_words(policy))
+    click.echo(_describe(policy))
     if policy.before is not None and repositories().database.now() < policy.active_from:
-        click.echo(f"Until then: what both take, this and {_in_words(policy.before)}")
+        click.echo(f"Until then: what both take, this and {_describe(policy.before)}")
 
 
 @retention.command("set")
@@ -103,7 +103,7 @@ def set_retention(tenant_id: str, days: int, action: str, max_per_day: int) -> N
     """Have chats of TENANT_ID taken after DAYS without activity; in force 24 h later."""
     with known_tenant(tenant_id):
         policy = repositories().retention.put(tenant_id, days, RetentionAction(action), max_per_day, BY_OPERATOR)
-    click.echo(_in_words(policy))
+    click.echo(_describe(policy))
 
 
 @retention.command("preview")
@@ -112,8 +112,8 @@ def set_retention(tenant_id: str, days: int, action: str, max_per_day: int) -> N
 @report_errors
 def preview_retention(tenant_id: str, days: int) -> None:
     """Count what a policy of DAYS would take of TENANT_ID if it were in force now."""
-    found = repositories().retention.preview(tenant_id, days)
-    click.echo(f"{found.chats:,} chats with {found.messages:,} messages; {found.held:,} more are held.")
+    preview = repositories().retention.preview(tenant_id, days)
+    click.echo(f"{preview.chats:,} chats with {preview.messages:,} messages; {preview.held:,} more are held.")
 
 
 @retention.command("end")
@@ -128,11 +128,11 @@ def end_retention(tenant_id: str) -> None:
     click.echo("Ended: nothing more is taken.")
 
 
-def _in_words(policy: Retention) -> str:
-    what = (
+def _describe(policy: Retention) -> str:
+    rule = (
         f"{policy.action} after {policy.delete_after_days} days without activity, {policy.max_per_day:,} a day at most"
     )
-    return f"{what}; in force from {policy.active_from:%Y-%m-%d %H:%M} UTC."
+    return f"{rule}; in force from {policy.active_from:%Y-%m-%d %H:%M} UTC."
 
 
 @erasures.command("request")
@@ -152,11 +152,11 @@ def request_erasure(tenant_id: str, sender_id: str, mode: str) -> None:
 @report_errors
 def list_erasures(tenant_id: str) -> None:
     """List the erasures of TENANT_ID, latest first."""
-    for one in repositories().erasures.page(tenant_id, MOST_SHOWN, None):
-        state = f"complete {one.completed_at:%Y-%m-%d %H:%M}" if one.completed_at else "under way"
-        deferred = f", {one.deferred:,} chats wait for a hold" if one.is_deferred else ""
-        done = f"{one.mode}: {one.messages:,} messages in {one.chats:,} chats{deferred}"
-        click.echo(f"{one.id}  {one.requested_at:%Y-%m-%d %H:%M}  {state}  {done}")
+    for erasure in repositories().erasures.page(tenant_id, MOST_SHOWN, None):
+        state = f"complete {erasure.completed_at:%Y-%m-%d %H:%M}" if erasure.completed_at else "under way"
+        deferred = f", {erasure.deferred:,} chats wait for a hold" if erasure.is_deferred else ""
+        done = f"{erasure.mode}: {erasure.messages:,} messages in {erasure.chats:,} chats{deferred}"
+        click.echo(f"{erasure.id}  {erasure.requested_at:%Y-%m-%d %H:%M}  {state}  {done}")
 
 
 @webhooks.command("key")
@@ -173,10 +173,10 @@ def make_webhook_key() -> None:
 @report_errors
 def list_webhooks(tenant_id: str) -> None:
     """List the webhooks of TENANT_ID, latest first."""
-    for one in repositories().webhooks.page(tenant_id, MOST_SHOWN, None):
-        state = "enabled" if one.enabled else f"disabled by {one.disabled_by}"
-        kinds = "all kinds" if one.kinds is None else ",".join(one.kinds)
-        click.echo(f"{one.id}  {state}  up to {one.position}  {kinds}  {one.url}")
+    for webhook in repositories().webhooks.page(tenant_id, MOST_SHOWN, None):
+        state = "enabled" if webhook.enabled else f"disabled by {webhook.disabled_by}"
+        kinds = "all kinds" if webhook.kinds is None else ",".join(webhook.kinds)
+        click.echo(f"{webhook.id}  {state}  up to {webhook.position}  {kinds}  {webhook.url}")
 
 
 @webhooks.command("replay")

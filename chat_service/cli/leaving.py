@@ -28,14 +28,14 @@ def export_tenant(tenant_id: str, file: Path) -> None:
     """
     with known_tenant(tenant_id):
         tenant = repositories().tenants.get(tenant_id)
-    found = repositories().tenants.count_chats(tenant_id)
-    with click.progressbar(length=found, label="Exporting", file=sys.stderr) as bar:
-        written = write_tenant(tenant, file, lambda: bar.update(1))
-    click.echo(_in_words(written))
+    chat_count = repositories().tenants.count_chats(tenant_id)
+    with click.progressbar(length=chat_count, label="Exporting", file=sys.stderr) as bar:
+        counts = write_tenant(tenant, file, lambda: bar.update(1))
+    click.echo(_summary(counts))
 
 
-def _in_words(written: MemberCount) -> str:
-    return f"{counted(written.chats, 'chat')}, {written.trashed:,} of the trash, {written.entries:,} of the log."
+def _summary(counts: MemberCount) -> str:
+    return f"{counted(counts.chats, 'chat')}, {counts.trashed:,} of the trash, {counts.entries:,} of the log."
 
 
 @click.command("delete")
@@ -48,18 +48,18 @@ def delete_tenant(tenant_id: str, name: str) -> None:
 
     Its keys end at once, its id never comes back. The log and the receipts stay: `tenants proof` takes them as proof.
     """
-    found = repositories()
+    repos = repositories()
     with known_tenant(tenant_id):
-        tenant = found.tenants.get(tenant_id)
+        tenant = repos.tenants.get(tenant_id)
         if tenant.deletion_requested_at is None and tenant.name != name:
             raise click.ClickException(f"Tenant {tenant_id} has another name; `tenants list` shows it.")
         try:
-            found.tenant_deletions.request(tenant_id, BY_OPERATOR)
+            repos.tenant_deletions.request(tenant_id, BY_OPERATOR)
         except LegalHoldError as error:
             raise click.ClickException(
                 f"Nothing was deleted: the tenant holds chats. Release them first: {', '.join(error.holds)}"
             ) from None
-    click.echo(_progress(found.tenant_deletions.get(tenant_id)))
+    click.echo(_progress(repos.tenant_deletions.get(tenant_id)))
 
 
 def _progress(deletion: TenantDeletion) -> str:
@@ -86,4 +86,4 @@ def prove_deletion(tenant_id: str, file: TextIO) -> None:
 
 
 COMMANDS = (export_tenant, delete_tenant, prove_deletion)
-"""Of the group `tenants`."""
+"""Commands that belong to the group `tenants`."""

@@ -15,7 +15,7 @@ from chat_service.repository.health import MOST, Backlog
 from chat_service.repository.ledger import Ledger
 
 BEHIND = timedelta(seconds=30)
-"""From which on the log, the set or a delivery needs a look: in health it is less than two seconds."""
+"""A log, a replica set or a delivery that is later than this needs a look. Normal is less than two seconds."""
 
 
 class Row(NamedTuple):
@@ -33,10 +33,10 @@ class Row(NamedTuple):
 @report_errors
 def status() -> None:
     """Show how the service is: database, log, and what waits for workers. Ends with 1 if anything needs a look."""
-    found = repositories()
-    now = found.database.now()
+    repos = repositories()
+    now = repos.database.now()
     click.echo(f"chat-service {current_app.config['API_VERSION']}, {now:%Y-%m-%d %H:%M:%S} UTC")
-    rows = list(_rows(found))
+    rows = list(_rows(repos))
     for row in rows:
         click.echo(f"{'!' if row.advice else ' '} {row.name:<11} {row.text}")
         if row.advice:
@@ -45,23 +45,23 @@ def status() -> None:
         click.get_current_context().exit(1)
 
 
-def _rows(found: Repositories) -> Iterator[Row]:
-    yield _of_database(found)
-    yield _of_collections(found)
-    yield _of_oplog(found)
-    yield _of_log(found)
-    if found.ledger is not None:
-        yield _of_ledger(found.ledger)
-    purges = found.purges.progress()
+def _rows(repos: Repositories) -> Iterator[Row]:
+    yield _database_row(repos)
+    yield _collections_row(repos)
+    yield _oplog_row(repos)
+    yield _log_row(repos)
+    if repos.ledger is not None:
+        yield _ledger_row(repos.ledger)
+    purges = repos.purges.progress()
     yield Row("purges", f"{purges.open:,} open, {counted(purges.messages, 'message')} left")
-    yield from _of_backlog(found.health.backlog(), found.health.webhooks().late)
-    overdue = sum(found.retention.overdue().values())
-    late = "Chats should have gone two days ago: is a worker running? Is max_per_day too low?"
-    yield Row("retention", f"{counted(overdue, 'chat')} overdue", late if overdue else "")
+    yield from _backlog_rows(repos.health.backlog(), repos.health.webhooks().late)
+    overdue = sum(repos.retention.overdue().values())
+    advice = "Chats should have gone two days ago: is a worker running? Is max_per_day too low?"
+    yield Row("retention", f"{counted(overdue, 'chat')} overdue", advice if overdue else "")
 
 
-def _of_database(found: Repositories) -> Row:
-    server = found.health.server()
+def _database_row(repos: Repositories) -> Row:
+    server = repos.health.server()
     text = f"MongoDB {server.version}, primary {server.primary}"
     if server.lag is None:
         return Row("database", text)
@@ -72,30 +72,32 @@ def _of_database(found: Repositories) -> Row:
     )
 
 
-def _of_collections(found: Repositories) -> Row:
-    wrong = found.database.shortcomings()
-    return Row("collections", f"{len(wrong)} wrong" if wrong else "as they must be", " ".join(wrong))
+def _collections_row(repos: Repositories) -> Row:
+    shortcomings = repos.database.shortcomings()
+    return Row(
+        "collections", f"{len(shortcomings)} wrong" if shortcomings else "as they must be", " ".join(shortcomings)
+    )
 
 
-def _of_oplog(found: Repositories) -> Row:
-    window = found.database.oplog_window()
+def _oplog_row(repos: Repositories) -> Row:
+    window = repos.database.oplog_window()
     if window is None:
         return Row("oplog", "cannot be read by this user")
     return Row("oplog", f"reaches back {window.total_seconds() / 3600:,.1f} h")
 
 
-def _of_log(found: Repositories) -> Row:
-    log = found.sequencer.status()
+def _log_row(repos: Repositories) -> Row:
+    log = repos.sequencer.status()
     behind = "never written" if log.behind is None else f"{log.behind.total_seconds():.1f} s behind"
     rescan = ", looking through all receipts" if log.is_rescanning else ""
     if log.process is None:
         return Row("log", behind, "Nobody writes it: start `flask --app wsgi jobs run`.")
-    late = log.behind is not None and log.behind > BEHIND
-    advice = "Caches and webhooks hear late: see `When the log is behind` in docs/operations.md." if late else ""
+    is_late = log.behind is not None and log.behind > BEHIND
+    advice = "Caches and webhooks hear late: see `When the log is behind` in docs/operations.md." if is_late else ""
     return Row("log", f"{behind}, written by {log.process}{rescan}", advice)
 
 
-def _of_ledger(ledger: Ledger) -> Row:
+def _ledger_row(ledger: Ledger) -> Row:
     try:
         behind = ledger.behind()
     except LedgerError as error:
@@ -106,18 +108,18 @@ def _of_ledger(ledger: Ledger) -> Row:
     return Row("ledger", f"{ledger.file.count():,} entries, and the database has them too")
 
 
-def _of_backlog(waits: Backlog, late_by: timedelta) -> Iterator[Row]:
-    late = "No worker takes them: is `flask --app wsgi jobs run` running?" if waits.overdue else ""
-    yield Row("expiry", f"{_number(waits.overdue)} five minutes past their end", late)
-    yield Row("erasures", f"{_number(waits.erasures)} under way")
-    yield Row("tenants", f"{_number(waits.tenants)} being deleted")
-    texts = [f"{_number(waits.deliveries)} due", f"the oldest for {late_by.total_seconds():.0f} s"]
-    advice = "No worker sends them: is one running with WEBHOOK_SECRET_KEY?" if late_by > BEHIND else ""
-    if waits.disabled_webhooks:
-        texts.append(f"{_number(waits.disabled_webhooks)} disabled by a receiver")
-    yield Row("webhooks", ", ".join(texts), advice)
-    yield Row("keys", f"{_number(waits.expiring_keys)} to expire within 7 days")
-    yield Row("connections", f"{_number(waits.connections)} live")
+def _backlog_rows(backlog: Backlog, late_by: timedelta) -> Iterator[Row]:
+    expiry_advice = "No worker takes them: is `flask --app wsgi jobs run` running?" if backlog.overdue else ""
+    yield Row("expiry", f"{_number(backlog.overdue)} five minutes past their end", expiry_advice)
+    yield Row("erasures", f"{_number(backlog.erasures)} under way")
+    yield Row("tenants", f"{_number(backlog.tenants)} being deleted")
+    texts = [f"{_number(backlog.deliveries)} due", f"the oldest for {late_by.total_seconds():.0f} s"]
+    webhook_advice = "No worker sends them: is one running with WEBHOOK_SECRET_KEY?" if late_by > BEHIND else ""
+    if backlog.disabled_webhooks:
+        texts.append(f"{_number(backlog.disabled_webhooks)} disabled by a receiver")
+    yield Row("webhooks", ", ".join(texts), webhook_advice)
+    yield Row("keys", f"{_number(backlog.expiring_keys)} to expire within 7 days")
+    yield Row("connections", f"{_number(backlog.connections)} live")
 
 
 def _number(count: int) -> str:

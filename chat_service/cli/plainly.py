@@ -1,4 +1,4 @@
-"""How every command says what went wrong: in a sentence, with exit code 1."""
+"""What the commands share. Each reports an error as one sentence, with exit code 1."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,14 +15,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 WRONG_SETTINGS = "WRONG_SETTINGS"
-"""The application's setting that says that its settings are wrong, and how."""
+"""The key in `app.config` of a text that says which settings are wrong. It is there only if some are."""
 
 
 def report_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn a domain error, wrong settings, and a database that is away, into a sentence and exit code 1."""
+    """Report a domain error, wrong settings or an unreachable database as one sentence, with exit code 1."""
 
     @wraps(command)
-    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+    def reporting(*args: P.args, **kwargs: P.kwargs) -> R:
         if WRONG_SETTINGS in current_app.config:
             raise click.ClickException(current_app.config[WRONG_SETTINGS])
         try:
@@ -32,11 +32,11 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
             sentence = str(error) or (type(error).__doc__ or "").strip()
             raise click.ClickException(sentence) from None
 
-    return told
+    return reporting
 
 
 def unguarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Let a command use a database that lacks what its ledger has: it is there to mend that."""
+    """Let a command run although the database lacks entries that its ledger has: it is there to repair that."""
 
     @wraps(command)
     def lifted(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -49,13 +49,13 @@ def unguarded(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return how many there are of something, like `1 chat` and `2,000 chats`."""
+    """Return a number with its noun, like `1 chat` and `2,000 chats`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @contextmanager
 def known_tenant(tenant_id: str) -> Iterator[None]:
-    """Turn what the repository raises for a tenant that is not there into a sentence."""
+    """Report the LookupError that the repository raises for an unknown tenant as one sentence."""
     try:
         yield
     except LookupError:

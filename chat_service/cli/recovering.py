@@ -15,8 +15,8 @@ from chat_service.jobs.runner import start
 from chat_service.repository.ledger import Ledger
 from chat_service.repository.replay import Replay
 
-TELL_SECONDS = 0.5
-"""Between two lines of progress."""
+PROGRESS_SECONDS = 0.5
+"""The time between two lines of progress."""
 
 ledger = AppGroup("ledger", help="The copy of the log outside the database, and how a backup is brought up to it.")
 
@@ -26,8 +26,8 @@ ledger = AppGroup("ledger", help="The copy of the log outside the database, and 
 @report_errors
 def show_ledger() -> None:
     """Tell what LEDGER_FILE has, and whether the database has it too. Ends with 1 if not, or if the file is damaged."""
-    kept = _ledger()
-    file, behind = kept.file, kept.behind()
+    log_copy = _ledger()
+    file, behind = log_copy.file, log_copy.behind()
     logs = file.logs()
     click.echo(f"{file.path} has {file.count():,} entries of {len(logs):,} tenants.")
     for tenant_id in behind:
@@ -45,11 +45,11 @@ def show_ledger() -> None:
 def export_ledger() -> None:
     """Print all entries, a line of JSON each, as they are in the trees of their logs."""
     file = _ledger().file
-    for log_ in file.logs():
+    for kept_log in file.logs():
         after = 0
-        while entries := file.entries(log_.tenant_id, after):
-            for one in entries:
-                click.echo(one.leaf)
+        while entries := file.entries(kept_log.tenant_id, after):
+            for entry in entries:
+                click.echo(entry.leaf)
             after = entries[-1].seq
 
 
@@ -62,15 +62,15 @@ def replay_ledger() -> None:
     What was held is held again, what was deleted, trashed or erased since the backup is so again, and the log goes on
     where it was.
     """
-    kept, stop = _ledger(), threading.Event()
-    done, told_at = 0, -math.inf
-    # A replay that was killed has left a transaction, which would keep this one waiting for a minute.
+    log_copy, stop = _ledger(), threading.Event()
+    done, reported_at = 0, -math.inf
+    # A replay that was killed may have left a transaction open, which would block this one for a minute.
     start(OrphanReaper(repositories().orphans), stop)
     try:
-        for done, total in Replay(repositories().database, kept).run():
-            if done == total or time.monotonic() - told_at >= TELL_SECONDS:
+        for done, total in Replay(repositories().database, log_copy).run():
+            if done == total or time.monotonic() - reported_at >= PROGRESS_SECONDS:
                 click.echo(f"{done:,} of {total:,} entries replayed.")
-                told_at = time.monotonic()
+                reported_at = time.monotonic()
     except ClaimLostError:
         raise click.ClickException("A worker writes the log; stop all workers, wait 5 s, and run this again.") from None
     finally:
@@ -79,7 +79,7 @@ def replay_ledger() -> None:
 
 
 def _ledger() -> Ledger:
-    found = repositories().ledger
-    if found is None:
+    log_copy = repositories().ledger
+    if log_copy is None:
         raise click.ClickException("LEDGER_FILE is not set; see docs/operations.md.")
-    return found
+    return log_copy

@@ -1,4 +1,4 @@
-"""`flask --app wsgi db|jobs|log|chats|check …`: what keeps the service running, and what looks after it."""
+"""`flask --app wsgi db|jobs|log|chats|check …`: the database, background jobs, imports and the consistency check."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ from chat_service.repository.migration import migrate
 from chat_service.telemetry import logs
 
 END_SECONDS = 3.0
-"""For the jobs of a process to let go of what they hold; what they do not, ends by itself."""
+"""How long each job may take to release its claims when the process ends. Claims that are not released expire."""
 
 database = AppGroup("db", help="The database's collections and indexes.")
 jobs = AppGroup("jobs", help="Background work: purging the messages of large deleted chats.")
@@ -63,43 +63,45 @@ def run_jobs(*, until_idle: bool) -> None:
     stop, started = threading.Event(), list[threading.Thread]()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
-    found = repositories()
+    repos = repositories()
     logs.write_start("worker", __version__, current_app.config["COMMIT"])
-    takers: list[Job] = [
-        Lifting(found.holds),
-        Expiry(found.expired),
-        Retaining(found.retention),
-        Erasing(found.erasures),
-        RemovingTenants(found.tenant_deletions),
+    background_jobs: list[Job] = [
+        Lifting(repos.holds),
+        Expiry(repos.expired),
+        Retaining(repos.retention),
+        Erasing(repos.erasures),
+        RemovingTenants(repos.tenant_deletions),
     ]
     sequencing = Sequencing(repositories().sequencer)
     started.append(start(OrphanReaper(repositories().orphans), stop))
-    if found.webhooks.are_on:
-        # aiohttp would be a fifth of the time in which a web worker or a command starts, and none of them needs it.
+    if repos.webhooks.are_on:
+        # Importing aiohttp is a fifth of the start time of a web worker or a command, and none of them needs it.
         from chat_service.jobs.delivering import Delivering  # noqa: PLC0415
 
-        private = found.webhooks.private_networks
-        takers.append(Delivering(found.deliveries, message_json, found.database.tracer, private_networks=private))
-    if found.ledger is not None:
-        takers.append(Keeping(found.ledger))
+        private = repos.webhooks.private_networks
+        background_jobs.append(
+            Delivering(repos.deliveries, message_json, repos.database.tracer, private_networks=private)
+        )
+    if repos.ledger is not None:
+        background_jobs.append(Keeping(repos.ledger))
     if until_idle:
-        for job in takers:
+        for job in background_jobs:
             run(job, stop, until_done=True)
     else:
-        started += [start(job, stop) for job in (*takers, sequencing)]
+        started += [start(job, stop) for job in (*background_jobs, sequencing)]
     purges = repositories().purges
 
-    def tell(_: int) -> None:
+    def show_progress(_: int) -> None:
         if until_idle:
             click.echo("{} purges open, {:,} messages left".format(*purges.progress()))
 
-    run(PurgeWorker(purges, stop), stop, until_done=until_idle, tell=tell)
+    run(PurgeWorker(purges, stop), stop, until_done=until_idle, tell=show_progress)
     if until_idle:
         run(sequencing, stop, until_done=True)
     stop.set()
     for thread in started:
         thread.join(END_SECONDS)
-    found.database.tracer.end()
+    repos.database.tracer.end()
 
 
 @jobs.command("status")
@@ -117,8 +119,8 @@ def show_log() -> None:
     if status.up_to is None or status.behind is None:
         click.echo("The log was never written; `flask --app wsgi jobs run` does it.")
     else:
-        waiting = " It is looking through all receipts." if status.is_rescanning else ""
-        click.echo(f"Up to {status.up_to:%Y-%m-%d %H:%M:%S} UTC, {status.behind.total_seconds():.1f} s ago.{waiting}")
+        rescan = " It is looking through all receipts." if status.is_rescanning else ""
+        click.echo(f"Up to {status.up_to:%Y-%m-%d %H:%M:%S} UTC, {status.behind.total_seconds():.1f} s ago.{rescan}")
     click.echo(f"Written by {status.process}." if status.process else "Nobody writes it: is a worker running?")
     if status.process is None:
         click.get_current_context().exit(1)
@@ -147,19 +149,19 @@ def import_chat(tenant_id: str, file: BinaryIO) -> None:
 @report_errors
 def check(*, repair: bool) -> None:
     """Look for messages, leases, counts and receipts that do not agree. Ends with 1 if there are any."""
-    wrong = repositories().database.shortcomings()
-    for sentence in wrong:
+    shortcomings = repositories().database.shortcomings()
+    for sentence in shortcomings:
         click.echo(sentence)
     for tenant_id, count in repositories().retention.overdue().items():
-        wrong.append(f"retention_overdue  tenant {tenant_id}  {count} chats should have gone two days ago.")
-        click.echo(wrong[-1])
-    number = len(wrong)
-    for found in repositories().checks.run(repair=repair):
-        number += 1
-        click.echo(f"{found.kind}  tenant {found.tenant_id}  chat {found.chat_id}  {found.detail}")
+        shortcomings.append(f"retention_overdue  tenant {tenant_id}  {count} chats should have gone two days ago.")
+        click.echo(shortcomings[-1])
+    finding_count = len(shortcomings)
+    for finding in repositories().checks.run(repair=repair):
+        finding_count += 1
+        click.echo(f"{finding.kind}  tenant {finding.tenant_id}  chat {finding.chat_id}  {finding.detail}")
     window = repositories().database.oplog_window()
-    told = "cannot be read by this user" if window is None else f"reaches back {window.total_seconds() / 3600:,.1f} h"
-    click.echo(f"The oplog {told}: until it has rolled over it has what was deleted, and so have backups.")
-    click.echo(f"{number} findings{', mended where that is possible' if number and repair else ''}.")
-    if number:
+    reach = "cannot be read by this user" if window is None else f"reaches back {window.total_seconds() / 3600:,.1f} h"
+    click.echo(f"The oplog {reach}: until it has rolled over it has what was deleted, and so have backups.")
+    click.echo(f"{finding_count} findings{', mended where that is possible' if finding_count and repair else ''}.")
+    if finding_count:
         click.get_current_context().exit(1)
