@@ -1,1 +1,1 @@
-"""Servers that we start ourselves, for development, tests and benchmarks; nothing here runs in production."""
+"""Servers that we start ourselves, for development, tests and benchmarks. Nothing here runs in production."""

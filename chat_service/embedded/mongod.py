@@ -26,19 +26,19 @@ _ALREADY_INITIALIZED = 23
 
 
 def find_mongod() -> str:
-    """Return the mongod to run: $MONGOD, the one on the PATH, or the one a development wheel brings.
+    """Return the path of the mongod to run: $MONGOD, the one on the PATH, or the one in a development wheel.
 
     Raises:
         EmbeddedError: there is none.
     """
-    named = os.environ.get("MONGOD")
-    if named:
-        if not os.access(named, os.X_OK):
-            raise EmbeddedError(f"MONGOD names {named}, which is not an executable file.")
-        return named
-    found = shutil.which("mongod")
-    if found:
-        return found
+    configured = os.environ.get("MONGOD")
+    if configured:
+        if not os.access(configured, os.X_OK):
+            raise EmbeddedError(f"MONGOD names {configured}, which is not an executable file.")
+        return configured
+    on_path = shutil.which("mongod")
+    if on_path:
+        return on_path
     package = importlib.util.find_spec("fiftyone")
     for folder in (package.submodule_search_locations or []) if package else []:
         bundled = Path(folder) / "db" / "bin" / ("mongod.exe" if sys.platform == "win32" else "mongod")
@@ -56,9 +56,9 @@ REPLICA_SET = ("--replSet", "rs0")
 def launch(
     data: Path, port: int, parameters: tuple[str, ...] = (), options: tuple[str, ...] = REPLICA_SET
 ) -> "subprocess.Popen[bytes]":
-    """Start a mongod on the folder `data`, which is made if need be; its log is `mongod.log` there.
+    """Start a mongod on the folder `data`, which is made if it is missing; its log is `mongod.log` there.
 
-    It ends with the thread that calls this (die_with_parent), so that should be one that stays.
+    It ends when the thread that calls this ends (die_with_parent), so call this from a thread that lives long enough.
 
     Raises:
         EmbeddedError: there is no mongod, or the folder cannot be made.
@@ -72,15 +72,15 @@ def launch(
         *(mongod, *options, "--bind_ip", "127.0.0.1", "--port", str(port)),
         *("--dbpath", str(data / "db"), "--logpath", str(data / "mongod.log")),
         *("--wiredTigerCacheSizeGB", str(CACHE_GIGABYTES), "--nounixsocket"),
-        *("--slowOpSampleRate", "0"),  # its log would quote slow updates: the text of edited messages
+        *("--slowOpSampleRate", "0"),  # else its log would quote slow updates, with the text of edited messages
         *(word for parameter in parameters for word in ("--setParameter", parameter)),
     ]
     return subprocess.Popen(  # noqa: S603 - an argument list, and the program is the developer's own
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the service, which stops mongod when it has finished
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+        start_new_session=True,  # Ctrl-C goes to the service, which stops mongod at its end
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - only prctl runs before exec
     )
 
 
@@ -88,7 +88,7 @@ class EmbeddedMongod:
     """A running mongod; a context manager that stops it at the end."""
 
     def __init__(self, data: Path, *, parameters: tuple[str, ...] = ()) -> None:
-        """Prepare to run on the folder `data`, which is made if need be; `parameters` go to --setParameter."""
+        """Prepare to run on the folder `data`, which is made if it is missing; `parameters` go to --setParameter."""
         self._data = data
         self._parameters = parameters
         self.port = free_port()
@@ -131,7 +131,7 @@ class EmbeddedMongod:
             raise
 
     def stop(self) -> None:
-        """Stop mongod cleanly, or at all."""
+        """Stop mongod: with SIGTERM, and with SIGKILL if it does not end in time."""
         if self.process is not None:
             stop(self.process, STOP_SECONDS)
 
@@ -140,7 +140,7 @@ class EmbeddedMongod:
         while time.monotonic() < deadline:
             self._check_alive()
             try:
-                # A client of its own: one from before the initiation may say "sessions are not supported".
+                # A new client each time: one from before the initiation may say "sessions are not supported".
                 with pymongo.MongoClient[dict[str, Any]](
                     "127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=500
                 ) as client:
@@ -153,7 +153,7 @@ class EmbeddedMongod:
         raise EmbeddedError(f"mongod did not become primary within {START_SECONDS} s; its log is {self.log}.")
 
     def _configure(self, client: pymongo.MongoClient[dict[str, Any]]) -> None:
-        """Make it a one-node set at today's port; an older port may be in the data."""
+        """Make it a one-node replica set at the current port; the data may name an older port."""
         member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
         try:
             client.admin.command({"replSetInitiate": {"_id": "rs0", "members": [member]}})
@@ -179,10 +179,10 @@ class EmbeddedMongod:
 
 
 def _in_use(lock: Path) -> bool:
-    """Tell whether the process named in mongod's lock file lives; one that ended cleanly names none."""
-    named = lock.read_text().strip()
+    """Tell whether the process that mongod's lock file names is alive; after a clean end the file names none."""
+    pid = lock.read_text().strip()
     try:
-        os.kill(int(named), 0)
+        os.kill(int(pid), 0)
     except (OSError, ValueError):
         return False
     return True

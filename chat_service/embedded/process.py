@@ -1,4 +1,4 @@
-"""Child processes that never outlive us."""
+"""Child processes that end when this process ends, even if it is killed."""
 
 import ctypes
 import os
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when its parent dies, also by kill -9; for `preexec_fn`, on Linux."""
+    """Have the kernel end this process when its parent dies, even by kill -9. For `preexec_fn`; works on Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -33,9 +33,9 @@ def die_with_parent() -> None:
 def start(
     module: str, *arguments: str, output: IO[bytes] | None = None, folder: Path | None = None, **environment: str
 ) -> "subprocess.Popen[bytes]":
-    """Run a Python module of this environment as a child that ends with us.
+    """Run a Python module of this environment as a child that ends when we end.
 
-    `environment` sets more variables, `output` takes what it says, `folder` is where it runs: another checkout, say.
+    `environment` sets more variables, `output` receives stdout and stderr, `folder` is the working directory.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in {"DYNO", "BIND"}}
     return subprocess.Popen(  # noqa: S603 - an argument list, and our own programs
@@ -44,13 +44,13 @@ def start(
         env={**inherited, **environment},
         stdout=output,
         stderr=output,
-        start_new_session=True,  # Ctrl-C is for us, who then stop it gracefully
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+        start_new_session=True,  # Ctrl-C goes to us, and we stop it gracefully
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - only prctl runs before exec
     )
 
 
 def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """End a process with SIGTERM, and with SIGKILL if it is still there after `seconds`."""
+    """End a process with SIGTERM, and with SIGKILL if it is still alive after `seconds`."""
     if process.poll() is not None:
         return
     process.terminate()

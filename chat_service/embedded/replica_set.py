@@ -1,4 +1,4 @@
-"""A local replica set of three, for tests and benchmarks that break it. `make run` has a set of one (mongod.py)."""
+"""A local replica set of three, for tests and benchmarks that break it. `make run` uses a set of one (mongod.py)."""
 
 import shutil
 import signal
@@ -17,12 +17,12 @@ from chat_service.embedded.process import EmbeddedError, free_port
 
 
 class Elections(NamedTuple):
-    """How soon a primary is missed, and how soon the others can confirm writes without it."""
+    """How soon the set replaces a silent primary, and how soon the other members can confirm writes without it."""
 
     settings: Mapping[str, int]
-    """Of the set."""
+    """Settings of the replica set."""
     parameters: tuple[str, ...] = ()
-    """Of each member, for --setParameter."""
+    """Parameters of each member, for --setParameter."""
 
 
 QUICK_ELECTIONS = Elections(
@@ -30,28 +30,30 @@ QUICK_ELECTIONS = Elections(
         "electionTimeoutMillis": 2_000,
         "heartbeatIntervalMillis": 500,
         "heartbeatTimeoutSecs": 4,
-        # A new primary asks a silent one for newer writes, and takes none meanwhile; a majority has all we confirm.
+        # While a new primary waits for newer writes of a silent one, it accepts none. It need not wait long: a majority
+        # has every write that we confirm.
         "catchUpTimeoutMillis": 500,
     },
-    # How long a secondary listens to a silent primary beyond half the election's time, and how often it tries again,
-    # before it copies from another and can confirm writes: 3.6 s after a pause where the defaults took 6.6.
+    # How long a secondary waits for a silent primary beyond half the election timeout, and how often it retries,
+    # before it copies from another member and can confirm writes: 3.6 s after a pause, 6.6 s with the defaults.
     ("oplogNetworkTimeoutBufferSeconds=1", "oplogFetcherSteadyStateMaxFetcherRestarts=0"),
 )
-"""What suits three servers that are near each other."""
+"""For three servers that are near each other."""
 
 DEFAULT_ELECTIONS = Elections({})
-"""MongoDB's own settings: a primary is missed after 10 s."""
+"""MongoDB's own settings: a silent primary is replaced after 10 s."""
 
 START_SECONDS = 90
 
 STEADY_SECONDS = 3.0
-"""A member that comes back says SECONDARY for about a second before it may go into a rollback."""
+"""How long the set must stay healthy. A member that comes back is SECONDARY for about a second before a rollback."""
 
 STUCK_SECONDS = 12.0
-"""A rollback takes a second. One that takes longer hangs for minutes in mongod 6.0.5, about once in ten kills."""
+"""A member that is unhealthy for this long is stuck. A rollback takes a second; about once in ten kills one hangs for
+minutes in mongod 6.0.5."""
 
 PRIMARY, SECONDARY, STARTING = 1, 2, {0, 5}
-"""Member states; a member that is starting or copies everything is not stuck."""
+"""Member states. A member that is starting, or copying all data, is not stuck."""
 
 
 class Member:
@@ -63,51 +65,51 @@ class Member:
         self.log = data / "mongod.log"
         self._data = data
         self._parameters = parameters
-        self._well_since = time.monotonic()
+        self._healthy_since = time.monotonic()
 
     @property
     def host(self) -> str:
-        """Its address in the set."""
+        """The member's address in the set."""
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it on what it had."""
+        """Start it on the data that it has."""
         self.process = launch(self._data, self.port, self._parameters)
-        self._well_since = time.monotonic()
+        self._healthy_since = time.monotonic()
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal: SIGSTOP pauses it, SIGCONT lets it go on."""
+        """Send a signal: SIGSTOP pauses it, SIGCONT resumes it."""
         if self.process is not None:
             self.process.send_signal(number)
-        self._well_since = time.monotonic()
+        self._healthy_since = time.monotonic()
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it with SIGKILL, as abruptly as a power cut."""
         self.send(signal.SIGKILL)
         if self.process is not None:
             self.process.wait()
 
     def state(self) -> int | None:
-        """Return its own view of its state, or None if it does not answer."""
+        """Return the state that it reports for itself, or None if it does not answer."""
         try:
             with self._client() as client:
                 state: int = client.admin.command("replSetGetStatus")["myState"]
         except PyMongoError:
             return None
         if state in {PRIMARY, SECONDARY, *STARTING}:
-            self._well_since = time.monotonic()
+            self._healthy_since = time.monotonic()
         return state
 
     def is_writable(self) -> bool:
-        """Tell whether it takes writes; a primary does not while it catches up."""
+        """Tell whether it accepts writes; a primary does not while it catches up."""
         try:
             return bool(self.command({"hello": 1})["isWritablePrimary"])
         except PyMongoError:
             return False
 
     def renew_if_stuck(self) -> bool:
-        """If it has not been well for long, start it again with nothing, so that it copies all; tell whether it was."""
-        if time.monotonic() - self._well_since < STUCK_SECONDS:
+        """Restart a stuck member without its data, so that it copies all of it; return whether it was stuck."""
+        if time.monotonic() - self._healthy_since < STUCK_SECONDS:
             return False
         self.kill()
         shutil.rmtree(self._data / "db")
@@ -115,10 +117,10 @@ class Member:
         return True
 
     def command(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a command on this member, and return its answer."""
+        """Run a command on this member, and return its reply."""
         with self._client() as client:
-            answer: dict[str, Any] = client.admin.command(dict(command))
-        return answer
+            reply: dict[str, Any] = client.admin.command(dict(command))
+        return reply
 
     def _client(self) -> pymongo.MongoClient[dict[str, Any]]:
         return pymongo.MongoClient(
@@ -127,7 +129,7 @@ class Member:
 
 
 class EmbeddedReplicaSet:
-    """Three members, started, and stopped at the end; whoever uses it breaks and mends them."""
+    """Three members; a context manager that stops them at the end. Tests stop, pause and kill members in between."""
 
     def __init__(self, data: Path, *, elections: Elections = QUICK_ELECTIONS, parameters: tuple[str, ...] = ()) -> None:
         """Prepare to run in folders below `data`; `parameters` go to --setParameter of each member."""
@@ -135,7 +137,7 @@ class EmbeddedReplicaSet:
         self.members = [Member(data / f"member-{number}", parameters) for number in range(3)]
         self._elections = elections
         self.renewed = 0
-        """How many members had to start again with nothing."""
+        """How many members had to be restarted without their data."""
 
     @property
     def uri(self) -> str:
@@ -143,7 +145,7 @@ class EmbeddedReplicaSet:
         return f"mongodb://{','.join(member.host for member in self.members)}/chat_service?replicaSet=rs0"
 
     def __enter__(self) -> Self:
-        """Start, and wait until all members are well.
+        """Start, and wait until all members are healthy.
 
         Raises:
             EmbeddedError: they did not come up.
@@ -163,12 +165,12 @@ class EmbeddedReplicaSet:
         self.stop()
 
     def stop(self) -> None:
-        """End all members; nobody needs their data, so they are not asked to step down first."""
+        """Kill all members: nobody needs their data, so a clean shutdown would only take time."""
         for member in self.members:
             member.kill()
 
     def primary(self, *, other_than: Member | None = None, seconds: float = START_SECONDS) -> Member:
-        """Wait for a primary, and return it; `other_than` is one that is paused, and does not know better.
+        """Wait for a primary, and return it; `other_than` is a paused member that may still believe it is the primary.
 
         Raises:
             EmbeddedError: there was none in time.
@@ -182,35 +184,35 @@ class EmbeddedReplicaSet:
         raise EmbeddedError(f"No primary within {seconds} s.")
 
     def wait_until_steady(self, seconds: float = START_SECONDS * 2) -> None:
-        """Wait until one primary and two secondaries have been that for a while; renew members that hang.
+        """Wait until there is a stable primary with two secondaries; restart stuck members without their data.
 
         Raises:
-            EmbeddedError: that was not so in time.
+            EmbeddedError: the set was not stable in time.
         """
         deadline = time.monotonic() + seconds
-        # From the first answer on: a member that has just started may keep the question for seconds before it answers.
-        well_since = None
-        while well_since is None or time.monotonic() - well_since < STEADY_SECONDS:
+        # Counted from the first answer: a member that has just started may take seconds to give it.
+        healthy_since = None
+        while healthy_since is None or time.monotonic() - healthy_since < STEADY_SECONDS:
             if time.monotonic() > deadline:
                 raise EmbeddedError(f"The replica set was not well within {seconds} s: {self.states()}.")
             time.sleep(0.25)
             if sorted(state or 0 for state in self.states()) == [PRIMARY, SECONDARY, SECONDARY]:
-                well_since = well_since or time.monotonic()
+                healthy_since = healthy_since or time.monotonic()
             else:
-                well_since = None
+                healthy_since = None
                 self.renewed += sum(member.renew_if_stuck() for member in self.members)
 
     def states(self) -> list[int | None]:
-        """Return each member's own view of its state."""
+        """Return the state that each member reports for itself, None for one that does not answer."""
         return [member.state() for member in self.members]
 
     def _initiate(self) -> None:
         members = [{"_id": number, "host": member.host} for number, member in enumerate(self.members)]
-        wanted = {"_id": "rs0", "members": members, "settings": dict(self._elections.settings)}
+        config = {"_id": "rs0", "members": members, "settings": dict(self._elections.settings)}
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             try:
-                self.members[0].command({"replSetInitiate": wanted})
+                self.members[0].command({"replSetInitiate": config})
             except PyMongoError:
                 time.sleep(0.2)
             else:

@@ -11,7 +11,7 @@ from chat_service.embedded.process import EmbeddedError, start, stop
 
 START_SECONDS = 90
 STOP_SECONDS = 35
-"""Longer than its graceful_timeout."""
+"""Longer than the graceful_timeout in gunicorn.conf.py."""
 
 
 class EmbeddedGunicorn:
@@ -28,7 +28,7 @@ class EmbeddedGunicorn:
     ) -> None:
         """Prepare to serve from the given database.
 
-        `environment` sets more variables, `output` takes what it says, `folder` is another checkout to serve.
+        `environment` sets more variables, `output` receives stdout and stderr, `folder` is another checkout to serve.
         """
         self.port = port
         self._output = output
@@ -45,7 +45,7 @@ class EmbeddedGunicorn:
         """Start, and wait until it accepts connections.
 
         Raises:
-            EmbeddedError: it ended instead.
+            EmbeddedError: it ended, or took too long.
         """
         self.start()
         self.wait_until_serving()
@@ -56,7 +56,7 @@ class EmbeddedGunicorn:
         self.stop()
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Start, and return the process of gunicorn's master."""
+        """Start, and return gunicorn's master process."""
         command = ("gunicorn", "-c", "gunicorn.conf.py", "asgi:application")
         self.process = start(*command, output=self._output, folder=self._folder, **self._environment)
         return self.process
@@ -80,6 +80,6 @@ class EmbeddedGunicorn:
         raise EmbeddedError(f"The service accepted no connection within {START_SECONDS} s.")
 
     def stop(self) -> None:
-        """Let the requests in flight finish, and end it."""
+        """Let the requests in flight finish, then stop."""
         if self.process is not None:
             stop(self.process, STOP_SECONDS)
