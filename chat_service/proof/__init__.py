@@ -1,4 +1,4 @@
-"""Proof that outlives the database: the log as a Merkle tree, its signed checkpoints, and how one verifies them.
+"""Proof that outlives the database: the log as a Merkle tree, its signed checkpoints, and their verification.
 
-The published formats, RFC 6962 and C2SP's signed-note, tlog-checkpoint and tlog-proof. Needs no database.
+The formats are published ones: RFC 6962, and C2SP's signed-note, tlog-checkpoint and tlog-proof. No database is needed.
 """

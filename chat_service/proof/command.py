@@ -1,4 +1,4 @@
-"""`chat-service verify`: on any machine, offline, without a database."""
+"""`chat-service verify`: verifies a proof on any machine, offline, without a database."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ class _Key(click.ParamType[VerifierKey]):
     name = "key"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> VerifierKey:
-        """Return the key."""
+        """Return the key that the text names."""
         try:
             return VerifierKey.of(value)
         except MalformedError as error:
@@ -37,11 +37,11 @@ def verify_file(file: Path, keys: tuple[VerifierKey, ...], chat_id: str | None, 
     """
     try:
         if since is None:
-            told = sentence(verify(file.read_bytes(), keys, chat_id))
+            statement = sentence(verify(file.read_bytes(), keys, chat_id))
         else:
             old, new = verify_growth(file.read_bytes(), since.read_bytes(), keys)
-            told = f"The log has grown from {old.size:,} to {new.size:,} entries, and nothing before has changed."
+            statement = f"The log has grown from {old.size:,} to {new.size:,} entries, and nothing before has changed."
     except NotProvedError as error:
         click.echo(f"NOT PROVED. {error}", err=True)
         sys.exit(1)
-    click.echo(f"PROVED. {told}")
+    click.echo(f"PROVED. {statement}")

@@ -1,7 +1,7 @@
-"""The ledger: a copy of the logs outside the database, in one SQLite file, so that a restored backup cannot forget.
+"""The ledger: a copy of the logs outside the database, in one SQLite file. It has what a restored backup lacks.
 
-It keeps each entry as the bytes that are the leaf of the tree, and the tree of each log as far as it has it. So it
-takes nothing that does not go on from what it has, and anybody can check the whole of it with nothing but the file.
+It stores each entry as the bytes of its leaf in the tree, and for each log the frontier of its tree. Therefore it
+accepts only entries that continue the log that it has, and anybody can check all of it with nothing but the file.
 """
 
 import sqlite3
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from chat_service.proof.merkle import HASH_BYTES, Frontier, leaf_hash
 
 BUSY_SECONDS = 5.0
-"""To wait for another process that writes."""
+"""How long to wait while another process writes."""
 
 READ_AT_ONCE = 1_000
 
@@ -34,12 +34,12 @@ class LedgerError(Exception):
 
 
 class Kept(NamedTuple):
-    """An entry as the ledger has it."""
+    """An entry as the ledger stores it."""
 
     seq: int
     leaf: bytes
     aside: str | None
-    """What a replay needs beside the entry, in JSON: the name of a hold, which no log has."""
+    """What a replay needs beside the entry, in JSON: the name of a hold, which is not in the log."""
 
 
 class KeptLog(NamedTuple):
@@ -48,30 +48,30 @@ class KeptLog(NamedTuple):
     tenant_id: str
     tree: Frontier
     checkpoint: str | None
-    """The last one, signed, if there was a key."""
+    """The latest signed checkpoint; None if there was no signing key."""
 
 
 class LedgerFile:
     """One file. Any number of processes may use it at once."""
 
     def __init__(self, path: Path) -> None:
-        """Use the file, which is made when it is missing.
+        """Open the file, which is made if it is missing.
 
         Raises:
             LedgerError: it cannot be used.
         """
         self.path = path
-        with suppress(OSError):  # which SQLite says better
+        with suppress(OSError):  # SQLite reports it below, with a better message
             path.touch(0o600)
         with self._open() as file:
             file.executescript(f"PRAGMA journal_mode = WAL; {_SCHEMA}")
-            made = {"id": uuid.uuid4().hex, "entries": 0}
-            file.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", made.items())
+            defaults = {"id": uuid.uuid4().hex, "entries": 0}
+            file.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", defaults.items())
             self.id = str(file.execute("SELECT value FROM about WHERE name = 'id'").fetchone()[0])
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection, in one transaction that is on the disk when the block has ended.
+        """Give a connection in one transaction, which is on the disk when the block has ended.
 
         Raises:
             LedgerError: the file cannot be used.
@@ -88,28 +88,28 @@ class LedgerFile:
             raise LedgerError(f"LEDGER_FILE cannot be used: {error}.") from error
 
     def count(self) -> int:
-        """Return how many entries it has, of all tenants."""
+        """Return how many entries the ledger has, of all tenants."""
         with self._open() as file:
             return int(file.execute("SELECT value FROM about WHERE name = 'entries'").fetchone()[0])
 
     def logs(self) -> list[KeptLog]:
-        """Return how far it has each log."""
+        """Return how far the ledger has each log."""
         with self._open() as file:
             return [_to_log(row) for row in file.execute("SELECT * FROM logs ORDER BY tenant_id")]
 
     def log(self, tenant_id: str) -> KeptLog:
-        """Return how far it has a tenant's log, not at all also."""
+        """Return how far the ledger has a tenant's log; an empty tree if it has none of it."""
         with self._open() as file:
             return _find_log(file, tenant_id)
 
     def entries(self, tenant_id: str, after: int) -> list[Kept]:
-        """Return the next `READ_AT_ONCE` entries of a tenant after one, in their order."""
+        """Return a tenant's entries after the seq `after`, in their order, at most `READ_AT_ONCE` of them."""
         query = "SELECT seq, leaf, aside FROM entries WHERE tenant_id = ? AND seq > ? ORDER BY seq LIMIT ?"
         with self._open() as file:
             return [Kept(*row) for row in file.execute(query, (tenant_id, after, READ_AT_ONCE))]
 
     def append(self, tenant_id: str, entries: Sequence[Kept], expected: Frontier, checkpoint: str | None) -> None:
-        """Add the entries that come next in a tenant's log; the tree is then `expected`. Others may have added some.
+        """Append a tenant's next entries, whose tree must then be `expected`; skip those that are there already.
 
         Raises:
             LedgerError: the log does not go on from what the ledger has, or the file cannot be written.
@@ -119,34 +119,34 @@ class LedgerFile:
             tree = _find_log(file, tenant_id).tree
             if tree.size >= expected.size:
                 return
-            new = [one for one in entries if one.seq > tree.size]
-            for one in new:
-                tree.append(leaf_hash(one.leaf))
+            new = [entry for entry in entries if entry.seq > tree.size]
+            for entry in new:
+                tree.append(leaf_hash(entry.leaf))
             if (tree.size, tree.hashes) != (expected.size, expected.hashes):
                 raise LedgerError(
                     f"The log of tenant {tenant_id} does not go on from what LEDGER_FILE has of it: the database was "
                     "changed by hand, or went on after a restore without a replay. See docs/operations.md."
                 )
-            rows = [(tenant_id, *one) for one in new]
+            rows = [(tenant_id, *entry) for entry in new]
             file.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
             row = (tenant_id, tree.size, b"".join(tree.hashes), checkpoint)
             file.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?)", row)
             file.execute("UPDATE about SET value = value + ? WHERE name = 'entries'", (len(new),))
 
     def damaged(self) -> Iterator[str]:
-        """Look through the whole file, and give each tenant whose entries are not what their tree says."""
-        for kept in self.logs():
+        """Read the whole file, and yield each tenant whose entries do not have the hashes of their tree."""
+        for log in self.logs():
             tree = Frontier()
-            while rows := self.entries(kept.tenant_id, tree.size):
-                for one in rows:
-                    tree.append(leaf_hash(one.leaf))
-            if (tree.size, tree.hashes) != (kept.tree.size, kept.tree.hashes):
-                yield kept.tenant_id
+            while entries := self.entries(log.tenant_id, tree.size):
+                for entry in entries:
+                    tree.append(leaf_hash(entry.leaf))
+            if (tree.size, tree.hashes) != (log.tree.size, log.tree.hashes):
+                yield log.tenant_id
 
 
 def _find_log(file: sqlite3.Connection, tenant_id: str) -> KeptLog:
-    found = file.execute("SELECT * FROM logs WHERE tenant_id = ?", (tenant_id,)).fetchone()
-    return KeptLog(tenant_id, Frontier(), None) if found is None else _to_log(found)
+    row = file.execute("SELECT * FROM logs WHERE tenant_id = ?", (tenant_id,)).fetchone()
+    return KeptLog(tenant_id, Frontier(), None) if row is None else _to_log(row)
 
 
 def _to_log(row: tuple[str, int, bytes, str | None]) -> KeptLog:

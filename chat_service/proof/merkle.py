@@ -1,7 +1,7 @@
-"""The arithmetic of a Merkle tree as in RFC 6962, section 2.1: SHA-256, leaves and nodes told apart by a first byte.
+"""The arithmetic of a Merkle tree as in RFC 6962, section 2.1: SHA-256, with a first byte that marks leaf or node.
 
-A node is complete when its subtree has all its 2**level leaves; then its hash never changes again. All that is ever
-stored are hashes of complete nodes. Everything else, roots and proofs of any size, is put together from a few of them.
+A node is complete when its subtree has all its 2**level leaves; then its hash never changes again. Only hashes of
+complete nodes are ever stored. Roots and proofs of any size are computed from a few of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,25 +22,25 @@ class Node:
 
     @property
     def last_leaf(self) -> int:
-        """The number of leaves up to the end of the subtree: with the last of them its hash is known."""
+        """The number of leaves up to the end of the subtree. With the last of them its hash is known."""
         return (self.index + 1) << self.level
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The leaves from `begin` to before `end`, as a proof names one: they are a subtree, complete or the last one."""
+    """The leaves from `begin` to before `end`, as one step of a proof: a complete subtree, or the tree's last one."""
 
     begin: int
     end: int
 
     def nodes(self) -> list[Node]:
-        """Return the complete subtrees that it consists of, from left to right."""
-        found, begin = [], self.begin
+        """Return the complete subtrees that make it up, from left to right."""
+        nodes, begin = [], self.begin
         while begin < self.end:
             level = (self.end - begin).bit_length() - 1
-            found.append(Node(level, begin >> level))
+            nodes.append(Node(level, begin >> level))
             begin += 1 << level
-        return found
+        return nodes
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -49,12 +49,12 @@ def leaf_hash(data: bytes) -> bytes:
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """Return the hash of two subtrees side by side."""
+    """Return the hash of the parent of two subtrees."""
     return sha256(b"\x01" + left + right).digest()
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """Return the hash of complete subtrees, from left to right, as of one tree: that of the empty tree if none."""
+    """Return the root of the tree that these complete subtrees form, from left to right; of the empty tree for none."""
     if not hashes:
         return EMPTY_ROOT
     *rest, folded = hashes
@@ -64,10 +64,10 @@ def fold(hashes: Sequence[bytes]) -> bytes:
 
 
 class Frontier:
-    """A tree as far as it has to be known for going on with it: its complete subtrees, the largest first."""
+    """What must be known of a tree to append to it: the hashes of its complete subtrees, the largest first."""
 
     def __init__(self, size: int = 0, hashes: Sequence[bytes] = ()) -> None:
-        """Go on with a tree of `size` leaves.
+        """Continue a tree of `size` leaves.
 
         Raises:
             ValueError: a tree of that size has another number of complete subtrees.
@@ -75,10 +75,10 @@ class Frontier:
         if len(hashes) != size.bit_count():
             raise ValueError(f"{len(hashes)} subtrees are no tree of {size} leaves")
         self.size = size
-        self.hashes = [bytes(one) for one in hashes]
+        self.hashes = [bytes(subtree) for subtree in hashes]
 
     def append(self, leaf: bytes) -> list[bytes]:
-        """Add a leaf by its hash; return the hashes of the subtrees that are complete with it, the leaf's own first."""
+        """Append a leaf by its hash; return the hashes of the subtrees that it completes, its own first."""
         completed = [leaf]
         for _ in range(_trailing_ones(self.size)):
             completed.append(node_hash(self.hashes.pop(), completed[-1]))
@@ -92,7 +92,7 @@ class Frontier:
 
 
 def inclusion_path(index: int, size: int) -> list[Stretch]:
-    """Return what proves that a leaf is in the tree of `size` leaves: from its sibling up to the root's child.
+    """Return the path that proves a leaf to be in the tree of `size` leaves: from its sibling up to the root's child.
 
     RFC 6962, section 2.1.1.
     """
@@ -107,7 +107,7 @@ def inclusion_path(index: int, size: int) -> list[Stretch]:
 
 
 def consistency_path(old: int, new: int) -> list[Stretch]:
-    """Return what proves that the tree of `new` leaves begins with that of `old`, which has at least one and fewer.
+    """Return the path that proves that the tree of `new` leaves begins with the tree of `old` leaves; 1 <= old < new.
 
     RFC 6962, section 2.1.2.
     """
@@ -127,30 +127,30 @@ def consistency_path(old: int, new: int) -> list[Stretch]:
 
 
 def hashes_of(path: Sequence[Stretch], known: Callable[[Node], bytes]) -> list[bytes]:
-    """Return the hashes of a path, from those of the complete subtrees in it."""
+    """Return the hashes of a path, computed from those of its complete subtrees, which `known` returns."""
     return [fold([known(node) for node in stretch.nodes()]) for stretch in path]
 
 
 def is_included(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
-    """Tell whether the path leads from the leaf's hash to the root. RFC 9162, section 2.1.3.2, says it for RFC 6962."""
+    """Tell whether the path leads from the leaf's hash to the root: the algorithm of RFC 9162, section 2.1.3.2."""
     if not 0 <= index < size:
         return False
-    position, last, found = index, size - 1, leaf
+    position, last, computed = index, size - 1, leaf
     for sibling in path:
         if last == 0:
             return False
         if position & 1 or position == last:
-            found = node_hash(sibling, found)
+            computed = node_hash(sibling, computed)
             while not position & 1 and position:
                 position, last = position >> 1, last >> 1
         else:
-            found = node_hash(found, sibling)
+            computed = node_hash(computed, sibling)
         position, last = position >> 1, last >> 1
-    return last == 0 and found == root
+    return last == 0 and computed == root
 
 
 def is_consistent(old: int, old_root: bytes, new: int, new_root: bytes, path: Sequence[bytes]) -> bool:
-    """Tell whether the path shows that the new tree begins with the old one. RFC 9162, section 2.1.4.2."""
+    """Tell whether the path proves that the new tree begins with the old one: RFC 9162, section 2.1.4.2."""
     if old == new or not old:
         return not path and old <= new and (old_root == new_root if old else old_root == EMPTY_ROOT)
     if old > new or not path:
@@ -159,18 +159,18 @@ def is_consistent(old: int, old_root: bytes, new: int, new_root: bytes, path: Se
     position, last = old - 1, new - 1
     while position & 1:
         position, last = position >> 1, last >> 1
-    of_old = of_new = hashes[0]
+    old_computed = new_computed = hashes[0]
     for sibling in hashes[1:]:
         if last == 0:
             return False
         if position & 1 or position == last:
-            of_old, of_new = node_hash(sibling, of_old), node_hash(sibling, of_new)
+            old_computed, new_computed = node_hash(sibling, old_computed), node_hash(sibling, new_computed)
             while not position & 1 and position:
                 position, last = position >> 1, last >> 1
         else:
-            of_new = node_hash(of_new, sibling)
+            new_computed = node_hash(new_computed, sibling)
         position, last = position >> 1, last >> 1
-    return last == 0 and of_old == old_root and of_new == new_root
+    return last == 0 and old_computed == old_root and new_computed == new_root
 
 
 def _split(size: int) -> int:

@@ -1,6 +1,6 @@
 """Checkpoints and proofs as text: C2SP signed-note, tlog-checkpoint and tlog-proof, with Ed25519.
 
-Read strictly: each text has one spelling, so that whatever is changed in a proof is refused.
+Parsing is strict: each value has exactly one spelling, so that any change to a proof is refused.
 """
 
 import base64
@@ -19,13 +19,13 @@ from chat_service.proof.merkle import HASH_BYTES
 PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 
 ED25519 = b"\x01"
-"""The kind of the key, in its id and in its text."""
+"""The byte that marks an Ed25519 key, in its id and in its text."""
 
 KEY_ID_BYTES = 4
 SIGNATURE_BYTES = 64
 
 MOST_SIGNATURES = 16
-"""Of a note; those of unknown keys count for nothing."""
+"""The most signatures that a note may have; those of unknown keys are ignored."""
 
 _NUMBER = re.compile("0|[1-9][0-9]{0,17}", re.ASCII)
 _NAME = re.compile(r"[^\s+]+")
@@ -33,11 +33,11 @@ _SIGNATURE = re.compile("\u2014 ([^\\s+]+) ([A-Za-z0-9+/=]+)")
 
 
 class MalformedError(Exception):
-    """The text is not what it has to be; it says where it is not."""
+    """The text does not have the required form; the message says where."""
 
 
 class Checkpoint(NamedTuple):
-    """What a log says of itself: which log, how many entries, and the hash of all of them."""
+    """The state of a log: its name, how many entries it has, and the root hash of their tree."""
 
     origin: str
     size: int
@@ -46,7 +46,7 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A tlog-proof, taken apart."""
+    """The parts of a tlog-proof."""
 
     leaf: bytes
     index: int
@@ -56,26 +56,26 @@ class Proof:
 
 
 class VerifierKey(NamedTuple):
-    """The public half of a key, under the name of the log that it signs for."""
+    """The public half of a key, with the name of the log that it signs for."""
 
     name: str
     public: bytes
 
     @property
     def id(self) -> bytes:
-        """What names the key in a signature."""
+        """The id by which a signature names the key."""
         return sha256(self.name.encode() + b"\n" + ED25519 + self.public).digest()[:KEY_ID_BYTES]
 
     def __str__(self) -> str:
-        """Return the key as text, as `--key` takes it."""
+        """Return the key as the text that `--key` accepts."""
         return f"{self.name}+{self.id.hex()}+{_to_base64(ED25519 + self.public)}"
 
     @classmethod
     def of(cls, text: str) -> "VerifierKey":
-        """Return the key that the text gives.
+        """Return the key that the text encodes.
 
         Raises:
-            MalformedError: it gives none.
+            MalformedError: it is no key.
         """
         parts = text.strip().split("+", 2)
         if len(parts) != len(("name", "id", "key")) or not _NAME.fullmatch(parts[0]):
@@ -89,7 +89,7 @@ class VerifierKey(NamedTuple):
         return key
 
     def has_signed(self, text: str, signature: bytes) -> bool:
-        """Tell whether the signature of the text is this key's."""
+        """Tell whether this key made the signature of the text."""
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, text.encode())
         except InvalidSignature:
@@ -101,7 +101,7 @@ class SigningKey:
     """A private key. The log of each tenant has its own name, and with it its own verifier key."""
 
     def __init__(self, text: str) -> None:
-        """Take the key as `flask keys signing` prints it: 32 bytes in base64.
+        """Read the key from the text that `flask keys signing` prints: 32 bytes in base64.
 
         Raises:
             MalformedError: it is no key.
@@ -117,7 +117,7 @@ class SigningKey:
         return _to_base64(Ed25519PrivateKey.generate().private_bytes_raw())
 
     def verifier(self, name: str) -> VerifierKey:
-        """Return the public half, for the log of that name."""
+        """Return the public half of the key, for the log of this name."""
         return VerifierKey(name, self._private.public_key().public_bytes_raw())
 
     def sign(self, checkpoint: Checkpoint) -> str:
@@ -128,12 +128,12 @@ class SigningKey:
 
 
 def origin_of(tenant_id: str) -> str:
-    """Return the name of a tenant's log; the tenant's id makes it the only one of its name."""
+    """Return the name of a tenant's log; the tenant's id makes it unique."""
     return f"chat-service/{tenant_id}"
 
 
 def open_checkpoint(note: str, keys: Sequence[VerifierKey]) -> tuple[Checkpoint, VerifierKey]:
-    """Return the checkpoint in a note, and which of the keys has signed it.
+    """Return the checkpoint in a note, and the key that has signed it.
 
     Raises:
         MalformedError: it is no checkpoint, or none of the keys has signed it.
@@ -146,13 +146,13 @@ def open_checkpoint(note: str, keys: Sequence[VerifierKey]) -> tuple[Checkpoint,
     if len(lines) > MOST_SIGNATURES:
         raise MalformedError("The checkpoint has too many signatures.")
     for line in lines:
-        signed = _SIGNATURE.fullmatch(line)
-        if signed is None:
+        match = _SIGNATURE.fullmatch(line)
+        if match is None:
             raise MalformedError("A signature of the checkpoint is not one.")
-        signature = _from_base64(signed[2], "signature")
+        signature = _from_base64(match[2], "signature")
         for key in keys:
-            is_by = (signed[1], signature[:KEY_ID_BYTES]) == (key.name, key.id) and key.name == checkpoint.origin
-            if is_by and len(signature) == KEY_ID_BYTES + SIGNATURE_BYTES:
+            names_key = (match[1], signature[:KEY_ID_BYTES]) == (key.name, key.id) and key.name == checkpoint.origin
+            if names_key and len(signature) == KEY_ID_BYTES + SIGNATURE_BYTES:
                 if key.has_signed(text + "\n", signature[KEY_ID_BYTES:]):
                     return checkpoint, key
                 raise MalformedError("The signature of the checkpoint is wrong: it was changed.")
@@ -168,12 +168,12 @@ def _parse_checkpoint(text: str) -> Checkpoint:
 
 def proof_text(proof: Proof) -> str:
     """Return the proof as a tlog-proof, with the entry as its extra data."""
-    path = "".join(f"{_to_base64(one)}\n" for one in proof.path)
+    path = "".join(f"{_to_base64(sibling)}\n" for sibling in proof.path)
     return f"{PROOF_HEADER}\nextra {_to_base64(proof.leaf)}\nindex {proof.index}\n{path}\n{proof.note}"
 
 
 def parse_proof(text: str) -> Proof:
-    """Take a tlog-proof apart, without looking whether it proves anything.
+    """Parse a tlog-proof, without checking whether it proves anything.
 
     Raises:
         MalformedError: it is none.
@@ -192,13 +192,13 @@ def parse_proof(text: str) -> Proof:
 
 
 def consistency_text(old: int, path: Sequence[bytes], note: str) -> str:
-    """Return a proof that a checkpoint goes on from one of size `old`: what C2SP tlog-witness gives to witnesses."""
-    lines = "".join(f"{_to_base64(one)}\n" for one in path)
+    """Return a proof that a checkpoint continues one of size `old`, in the form that C2SP tlog-witness defines."""
+    lines = "".join(f"{_to_base64(node)}\n" for node in path)
     return f"old {old}\n{lines}\n{note}"
 
 
 def parse_consistency(text: str) -> tuple[int, list[bytes], str]:
-    """Take a proof of consistency apart: the old size, the path, and the signed checkpoint.
+    """Parse a proof of consistency; return the old size, the path, and the signed checkpoint.
 
     Raises:
         MalformedError: it is none.
@@ -217,10 +217,10 @@ def _number(text: str, what: str) -> int:
 
 
 def _hash(text: str) -> bytes:
-    found = _from_base64(text, "hash")
-    if len(found) != HASH_BYTES:
+    data = _from_base64(text, "hash")
+    if len(data) != HASH_BYTES:
         raise MalformedError("A hash has not 32 bytes.")
-    return found
+    return data
 
 
 def _to_base64(data: bytes) -> str:
@@ -228,10 +228,10 @@ def _to_base64(data: bytes) -> str:
 
 
 def _from_base64(text: str, what: str) -> bytes:
-    """Return what the text encodes, if it is the one spelling of that.
+    """Return the bytes that the text encodes.
 
     Raises:
-        MalformedError: it is not.
+        MalformedError: it is not base64, or not in the one spelling that is allowed.
     """
     try:
         data = base64.b64decode(text, validate=True)

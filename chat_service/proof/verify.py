@@ -1,4 +1,4 @@
-"""Whether a file proves what it says, found out with nothing but the file and the log's key."""
+"""Verification of proofs, with nothing but the file and the log's key."""
 
 import json
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from chat_service.proof.notes import (
 )
 
 MOST_BYTES = 2**20
-"""Of a file: the largest entry, a hold of 1,000 chats, has 40,000."""
+"""The largest file that is read. The largest entry, a hold of 1,000 chats, has 40,000 bytes."""
 
 
 class NotProvedError(Exception):
-    """The file does not prove it; the text says why, for a person."""
+    """The file does not prove it; the message says why, for a person."""
 
 
 class Proved(NamedTuple):
-    """What a proof has shown."""
+    """What a valid proof proves."""
 
     entry: dict[str, Any]
     checkpoint: Checkpoint
@@ -32,10 +32,10 @@ class Proved(NamedTuple):
 
 
 def verify(data: bytes, keys: Sequence[VerifierKey], chat_id: str | None = None) -> Proved:
-    """Return what the proof shows; with `chat_id` it must be of that chat.
+    """Return what the proof proves; with `chat_id` it must be about that chat.
 
     Raises:
-        NotProvedError: it shows nothing.
+        NotProvedError: it proves nothing.
     """
     try:
         proof = parse_proof(_text(data))
@@ -55,7 +55,7 @@ def verify(data: bytes, keys: Sequence[VerifierKey], chat_id: str | None = None)
 
 
 def verify_growth(data: bytes, old_note: bytes, keys: Sequence[VerifierKey]) -> tuple[Checkpoint, Checkpoint]:
-    """Return an old checkpoint and a new one, of which `data` proves that it only goes on from the old one.
+    """Return an old checkpoint and a new one, for which `data` proves that the log has only grown in between.
 
     Raises:
         NotProvedError: it does not.
@@ -74,7 +74,7 @@ def verify_growth(data: bytes, old_note: bytes, keys: Sequence[VerifierKey]) -> 
 
 
 def sentence(proved: Proved) -> str:
-    """Return what was shown, for a person."""
+    """Return what was proved as a sentence for a person."""
     entry, checkpoint = proved.entry, proved.checkpoint
     place = f"entry {entry['seq']:,} of {checkpoint.size:,} in the log of tenant {entry['tenant_id']}"
     if entry["kind"] == "chat.deleted":
@@ -90,8 +90,8 @@ def sentence(proved: Proved) -> str:
     else:
         what = f"{entry['kind']} was logged for {entry.get('chat_id') or entry.get('hold_id') or 'the tenant'}"
         covers = ""
-    said = f"{what} at {entry['at']}, by {entry['actor']}: {place}, signed by key {proved.key.id.hex()}."
-    return f"{said} {covers}".strip()
+    text = f"{what} at {entry['at']}, by {entry['actor']}: {place}, signed by key {proved.key.id.hex()}."
+    return f"{text} {covers}".strip()
 
 
 def _messages(entry: dict[str, Any]) -> str:
