@@ -1,4 +1,4 @@
-"""Environment variables -> one frozen Settings. Every wrong variable is reported at once, with what to do."""
+"""Reads environment variables into one frozen Settings. All wrong variables are reported at once, with what to do."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from chat_service.proof.notes import MalformedError, SigningKey
 from chat_service.repository.sealing import is_key
 from chat_service.settings import ConfigError, Settings
 
-# What a browser sends as Origin: no path, no trailing slash, lower case. A `*`, `null` or pattern is not one.
+# An origin as a browser sends it: no path, no trailing slash, lower case. `*`, `null` and patterns are refused.
 _ORIGIN = re.compile(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 
 _PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+", re.ASCII)
@@ -69,8 +69,8 @@ def from_env() -> Settings:
 
 
 def _rate_limits(env: Env) -> Limits:
-    told = {scope: env.str(f"RATE_LIMIT_{scope.name}", "off", validate=_check_rate_limit) for scope in EVERYDAY}
-    return {scope: parse_limit(text) for scope, text in told.items() if text}  # a wrong one is None here
+    texts = {scope: env.str(f"RATE_LIMIT_{scope.name}", "off", validate=_check_rate_limit) for scope in EVERYDAY}
+    return {scope: parse_limit(text) for scope, text in texts.items() if text}  # a wrong one is None
 
 
 def _check_rate_limit(text: str) -> None:
@@ -110,28 +110,28 @@ def _check_ledger_file(path: str) -> None:
 
 
 def _wants_traces() -> bool:
-    """Return whether OpenTelemetry's variables ask for traces. What else they say is its own to read."""
+    """Return whether OpenTelemetry's variables turn traces on. OpenTelemetry reads the rest of them itself."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     if exporter := os.environ.get("OTEL_TRACES_EXPORTER", "").strip():
-        return "otlp" in [one.strip() for one in exporter.split(",")]
+        return "otlp" in [name.strip() for name in exporter.split(",")]
     return any(os.environ.get(name) for name in _COLLECTOR_VARIABLES)
 
 
 @cache
 def _commit() -> str | None:
-    """Return the commit that runs: what the platform says, or git where this is a clone, or None."""
-    told = next((os.environ[name] for name in _COMMIT_VARIABLES if os.environ.get(name)), None)
-    told = told or _commit_of_clone(Path(__file__).parent)
-    return told if told and _COMMIT.fullmatch(told) else None
+    """Return the commit that runs: from the platform's variables, or from git in a clone, or None."""
+    commit = next((os.environ[name] for name in _COMMIT_VARIABLES if os.environ.get(name)), None)
+    commit = commit or _commit_of_clone(Path(__file__).parent)
+    return commit if commit and _COMMIT.fullmatch(commit) else None
 
 
 def _commit_of_clone(folder: Path) -> str | None:
-    if not (folder / ".git").exists():  # else git would find a repository that we only happen to lie in
+    if not (folder / ".git").exists():  # else git would find a repository around this folder
         return None
     command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=2, check=True)  # noqa: S603 - our own list
+        result = subprocess.run(command, capture_output=True, text=True, timeout=2, check=True)  # noqa: S603 - our own list
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return result.stdout.strip()

@@ -1,6 +1,7 @@
-"""What can go wrong, in the words of the domain.
+"""The errors of the domain.
 
-No status codes here: `api/problems.py` is the one table that turns these into HTTP.
+They have no status codes: `api/problems.py` is the one table that maps them to HTTP. Of an error without arguments the
+command line prints the docstring.
 """
 
 from datetime import datetime
@@ -11,7 +12,7 @@ class ChatServiceError(Exception):
 
 
 class InvalidApiKeyError(ChatServiceError):
-    """The key is missing, unknown, revoked or expired: one answer. Who has it learns when it expired."""
+    """The key is missing, unknown, revoked or expired: one answer. Who holds an expired key learns when it expired."""
 
     def __init__(self, expired_at: datetime | None = None) -> None:
         super().__init__(expired_at)
@@ -27,7 +28,7 @@ class InsufficientScopeError(ChatServiceError):
 
 
 class RateLimitedError(ChatServiceError):
-    """The key has no tokens of this scope left; in `retry_after` seconds there are as many as were asked for."""
+    """The key has too few tokens of this scope left; in `retry_after` seconds it has as many as were requested."""
 
     def __init__(self, scope: str, retry_after: int) -> None:
         super().__init__(scope, retry_after)
@@ -60,7 +61,7 @@ class ValidationFailedError(ChatServiceError):
 
 
 class ChatNotFoundError(ChatServiceError):
-    """Absent or another tenant's, not to be told apart; or deleted by the caller's tenant, at `deleted_at`."""
+    """Absent or another tenant's, which look the same; or deleted by the caller's tenant, at `deleted_at`."""
 
     def __init__(self, chat_id: str | None = None, deleted_at: datetime | None = None) -> None:
         super().__init__(chat_id, deleted_at)
@@ -81,7 +82,7 @@ class NotInTrashError(ChatServiceError):
 
 
 class ChatInTrashError(ChatServiceError):
-    """A chat is being created under the id of one that is in the trash."""
+    """A chat cannot be created under this id: the chat with this id is in the trash."""
 
 
 class InvalidIdempotencyKeyError(ChatServiceError):
@@ -93,7 +94,7 @@ class IdempotencyKeyReusedError(ChatServiceError):
 
 
 class RequestInProgressError(ChatServiceError):
-    """The same request, under the same Idempotency-Key, is still being worked on; nothing was done for this one."""
+    """The same request, with the same Idempotency-Key, is in progress; nothing was done for this one."""
 
 
 class ClaimLostError(ChatServiceError):
@@ -137,11 +138,11 @@ class UploadStorageError(ChatServiceError):
 
 
 class TooManyListenersError(ChatServiceError):
-    """As many wait for the log as this process, or the tenant in it, may have."""
+    """This process, or the tenant in this process, has as many clients waiting for the log as are allowed."""
 
 
 class TooMuchUnreadError(ChatServiceError):
-    """The tenant's readers leave so much of their answers untaken that it gets no further one."""
+    """The tenant's clients have not read so many bytes of their responses that it gets no further response."""
 
 
 class ChatExistsError(ChatServiceError):
@@ -161,7 +162,7 @@ class ActiveConnectionsError(ChatServiceError):
 
 
 class LegalHoldError(ChatServiceError):
-    """Holds keep the chat, so nothing of it was destroyed; `revision` is the one that it stays at."""
+    """Holds keep the chat, so nothing of it was deleted; `revision` is the chat's unchanged revision."""
 
     def __init__(self, holds: list[str], revision: int = 0) -> None:
         super().__init__(holds, revision)
@@ -170,7 +171,7 @@ class LegalHoldError(ChatServiceError):
 
 
 class NotDeletableError(ChatServiceError):
-    """The same, to callers who are not to learn of holds."""
+    """A hold keeps the chat, but the caller may not learn of holds."""
 
 
 class HoldNotFoundError(ChatServiceError):
@@ -178,7 +179,7 @@ class HoldNotFoundError(ChatServiceError):
 
 
 class HoldUnchangeableError(ChatServiceError):
-    """The hold was released, or is on everything: chats cannot be added to it or taken from it."""
+    """The hold was released, or is on everything: chats cannot be added to it or removed from it."""
 
 
 class ErasureNotFoundError(ChatServiceError):
@@ -218,7 +219,7 @@ class ProofNotReadyError(ChatServiceError):
 
 
 class UnknownSizeError(ChatServiceError):
-    """The log never had as many entries; `size` says how many it has."""
+    """The log never had so many entries; `size` is how many it has."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -242,7 +243,7 @@ class TooManyConnectionsError(ChatServiceError):
 
 
 class ChangesLostError(ChatServiceError):
-    """What was committed can no longer be followed without a gap."""
+    """The change stream cannot be resumed without a gap."""
 
 
 class DatabaseUnavailableError(ChatServiceError):
@@ -258,7 +259,7 @@ class OutcomeUnknownError(ChatServiceError):
 
 
 class WrongCollectionsError(ChatServiceError):
-    """The database has collections that are not what the service rests on; the text says what to do."""
+    """The database has collections that are not what the service requires; the message says what to do."""
 
 
 class UnsupportedServerError(ChatServiceError):

@@ -1,4 +1,4 @@
-"""The nouns of the service, as plain frozen values. Times are aware datetimes in UTC."""
+"""The data types of the service, as plain frozen values. All times are aware datetimes in UTC."""
 
 import math
 import re
@@ -13,7 +13,7 @@ MAX_SEQ = 2**63 - 1
 
 
 def milliseconds(time: datetime) -> str:
-    """Return a UTC time in RFC 3339 with milliseconds and `Z`."""
+    """Return a UTC time in RFC 3339, with milliseconds and `Z`."""
     return time.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
@@ -24,32 +24,32 @@ class Scope(StrEnum):
     WRITE = "write"
     DELETE = "delete"
     GOVERN = "govern"
-    """To hold chats, and to see and bring back what was deleted in grace; it includes none of the others."""
+    """May hold chats, and see and restore chats deleted during the grace period. It includes no other scope."""
 
 
 EVERYDAY = (Scope.READ, Scope.WRITE, Scope.DELETE)
-"""What a key has, unless it is told otherwise."""
+"""The scopes of a key that is created without any."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """A token bucket: full it holds `burst` tokens, and `rate` of them flow in each second until it is full."""
+    """A token bucket: it holds at most `burst` tokens, and gains `rate` tokens a second until it is full."""
 
     rate: float
     burst: int
 
     def __str__(self) -> str:
-        """Return what `parse_limit` reads."""
+        """Return the limit as text that `parse_limit` reads."""
         return f"{self.rate:.9g}:{self.burst}"
 
     @property
     def window(self) -> int:
-        """The whole seconds in which an empty bucket is full again."""
+        """The seconds, rounded up, after which an empty bucket is full again."""
         return math.ceil(self.burst / self.rate)
 
 
 Limits = Mapping[Scope, RateLimit | None]
-"""How often a key may ask, by scope. None is no limit; a scope that is not in it is left to the default."""
+"""The rate limits of a key, by scope. None means no limit; a scope that is missing has the default limit."""
 
 LIMIT_SYNTAX = "`off`, or requests per second and burst, like 100:200 or 0.5:10"
 
@@ -57,21 +57,21 @@ _LIMIT = re.compile(r"([0-9]{1,5}(?:\.[0-9]{1,3})?):([1-9][0-9]{0,5})", re.ASCII
 
 
 def parse_limit(text: str) -> RateLimit | None:
-    """Return the limit that `text` names in `LIMIT_SYNTAX`, or None if it is `off`.
+    """Return the limit that `text` gives in `LIMIT_SYNTAX`, or None if it is `off`.
 
     Raises:
-        ValueError: it names none.
+        ValueError: the text is not in that syntax.
     """
     if text == "off":
         return None
-    told = _LIMIT.fullmatch(text)
-    if told is None or float(told[1]) == 0:
+    match = _LIMIT.fullmatch(text)
+    if match is None or float(match[1]) == 0:
         raise ValueError(f"Not a limit: {LIMIT_SYNTAX}.")
-    return RateLimit(float(told[1]), int(told[2]))
+    return RateLimit(float(match[1]), int(match[2]))
 
 
 class Role(StrEnum):
-    """Who speaks in a message."""
+    """Who a message is from."""
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -88,63 +88,63 @@ class Tenant:
     created_at: datetime
     limits: Limits = field(default_factory=dict)
     grace: timedelta | None = None
-    """For how long its deletes can be taken back by a key that governs; 0 if that was so once, None if it never was."""
+    """How long its deletes can be undone with the scope `govern`; 0 if that was turned off, None if it was never on."""
     deletion_requested_at: datetime | None = None
     deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TenantDeletion:
-    """How far the deletion of a tenant is."""
+    """The progress of a tenant's deletion."""
 
     requested_at: datetime
     completed_at: datetime | None
     chats: int
-    """That are left, in the trash too."""
+    """How many chats are left, including those in the trash."""
     purges: int
-    """That are open."""
+    """How many purges are open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request, as its API key tells."""
+    """Who sends a request, known by its API key."""
 
     tenant_id: str
     key_id: str
     scopes: frozenset[Scope]
     limits: Limits = field(default_factory=dict, hash=False)
-    """The tenant's own."""
+    """The tenant's own rate limits."""
     grace: timedelta | None = None
-    """The tenant's."""
+    """The tenant's grace period."""
     expires_at: datetime | None = None
-    """From this moment on the key is none."""
+    """From this moment on the key is not valid."""
 
     @property
     def governs(self) -> bool:
-        """Whether it learns of holds, and of what was deleted in grace."""
+        """Whether the caller may learn of holds, and of chats deleted during the grace period."""
         return Scope.GOVERN in self.scopes
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a token bucket says to a request."""
+    """The answer of a token bucket to a request."""
 
     granted: bool
     limit: RateLimit
     left: int
-    """Whole tokens that are left in the bucket."""
+    """Tokens left in the bucket, rounded down."""
     retry_after: int
-    """Seconds until there are as many tokens as were asked for; 0 when they were granted."""
+    """Seconds until the bucket has as many tokens as were requested; 0 if they were granted."""
     full_after: int
-    """Seconds until the bucket is full, when nothing more is taken."""
+    """Seconds until the bucket is full, if no more tokens are used."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key as it is stored: never the key itself."""
+    """The record of an API key, which never contains the key itself."""
 
     id: str
-    """The first 12 hexadecimal digits of the digest: enough to name a key, useless to forge one."""
+    """The first 12 hexadecimal digits of the key's digest: enough to identify a key, useless to forge one."""
     tenant_id: str
     label: str
     scopes: frozenset[Scope]
@@ -152,9 +152,9 @@ class ApiKey:
     created_at: datetime
     revoked_at: datetime | None
     expires_at: datetime | None = None
-    """From this moment on it is none."""
+    """From this moment on the key is not valid; None if it does not expire."""
     last_used_on: date | None = None
-    """The day, in UTC; None if it never was."""
+    """The day of its last use, in UTC; None if it was never used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,21 +170,21 @@ class Chat:
     updated_at: datetime
     last_message_at: datetime | None
     revision: int
-    """Grows with every change to the chat or its messages, and not as connections come and go."""
+    """Grows with every change to the chat or its messages, but not when connections open or close."""
     expires_at: datetime | None = None
-    """From this moment on it is gone."""
+    """From this moment on the chat is gone."""
     taken_at: datetime | None = None
-    """When the tenant's retention takes it, at the earliest, if nothing more happens to it; None if it has its own end
-    or there is no policy."""
+    """When the retention policy deletes or trashes the chat at the earliest, if it has no more activity; None if it has
+    an `expires_at` of its own or there is no policy."""
 
     @property
     def ends_at(self) -> datetime | None:
-        """Its own end, or else that by the tenant's policy."""
+        """The chat's own `expires_at`, or else the end that the retention policy gives it."""
         return self.expires_at or self.taken_at
 
     @property
     def ends_by(self) -> str | None:
-        """What has given it its end."""
+        """Where `ends_at` comes from: `chat`, `policy`, or None if there is no end."""
         if self.expires_at is not None:
             return "chat"
         return None if self.taken_at is None else "policy"
@@ -192,7 +192,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class ListPosition:
-    """A place between two things of a list that runs from the latest time to the earliest."""
+    """A position in a list that is ordered from the latest time to the earliest."""
 
     at: datetime
     id: str
@@ -200,7 +200,7 @@ class ListPosition:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message as a caller sends it."""
+    """A message as the caller posts it."""
 
     role: Role
     content: str
@@ -210,7 +210,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as it is kept; `seq` counts from 1 in its chat, without gaps at creation."""
+    """A message as it is stored. `seq` counts from 1 in its chat, without gaps when messages are created."""
 
     seq: int
     role: str
@@ -223,7 +223,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a chat's messages, `after < seq < before`, and the direction to read it in."""
+    """A range of a chat's messages, `after < seq < before`, and the order in which to read it."""
 
     after: int = 0
     before: int = MAX_SEQ
@@ -232,7 +232,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """The receipt of a deleted chat, and how far its purge is. It outlives the chat, and holds no content."""
+    """The receipt of a deleted chat, with the progress of its purge. It outlives the chat, and has no content."""
 
     chat_id: str
     deleted_at: datetime
@@ -240,28 +240,28 @@ class Deletion:
     requested_by: str
     purged: int
     remaining: int
-    """What an open purge has left to remove."""
+    """How many messages an open purge still has to remove."""
     completed_at: datetime | None
     """When the last message was removed; None while a purge is open."""
     estimated_at: datetime | None = None
-    """When an open purge should be complete, at its speed so far; None before it has one."""
+    """When an open purge will be complete at its speed so far; None while its speed is unknown."""
     export_sha256: str | None = None
-    """The digest of the export that whoever asked for it has kept, as they say."""
+    """The digest of the export that the caller kept. The caller supplied it, and the service did not check it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trashing:
-    """That a chat is in the trash."""
+    """The move of a chat to the trash."""
 
     chat_id: str
     trashed_at: datetime
     purge_at: datetime
-    """Until when it can be restored."""
+    """Until this moment the chat can be restored."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrashedChat:
-    """A chat in the trash, as its list shows it."""
+    """A chat in the trash, as the list of the trash shows it."""
 
     id: str
     title: str | None
@@ -270,39 +270,39 @@ class TrashedChat:
     purge_at: datetime
     trashed_by: str
     held: bool
-    """Whether a hold keeps it from being deleted."""
+    """Whether a hold prevents its deletion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """That chats must not be destroyed, on whose word, and since when."""
+    """A legal hold: chats that must not be deleted, who placed it, and when."""
 
     id: str
     name: str
     everything: bool
-    """Whether it is on all chats of the tenant, also those that are still to come."""
+    """Whether it covers all chats of the tenant, including future ones."""
     chat_count: int
-    """On how many chats it is, or was when it was released; 0 of a hold on everything."""
+    """How many chats it covers, or covered when it was released; 0 for a hold on everything."""
     placed_at: datetime
     active_from: datetime
-    """From when on nothing of it is destroyed any more."""
+    """From this moment on nothing that it covers is deleted."""
     placed_by: str
     """The id of the key, or `operator`."""
     released_at: datetime | None = None
 
 
 class ErasureMode(StrEnum):
-    """What becomes of a person's messages."""
+    """What erasing does to a person's messages."""
 
     REDACT = "redact"
-    """They keep number, role and times, and say nothing any more, of nobody."""
+    """They keep seq, role and times, but lose their content, sender and metadata."""
     REMOVE = "remove"
     """They are deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """The record of what was erased of a person, who is not named in it."""
+    """The record of an erasure. It does not name the person."""
 
     id: str
     mode: ErasureMode
@@ -311,17 +311,17 @@ class Erasure:
     """The id of the key, or `operator`."""
     chats: int
     messages: int
-    """What was erased so far."""
+    """How many messages were erased so far."""
     deferred: int
-    """Chats that a hold keeps, or kept until lately, at the last look at everything."""
+    """Chats that the last full scan skipped, because a hold keeps them or kept them until recently."""
     is_deferred: bool
-    """Whether it waits for a hold."""
+    """Whether the erasure waits for a hold to be released."""
     completed_at: datetime | None
-    """When a look at everything had found nothing."""
+    """When a full scan had found nothing left to erase."""
 
 
 class RetentionAction(StrEnum):
-    """What becomes of a chat when its retention is over."""
+    """What the policy does to a chat whose retention period is over."""
 
     DELETE = "delete"
     TRASH = "trash"
@@ -329,78 +329,78 @@ class RetentionAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """A tenant's policy: chats without activity for so many days are taken."""
+    """A tenant's retention policy: chats without activity for `delete_after_days` are deleted or trashed."""
 
     delete_after_days: int
     action: RetentionAction
     max_per_day: int
-    """A fuse: no more are taken in a day (UTC)."""
+    """A safety limit: the policy deletes or trashes no more chats in a day (UTC)."""
     active_from: datetime
     changed_at: datetime
     changed_by: str
     before: "Retention | None" = None
-    """The one that it has replaced."""
+    """The policy that this one replaced."""
 
     def in_force(self, now: datetime) -> "Retention | None":
-        """Return the policy to go by now, or None if there is none yet.
+        """Return the policy that applies now, or None if there is none yet.
 
-        Until a change is active only what both policies would take is taken: in the longer time, and rather to the
-        trash.
+        Until a change is active, only chats that both policies cover are deleted or trashed: after the longer period,
+        and to the trash if the actions differ.
         """
         if now >= self.active_from:
             return self
         if self.before is None:
             return None
         days = max(self.delete_after_days, self.before.delete_after_days)
-        alike = self.action is self.before.action
-        most = min(self.max_per_day, self.before.max_per_day)
-        action = self.action if alike else RetentionAction.TRASH
-        return replace(self, delete_after_days=days, action=action, max_per_day=most)
+        is_same_action = self.action is self.before.action
+        max_per_day = min(self.max_per_day, self.before.max_per_day)
+        action = self.action if is_same_action else RetentionAction.TRASH
+        return replace(self, delete_after_days=days, action=action, max_per_day=max_per_day)
 
     def takes_at(self, updated_at: datetime) -> datetime:
-        """Return when a chat that nothing more happens to is taken at the earliest."""
+        """Return when a chat is deleted or trashed at the earliest, if it has no activity after `updated_at`."""
         end = max(updated_at + timedelta(days=self.delete_after_days), self.active_from)
-        meanwhile = self.in_force(self.changed_at)
-        if meanwhile is None:
+        interim = self.in_force(self.changed_at)
+        if interim is None:
             return end
-        return min(end, updated_at + timedelta(days=meanwhile.delete_after_days))
+        return min(end, updated_at + timedelta(days=interim.delete_after_days))
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPreview:
-    """What a policy of so many days would take now."""
+    """How many chats a policy of `delete_after_days` would delete or trash now."""
 
     delete_after_days: int
     chats: int
     messages: int
     held: int
-    """Chats that are kept by a hold; they are not among the others."""
+    """Chats that a hold keeps; they are not counted in `chats`."""
     as_of: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class DeletionPreview:
-    """What deleting a chat now would do."""
+    """What deleting a chat would do now."""
 
     chat_id: str
     message_count: int
     active_connections: int
     bytes: int
-    """The size of the messages as they are stored."""
+    """The stored size of the messages."""
     bytes_estimated: bool
-    """Whether `bytes` was extrapolated from the first and the last messages, because there are many."""
+    """Whether `bytes` was estimated from the first and the last messages, because there are many."""
     staged: bool
-    """Whether the messages would be removed by a purge after the answer, rather than before it."""
+    """Whether a purge would remove the messages after the response, rather than before it."""
     revision: int
     held: bool
-    """Whether a hold would refuse it."""
+    """Whether a hold would prevent the delete."""
     holds: list[str] | None = None
-    """Which do, for those who may know."""
+    """The ids of those holds; None for callers who may not know them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Purge:
-    """Messages that nobody can reach any more and that a worker has claimed to remove: one stretch of one chat."""
+    """Messages that a worker has claimed to remove: one range of one chat, which no caller can reach any more."""
 
     tenant_id: str
     chat_id: str
@@ -413,17 +413,17 @@ class Purge:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """What makes a repeated request the same one."""
+    """What identifies a repeated request."""
 
     tenant_id: str
     key: str
     fingerprint: str
-    """A digest of the whole request: under the same key, any other request is refused."""
+    """A digest of the whole request. A different request with the same key is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One live WebSocket connection to a chat, good until `expires_at` unless renewed."""
+    """One live WebSocket connection to a chat. It expires at `expires_at` unless it is renewed."""
 
     connection_id: str
     chat_id: str
@@ -431,19 +431,19 @@ class Lease:
     connected_at: datetime
     expires_at: datetime
     name: str | None = None
-    """As whoever connected wants to be called."""
+    """The name that the client gave when it connected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Opens one WebSocket to one chat, once, for a client that cannot send a key."""
+    """A one-time ticket that opens one WebSocket to one chat, for a client that cannot send a key."""
 
     ticket: str
     expires_at: datetime
 
 
 class Kind(StrEnum):
-    """What an entry of the log tells."""
+    """The kinds of entries of the log."""
 
     CHAT_TRASHED = "chat.trashed"
     CHAT_RESTORED = "chat.restored"
@@ -462,37 +462,37 @@ class Kind(StrEnum):
 
     @property
     def is_of_hold(self) -> bool:
-        """Whether it tells of a hold and not of a chat."""
+        """Whether entries of this kind are about a hold and not a chat."""
         return self in {Kind.HOLD_PLACED, Kind.HOLD_CHANGED, Kind.HOLD_RELEASED}
 
     @property
     def is_confidential(self) -> bool:
-        """Whether only keys that govern may learn of it."""
+        """Whether only keys with the scope `govern` may see entries of this kind."""
         return self.is_of_hold or self in {Kind.DELETION_REFUSED, Kind.RETENTION_CHANGED}
 
 
 WITHHELD = "withheld"
-"""Told in place of a confidential kind, with nothing else of the entry, to keys that do not govern."""
+"""What keys without the scope `govern` get in place of a confidential kind, with nothing else of the entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that was taken away or brought back, as its transaction puts it down; it gets its number later."""
+    """Something that was deleted, changed or restored, as its transaction records it; it gets its seq later."""
 
     kind: Kind
     chat_id: str
-    """Of a hold's, the id of the hold; empty of what is of no chat."""
+    """The id of the chat; of an event about a hold, the id of the hold; empty if it is about neither."""
     actor: str
-    """The id of the key that asked for it, or what of the service did it: `expiry`, `purge`."""
+    """The id of the key that requested it, or the part of the service that did it: `expiry`, `purge`."""
     facts: Mapping[str, Any]
     """Numbers, times and ids; never content."""
     revision: int = 0
-    """The one that it left the chat at, which tells its place among the chat's; 0 if the kind tells it."""
+    """The chat's revision after the event, which orders the events of the chat; 0 if the kind gives the order."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """An event of a tenant's log; `seq` counts from 1 without gaps."""
+    """An event with its number in a tenant's log; `seq` counts from 1 without gaps."""
 
     seq: int
     at: datetime
@@ -501,34 +501,34 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A stretch of a tenant's log."""
+    """A page of a tenant's log."""
 
     entries: list[LogEntry]
     next_after: int
-    """Everything up to this seq was looked at."""
+    """The last seq that this page covers: the next page starts after it."""
     head: int
-    """The last seq there is; 0 in an empty log."""
+    """The last seq of the log; 0 if it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """That entries of a tenant's log are told to an address."""
+    """An address to which entries of a tenant's log are delivered."""
 
     id: str
     url: str
     kinds: list[Kind] | None
-    """Which; None for all."""
+    """The kinds of entries that are delivered; None for all."""
     enabled: bool
     disabled_by: str | None
-    """`key`, `operator`, or `410`: the receiver has said that it is gone."""
+    """`key`, `operator`, or `410`: the receiver answered that it is gone."""
     created_at: datetime
     created_by: str
     position: int
-    """Up to which seq deliveries were made."""
+    """The last seq for which deliveries were created."""
 
 
 class DeliveryState(StrEnum):
-    """How far a delivery is."""
+    """The state of a delivery."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -537,11 +537,11 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An entry that a webhook is told, and what came of it so far."""
+    """The delivery of an entry to a webhook, with its result so far."""
 
     id: str
     seq: int | None
-    """Which entry; None of a test."""
+    """The seq of the entry; None for a test delivery."""
     kind: str
     state: DeliveryState
     created_at: datetime
@@ -549,26 +549,26 @@ class Delivery:
     tried_at: datetime | None
     next_try_at: datetime | None
     status: int | None
-    """What the receiver has answered last; None if it has not."""
+    """The status of the receiver's last response; None if there was none."""
     reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A try to deliver, as it is claimed."""
+    """One attempt at a delivery, as a worker claims it."""
 
     tenant_id: str
     webhook_id: str
     delivery_id: str
     url: str
     secrets: list[bytes] = field(repr=False)
-    """With which it is signed, the newest first."""
+    """The secrets that sign it, the newest first."""
     number: int
-    """1 of the first try."""
+    """The number of the attempt; the first is 1."""
     at: datetime
     type: str
     entry: LogEntry | None
-    """None of a test."""
+    """None for a test delivery."""
 
 
 class PurgeProgress(NamedTuple):
@@ -577,21 +577,21 @@ class PurgeProgress(NamedTuple):
     open: int
     messages: int
     waiting: timedelta
-    """How long ago a worker has touched the purge that has waited longest."""
+    """How long the purge that has waited longest has been without a worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class SequencerStatus:
-    """How far the log is."""
+    """How far the log has caught up with what is committed."""
 
     up_to: datetime | None
-    """Everything that was committed before is in the log; None if no sequencer has ever run."""
+    """Everything committed before this moment is in the log; None if no sequencer has ever run."""
     behind: timedelta | None
-    """How long ago that was."""
+    """How long ago `up_to` was."""
     process: str | None
-    """Which process writes the log; None if none does."""
+    """The process that writes the log; None if none does."""
     is_rescanning: bool
-    """Whether it looks through all receipts, because it could not go on from where the log ends."""
+    """Whether the sequencer scans all receipts, because it could not continue from the end of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -605,7 +605,7 @@ class MessageCreated:
 
 @dataclass(frozen=True, slots=True)
 class ChatUpdated:
-    """Something of a chat has changed other than by a new message."""
+    """A chat was changed, other than by a new message."""
 
     tenant_id: str
     chat_id: str
@@ -628,11 +628,11 @@ class KeyRevoked:
 
 @dataclass(frozen=True, slots=True)
 class KeyExpires:
-    """An API key was given an end."""
+    """An API key was given an expiry time."""
 
     key_id: str
     at: datetime
 
 
 Change = MessageCreated | ChatUpdated | ChatGone | KeyRevoked | KeyExpires
-"""What the connections of all processes are told of, once it is committed."""
+"""A committed change that the WebSocket connections of all processes hear of."""

@@ -1,4 +1,4 @@
-"""What the application can be told, as one frozen value; `config.py` at the top reads it from the environment."""
+"""The settings of the application, as one frozen value. The top-level `config.py` reads them from the environment."""
 
 from dataclasses import dataclass, field
 
@@ -6,19 +6,19 @@ from chat_service.models import Limits
 
 
 class ConfigError(Exception):
-    """The environment cannot be used; the text names each wrong variable."""
+    """The environment cannot be used; the message names each wrong variable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings of the HTTP application. What gunicorn needs (PORT, WEB_CONCURRENCY) is in gunicorn.conf.py."""
+    """All settings of the HTTP application. Those of gunicorn (PORT, WEB_CONCURRENCY) are in gunicorn.conf.py."""
 
     mongodb_uri: str
     max_body_bytes: int
     threads: int
     log_format: str
     delete_inline_limit: int = 1_000
-    """Up to how many messages are removed with their chat; those of larger ones are left to a purge."""
+    """The most messages that are removed together with their chat. A purge removes the messages of larger chats."""
     max_import_bytes: int = 64 * 2**20
     rate_limits: Limits = field(default_factory=dict)
     cors_origins: tuple[str, ...] = ()
@@ -27,15 +27,15 @@ class Settings:
     connections_per_worker: int = 10_000
     metrics: bool = True
     traces: bool = False
-    """Whether OpenTelemetry's own variables ask for traces; it reads them itself."""
+    """Whether OpenTelemetry's own variables turn traces on. OpenTelemetry reads the rest of them itself."""
     chat_page: bool = False
     commit: str | None = None
     public_url: str = ""
-    """Where callers reach the service, without a path; empty if it does not know."""
+    """The address at which callers reach the service, without a path; empty if it is not set."""
     webhook_keys: tuple[str, ...] = field(default=(), repr=False)
-    """With which webhooks' secrets are sealed: the first one, and opened with any."""
+    """The keys for webhooks' secrets: the first one seals, and any of them opens."""
     webhook_private_networks: bool = False
     signing_keys: tuple[str, ...] = field(default=(), repr=False)
-    """With the first one checkpoints of the log are signed; the others have signed before, and still verify."""
+    """The first key signs checkpoints of the log. The others signed earlier ones, and still verify them."""
     ledger_file: str | None = None
-    """Where the log is kept outside the database."""
+    """The path of the ledger, the copy of the log outside the database."""
