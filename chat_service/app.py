@@ -1,4 +1,4 @@
-"""The composition root: the one file that knows all the others."""
+"""The composition root: builds the application from all other modules."""
 
 import logging
 from collections.abc import Callable
@@ -60,25 +60,25 @@ _log = logging.getLogger(__name__)
 
 
 class _Api(Api):  # type: ignore[misc]  # flask-smorest ships no types
-    """flask-smorest with our error shape."""
+    """flask-smorest with our error responses."""
 
-    DEFAULT_ERROR_RESPONSE_NAME = None  # api/openapi.py says of each operation what its errors are
+    DEFAULT_ERROR_RESPONSE_NAME = None  # api/openapi.py declares the errors of each operation
 
     def handle_http_exception(self, error: HTTPException) -> Response:
-        """Answer an HTTP error in the one shape."""
+        """Return the problem document for an HTTP error."""
         return problems.answer_http_error(error)
 
 
 class _Flask(Flask):
-    """Flask without coroutines: there are no views of that kind to look for, eight times a request."""
+    """Flask without async views: Flask would look for them eight times a request."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function."""
+        """Return the function as it is."""
         return func
 
 
 class _Json(DefaultJSONProvider):
-    """JSON as the contract prints it: fields in their order, text as text, on one line with spaces."""
+    """JSON as the contract prints it: fields in their order, text not escaped to ASCII, one line with spaces."""
 
     sort_keys = False
     ensure_ascii = False
@@ -99,7 +99,7 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     tracer = _tracer(config)
     repositories = _repositories(config, database or _database(config, tracer))
     repositories.install(app.extensions)
-    # The order counts: hooks run before a request as they stand here, and after it the other way round.
+    # The order matters: before a request the hooks run in this order, after it in the reverse order.
     observation.install(app, _observers(config, tracer))
     if tracer is not None:
         tracer.install(app, auth.API_PREFIX)
@@ -113,8 +113,8 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
     for field in (fields.Rfc3339, fields.Time, fields.Seconds):
         api.register_field(field, "string", "date-time")
     problems.install(app)
-    of_chats = (chats, deletions, trash, messages, exports, connections)
-    for module in (*of_chats, holds, retention, erasures, webhooks, log, proofs, keys, system):
+    chat_modules = (chats, deletions, trash, messages, exports, connections)
+    for module in (*chat_modules, holds, retention, erasures, webhooks, log, proofs, keys, system):
         api.register_blueprint(module.blueprint)
     app.register_blueprint(docs.blueprint)
     app.register_blueprint(guides.blueprint)
@@ -132,26 +132,26 @@ def create_app(config: Settings, database: Database | None = None) -> Flask:
 
 
 def _tracer(config: Settings) -> "OpenTelemetry | None":
-    """Return what sends traces, made in the process that has them; None where nobody asks for them."""
+    """Return the OpenTelemetry tracer; None if traces are off or cannot be set up, which is logged."""
     if not config.traces:
         return None
     try:
-        from chat_service.telemetry.tracing import OpenTelemetry  # noqa: PLC0415 - an extra brings what it imports
+        from chat_service.telemetry.tracing import OpenTelemetry  # noqa: PLC0415 - its imports come with an extra
 
         return OpenTelemetry(__version__)
-    except (ImportError, ValueError) as error:  # the extra is not there, or a variable of its own is wrong
+    except (ImportError, ValueError) as error:  # the extra is not installed, or one of its variables is wrong
         _log.warning("There will be no traces: %s. See docs/observability.md.", str(error).rstrip("."))
         return None
 
 
 def _observers(config: Settings, tracer: "OpenTelemetry | None") -> list[observation.Observer]:
-    counted = [metrics.observe] if config.metrics else []
-    traced = [] if tracer is None else [tracer.answered]
-    return [logs.write, *counted, *traced]
+    metrics_observers = [metrics.observe] if config.metrics else []
+    trace_observers = [] if tracer is None else [tracer.answered]
+    return [logs.write, *metrics_observers, *trace_observers]
 
 
 def _questions(repositories: Repositories) -> list[metrics.Question]:
-    """Return what is asked of the database for /metrics."""
+    """Return the queries by which /metrics gets its gauges from the database, each given its seconds."""
 
     def log(seconds: float) -> dict[str, float]:
         status = repositories.sequencer.status(seconds)
@@ -167,11 +167,11 @@ def _questions(repositories: Repositories) -> list[metrics.Question]:
         }
 
     def webhooks(seconds: float) -> dict[str, float]:
-        telling = repositories.health.webhooks(seconds)
+        health = repositories.health.webhooks(seconds)
         return {
-            "chat_service_webhooks_enabled": telling.enabled,
-            "chat_service_webhooks_failing": telling.failing,
-            "chat_service_webhook_late_seconds": telling.late.total_seconds(),
+            "chat_service_webhooks_enabled": health.enabled,
+            "chat_service_webhooks_failing": health.failing,
+            "chat_service_webhook_late_seconds": health.late.total_seconds(),
         }
 
     def retention(seconds: float) -> dict[str, float]:
@@ -192,7 +192,7 @@ def _flask(config: Settings) -> Flask:
         PUBLIC_URL=config.public_url,
         OPENAPI_VERSION="3.1.0",
     )
-    # Each address has one spelling: `//chats` and `/chats/` are not found rather than redirected.
+    # Each address has one spelling: `//chats` and `/chats/` get 404, not a redirect.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     app.url_map.converters["default"] = parsing.PathPart
@@ -200,14 +200,14 @@ def _flask(config: Settings) -> Flask:
 
 
 def _database(config: Settings, tracer: "OpenTelemetry | None") -> Database:
-    # More connections than threads: for the sockets and their feed, the log's listeners, the session killer and a
-    # readiness probe.
-    counted = [PoolListener(metrics.observe_pool)] if config.metrics else []
-    traced = [] if tracer is None else [CommandListener(tracer.command_began, tracer.command_ended)]
+    # More connections than threads: also for the WebSockets and their feed, the log's listeners, the session killer
+    # and a readiness probe.
+    pool_listeners = [PoolListener(metrics.observe_pool)] if config.metrics else []
+    trace_listeners = [] if tracer is None else [CommandListener(tracer.command_began, tracer.command_ended)]
     return Database(
         config.mongodb_uri,
         max_pool_size=config.threads + SOCKET_THREADS + LOG_THREADS + 3,
-        listeners=[CommandCounter(), *counted, *traced],
+        listeners=[CommandCounter(), *pool_listeners, *trace_listeners],
         tracer=tracer or SILENT,
     )
 

@@ -1,4 +1,4 @@
-"""`make run`: everything a newcomer needs on one machine, and nothing left behind."""
+"""`make run`: the database, the service, a worker and demo data on one machine; Ctrl-C stops all of it."""
 
 import os
 import signal
@@ -24,14 +24,14 @@ from chat_service.repository.tenants import Tenants
 
 DATA = Path(".data")
 PUBLISHED_KEY = "your-tenant-api-key"
-"""The key in the samples of the published page. Everybody knows it, so it is only ever made on this machine."""
+"""The key in the samples of the published page. Everybody knows it, so only a local database gets it."""
 
 STOP_SECONDS = 10
-"""For the purge worker to finish a batch."""
+"""The time that the purge worker has to finish a batch."""
 
 DEMO_TENANT = "00000000-0000-4000-8000-00000000de30"
 DEMO_CHAT = "a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d"
-"""The id in the samples of the published page."""
+"""The chat id in the samples of the published page."""
 
 DEMO_MESSAGES = [
     NewMessage(Role.USER, "Where is my parcel?", "ada", {}),
@@ -67,42 +67,46 @@ def _serve(cleanup: ExitStack) -> None:
 
 
 def _secrets() -> dict[str, str]:
-    """Return the keys and the ledger of the database in this folder, made when they are missing; no other's."""
+    """Return keys and ledger path, made if missing for our own database; for any other, only those that are set."""
     names = ("WEBHOOK_SECRET_KEY", "SIGNING_KEY", "LEDGER_FILE")
     if "MONGODB_URI" in os.environ:
         return {name: os.environ[name] for name in names if name in os.environ}
     DATA.mkdir(exist_ok=True)
-    made = (_kept("webhook.key", new_key), _kept("signing.key", SigningKey.new), str((DATA / "ledger.db").resolve()))
-    return {name: os.environ.get(name, value) for name, value in zip(names, made, strict=True)}
+    defaults = (
+        _read_or_make("webhook.key", new_key),
+        _read_or_make("signing.key", SigningKey.new),
+        str((DATA / "ledger.db").resolve()),
+    )
+    return {name: os.environ.get(name, value) for name, value in zip(names, defaults, strict=True)}
 
 
-def _kept(name: str, make: Callable[[], str]) -> str:
-    kept = DATA / name
-    if not kept.exists():
-        kept.touch(0o600)
-        kept.write_text(make())
-    return kept.read_text()
+def _read_or_make(name: str, make: Callable[[], str]) -> str:
+    file = DATA / name
+    if not file.exists():
+        file.touch(0o600)
+        file.write_text(make())
+    return file.read_text()
 
 
 def _port() -> int:
     """Return the port to serve on.
 
     Raises:
-        EmbeddedError: it is no port, or in use.
+        EmbeddedError: PORT is no port number, or the port cannot be used.
     """
-    told = os.environ.get("PORT", "8000")
-    if not told.isdecimal() or not 0 < int(told) < 2**16:
-        raise EmbeddedError(f"PORT is {told!r}, which is not a port number.")
+    port = os.environ.get("PORT", "8000")
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise EmbeddedError(f"PORT is {port!r}, which is not a port number.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", int(told)))
+            probe.bind(("127.0.0.1", int(port)))
         except OSError as error:
             raise EmbeddedError(
-                f"Port {told} cannot be used ({error.strerror}); stop what listens there, or choose another: "
+                f"Port {port} cannot be used ({error.strerror}); stop what listens there, or choose another: "
                 "PORT=8001 make run."
             ) from None
-    return int(told)
+    return int(port)
 
 
 def _start_mongod(cleanup: ExitStack) -> str:
@@ -111,7 +115,7 @@ def _start_mongod(cleanup: ExitStack) -> str:
 
 
 def _prepare_demo(uri: str, key: str) -> bool:
-    """Create what is missing: collections, demo tenant, its key, demo chat. Return whether the chat is there."""
+    """Create what is missing: collections, demo tenant, its key, demo chat. Return whether the demo chat exists."""
     database = Database(uri)
     try:
         if key == PUBLISHED_KEY and not database.is_local:

@@ -1,7 +1,7 @@
-"""The chat page at `/`, for trying the service: it is served where CHAT_PAGE says so, as `make run` does.
+"""The chat page at `/`, for trying the service. It is served only with `CHAT_PAGE=on`, which `make run` sets.
 
-It needs no key to be read, because it holds nothing: whoever opens it brings one, and it talks to the API like any
-other client. Plain files of this package, and nothing of any other host.
+The page is public, because it contains no data: the user enters an API key, and the page calls the API like any other
+client. It consists of plain files of this package, and loads nothing from any other host.
 """
 
 from pathlib import Path
@@ -14,20 +14,20 @@ blueprint = Blueprint("page", __name__)
 
 FOLDER = Path(__file__).parent / "static" / "chat"
 
-FILES = {found.name for found in FOLDER.iterdir()} - {"index.html"}
-"""What the page consists of, beside itself."""
+FILES = {file.name for file in FOLDER.iterdir()} - {"index.html"}
+"""The files that the page loads."""
 
 POLICY = f"{docs.POLICY}; require-trusted-types-for 'script'; trusted-types 'none'"
-"""That of /docs, and the browser refuses to read any text as HTML: what people write to each other stays text."""
+"""The policy of /docs; in addition the browser refuses to parse text as HTML, so that messages stay text."""
 
 
 @blueprint.get("/")
 def index() -> Response:
-    """Give the chat page."""
+    """Return the chat page."""
     return docs.give_file(FOLDER, "index.html", POLICY)
 
 
 @blueprint.get("/page/<name>")
 def part(name: str) -> Response:
-    """Give a file of the page."""
+    """Return a file that the page loads; any other name is not found."""
     return docs.give_file(FOLDER if name in FILES else FOLDER / "none", name, POLICY)

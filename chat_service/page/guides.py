@@ -1,6 +1,6 @@
-"""The documentation at `/docs/`: the Markdown of docs/, for people, without a network. `/problems` is one page of it.
+"""The documentation at `/docs/`: the Markdown of docs/ as HTML, without a network. `/problems` is one page of it.
 
-It is there where the service runs from its repository or its container; a wheel has none.
+It exists where the service runs from its repository or its container; a wheel does not contain it.
 """
 
 import posixpath
@@ -26,10 +26,10 @@ INDEX, PROBLEMS = "README", "problems"
 
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 
-_SCROLLED = {"code_block": "code_block", "fence": "code_block", "table_open": "table_open"}
-"""What can be wider than the page, and as what it is shown: a fence's attributes would not be those of its box."""
+_SCROLLABLE = {"code_block": "code_block", "fence": "code_block", "table_open": "table_open"}
+"""Tokens that can be wider than the page, and the type to render each as: a fence has no attributes on its box."""
 
-_NOT_OF_SLUGS = re.compile(r"[^\w\- ]")
+_NOT_IN_SLUG = re.compile(r"[^\w\- ]")
 
 
 class Page(NamedTuple):
@@ -42,14 +42,14 @@ class Page(NamedTuple):
 
 @cache
 def names() -> frozenset[str]:
-    """Return the names of all pages: their paths in docs/, without the ending. Nothing else is read."""
+    """Return the names of all pages: their paths in docs/ without the suffix. No other file is read."""
     return frozenset(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.md"))
 
 
 @cache
 def read(name: str) -> Page:
-    """Return a page of `names`."""
-    from markdown_it import MarkdownIt  # noqa: PLC0415 - no worker and no command needs it before a page is asked for
+    """Return a page, whose name must be one of `names`."""
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - not needed before a page is requested
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     text = (FOLDER / f"{name}.md").read_text()
@@ -58,23 +58,23 @@ def read(name: str) -> Page:
     for position, token in enumerate(tokens):
         if token.type == "heading_open":
             token.attrSet("id", slug(tokens[position + 1].content))
-        elif token.type in _SCROLLED:
-            token.attrSet("tabindex", "0")  # so that it can be scrolled by the keys
-            token.type = _SCROLLED[token.type]
+        elif token.type in _SCROLLABLE:
+            token.attrSet("tabindex", "0")  # so that it can be scrolled with the keyboard
+            token.type = _SCROLLABLE[token.type]
         elif token.type == "th_open" and not tokens[position + 1].content:
-            token.tag = tokens[position + 2].tag = "td"  # the corner of a table heads nothing
+            token.tag = tokens[position + 2].tag = "td"  # the empty corner of a table is no header
         for part in token.children or ():
-            _lead_on(part, name)
+            _rewrite_link(part, name)
     return Page(title[1] if title else name, str(markdown.renderer.render(tokens, markdown.options, {})))
 
 
 def slug(heading: str) -> str:
     """Return the anchor of a heading, as GitHub makes it."""
-    return _NOT_OF_SLUGS.sub("", heading.lower()).replace(" ", "-")
+    return _NOT_IN_SLUG.sub("", heading.lower()).replace(" ", "-")
 
 
-def _lead_on(token: "Token", name: str) -> None:
-    """Have a link to another page lead to where that is served, and one to what is not served here nowhere."""
+def _rewrite_link(token: "Token", name: str) -> None:
+    """Point a link to another page at its address here; remove the target of a link to a file that is not served."""
     if token.type != "link_open":
         return
     link = urlsplit(str(token.attrGet("href")))
@@ -89,13 +89,13 @@ def _lead_on(token: "Token", name: str) -> None:
 
 @blueprint.get("/docs/")
 def index() -> Response:
-    """Show what there is to read."""
+    """Show the list of pages."""
     return _show(INDEX)
 
 
 @blueprint.get("/docs/<path:name>")
 def page(name: str) -> Response:
-    """Show a page, or give a file that a page consists of."""
+    """Show a page, or return a file that the pages load."""
     if name in FILES:
         return give_file(FILES[name], name)
     return _show(name)
@@ -103,14 +103,16 @@ def page(name: str) -> Response:
 
 @blueprint.get("/problems")
 def all_problems() -> Response:
-    """Show every error: why it comes, and what to do."""
+    """Show every error: its causes, and what to do."""
     return _show(PROBLEMS)
 
 
 def _show(name: str) -> Response:
     if name not in names():
         abort(404)
-    chapters = [(one, read(one).title) for one in sorted(names()) if "/" not in one and one != INDEX]
-    answer = make_response(render_template("guide.html", name=name, page=read(name), chapters=chapters))
-    answer.headers.update({**SECURITY, "Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
-    return answer
+    chapters = [
+        (chapter, read(chapter).title) for chapter in sorted(names()) if "/" not in chapter and chapter != INDEX
+    ]
+    response = make_response(render_template("guide.html", name=name, page=read(name), chapters=chapters))
+    response.headers.update({**SECURITY, "Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
+    return response

@@ -1,6 +1,6 @@
-"""The page at `/verify`: whether a file proves a deletion, found out in the browser, which asks nobody.
+"""The page at `/verify`: verifies a proof of a deletion in the browser, without any request.
 
-One file, so that it can be saved and used without the service; its script and style are allowed by their digests.
+It is one file, so that it can be saved and used without the service. Its script and style are allowed by their digests.
 """
 
 import base64
@@ -19,9 +19,9 @@ _NAME = "verify.html"
 
 
 def _digest(tag: str) -> str:
-    """Return the source expression (CSP 3) that allows what is in the one element of this name."""
-    [inside] = re.findall(f"<{tag}>(.*?)</{tag}>", (_FOLDER / _NAME).read_text(), re.DOTALL)
-    return f"'sha256-{base64.b64encode(sha256(inside.encode()).digest()).decode()}'"
+    """Return the CSP 3 source expression that allows the content of the only element with this tag."""
+    [content] = re.findall(f"<{tag}>(.*?)</{tag}>", (_FOLDER / _NAME).read_text(), re.DOTALL)
+    return f"'sha256-{base64.b64encode(sha256(content.encode()).digest()).decode()}'"
 
 
 POLICY = (
@@ -33,5 +33,5 @@ POLICY = (
 
 @blueprint.get("/verify")
 def page() -> Response:
-    """Give the page."""
+    """Return the page."""
     return give_file(_FOLDER, _NAME, POLICY)
