@@ -1,6 +1,6 @@
 // The HTTP API as this page uses it. Every failure is a Problem.
 
-/** A new random UUID. `crypto.randomUUID` is there over https only. */
+/** Returns a new random UUID. `crypto.randomUUID` exists over https only. */
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
@@ -9,7 +9,7 @@ export function newId() {
   return hex.replace(/(.{8})(.{4})(.{4})(.{4})(.{12})/, "$1-$2-$3-$4-$5");
 }
 
-/** What the service said was wrong (RFC 9457), or that it said nothing (`status` 0). */
+/** An error response of the service (RFC 9457); `status` is 0 if there was no whole response. */
 export class Problem extends Error {
   constructor(status, members, retryAfter = null) {
     super(members.detail);
@@ -28,7 +28,7 @@ export class Problem extends Error {
 const CHATS = "/api/v1/chats";
 const TRASH = "/api/v1/trash";
 const LOG = "/api/v1/log";
-const SENDABLE = /^[\x21-\x7e]+$/; // in a header; fetch would refuse others as if nobody had answered
+const SENDABLE = /^[\x21-\x7e]+$/; // in a header; fetch would fail for any other key as if the service had not answered
 
 export class Api {
   constructor(key, onKeyRejected) {
@@ -36,7 +36,7 @@ export class Api {
     this._onKeyRejected = onKeyRejected;
   }
 
-  /** Returns whose key this is, and what it may do. */
+  /** Returns what the service knows of the key: whose it is, and what it may do. */
   me() {
     return this._json("GET", "/api/v1/me");
   }
@@ -46,11 +46,11 @@ export class Api {
   }
 
   create(title) {
-    // The id is chosen here, so that a repetition cannot create two.
+    // The id is chosen here, so that a retry cannot create two chats.
     return this._json("POST", CHATS, { body: { id: newId(), ...(title && { title }) } });
   }
 
-  /** Makes a new chat of a file that was exported as NDJSON. */
+  /** Creates a chat from a file that was exported as NDJSON. */
   import(file) {
     return this._json("POST", `${CHATS}/import`, { headers: { "Content-Type": "application/x-ndjson" }, file });
   }
@@ -59,7 +59,7 @@ export class Api {
     return this._json("GET", `${CHATS}/${id}`);
   }
 
-  /** Returns the messages before a seq, or the latest ones, newest first. */
+  /** Returns the messages before a seq, or the latest ones without `before`; newest first. */
   messages(id, before, limit) {
     return this._json("GET", `${CHATS}/${id}/messages` + query({ order: "desc", before, limit }));
   }
@@ -72,15 +72,15 @@ export class Api {
     return (await this._json("POST", `${CHATS}/${id}/tickets`)).ticket;
   }
 
-  /** Returns what deleting the chat would remove, with the `etag` that stands for just that. */
+  /** Returns what deleting the chat would remove, with the `etag` of exactly that state. */
   async preview(id) {
     const answer = await this._send("GET", `${CHATS}/${id}/deletion-preview`);
     return { ...(await answer.json()), etag: answer.headers.get("ETag") };
   }
 
   /**
-   * Deletes just what `etag` stands for; repeated with the same `idempotencyKey` it gets the first answer again. The
-   * receipt keeps the digest of the export that was taken.
+   * Deletes the chat only in the state of `etag`; a retry with the same `idempotencyKey` gets the first response again.
+   * The receipt keeps `exportSha256`, the digest of the export that was saved.
    */
   delete(id, { etag, idempotencyKey, evict, exportSha256 }) {
     const headers = { "If-Match": etag, "Idempotency-Key": idempotencyKey };
@@ -88,18 +88,18 @@ export class Api {
     return this._json("DELETE", `${CHATS}/${id}` + query(fields), { headers });
   }
 
-  /** Moves just what `etag` stands for to the trash; repeated with the same key it gets the first answer again. */
+  /** Moves the chat to the trash, only in the state of `etag`; a retry with the same key gets the first response again. */
   moveToTrash(id, { etag, idempotencyKey, evict }) {
     const headers = { "If-Match": etag, "Idempotency-Key": idempotencyKey };
     return this._json("POST", `${CHATS}/${id}/trash` + query({ on_active: evict ? "evict" : null }), { headers });
   }
 
-  /** Returns the chats that were moved to the trash last. */
+  /** Returns the chats in the trash, the latest first. */
   trash(limit) {
     return this._json("GET", TRASH + query({ limit }));
   }
 
-  /** Returns a chat of the trash. */
+  /** Returns a chat that is in the trash. */
   trashed(id) {
     return this._json("GET", `${TRASH}/${id}`);
   }
@@ -108,7 +108,7 @@ export class Api {
     return this._json("POST", `${TRASH}/${id}/restore`);
   }
 
-  /** Deletes a chat of the trash for good; repeated with the same `idempotencyKey` it gets the first answer again. */
+  /** Deletes a chat in the trash for good; a retry with the same `idempotencyKey` gets the first response again. */
   deleteTrashed(id, { idempotencyKey }) {
     return this._json("DELETE", `${TRASH}/${id}`, { headers: { "Idempotency-Key": idempotencyKey } });
   }
@@ -127,12 +127,12 @@ export class Api {
     return (await this._json("POST", `${LOG}/tickets`)).ticket;
   }
 
-  /** Returns where the log is told live to whoever has the ticket. */
+  /** Returns the address of the live log, for whoever has the ticket. */
   logAddress(after, ticket) {
     return LOG + query({ after, ticket });
   }
 
-  /** Returns the whole chat as a file, with the `etag` that stands for what is in it. */
+  /** Returns the whole chat as a file, with the `etag` of the exported state. */
   async export(id, format) {
     const answer = await this._send("GET", `${CHATS}/${id}/export` + query({ format }));
     try {

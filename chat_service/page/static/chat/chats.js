@@ -5,10 +5,10 @@ import { count, titleOf, when } from "./words.js";
 
 const PAGE = 50;
 const LARGEST_PAGE = 200;
-const LOOK_AGAIN = 10_000; // ms; only the open chat is told of live
+const LOOK_AGAIN = 10_000; // ms; only the open chat gets its changes live
 
 export class Chats {
-  /** `onDelete(chat)` is called for a chat that somebody wants to delete. */
+  /** `onDelete(chat)` is called when the user wants to delete a chat. */
   constructor(api, onDelete) {
     this._api = api;
     this._onDelete = onDelete;
@@ -32,12 +32,12 @@ export class Chats {
     document.onvisibilitychange = null;
   }
 
-  /** Loads the list again, as far as it was shown. */
+  /** Reloads the list, with as many chats as were shown. */
   async refresh() {
     await this._load(() => this._api.chats(null, Math.min(Math.max(this._chats.length, PAGE), LARGEST_PAGE)), []);
   }
 
-  /** Marks the chat that is open, or none. */
+  /** Marks the open chat; null marks none. */
   select(chatId) {
     this._current = chatId;
     for (const [id, { link }] of this._rows) link.ariaCurrent = id === chatId ? "page" : null;
@@ -48,7 +48,7 @@ export class Chats {
     this._draw();
   }
 
-  /** Shows what has become known of a chat; one that is new here is looked up. */
+  /** Shows the new fields of a chat; reloads the list if the chat is not in it yet. */
   update(changed) {
     if (!this._chats.some((chat) => chat.id === changed.id)) {
       this.refresh();
@@ -88,7 +88,7 @@ export class Chats {
     input.value = ""; // so that the same file can be chosen again
   }
 
-  /** Opens a chat that is being made. */
+  /** Opens a chat when it has been created. */
   async _open(making, onMade) {
     try {
       const chat = await making;

@@ -1,4 +1,4 @@
-// The open chat: its messages, who is connected, and what is written.
+// The open chat: its messages, who is connected, and the message that is being written.
 
 import { announce, byId, showError } from "./elements.js";
 import { Messages } from "./messages.js";
@@ -19,7 +19,7 @@ const STATES = {
 };
 
 export class Conversation {
-  /** `hooks`: `changed(chat)`, `gone(chatId, wasDeletedNow)`, `keyRejected()`. */
+  /** The callbacks in `hooks`: `changed(chat)`, `gone(chatId, wasDeletedNow)`, `keyRejected()`. */
   constructor(api, chat, hooks) {
     this.chat = chat;
     this._api = api;
@@ -40,7 +40,7 @@ export class Conversation {
     byId("composer").onsubmit = (event) => this._submit(event);
   }
 
-  /** Shows the latest messages, and connects. */
+  /** Shows the latest messages, and opens the WebSocket. */
   async start() {
     const page = await this._load(null);
     if (this._isEnded || page === null) return;
@@ -70,7 +70,7 @@ export class Conversation {
     });
   }
 
-  /** Closes the connection and keeps the rest; returns whether there was one. */
+  /** Closes the WebSocket but keeps the messages; returns whether it was open. */
   async disconnect() {
     const socket = this._socket;
     this._socket = null;
@@ -136,7 +136,7 @@ export class Conversation {
     this._drawEmptiness();
   }
 
-  /** Takes over what was changed other than by a new message: title, edits, removals. */
+  /** Loads changes other than new messages: title, edits, removals. */
   _update(chat) {
     this.chat = chat;
     this._drawHead();
@@ -146,10 +146,10 @@ export class Conversation {
   }
 
   async _lookAgain() {
-    // What is loading already is followed by another look.
+    // If a load is under way already, another one follows it.
     while (this._isStale && !this._isLoading && !this._isEnded) {
       this._isStale = false;
-      const last = this._lastSeq; // what comes meanwhile may be missing in the answer
+      const last = this._lastSeq; // later messages may be missing in the response
       const page = await this._load(null);
       if (page === null || this._isEnded) return;
       this._messages.agreeWith(page.items, page.next_cursor === null ? 0 : page.items.at(-1).seq, last);
@@ -163,7 +163,7 @@ export class Conversation {
     if (!text.value.trim()) return;
     this._outbox.add(text.value, name());
     text.value = "";
-    text.dispatchEvent(new Event("input")); // gives the height back
+    text.dispatchEvent(new Event("input")); // resets the height
     this._messages.toEnd();
     this._drawEmptiness();
   }

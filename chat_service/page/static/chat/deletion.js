@@ -1,4 +1,4 @@
-// Deleting a chat, or moving it to the trash: say what will be lost, take just that away, and tell what became of it.
+// Deleting a chat, or moving it to the trash: shows what will be lost, removes exactly that, and shows the result.
 
 import { newId } from "./api.js";
 import { byId, element, sentence } from "./elements.js";
@@ -7,13 +7,13 @@ import { showReceipt } from "./receipt.js";
 import { count, size, titleOf } from "./words.js";
 
 const OWN_CLOSE_TRIES = 8;
-const OWN_CLOSE_WAIT = 250; // ms; the service forgets our own connection a moment after it was closed
+const OWN_CLOSE_WAIT = 250; // ms; the service counts our own connection for a moment after it was closed
 
 const HELD = new Set(["legal_hold", "not_deletable"]);
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Tells whether the service has said that it did nothing. */
+/** Tells whether the service said that it changed nothing. */
 function isRefusal({ status, code }) {
   return (status >= 400 && status < 500) || code === "database_unavailable";
 }
@@ -21,8 +21,8 @@ function isRefusal({ status, code }) {
 export class Deletion {
   /**
    * `suspend(chatId)` closes this page's own connection to the chat, and returns whether there was one;
-   * `resume(chatId)` opens it again; `onDeleted(chatId, title)` hears that the chat is gone, and returns whether it
-   * shows the receipt itself, under that title; `onTrashed(chat)` hears that it is in the trash.
+   * `resume(chatId)` opens it again; `onDeleted(chatId, title)` is called when the chat is gone, and returns whether it
+   * shows the receipt itself, under that title; `onTrashed(chat)` is called when the chat is in the trash.
    */
   constructor(api, { suspend, resume, onDeleted, onTrashed }) {
     this._api = api;
@@ -40,7 +40,7 @@ export class Deletion {
     connectExports(byId("deletion-export"), api, () => this._chat.id, note, (file) => this._kept(file));
   }
 
-  /** Asks whether the chat may be deleted, and does it. */
+  /** Asks the user for confirmation, then deletes the chat or moves it to the trash. */
   async open(chat) {
     this._chat = chat;
     this._isDone = false;
@@ -50,7 +50,7 @@ export class Deletion {
     await this._ask(null);
   }
 
-  /** Asks whether a chat of the trash may be deleted for good, and does it. */
+  /** Asks the user for confirmation, then deletes a chat in the trash for good. */
   openTrashed(chat) {
     this._chat = chat;
     this._isDone = false;
@@ -67,7 +67,7 @@ export class Deletion {
     ]);
   }
 
-  /** Binds the delete to the copy that was saved. */
+  /** Makes the delete apply only to the state in the saved copy. */
   async _kept({ blob, etag }) {
     this._copy = { etag, exportSha256: await sha256(blob) };
     this._note("You have a copy. Should the chat change before you go on, nothing is deleted.");
@@ -104,7 +104,7 @@ export class Deletion {
     this._busy(true);
     this._note(null);
     this._wasOpen = (await this._suspend(this._chat.id)) || this._wasOpen;
-    // One key for this very request: repeated after a lost answer, it gets that answer.
+    // One idempotency key for this request: a retry after a lost response gets that response.
     const send = (request) => (toTrash ? this._api.moveToTrash(this._chat.id, request) : this._api.delete(this._chat.id, request));
     await this._send({ etag: this._preview.etag, ...this._copy, idempotencyKey: newId(), evict, toTrash, send });
   }
@@ -141,7 +141,7 @@ export class Deletion {
         return await request.send(request);
       } catch (problem) {
         if (problem.code !== "active_connections" || tries <= 1) throw problem;
-        // Fewer than there were when we were one of them: those are others.
+        // Fewer connections than with ours: ours is no longer counted, so these are others'.
         if (problem.activeConnections < this._preview.active_connections) throw problem;
       }
       await pause(OWN_CLOSE_WAIT);
@@ -166,7 +166,7 @@ export class Deletion {
     ]);
   }
 
-  /** Says that the chat cannot be deleted, and to who may know, which holds keep it. */
+  /** Says that the chat cannot be deleted, and shows which holds keep it, if the key may know them. */
   _showHeld({ holds = [] }) {
     const text = [
       element("p", {}, "“", element("b", { textContent: titleOf(this._chat) }), "”"),
@@ -206,7 +206,7 @@ export class Deletion {
     byId("deletion-buttons").replaceChildren(...buttons);
     this._note(null);
     if (!this._dialog.open) this._dialog.showModal();
-    buttons[0].focus(); // the one that does no harm
+    buttons[0].focus(); // the harmless one: Cancel or Close
   }
 
   _note(text) {

@@ -1,4 +1,4 @@
-// How the page is built: elements by name, and text that is only ever text.
+// Helpers to build the page: elements are found by id, and text is never parsed as HTML.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -12,13 +12,13 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** Shows an error where it belongs, with the request id to ask about; null takes it away. */
+/** Shows an error in its place, with the request id to ask about; null hides it. */
 export function showError(place, error) {
   place.hidden = error === null;
   place.textContent = error === null ? "" : sentence(error);
 }
 
-/** Returns what to tell a person of an error: what the service said of it, and the id of the request. */
+/** Returns an error as text for the user: the service's message, and the id of the request. */
 export function sentence(error) {
   const fields = Object.entries(error.errors ?? {}).map(([name, texts]) => ` ${name}: ${[texts].flat().join(" ")}`);
   const request = error.requestId ? ` (Request ${error.requestId})` : "";
@@ -26,7 +26,7 @@ export function sentence(error) {
   return `${error.detail ?? error.message}${reason}${fields.join("")}${request}`;
 }
 
-/** Says something to those who listen to the page rather than look at it. */
+/** Announces something to users of screen readers. */
 export function announce(text) {
   byId("announcer").textContent = text;
 }

@@ -1,10 +1,10 @@
-// Exports as files: the key is sent in a header, so that no link could do it.
+// Exports as files. The key is sent in a header, which a link could not do.
 
 import { element } from "./elements.js";
 
 /**
- * Makes the buttons in `place` (with data-format) save the chat that `chatId()` names; `onError` gets what went wrong,
- * `onSaved` what was saved.
+ * Makes the buttons in `place` (with data-format) save the chat with the id `chatId()`; `onError` gets the error,
+ * `onSaved` the saved file.
  */
 export function connectExports(place, api, chatId, onError, onSaved = () => {}) {
   for (const button of place.querySelectorAll("button[data-format]")) {
@@ -25,7 +25,7 @@ export function connectExports(place, api, chatId, onError, onSaved = () => {}) 
   }
 }
 
-/** Returns the SHA-256 of a file, or null where the page came by plain http and the browser has none to give. */
+/** Returns the SHA-256 of a file, or null if the page came by plain http, where the browser does not offer it. */
 export async function sha256(blob) {
   if (!globalThis.crypto?.subtle) return null;
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
@@ -35,5 +35,5 @@ export async function sha256(blob) {
 function save({ blob, name }) {
   const address = URL.createObjectURL(blob);
   element("a", { href: address, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000); // the download may have to be confirmed first
+  setTimeout(() => URL.revokeObjectURL(address), 60_000); // the user may have to confirm the download first
 }

@@ -1,11 +1,11 @@
-// The tenant's log, followed live: what others take away or bring back is told at once, whichever chat is open.
+// The tenant's log, followed live: deletes and restores by others are shown at once, whichever chat is open.
 
 const KINDS = ["chat.trashed", "chat.restored", "chat.deleted", "chat.purged"];
 const BACK_SOON = 2_000; // ms
 const BACK_LATE = 60_000; // ms, after many tries
 
 export class Log {
-  /** `onEntry(entry)` hears of each entry from now on; `onGap()` that some may have been missed. */
+  /** `onEntry(entry)` is called for each entry from now on; `onGap()` when some may have been missed. */
   constructor(api, { onEntry, onGap }) {
     this._api = api;
     this._onEntry = onEntry;
@@ -14,7 +14,7 @@ export class Log {
     this._source = null;
     this._timer = null;
     this._tries = 0;
-    // A browser has six connections to a service, for all its windows: those that nobody sees hold none.
+    // A browser has six connections to a service, for all its windows; therefore hidden windows hold none.
     this._onVisibility = () => (document.visibilityState === "visible" ? this._follow() : this._hangUp());
     document.addEventListener("visibilitychange", this._onVisibility);
     this._follow();
@@ -38,7 +38,7 @@ export class Log {
     try {
       if (this._after === null) {
         this._after = await api.logHead();
-        this._onGap(); // what came before it, and after the lists were loaded
+        this._onGap(); // for entries before it that came after the lists were loaded
       }
       const ticket = await api.logTicket();
       if (api !== this._api || document.visibilityState !== "visible") return;
@@ -52,7 +52,7 @@ export class Log {
     this._hangUp();
     const source = (this._source = new EventSource(address));
     source.onopen = () => (this._tries = 0);
-    // It would come back by itself, with a ticket that was used up.
+    // An EventSource reconnects by itself, but with a ticket that was already used.
     source.onerror = () => source === this._source && this._comeBack();
     for (const kind of KINDS) {
       source.addEventListener(kind, (event) => {

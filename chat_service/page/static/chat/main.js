@@ -1,4 +1,4 @@
-// The page: a key, the list of chats, and the one that is open. The address tells which (#chat=…).
+// The page: the key, the list of chats, and the open chat, whose id is in the address (#chat=…).
 
 import { Api } from "./api.js";
 import { Chats } from "./chats.js";
@@ -12,7 +12,7 @@ import * as session from "./session.js";
 import { Trash } from "./trash.js";
 import { momentOf } from "./words.js";
 
-const CLOCKS_APART = 2_000; // ms; the service's and this computer's, where that is right
+const CLOCKS_APART = 2_000; // ms; how far the clocks of the service and of this computer may differ
 
 let api = null;
 let chats = null;
@@ -20,7 +20,7 @@ let deletion = null;
 let trash = null;
 let log = null;
 let conversation = null;
-let wanted = null; // the chat of the address, which may still be on its way
+let wanted = null; // the id of the chat in the address, which may still be loading
 
 function enter() {
   session.takeKeyFromAddress();
@@ -45,18 +45,18 @@ function enter() {
   follow();
 }
 
-/** Takes away what the key may not do; until that is known, it is there, and the service refuses it. */
+/** Hides what the key may not do. Until its scopes are known, everything is shown, and the service refuses it. */
 async function showWhatTheKeyMayDo() {
   const asked = api;
   byId("app").dataset.may = "read write delete";
   byId("may").textContent = "";
-  const me = await api.me().catch(() => null); // the list of chats tells what is wrong
+  const me = await api.me().catch(() => null); // the list of chats shows the error
   if (me === null || asked !== api) return;
   byId("app").dataset.may = me.scopes.join(" ");
   byId("may").textContent = `${me.label ? `The key “${me.label}”` : "This key"} may ${new Intl.ListFormat("en").format(me.scopes)}.`;
 }
 
-/** Goes back to where a key is asked for; `problem` is what is wrong with the one there was. */
+/** Goes back to the form that asks for a key; `problem` says what is wrong with the current one, or is null. */
 async function askForKey(problem) {
   session.forgetKey();
   chats?.stop();
@@ -83,7 +83,7 @@ async function close() {
   await ended?.end();
 }
 
-/** Opens the chat that the address names. */
+/** Opens the chat in the address. */
 async function follow() {
   const chatId = session.chatInAddress();
   if (chatId === wanted && chatId !== null) return;
@@ -112,7 +112,7 @@ async function follow() {
     keyRejected: () => askForKey({ detail: "This API key was revoked." }),
   });
   conversation.start();
-  // On a phone the keyboard would cover what there is to read.
+  // On a phone the keyboard would cover the messages.
   byId(matchMedia("(max-width: 700px)").matches ? "title" : "text").focus();
 }
 
@@ -137,7 +137,7 @@ function wasDeleted(chatId, title) {
   close();
 }
 
-/** Tells of a chat that was taken away, by somebody else or by its end: what the socket says of all is the same. */
+/** Shows how a chat was removed: deleted or trashed by somebody else, or expired. The socket does not say which. */
 async function wasTakenAway(chatId) {
   const hadAnEnd = Date.parse(conversation?.chat.expires_at ?? "") <= Date.now() + CLOCKS_APART;
   const receipt = await api.receipt(chatId).catch(() => null);
@@ -180,7 +180,7 @@ function refreshLists() {
   trash.refresh();
 }
 
-/** Hears of what anybody has taken away or brought back. An open chat is told by its socket. */
+/** Handles a delete or a restore by anybody. An open chat hears of it from its socket. */
 function onEntry({ kind, chat_id: chatId }) {
   if (kind === "chat.restored") {
     refreshLists();
@@ -194,7 +194,7 @@ function onEntry({ kind, chat_id: chatId }) {
 }
 
 function reopen(chatId) {
-  if (wanted === chatId) wanted = null; // it is shown as not there
+  if (wanted === chatId) wanted = null; // it is shown as not found
   if (session.chatInAddress() === chatId) follow();
   else location.hash = `chat=${chatId}`;
 }
@@ -234,7 +234,7 @@ byId("name").onchange = ({ target }) => {
 };
 byId("delete").onclick = () => deletion.open(conversation.chat);
 byId("text").onkeydown = (event) => {
-  // While an input method composes a word, Enter is its own.
+  // While an input method composes a word, Enter belongs to it.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   byId("composer").requestSubmit();
@@ -243,7 +243,7 @@ byId("text").oninput = ({ target }) => {
   target.style.height = "auto";
   target.style.height = `${Math.min(target.scrollHeight + 2, window.innerHeight * 0.4)}px`;
 };
-// A menu closes when something else is used, or by Escape.
+// A menu closes on a click elsewhere, or on Escape.
 document.addEventListener("click", ({ target }) => {
   for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(target)) menu.open = false;
 });

@@ -1,12 +1,12 @@
-// The messages of the open chat, in the order of their seq; each once, wherever it came from.
+// The messages of the open chat, ordered by seq. Each is shown once, wherever it came from.
 
 import { byId, element } from "./elements.js";
 import { when } from "./words.js";
 
-const NEAR = 80; // px from an end of the list that count as being there
+const NEAR = 80; // px; closer to an end of the list than this counts as being there
 
 export class Messages {
-  /** `own(message)` tells whose a message is; `needsOlder()` is called when somebody scrolls to the top. */
+  /** `own(message)` tells whether a message is our own; `needsOlder()` is called when the user scrolls to the top. */
   constructor(own, needsOlder) {
     this._own = own;
     this._rows = new Map();
@@ -40,7 +40,7 @@ export class Messages {
     this._newest.hidden = true;
   }
 
-  /** Shows a message that was just posted; returns whether it is new here. */
+  /** Shows a message that was just posted; returns false if it was shown already. */
   add(message) {
     if (this._rows.has(message.seq)) return false;
     const follow = this.isAtEnd || this._own(message);
@@ -50,14 +50,14 @@ export class Messages {
     return true;
   }
 
-  /** Shows messages from before the first; what was in view stays where it is. */
+  /** Shows older messages above the first; what is in view stays in place. */
   addOlder(messages) {
     const fromEnd = this._scroller.scrollHeight - this._scroller.scrollTop;
     for (const message of messages) this._place(message);
     this._scroller.scrollTop = this._scroller.scrollHeight - fromEnd;
   }
 
-  /** Makes the list agree with what was just looked up: `latest` are the messages from `first` to `last`. */
+  /** Updates the list to what was just loaded: `latest` are all messages from seq `first` to `last`. */
   agreeWith(latest, first, last) {
     const there = new Map(latest.map((message) => [message.seq, message]));
     for (const [seq, row] of this._rows) {

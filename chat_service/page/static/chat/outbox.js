@@ -1,4 +1,5 @@
-// Own messages on their way: sending, failed, and tried again, each under a name of its own so that none is posted twice.
+// Our own messages that are not posted yet: sending, failed, or retried. Each has its own client id, so that none is
+// posted twice.
 
 import { newId } from "./api.js";
 import { element, sentence } from "./elements.js";
@@ -7,7 +8,7 @@ const LARGEST_FRAME = 64 * 1024; // bytes; a larger one would end the connection
 const encoder = new TextEncoder();
 
 export class Outbox {
-  /** `place` is the list to show them in; `socket()` the connection, or null while there is none. */
+  /** `place` is the list to show them in; `socket()` returns the connection, or null while there is none. */
   constructor(place, socket) {
     this._place = place;
     this._socket = socket;
@@ -20,7 +21,7 @@ export class Outbox {
   }
 
   add(content, sender) {
-    // Half of an emoji, which a cut can leave, is no text that could be sent.
+    // This replaces half an emoji, which cutting text can leave and which cannot be sent.
     const text = new TextDecoder().decode(encoder.encode(content));
     const frame = { type: "message.create", content: text, sender_id: sender, client_id: newId() };
     const row = element("li", { className: "message own" });
@@ -33,20 +34,20 @@ export class Outbox {
     }
   }
 
-  /** Sends what has not been answered once more: under the same name it stays the same message. */
+  /** Sends unanswered messages again: with the same client id each stays the same message. */
   sendAgain() {
     for (const [clientId, { failed }] of this._waiting) {
       if (!failed) this._send(clientId);
     }
   }
 
-  /** Takes the message out, because it has arrived. */
+  /** Removes a message, because it was posted. */
   arrived(clientId) {
     this._waiting.get(clientId)?.row.remove();
     this._waiting.delete(clientId);
   }
 
-  /** Shows why the message was not posted; returns whether it is one of these. */
+  /** Shows why a message was not posted; returns whether it is in this outbox. */
   fail(clientId, problem, canRetry = true) {
     const one = this._waiting.get(clientId);
     if (!one) return false;

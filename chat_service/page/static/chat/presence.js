@@ -1,16 +1,16 @@
-// Who is connected to the open chat. Connections come and go without a word, so the service is asked now and then.
+// Who is connected to the open chat. The service does not announce connections, so this polls for them.
 
 import { byId, element } from "./elements.js";
 import { when } from "./words.js";
 
 const LOOK_AGAIN = 4_000; // ms
 
-/** Shows the live connections until `stop` is called; `look` asks at once. */
+/** Shows the live connections until `stop` is called; `look` polls at once. */
 export function watchPresence(api, chatId) {
   let isStopped = false;
   const look = async () => {
     if (document.visibilityState !== "visible") return;
-    const page = await api.connections(chatId).catch(() => null); // the socket tells what is wrong
+    const page = await api.connections(chatId).catch(() => null); // the socket reports the error
     if (page && !isStopped) draw(page);
   };
   draw({ items: [], next_cursor: null });

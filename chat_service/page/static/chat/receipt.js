@@ -1,11 +1,11 @@
-// The receipt of a deleted chat: what is left of it, and how far the removal of its messages is.
+// The receipt of a deleted chat, with the progress of the removal of its messages.
 
 import { element } from "./elements.js";
 import { count, momentOf } from "./words.js";
 
 const LOOK_AGAIN = 1_000; // ms, while messages are still being removed
 
-/** Shows the receipt in `place`, and keeps it up to date while it is there; returns it, or null if there is none. */
+/** Shows the receipt in `place`, and updates it while it is on the page; returns it, or null if there is none. */
 export async function showReceipt(api, chatId, place) {
   const token = (place.dataset.receipt = chatId);
   let receipt;

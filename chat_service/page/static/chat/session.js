@@ -1,11 +1,11 @@
-// What this tab remembers: the API key and a name to sign messages with. Nothing outlives the tab.
+// What this tab remembers: the API key and the sender's name. Nothing outlives the tab.
 
 const KEY = "chat-service.key";
 const NAME = "chat-service.name";
 
-/** Takes a key from the address (#key=…), where no server and no log sees it, and removes it from there. */
+/** Moves a key from the address (#key=…) to this session. No server and no log sees that part of an address. */
 export function takeKeyFromAddress() {
-  // A plus sign is one here: the address was typed, and is no form.
+  // A plus sign means itself: the address was typed, and is not form data.
   const key = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B")).get("key");
   if (key === null) return;
   sessionStorage.setItem(KEY, key);
@@ -21,7 +21,7 @@ export const key = () => sessionStorage.getItem(KEY);
 export const setKey = (value) => sessionStorage.setItem(KEY, value);
 export const forgetKey = () => sessionStorage.removeItem(KEY);
 
-/** Returns the name to sign messages with; until the person chooses one, a guest's. */
+/** Returns the sender's name; a guest name until the user chooses one. */
 export function name() {
   if (!sessionStorage.getItem(NAME)) setName(`guest-${100 + Math.floor(Math.random() * 900)}`);
   return sessionStorage.getItem(NAME);

@@ -1,17 +1,17 @@
-// The live connection to a chat: a ticket, a WebSocket, and a way back after every interruption.
+// The live connection to a chat: a ticket, a WebSocket, and reconnects after every interruption.
 
 import { name } from "./session.js";
 
-const FIRST_WAIT = 500; // ms; doubles with every attempt that fails
+const FIRST_WAIT = 500; // ms; doubles with every failed attempt
 const LONGEST_WAIT = 15_000;
-const SETTLED = 5_000; // ms; a connection that lasted so long was a good one, and the waits begin anew
-const QUICK_END = 2_000; // ms; the service accepts a connection before it says why it must end
-const LONGEST_GOODBYE = 2_000; // ms, on a network that has gone away
+const SETTLED = 5_000; // ms; after a connection that lasted longer, the back-off starts anew
+const QUICK_END = 2_000; // ms; the service accepts a connection before it says why it closes it
+const LONGEST_GOODBYE = 2_000; // ms to wait for the close, on a network that has gone away
 
 const CHAT_DELETED = 4410;
 const NO_CHAT = 4404;
 const NO_KEY = 4401;
-// A frame that was not understood or too large, pings without end, no scope: the same would happen again.
+// An invalid or too large frame, too many pings, a missing scope: a retry would end the same way.
 const FINAL = new Set([4400, 4403, 1008, 1009]);
 
 /**
@@ -43,14 +43,14 @@ export class ChatSocket {
     this._socket.send(JSON.stringify(frame));
   }
 
-  /** Connects at once, if it is waiting to. */
+  /** Connects at once, if it is waiting for the next attempt. */
   retryNow() {
     if (this._timer === null) return;
     clearTimeout(this._timer);
     this._connect();
   }
 
-  /** Ends the connection for good; resolves when the service knows, or does not say so in time. */
+  /** Ends the connection for good; resolves when the service has confirmed the close, or after `LONGEST_GOODBYE`. */
   async stop() {
     this._stopped = true;
     clearTimeout(this._timer);
@@ -108,7 +108,7 @@ export class ChatSocket {
     if (lasted > SETTLED) this._attempts = 0;
     if (code === CHAT_DELETED) this._listeners.deleted();
     else if (code === NO_CHAT) this._listeners.missing();
-    // At once it may be the ticket that has expired on a slow network; asking for the next one tells.
+    // Right after opening it may be a ticket that expired on a slow network; the request for the next one will tell.
     else if (code === NO_KEY && lasted > QUICK_END) this._listeners.keyRejected();
     else if (FINAL.has(code)) this._fail({ detail: `The service ended the connection (${code} ${reason}).` });
     else this._wait(null);
@@ -116,7 +116,7 @@ export class ChatSocket {
 
   _wait(atLeastSeconds) {
     const longest = Math.min(FIRST_WAIT * 2 ** this._attempts++, LONGEST_WAIT);
-    // Somewhere in the second half, so that not everybody comes back at once after a restart.
+    // Jitter: a random wait in the second half, so that clients do not all reconnect at once after a restart.
     const wait = Math.max(longest * (0.5 + Math.random() / 2), (atLeastSeconds ?? 0) * 1000);
     this._timer = setTimeout(() => this._connect(), wait);
     this._listeners.state("waiting", Math.ceil(wait / 1000));

@@ -1,4 +1,4 @@
-// The trash: what can be restored, and until when.
+// The trash: the chats that can be restored, and until when.
 
 import { announce, byId, element, showError } from "./elements.js";
 import { count, momentOf, titleOf } from "./words.js";
@@ -6,7 +6,7 @@ import { count, momentOf, titleOf } from "./words.js";
 const PAGE = 50;
 
 export class Trash {
-  /** `onRestored(chatId)` hears of a chat that is back; `onDelete(chat)` is called for one that is to go for good. */
+  /** `onRestored(chatId)` is called after a restore; `onDelete(chat)` when the user wants to delete a chat for good. */
   constructor(api, { onRestored, onDelete }) {
     this._api = api;
     this._onRestored = onRestored;
@@ -15,13 +15,13 @@ export class Trash {
     this._place.ontoggle = () => this._place.open && this.refresh();
   }
 
-  /** Opens the list, and leads those there who use the keyboard. */
+  /** Opens the list, and moves the keyboard focus to it. */
   show() {
     this._place.open = true; // which loads it
     this._place.querySelector("summary").focus();
   }
 
-  /** Loads the list again, if it is to be seen. */
+  /** Reloads the list, if it is open. */
   async refresh() {
     if (!this._place.open) return;
     try {

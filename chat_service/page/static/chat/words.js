@@ -26,7 +26,7 @@ export function momentOf(timestamp) {
   return moment.format(new Date(timestamp));
 }
 
-/** Returns the time of day today, and the date with it on any other day. */
+/** Returns the time of day; for any day but today, with the date. */
 export function when(timestamp) {
   const then = new Date(timestamp);
   return then.toDateString() === new Date().toDateString() ? clock.format(then) : moment.format(then);

@@ -1,4 +1,4 @@
-// Of an operation the answers are shown that it is called for; what can go wrong is folded: /problems says it in full.
+// Shows the successful responses of an operation, and folds its errors, which /problems explains in full.
 const foldErrors = () => ({
   wrapComponents: {
     responses: (Original, { React }) => (props) => {
@@ -21,7 +21,7 @@ const foldErrors = () => ({
   },
 });
 
-// The specification carries what there is to say; nothing is asked of any other host (validatorUrl).
+// Everything comes from the specification; no request goes to any other host (validatorUrl).
 window.ui = SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#docs",
