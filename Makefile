@@ -1,11 +1,11 @@
-# Every command works in a fresh clone: what it needs is installed into .venv first.
+# Every command works in a fresh clone: it installs what it needs into .venv first.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS := $(VENV)/.installed-run
 INSTALLED := $(VENV)/.installed
 
-# Tests start hundreds of processes. Where nothing compiled is kept, as in many images, each compiles everything anew.
+# Tests start hundreds of processes. Without bytecode files, as in many images, each would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
@@ -20,7 +20,7 @@ define install
   echo "make: $(1) could not be installed (see above): is the package registry reachable? Then run it again." >&2; exit 1; }
 endef
 
-# An environment that an interruption has left unfinished is made anew: pip would not mend it.
+# An environment that an interruption left unfinished is made anew: pip would not repair it.
 $(RUNS): requirements-run.txt
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "make: This needs Python 3.11 or newer, and $(or $(PYTHON),no python3) is not that; name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
