@@ -1,1 +1,1 @@
-"""Measurements as ratios against raw pymongo doing the same work in the same run."""
+"""Measurements of the service, as ratios against raw pymongo that does the same work in the same run."""

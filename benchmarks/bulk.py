@@ -28,7 +28,7 @@ QUIET_READS = 1_000
 
 
 def single(db: Any, address: Address) -> dict[str, float]:
-    """Delete the chats one by one."""
+    """Delete the chats one by one; return what was measured."""
     callers = [Client(address) for _ in range(CLIENTS)]
     result = timed([partial(http_delete, caller) for caller in callers], prepare(db, CHATS, MESSAGES))
     for caller in callers:
@@ -37,7 +37,7 @@ def single(db: Any, address: Address) -> dict[str, float]:
 
 
 def bulk(db: Any, address: Address) -> dict[str, float]:
-    """Delete them with one request."""
+    """Delete the chats with one request; return what was measured."""
     chat_ids = prepare(db, CHATS, MESSAGES)
     began = time.perf_counter()
     delete_all(address, chat_ids)
@@ -45,15 +45,15 @@ def bulk(db: Any, address: Address) -> dict[str, float]:
 
 
 def delete_all(address: Address, chat_ids: list[str]) -> None:
-    """Send the request, and see that all are gone."""
+    """Delete the chats with one request, and assert that all were deleted."""
     client = Client(address)
-    told = orjson.loads(client.send("POST", "/chats/delete", {"chat_ids": chat_ids}))
+    report = orjson.loads(client.send("POST", "/chats/delete", {"chat_ids": chat_ids}))
     client.close()
-    assert len(told["successful"]) == len(chat_ids), told["failed"][:3]
+    assert len(report["successful"]) == len(chat_ids), report["failed"][:3]
 
 
 def reads(db: Any, address: Address, key: str) -> dict[str, dict[str, float]]:
-    """Return the latencies in ms of another tenant's reads, quiet and during bulk deletes."""
+    """Return the latencies in ms of another tenant's reads: on an idle service, and during bulk deletes."""
     chat_ids = prepare_small(db, str(db.tenants.find_one({"name": "small"})["_id"]))
     client = Client(address, key)
 
@@ -68,16 +68,20 @@ def reads(db: Any, address: Address, key: str) -> dict[str, dict[str, float]]:
             delete_all(address, batch)
 
     worker = threading.Thread(target=delete_batches)
-    took: list[float] = []
+    latencies: list[float] = []
     worker.start()
     while worker.is_alive():
         began = time.perf_counter()
-        read(chat_ids[len(took) % len(chat_ids)])
-        took.append((time.perf_counter() - began) * 1000)
+        read(chat_ids[len(latencies) % len(chat_ids)])
+        latencies.append((time.perf_counter() - began) * 1000)
     worker.join()
     client.close()
-    took.sort()
-    busy = {"p50_ms": took[len(took) // 2], "p99_ms": took[int(len(took) * 0.99)], "reads": len(took)}
+    latencies.sort()
+    busy = {
+        "p50_ms": latencies[len(latencies) // 2],
+        "p99_ms": latencies[int(len(latencies) * 0.99)],
+        "reads": len(latencies),
+    }
     return {"quiet": quiet, "busy": busy}
 
 
@@ -87,14 +91,14 @@ def main() -> None:
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority") as client:
         db = client.get_default_database()
         results = interleave({"single": partial(single, db, address), "bulk": partial(bulk, db, address)}, args.rounds)
-        found: dict[str, Any] = {side: medians(rounds) for side, rounds in results.items()}
-        found["ratio"] = ratio(results, "bulk", "single")
-        print(f"single {found['single']}, bulk {found['bulk']}, ratio {found['ratio']:.2f}", flush=True)
+        figures: dict[str, Any] = {side: medians(rounds) for side, rounds in results.items()}
+        figures["ratio"] = ratio(results, "bulk", "single")
+        print(f"single {figures['single']}, bulk {figures['bulk']}, ratio {figures['ratio']:.2f}", flush=True)
         key = make_small_tenant(uri, db)
-        found["reads"] = [reads(db, address, key) for _ in range(args.rounds)]
-        for round_ in found["reads"]:
+        figures["reads"] = [reads(db, address, key) for _ in range(args.rounds)]
+        for round_ in figures["reads"]:
             print(f"reads: p99 quiet {round_['quiet']['p99_ms']:.1f}, busy {round_['busy']}", flush=True)
-    keep("bulk", found)
+    keep("bulk", figures)
 
 
 if __name__ == "__main__":

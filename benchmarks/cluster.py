@@ -44,7 +44,7 @@ ROUTED = {
 START_SECONDS = 60
 
 BORDER = "8"
-"""Tenants with ids from here on are the second shard's."""
+"""Tenants whose ids are not less than this are on the second shard."""
 
 FIRST, SECOND = "0" * 36, "f" * 36
 """A tenant on each shard."""
@@ -75,7 +75,7 @@ class Member:
                     return
                 self.client.admin.command({"replSetInitiate": self._config})
             except PyMongoError:
-                pass  # it is starting, or was told so already
+                pass  # it is starting, or was initiated already
             time.sleep(0.1)
         raise EmbeddedError(f"{self.name} did not become primary within {START_SECONDS} s.")
 
@@ -120,7 +120,7 @@ class EmbeddedCluster:
         self._config, *self.shards = self._members
         for member in self._members:
             member.begin()
-        # Zones that are there before a collection is sharded place its chunks at once; nothing else is to move them.
+        # Zones that exist before a collection is sharded place its chunks at once. The balancer must not move them.
         self._config.client.admin.command({"_configsvrBalancerStop": 1})
         for shard in self.shards:
             address = f"{shard.name}/127.0.0.1:{shard.port}"
@@ -137,7 +137,7 @@ class EmbeddedCluster:
         return self._config.client.admin.command({**command, **MAJORITY})
 
     def shard(self, keys: Mapping[str, Sequence[str]]) -> None:
-        """Shard the collections by these keys, those of tenants from `BORDER` on to the second shard."""
+        """Shard the collections by these keys, with the tenants from `BORDER` on on the second shard."""
         version = self._config.client.config.databases.find_one({"_id": DATABASE})
         assert version is not None
         for name, key in keys.items():
@@ -150,25 +150,25 @@ class EmbeddedCluster:
             self.shards[0].client[DATABASE].command({**command, "databaseVersion": version["version"], **MAJORITY})
 
     def move(self, tenant_id: str, to: Member) -> None:
-        """Move the messages of a tenant to a shard; when this returns they are its."""
+        """Move the messages of a tenant to a shard; return when the move is complete."""
         lower, upper = ({"_id": {"tenant_id": end}} for end in (tenant_id, f"{tenant_id}\0"))
         self._admin({"_configsvrMoveRange": f"{DATABASE}.messages", "min": lower, "max": upper, "toShard": to.name})
 
     def route(self, command: Document) -> Document:
-        """Have the router run one command, and return the answer."""
+        """Have the router run one command, and return its reply."""
         name, *rest = command.items()
-        answer: Document = self.shards[0].client[DATABASE].command({ROUTED[name[0]]: name[1], **dict(rest)})
-        return answer
+        reply: Document = self.shards[0].client[DATABASE].command({ROUTED[name[0]]: name[1], **dict(rest)})
+        return reply
 
     def transact(self, commands: Iterable[Document]) -> None:
-        """Run commands as one transaction, wherever they go, and commit it."""
+        """Run commands as one transaction, on whichever shards they concern, and commit it."""
         steps = [{"dbName": DATABASE, "command": command, "assertSucceeds": True} for command in commands]
         self.shards[0].client.admin.command(
             {"testInternalTransactions": 1, "useClusterClient": True, "commandInfos": steps}
         )
 
     def prepared(self) -> int:
-        """Return how many transactions were prepared on a shard, ever: those that are on several."""
+        """Return how many transactions the shards have ever prepared: only those on several shards are."""
         return sum(
             int(shard.client.admin.command("serverStatus")["transactions"]["totalPrepared"]) for shard in self.shards
         )
@@ -176,15 +176,15 @@ class EmbeddedCluster:
 
 def _border(key: Sequence[str]) -> Document:
     first, *others = key
-    own = {"tenant_id": BORDER} if first == "_id" else BORDER
-    return {first: own, **dict.fromkeys(others, MinKey())}
+    bound = {"tenant_id": BORDER} if first == "_id" else BORDER
+    return {first: bound, **dict.fromkeys(others, MinKey())}
 
 
 KEYS: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("chats", "messages", "deletions"), ("_id",)),
     "presence": ("tenant_id", "chat_id"),
 }
-"""Of what a delete touches, as in docs/scale.md."""
+"""The shard keys of the collections that a delete touches, as in docs/scale.md."""
 
 
 def make_chat(cluster: EmbeddedCluster, tenant_id: str) -> Document:
@@ -197,15 +197,15 @@ def make_chat(cluster: EmbeddedCluster, tenant_id: str) -> Document:
 
 
 def delete(cluster: EmbeddedCluster, key: Document, receipt_of: str) -> None:
-    """Delete a chat as the service does; with the receipt in a tenant's place on the other shard it is on both."""
+    """Delete a chat as the service does. If `receipt_of` is a tenant on the other shard, the transaction is on both."""
     tenant_id, chat_id = key["tenant_id"], key["chat_id"]
-    own = {"$gte": {**key, "seq": 1}, "$lte": {**key, "seq": MAX_SEQ}}
+    message_keys = {"$gte": {**key, "seq": 1}, "$lte": {**key, "seq": MAX_SEQ}}
     cluster.transact(
         [
             {"find": "presence", "filter": {"tenant_id": tenant_id, "chat_id": {"$in": [chat_id]}}},
             {"find": "chats", "filter": {"_id": key}},
             {"delete": "chats", "deletes": [{"q": {"_id": key}, "limit": 0}]},
-            {"delete": "messages", "deletes": [{"q": {"_id": own}, "limit": 0}]},
+            {"delete": "messages", "deletes": [{"q": {"_id": message_keys}, "limit": 0}]},
             {"insert": "deletions", "documents": [{"_id": {**key, "tenant_id": receipt_of}}]},
         ]
     )
@@ -224,14 +224,14 @@ def side(cluster: EmbeddedCluster, clients: int, deletes: int, *, on_both: bool)
 
         result = timed([work] * clients, keys)
         prepared = cluster.prepared() - before
-        assert prepared == (2 * deletes if on_both else 0), prepared  # or it measures something else
+        assert prepared == (2 * deletes if on_both else 0), prepared  # else this would measure something else
         return result
 
     return run
 
 
 def moved_a_second(cluster: EmbeddedCluster, messages: int) -> float:
-    """Move a tenant of so many messages, and return how many that are a second."""
+    """Move a tenant with so many messages, and return the messages moved per second."""
     tenant_id = "1" * 36
     for chat_id in range(messages // 1_000):
         keys = ({"tenant_id": tenant_id, "chat_id": str(chat_id), "seq": seq} for seq in range(1_000))
@@ -244,21 +244,21 @@ def moved_a_second(cluster: EmbeddedCluster, messages: int) -> float:
 
 def main() -> None:
     """Run, print the figures, write the JSON."""
-    asked = options(__doc__, rounds=7, deletes=200, moved=200_000).parse_args()
+    args = options(__doc__, rounds=7, deletes=200, moved=200_000).parse_args()
     with tempfile.TemporaryDirectory() as folder, EmbeddedCluster(Path(folder)) as cluster:
         cluster.shard(KEYS)
         result: dict[str, Any] = {}
         for clients in (1, 8):
             sides = {
-                "one shard": side(cluster, clients, asked.deletes, on_both=False),
-                "two shards": side(cluster, clients, asked.deletes, on_both=True),
+                "one shard": side(cluster, clients, args.deletes, on_both=False),
+                "two shards": side(cluster, clients, args.deletes, on_both=True),
             }
-            results = interleave(sides, asked.rounds)
-            result[f"{clients} clients"] = {name: medians(one) for name, one in results.items()} | {
+            results = interleave(sides, args.rounds)
+            result[f"{clients} clients"] = {name: medians(rounds) for name, rounds in results.items()} | {
                 "two over one, p50": ratio(results, "two shards", "one shard", "p50_ms"),
                 "two over one, deletes a second": ratio(results, "two shards", "one shard"),
             }
-        result["messages moved a second"] = moved_a_second(cluster, asked.moved)
+        result["messages moved a second"] = moved_a_second(cluster, args.moved)
         for title, value in result.items():
             print(title, value, flush=True)
         keep("cluster", result)

@@ -35,11 +35,11 @@ CASES = [(10, 1), (10, 8), (10, 32), (1_000, 8)]
 
 Collections = Any
 Prepare = Callable[[int, int], list[str]]
-"""Stores so many chats of so many messages, and returns their ids."""
+"""Stores so many chats, each with so many messages, and returns the chats' ids."""
 
 
 def chat_document(chat_id: str, messages: int, tenant_id: str = TENANT) -> dict[str, Any]:
-    """Return a chat as the service keeps it."""
+    """Return a chat as the service stores it."""
     now = datetime.now(UTC)
     return {
         "_id": chat_key(tenant_id, chat_id),
@@ -57,7 +57,7 @@ def chat_document(chat_id: str, messages: int, tenant_id: str = TENANT) -> dict[
 
 
 def message_document(chat_id: str, seq: int) -> dict[str, Any]:
-    """Return a message as the service keeps it."""
+    """Return a message as the service stores it."""
     return {
         "_id": message_key(TENANT, chat_id, seq),
         "role": "user",
@@ -78,14 +78,14 @@ def prepare(db: Collections, chats: int, messages: int) -> list[str]:
 
 
 def prepare_for_eve(db: Collections, chats: int, messages: int) -> list[str]:
-    """Store the same as Eve keeps it."""
+    """Store the same chats as Eve stores them, and return their ids."""
     ids = [str(uuid.uuid4()) for _ in range(chats)]
     now = datetime.now(UTC)
-    own = {"tenant_id": TENANT, "_created": now, "_updated": now, "_etag": "0" * 40}
-    db.chats.insert_many([{"_id": chat_id, "title": "bench", **own} for chat_id in ids])
+    eve_fields = {"tenant_id": TENANT, "_created": now, "_updated": now, "_etag": "0" * 40}
+    db.chats.insert_many([{"_id": chat_id, "title": "bench", **eve_fields} for chat_id in ids])
     for chat_id in ids:
         content = message_document(chat_id, 1)["content"]
-        db.messages.insert_many([{"chat_id": chat_id, "content": content, **own} for _ in range(messages)])
+        db.messages.insert_many([{"chat_id": chat_id, "content": content, **eve_fields} for _ in range(messages)])
     return ids
 
 
@@ -128,11 +128,11 @@ def http_delete(client: Client, chat_id: str) -> None:
 
 
 class Side(NamedTuple):
-    """One of those that are compared."""
+    """One of the sides that are compared."""
 
     prepare: Prepare
     caller: Callable[[], Work]
-    """Makes a client of its own for each of the callers."""
+    """Returns the work of one caller, with a client of its own."""
 
 
 def over_http(address: Address, prepare: Prepare) -> Side:
@@ -142,7 +142,7 @@ def over_http(address: Address, prepare: Prepare) -> Side:
 
 @contextmanager
 def all_sides() -> Iterator[dict[str, Side]]:
-    """Run everything that is compared."""
+    """Start everything that is compared, and give the sides by name."""
     with (
         service() as (uri, address),
         pymongo.MongoClient[dict[str, Any]](uri, w="majority", maxPoolSize=10) as client,
@@ -150,27 +150,27 @@ def all_sides() -> Iterator[dict[str, Side]]:
         peer(FASTAPI, uri, log) as fastapi,
         peer(EVE, uri.replace("/chat_service", "/eve"), log) as eve,
     ):
-        db, others = client.get_default_database(), client["eve"]
-        others.messages.create_index(["tenant_id", "chat_id"])
-        ours, of_eve = partial(prepare, db), partial(prepare_for_eve, others)
+        db, eve_db = client.get_default_database(), client["eve"]
+        eve_db.messages.create_index(["tenant_id", "chat_id"])
+        prepare_ours, prepare_eve = partial(prepare, db), partial(prepare_for_eve, eve_db)
         yield {
-            "floor": Side(ours, lambda: partial(floor_delete, client, db)),
-            "raw": Side(ours, lambda: partial(raw_delete, client, db)),
-            "ours": over_http(address, ours),
-            "FastAPI": over_http(fastapi, ours),
-            "Eve": over_http(eve, of_eve),
+            "floor": Side(prepare_ours, lambda: partial(floor_delete, client, db)),
+            "raw": Side(prepare_ours, lambda: partial(raw_delete, client, db)),
+            "ours": over_http(address, prepare_ours),
+            "FastAPI": over_http(fastapi, prepare_ours),
+            "Eve": over_http(eve, prepare_eve),
         }
 
 
 def run_case(sides: Mapping[str, Side], messages: int, clients: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Run one case for all rounds and return the medians of each side, and how it compares."""
+    """Run one case for all rounds; return the medians of each side, and its ratio to each other side."""
     chats = args.chats if messages <= 100 else max(args.chats // 8, clients * 4)  # noqa: PLR2004
     callers = {name: [side.caller() for _ in range(clients)] for name, side in sides.items()}
 
-    def a_round(name: str) -> dict[str, float]:
+    def run_round(name: str) -> dict[str, float]:
         return timed(callers[name], sides[name].prepare(chats, messages))
 
-    results = interleave({name: partial(a_round, name) for name in sides}, args.rounds)
+    results = interleave({name: partial(run_round, name) for name in sides}, args.rounds)
     return {
         name: {"messages": messages, "clients": clients}
         | medians(results[name])

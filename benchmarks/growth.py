@@ -32,7 +32,7 @@ from chat_service.repository.sequencer import Sequencer, of_receipt
 
 Document = dict[str, Any]
 Make = Callable[[str, datetime], Iterator[Document]]
-"""Gives what one deletion (or chat, or message) leaves, of a tenant at a time."""
+"""Yields the documents that one deletion (or chat, or message) of a tenant leaves, as of a time."""
 
 AT_ONCE = 1_000
 YEAR = 365 * 86_400
@@ -45,39 +45,39 @@ TENANTS = [str(uuid.UUID(int=_RANDOM.getrandbits(128), version=4)) for _ in rang
 
 
 def receipt(tenant_id: str, at: datetime) -> Iterator[Document]:
-    """The tombstone of a chat that was deleted at once."""
-    told = Deletion(str(uuid.uuid4()), at, 12, "0123456789ab", 12, 0, at)
-    yield receipts.to_document(tenant_id, told, uuid.uuid4().hex)
+    """Yield the receipt of a chat that was deleted with all its messages in one transaction."""
+    deletion = Deletion(str(uuid.uuid4()), at, 12, "0123456789ab", 12, 0, at)
+    yield receipts.to_document(tenant_id, deletion, uuid.uuid4().hex)
 
 
 def completion(tenant_id: str, at: datetime) -> Iterator[Document]:
-    """What the purge of a large chat leaves beside the receipt."""
+    """Yield what the purge of a large chat leaves beside the receipt."""
     key = {"tenant_id": tenant_id, "chat_id": str(uuid.uuid4())}
     yield {"_id": key, "purged": 5_000, "completed_at": at}
 
 
 def entries() -> Make:
-    """The two entries that a deletion has in the log, with their hashes."""
+    """Return a maker of the two entries that a deletion has in the log, with their hashes."""
     heads = {tenant_id: Head(tenant_id, None) for tenant_id in TENANTS}
 
     def make(tenant_id: str, at: datetime) -> Iterator[Document]:
         (document,) = receipt(tenant_id, at)
         head = heads[tenant_id]
-        for one in of_receipt(document):
-            yield head.add(LogEntry(head.next_seq, at, one.event))
+        for pending in of_receipt(document):
+            yield head.add(LogEntry(head.next_seq, at, pending.event))
 
     return make
 
 
 def answer(tenant_id: str, at: datetime) -> Iterator[Document]:
-    """The record of an Idempotency-Key, kept for a day."""
+    """Yield the record of an Idempotency-Key, kept for a day."""
     key = {"tenant_id": tenant_id, "key": str(uuid.uuid4())}
     facts = {"deleted_at": at, "message_count": 12}
     yield {"_id": key, "fingerprint": uuid.uuid4().hex * 2, "facts": facts, "expires_at": at + KEPT}
 
 
 def chat(tenant_id: str, at: datetime) -> Iterator[Document]:
-    """A chat without its messages, for comparison."""
+    """Yield a chat without its messages, for comparison."""
     yield chats.to_document(tenant_id, _chat(at))
 
 
@@ -86,7 +86,7 @@ def _chat(at: datetime) -> Chat:
 
 
 def message(tenant_id: str, at: datetime) -> Iterator[Document]:
-    """Ten messages of a chat, of 80 characters each, for comparison."""
+    """Yield ten messages of a chat, of 80 characters each, for comparison."""
     chat_id = str(uuid.uuid4())
     for seq in range(1, 11):
         content = " ".join("".join(_RANDOM.choices("etaoinshrdlu", k=7)) for _ in range(10))
@@ -94,22 +94,22 @@ def message(tenant_id: str, at: datetime) -> Iterator[Document]:
 
 
 def measure(database: Database, name: str, make: Make, documents: int) -> dict[str, float]:
-    """Write so many documents, and return what each takes: as BSON, on the disk, and in the indexes."""
+    """Write so many documents, and return the bytes that each takes: as BSON, on the disk, and in the indexes."""
     collection, at = database.collections[name], database.now()
     times = (at + timedelta(seconds=number / A_SECOND) for number in itertools.count())
-    made = itertools.chain.from_iterable(make(_RANDOM.choice(TENANTS), time) for time in times)
+    generated = itertools.chain.from_iterable(make(_RANDOM.choice(TENANTS), time) for time in times)
     for _ in range(0, documents, AT_ONCE):
-        collection.insert_many(list(itertools.islice(made, AT_ONCE)))
+        collection.insert_many(list(itertools.islice(generated, AT_ONCE)))
     database.client.admin.command("fsync")
     stats = database.database.command("collStats", name, indexDetails=True)
-    reusable = (one["block-manager"]["file bytes available for reuse"] for one in stats["indexDetails"].values())
+    reusable = (index["block-manager"]["file bytes available for reuse"] for index in stats["indexDetails"].values())
     disk, indexes = stats["storageSize"] - stats["freeStorageSize"], stats["totalIndexSize"] - sum(reusable)
     sizes = {"bson": stats["size"], "disk": disk, "indexes": indexes}
     return {title: size / stats["count"] for title, size in sizes.items()}
 
 
 def oplog(database: Database) -> float:
-    """Return the bytes that a delete of a chat of 10 messages takes of the oplog, with its entries in the log."""
+    """Return the bytes of oplog for the delete of a chat of 10 messages, with its entries in the log."""
     first, *chat_ids = [Chats(database).create(TENANTS[0], None, {}).id for _ in range(OPLOG_DELETES + 1)]
     for chat_id in chat_ids:
         Messages(database).append(TENANTS[0], chat_id, [NewMessage(Role.USER, "Hello", None, {})] * OPLOG_MESSAGES)
@@ -134,7 +134,7 @@ def _oplog_size(database: Database) -> int:
 
 
 class Kind(NamedTuple):
-    """What is kept, how many of it a deletion leaves, and for how long."""
+    """A kind of document that is kept, how many of them a deletion leaves, and for how long."""
 
     title: str
     collection: str

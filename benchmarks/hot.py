@@ -39,17 +39,19 @@ def main() -> None:
         for caller in callers:
             caller.close()
         check(db, (args.rounds + 1) * args.posts)
-    found = {side: medians(figures) for side, figures in results.items()}
-    for side, figures in found.items():
+    medians_by_side = {side: medians(figures) for side, figures in results.items()}
+    for side, figures in medians_by_side.items():
         print(f"{side:4}: {figures['per_second']:5.0f}/s, p50 {figures['p50_ms']:.1f}, p99 {figures['p99_ms']:.1f} ms")
     print(f"ratio: {ratio(results, 'http', 'raw'):.2f}", flush=True)
-    keep("hot", {"posters": POSTERS, "ratio": ratio(results, "http", "raw"), **found})
+    keep("hot", {"posters": POSTERS, "ratio": ratio(results, "http", "raw"), **medians_by_side})
 
 
 def check(db: Any, posts: int) -> None:
-    """See that every post is there, once, with a number of its own and none left out."""
+    """Assert that every post is stored once, and that the seqs have no gap and no duplicate."""
     chat = db.chats.find_one({"_id": chat_key(TENANT, HTTP_CHAT)})
-    seqs = [found["_id"]["seq"] for found in db.messages.find({"_id": message_range(TENANT, HTTP_CHAT)}, {"_id": True})]
+    seqs = [
+        message["_id"]["seq"] for message in db.messages.find({"_id": message_range(TENANT, HTTP_CHAT)}, {"_id": True})
+    ]
     assert chat["message_count"] == posts, chat["message_count"]
     assert sorted(seqs) == list(range(1, posts + 1))
 

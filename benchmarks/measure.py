@@ -1,6 +1,6 @@
-"""How things are timed: two sides in turns, a ratio for each round, and the median of the ratios.
+"""How the benchmarks measure: two sides in turns, a ratio for each round, and the median of the ratios.
 
-The machine's mood is in both halves of a ratio, so it falls out; a time alone would measure the mood.
+How busy the machine is affects both halves of a ratio, and so cancels out. A time alone would measure the machine.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Side = Callable[[], dict[str, float]]
 
 
 def options(description: str | None, **numbers: int) -> argparse.ArgumentParser:
-    """Return a parser of a benchmark's command line, with an option for each of the numbers and its default."""
+    """Return a parser of a benchmark's command line, with an option for each number and its default."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -31,34 +31,34 @@ def options(description: str | None, **numbers: int) -> argparse.ArgumentParser:
 
 
 def timed(workers: Sequence[Work], items: Sequence[Any]) -> dict[str, float]:
-    """Spread the items over the workers, run them at once, and return what was measured.
+    """Spread the items over the workers, run the workers at once, and return what was measured.
 
-    That is items per second, and in ms the latencies and the CPU that an item costs the service.
+    That is items per second, and in ms the latencies and the CPU time that an item costs the service.
     """
 
     def run(work: Work, share: Sequence[Any]) -> list[float]:
-        took = []
+        times = []
         for item in share:
             began = time.perf_counter()
             work(item)
-            took.append((time.perf_counter() - began) * 1000)
-        return took
+            times.append((time.perf_counter() - began) * 1000)
+        return times
 
     shares = [items[number :: len(workers)] for number in range(len(workers))]
     with ThreadPoolExecutor(len(workers)) as pool:
-        began, used = time.perf_counter(), cpu_of_services()
+        began, cpu_seconds = time.perf_counter(), cpu_of_services()
         latencies = sorted(chain.from_iterable(pool.map(run, workers, shares)))
-        seconds, used = time.perf_counter() - began, cpu_of_services() - used
+        seconds, cpu_seconds = time.perf_counter() - began, cpu_of_services() - cpu_seconds
     return {
         "per_second": len(items) / seconds,
         "p50_ms": statistics.median(latencies),
         "p99_ms": latencies[int(len(latencies) * 0.99)],
-        "cpu_ms": used / len(items) * 1000,
+        "cpu_ms": cpu_seconds / len(items) * 1000,
     }
 
 
 def interleave(sides: Mapping[str, Side], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Run the sides in turns, the order reversed in every other round; the first round warms up and does not count."""
+    """Run the sides in turns, the order reversed in every other round. The first round warms up and is not counted."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for number in range(-1, rounds):
         for name in list(sides) if number % 2 else reversed(list(sides)):

@@ -31,8 +31,8 @@ ROUNDS, EVENTS = 5, 20_000
 PROOFS = 1_000
 
 
-def wait(database: Database, tenant_id: str) -> None:
-    """Have receipts wait, of which each tells two events."""
+def store_receipts(database: Database, tenant_id: str) -> None:
+    """Store receipts that are not in the log yet; each has two events."""
     for _ in range(0, EVENTS, 2_000):
         database.deletions.insert_many([_receipt(database, tenant_id) for _ in range(1_000)])
 
@@ -44,49 +44,49 @@ def _receipt(database: Database, tenant_id: str) -> dict[str, Any]:
 
 
 def number_all(database: Database, tenant_id: str) -> float:
-    """Number what waits, and return how many entries a second that were."""
-    wait(database, tenant_id)
+    """Store receipts, number their events, and return the entries numbered per second."""
+    store_receipts(database, tenant_id)
     worker = Sequencing(Sequencer(database))
     began = time.perf_counter()
     while Log(database).heads([tenant_id]).get(tenant_id, 0) < EVENTS:
         worker.run_once()
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - began
     worker.end()
-    return EVENTS / took
+    return EVENTS / seconds
 
 
 @contextmanager
 def no_tree() -> Iterator[None]:
-    """As it was before there was one: nothing is hashed, and nothing kept."""
+    """Turn the tree off: no hash is computed or stored."""
 
     def add(self: Head, entry: LogEntry) -> dict[str, object]:
         self.tree.size += 1
         facts = dict(entry.event.facts)
-        told = {"kind": entry.event.kind.value, "at": entry.at, "chat_id": entry.event.chat_id, "facts": facts}
-        return {"_id": {"tenant_id": self.tenant_id, "seq": entry.seq}, **told, "actor": entry.event.actor}
+        fields = {"kind": entry.event.kind.value, "at": entry.at, "chat_id": entry.event.chat_id, "facts": facts}
+        return {"_id": {"tenant_id": self.tenant_id, "seq": entry.seq}, **fields, "actor": entry.event.actor}
 
-    with patch.object(Head, "add", add), patch("chat_service.repository.log_tree.frontier_of", _counted):
+    with patch.object(Head, "add", add), patch("chat_service.repository.log_tree.frontier_of", _size_only):
         yield
 
 
-class _Counted:
+class _SizeOnly:
     def __init__(self, size: int) -> None:
         self.size, self.hashes = size, list[bytes]()
 
 
-def _counted(head: dict[str, int]) -> _Counted:
-    return _Counted(head["seq"])
+def _size_only(head: dict[str, int]) -> _SizeOnly:
+    return _SizeOnly(head["seq"])
 
 
 def prove(database: Database, tenant_id: str) -> list[float]:
-    """Return the seconds that proofs take, sorted."""
+    """Return the seconds that each proof took, sorted."""
     entries = Log(database).page(tenant_id, EVENTS // 2, PROOFS).entries
-    proofs, took = Proofs(database), []
+    proofs, times = Proofs(database), []
     for entry in entries:
         began = time.perf_counter()
         proofs.inclusion(tenant_id, entry.event.chat_id, entry.event.kind)
-        took.append(time.perf_counter() - began)
-    return sorted(took)
+        times.append(time.perf_counter() - began)
+    return sorted(times)
 
 
 def main() -> None:
@@ -100,12 +100,15 @@ def main() -> None:
             with_tree.append(number_all(database, f"tree {round_}"))
             with no_tree():
                 plain.append(number_all(database, f"plain {round_}"))
-        took = prove(database, "tree 0")
+        proof_times = prove(database, "tree 0")
         result = {
             "entries a second": median(with_tree),
             "without a tree": median(plain),
             "ratio": median(with_tree) / median(plain),
-            "a proof, ms": {"p50": took[len(took) // 2] * 1e3, "p99": took[len(took) * 99 // 100] * 1e3},
+            "a proof, ms": {
+                "p50": proof_times[len(proof_times) // 2] * 1e3,
+                "p99": proof_times[len(proof_times) * 99 // 100] * 1e3,
+            },
         }
         for title, value in result.items():
             print(title, value, flush=True)

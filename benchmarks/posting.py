@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def run_case(db: Any, address: Address, clients: int, items: list[str], rounds: int) -> dict[str, Any]:
-    """Run both sides with so many clients, print the figures and return them."""
+    """Run both sides with so many clients; print the figures and return them."""
     callers = [Client(address) for _ in range(clients)]
     sides = {
         "raw": partial(timed, [partial(raw_post, db)] * clients, items),
@@ -70,12 +70,12 @@ def run_case(db: Any, address: Address, clients: int, items: list[str], rounds: 
     results = interleave(sides, rounds)
     for caller in callers:
         caller.close()
-    found = {side: medians(figures) for side, figures in results.items()}
+    medians_by_side = {side: medians(figures) for side, figures in results.items()}
     print(f"{clients} clients")
-    for side, figures in found.items():
+    for side, figures in medians_by_side.items():
         print(f"{side:4}: {figures['per_second']:5.0f}/s, p50 {figures['p50_ms']:.1f}, p99 {figures['p99_ms']:.1f} ms")
     print(f"ratio: {ratio(results, 'http', 'raw'):.2f}", flush=True)
-    return {"clients": clients, "ratio": ratio(results, "http", "raw"), **found}
+    return {"clients": clients, "ratio": ratio(results, "http", "raw"), **medians_by_side}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the processes that a benchmark has started use, as /proc tells it."""
+"""The memory and CPU time of the processes that a benchmark has started, from /proc."""
 
 import os
 from pathlib import Path
@@ -8,18 +8,18 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def children(pid: int) -> list[int]:
     """Return the process ids of a process' children."""
-    listed = [Path(f"/proc/{pid}/task/{task.name}/children") for task in Path(f"/proc/{pid}/task").iterdir()]
-    return [int(child) for path in listed for child in path.read_text().split()]
+    files = [Path(f"/proc/{pid}/task/{task.name}/children") for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [int(child) for file in files for child in file.read_text().split()]
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the process ids of a process' children, and of theirs."""
-    found = children(pid)
-    return found + [pid for child in found for pid in descendants(child)]
+    """Return the process ids of all descendants of a process."""
+    direct = children(pid)
+    return direct + [pid for child in direct for pid in descendants(child)]
 
 
 def workers_of_service() -> list[int]:
-    """Return the process ids of the workers of the service that is a child of ours."""
+    """Return the process ids of the workers of the service that this process has started."""
     masters = [pid for pid in children(os.getpid()) if "gunicorn" in Path(f"/proc/{pid}/cmdline").read_text()]
     return children(masters[0])
 
@@ -31,7 +31,7 @@ def memory(pid: int) -> int:
 
 
 def cpu_of_services() -> float:
-    """Return the CPU seconds that our children have used, but for mongod: those of the service that is measured."""
+    """Return the CPU seconds of our descendants without mongod: those of the service that is measured."""
     return sum(_cpu(pid) for pid in descendants(os.getpid()))
 
 

@@ -39,21 +39,21 @@ LAYERS = {
     "telemetry": ("/chat_service/telemetry/", "/prometheus_client/", "/structlog/", "/logging/"),
     "server": ("/chat_service/server/", "/uvicorn", "/asyncio/", "/gunicorn/"),
 }
-"""A path belongs to the one of these whose part is longest."""
+"""A path belongs to the layer with the longest part that it contains."""
 
 
 def layer(stack: str) -> str:
-    """Return the layer of a sample: frames from the outermost to the innermost, each with the path of its file."""
+    """Return the layer of a sampled stack: frames from the outermost to the innermost, each with its file's path."""
     for frame in reversed(stack.split(";")):
-        found = [(len(part), name) for name, parts in LAYERS.items() for part in parts if part in frame]
-        if found:
-            return max(found)[1]
+        matches = [(len(part), name) for name, parts in LAYERS.items() for part in parts if part in frame]
+        if matches:
+            return max(matches)[1]
     return "others"
 
 
 @contextmanager
 def sampled(pid: int, file: Path) -> Iterator[Counter[str]]:
-    """Sample a process while the block runs; then the counter holds how many samples each layer has."""
+    """Sample a process while the block runs; after it the counter has the number of samples of each layer."""
     layers: Counter[str] = Counter()
     command = (str(PYTHON.parent / "py-spy"), "record", "--gil", "--rate", "500", "--format", "raw", "--full-filenames")
     spy = subprocess.Popen([*command, "--pid", str(pid), "--output", str(file)], stdout=subprocess.DEVNULL)
@@ -69,15 +69,15 @@ def profile(name: str, workers: list[Work], prepare: Callable[[], list[str]], ro
     """Return the CPU in ms that one request costs each layer of the service."""
     file = BUILD / f"profile-{name}.txt"
     cost = median(timed(workers, prepare())["cpu_ms"] for _ in range(rounds))
-    items = [prepare() for _ in range(rounds)]
+    batches = [prepare() for _ in range(rounds)]
     with sampled(workers_of_service()[0], file) as layers:
-        for batch in items:
+        for batch in batches:
             timed(workers, batch)
     return {name: cost * samples / layers.total() for name, samples in layers.most_common()}
 
 
 def main() -> None:
-    """Profile both, print the table, write the JSON."""
+    """Profile deletes and posts, print the table, write the JSON."""
     args = options(__doc__, rounds=7, chats=400).parse_args()
     BUILD.mkdir(exist_ok=True)
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri, w="majority") as client:

@@ -45,7 +45,7 @@ def fill(db: Any, messages: int) -> None:
 
 
 def pages(address: Address, paths: dict[str, tuple[str, str]], rounds: int) -> Any:
-    """Time the requests in `paths` (name -> key and path), in turns."""
+    """Measure the requests in `paths` (name -> key and path), in turns."""
     callers = {name: Client(address, key) for name, (key, _) in paths.items()}
     sides = {
         name: partial(timed, [partial(callers[name].send, "GET")], [path] * REQUESTS)
@@ -72,9 +72,9 @@ def http_export(address: Address) -> dict[str, float]:
     began = time.perf_counter()
     connection = http.client.HTTPConnection(*address)
     connection.request("GET", f"/api/v1/chats/{CHAT}/export?format=ndjson", headers=HEADERS)
-    answer = connection.getresponse()
+    response = connection.getresponse()
     rows = 0
-    while chunk := answer.read(2**18):
+    while chunk := response.read(2**18):
         rows += chunk.count(b"\n")
     connection.close()
     return {"per_second": rows / (time.perf_counter() - began)}
@@ -83,18 +83,18 @@ def http_export(address: Address) -> dict[str, float]:
 def resident_megabytes(field: str) -> dict[int, float]:
     """Return a memory figure (VmRSS or VmHWM) of every gunicorn process on this machine, by pid."""
     pids = subprocess.run(["/usr/bin/pgrep", "-f", "gunicorn.conf.py"], capture_output=True, text=True, check=True)
-    found = {}
+    megabytes = {}
     for pid in map(int, pids.stdout.split()):
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         line = next(line for line in status.splitlines() if line.startswith(field))
-        found[pid] = int(line.split()[1]) / 1024
-    return found
+        megabytes[pid] = int(line.split()[1]) / 1024
+    return megabytes
 
 
 def main() -> None:
     """Run all, print the figures, write the JSON."""
     args = options(__doc__, rounds=7, messages=1_000_000).parse_args()
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with service() as (uri, address), pymongo.MongoClient[dict[str, Any]](uri) as client:
         db = client.get_default_database()
         small = make_small_tenant(uri, db)
@@ -112,11 +112,11 @@ def main() -> None:
         exports = interleave(sides, max(args.rounds // 2, 1))
         rise = max(peak - idle[pid] for pid, peak in resident_megabytes("VmHWM").items() if pid in idle)
     for name, results in (("history", history), ("listing", listing), ("export", exports)):
-        found[name] = {side: medians(rounds) for side, rounds in results.items()}
-    found["export"]["ratio"] = ratio(exports, "http", "raw")
-    found["export"]["memory_rise_mb"] = rise
-    report(found)
-    keep("reads", found)
+        figures[name] = {side: medians(rounds) for side, rounds in results.items()}
+    figures["export"]["ratio"] = ratio(exports, "http", "raw")
+    figures["export"]["memory_rise_mb"] = rise
+    report(figures)
+    keep("reads", figures)
 
 
 def make_small_tenant(uri: str, db: Any) -> str:
@@ -130,13 +130,13 @@ def make_small_tenant(uri: str, db: Any) -> str:
     return key
 
 
-def report(found: dict[str, Any]) -> None:
-    """Print what was found."""
+def report(figures: dict[str, Any]) -> None:
+    """Print the figures."""
     for name in ("history", "listing"):
-        times = {side: figures["p50_ms"] for side, figures in found[name].items()}
+        times = {side: result["p50_ms"] for side, result in figures[name].items()}
         shown = ", ".join(f"{side} {p50:.2f} ms" for side, p50 in times.items())
         print(f"{name}: {shown}; slowest over fastest {max(times.values()) / min(times.values()):.2f}")
-    export = found["export"]
+    export = figures["export"]
     print(
         f"export: raw {export['raw']['per_second']:,.0f} rows/s, http {export['http']['per_second']:,.0f} rows/s, "
         f"ratio {export['ratio']:.2f}; worker's memory {export['memory_rise_mb']:.0f} MB above idle at most"
