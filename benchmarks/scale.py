@@ -47,8 +47,8 @@ CHUNKS = 64
 LARGEST_CHAT = 10_000_000
 
 
-def chance_of(seed: int) -> random.Random:
-    """Return the chance of one simulation, the same for the same seed."""
+def seeded_random(seed: int) -> random.Random:
+    """Return a random number generator, which gives the same numbers for the same seed."""
     return random.Random(seed)  # noqa: S311 - no secret
 
 
@@ -62,9 +62,9 @@ def power_law(number: int, exponent: float) -> list[float]:
 class Tenants:
     """Tenants whose shares of chats, messages and requests follow a power law; their ids are spread evenly."""
 
-    def __init__(self, number: int, exponent: float, chance: random.Random) -> None:
+    def __init__(self, number: int, exponent: float, rng: random.Random) -> None:
         self.shares = power_law(number, exponent)
-        self.ids = [chance.random() for _ in self.shares]
+        self.ids = [rng.random() for _ in self.shares]
         """Where in the key space each tenant is, from 0 to 1."""
         self._sums = list(itertools.accumulate(self.shares))
 
@@ -77,9 +77,9 @@ class Tenants:
         return tenant, 1 - (self._sums[tenant] - place) / self.shares[tenant]
 
 
-def chat_size(chance: random.Random) -> int:
+def chat_size(rng: random.Random) -> int:
     """Return how many messages a chat has: ten in the middle, a thousandth of the chats thousands, a few millions."""
-    return min(int(5 * chance.paretovariate(1.0)), LARGEST_CHAT)
+    return min(int(5 * rng.paretovariate(1.0)), LARGEST_CHAT)
 
 
 class Zones:
@@ -121,11 +121,11 @@ class Chunks:
 
     imbalance = 1.0
 
-    def __init__(self, shards: int, chance: random.Random) -> None:
+    def __init__(self, shards: int, rng: random.Random) -> None:
         self._owners: dict[str, list[int]] = {}
         for collection in (*OF_A_DELETE, "purges"):
             owners = [number % shards for number in range(shards * CHUNKS)]
-            chance.shuffle(owners)
+            rng.shuffle(owners)
             self._owners[collection] = owners
 
     def shard(self, collection: str, place: float) -> int:
@@ -148,12 +148,12 @@ def collections_of(messages: int) -> tuple[str, ...]:
     return OF_A_DELETE if messages <= INLINE_LIMIT else ("presence", "chats", "purges", "deletions")
 
 
-def deletes(number: int, placement: Zones | Chunks, chance: random.Random) -> Deletes:
+def deletes(number: int, placement: Zones | Chunks, rng: random.Random) -> Deletes:
     """Delete so many chats of all sizes, from all over the key space, and return how many shards that took."""
     asked = []
     for _ in range(number):
-        place = chance.random()
-        asked.append(len({placement.shard(name, place) for name in collections_of(chat_size(chance))}))
+        place = rng.random()
+        asked.append(len({placement.shard(name, place) for name in collections_of(chat_size(rng))}))
     return Deletes(sum(shards > 1 for shards in asked) / number, sum(asked) / number)
 
 
@@ -171,7 +171,7 @@ class Move(NamedTuple):
     """The share of its deletes in that time that are on two shards."""
 
 
-def move(messages: float, number: int, chance: random.Random) -> Move:
+def move(messages: float, number: int, rng: random.Random) -> Move:
     """Move a tenant of so many messages while `number` of its chats are deleted, and return what that costs.
 
     Its collections go one after another, the messages last, each from one end of the tenant's keys to the other.
@@ -181,10 +181,8 @@ def move(messages: float, number: int, chance: random.Random) -> Move:
     begins = dict(zip(order, itertools.accumulate(order.values(), initial=0.0), strict=False))
     total, on_two = sum(order.values()), 0
     for _ in range(number):
-        now, place = chance.random() * total, chance.random()
-        has_gone = {
-            now >= begins[name] + place * order[name] for name in collections_of(chat_size(chance)) if order[name]
-        }
+        now, place = rng.random() * total, rng.random()
+        has_gone = {now >= begins[name] + place * order[name] for name in collections_of(chat_size(rng)) if order[name]}
         on_two += len(has_gone) > 1
     return Move(total / MOVED_A_SECOND, on_two / number)
 
@@ -238,10 +236,10 @@ class Purges:
         return self.opened - self.removed
 
 
-def arrivals(tenants: Tenants, a_second: float, seconds: int, chance: random.Random) -> Iterator[list[Purge]]:
+def arrivals(tenants: Tenants, a_second: float, seconds: int, rng: random.Random) -> Iterator[list[Purge]]:
     """Give what the deletes of each second leave to be purged."""
     for now in range(seconds):
-        drawn = ((tenants.at(chance.random())[0], chat_size(chance)) for _ in range(round(a_second)))
+        drawn = ((tenants.at(rng.random())[0], chat_size(rng)) for _ in range(round(a_second)))
         yield [Purge(tenant, now, size) for tenant, size in drawn if size > INLINE_LIMIT]
 
 
@@ -267,10 +265,10 @@ def placements(tenants: Tenants, counts: Sequence[int], number: int, seed: int) 
             "zones of equal spans": Zones(tenants, shards),
             "the 20 largest placed": Zones(tenants, shards, 20),
             "placed, and split": Zones(tenants, shards, 20, are_split=True),
-            "no zones": Chunks(shards, chance_of(seed)),
+            "no zones": Chunks(shards, seeded_random(seed)),
         }
         for name, placement in ways.items():
-            found = deletes(number, placement, chance_of(seed))
+            found = deletes(number, placement, seeded_random(seed))
             most = capacity(shards, placement.imbalance, found.on_several)
             figures = [f"{placement.imbalance:.2f}", f"{found.on_several:.2%}", f"{found.shards:.2f}", f"{most:,.0f}"]
             yield [str(shards), name, *figures]
@@ -281,7 +279,7 @@ def moves(tenants: Tenants, messages: float, number: int, seed: int) -> Iterator
     for rank in (1, 10, 100, 1_000):
         if rank <= len(tenants.shares):
             share = tenants.shares[rank - 1]
-            found = move(share * messages, number, chance_of(seed))
+            found = move(share * messages, number, seeded_random(seed))
             yield [
                 str(rank),
                 f"{share:.2%}",
@@ -294,7 +292,7 @@ def moves(tenants: Tenants, messages: float, number: int, seed: int) -> Iterator
 def backlogs(tenants: Tenants, workers: Mapping[int, Sequence[int]], seconds: int, seed: int) -> Iterator[list[str]]:
     """Give the rows of the table of purges; `workers` has for each rate of deletes how many of them are tried."""
     for rate, counts in workers.items():
-        come = list(arrivals(tenants, rate, seconds, chance_of(seed)))
+        come = list(arrivals(tenants, rate, seconds, seeded_random(seed)))
         a_second = sum(one.left for ones in come for one in ones) / seconds
         for count in counts:
             found, backlog = purge(come, count, more_seconds=seconds)
@@ -335,7 +333,7 @@ def main() -> None:
     parser = options(__doc__, seed=1, tenants=10_000, deletes=50_000, seconds=1_800)
     parser.add_argument("--exponent", type=float, default=1.0, help="of the power law")
     asked = parser.parse_args()
-    tenants = Tenants(asked.tenants, asked.exponent, chance_of(asked.seed))
+    tenants = Tenants(asked.tenants, asked.exponent, seeded_random(asked.seed))
     show(
         "Placement: deletes of all sizes",
         (

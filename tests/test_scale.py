@@ -14,11 +14,11 @@ from benchmarks.scale import (
     Zones,
     arrivals,
     capacity,
-    chance_of,
     collections_of,
     deletes,
     move,
     purge,
+    seeded_random,
 )
 
 SMALL = ["--tenants", "200", "--deletes", "300", "--seconds", "20"]
@@ -26,7 +26,7 @@ SMALL = ["--tenants", "200", "--deletes", "300", "--seconds", "20"]
 
 @pytest.fixture(scope="module")
 def tenants() -> Tenants:
-    return Tenants(200, 1.0, chance_of(1))
+    return Tenants(200, 1.0, seeded_random(1))
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -55,8 +55,8 @@ def test_tenants_share_everything_and_every_place_is_somebodys(tenants: Tenants)
 def test_with_zones_a_delete_is_on_one_shard(tenants: Tenants, shards: int) -> None:
     """Without, it is on one only if three places of it happen to be where the fourth is."""
     for zones in (Zones(tenants, shards), Zones(tenants, shards, 20)):
-        assert deletes(500, zones, chance_of(1)) == (0, 1)
-    spread = deletes(5_000, Chunks(shards, chance_of(1)), chance_of(1))
+        assert deletes(500, zones, seeded_random(1)) == (0, 1)
+    spread = deletes(5_000, Chunks(shards, seeded_random(1)), seeded_random(1))
     assert spread.on_several == pytest.approx(1 - shards**-3, abs=0.1)
     assert 1 < spread.shards <= 4
 
@@ -66,19 +66,19 @@ def test_placing_and_splitting_tenants_evens_the_shards(tenants: Tenants) -> Non
     plain, placed, split = Zones(tenants, 16), Zones(tenants, 16, 20), Zones(tenants, 16, 20, are_split=True)
     assert plain.imbalance >= placed.imbalance > split.imbalance >= 1
     assert placed.imbalance >= tenants.shares[0] * 16, "no tenant of one piece is on more than one shard"
-    assert 0 < deletes(20_000, split, chance_of(1)).on_several < 0.01
+    assert 0 < deletes(20_000, split, seeded_random(1)).on_several < 0.01
     assert capacity(16, 1, 0) == 2 * capacity(8, 1, 0) == 2 * capacity(16, 2, 0) > capacity(16, 1, 0.5)
 
 
 def test_a_tenant_that_is_moved_is_on_two_shards_meanwhile() -> None:
-    small, large = (move(messages, 2_000, chance_of(1)) for messages in (1e6, 1e8))
+    small, large = (move(messages, 2_000, seeded_random(1)) for messages in (1e6, 1e8))
     assert large.seconds == pytest.approx(100 * small.seconds)
     assert large.on_two == small.on_two
     assert 0 < small.on_two < 1
 
 
 def test_purges_remove_what_came_and_more_workers_leave_less(tenants: Tenants) -> None:
-    come = list(arrivals(tenants, 300, 60, chance_of(1)))
+    come = list(arrivals(tenants, 300, 60, seeded_random(1)))
     assert all(len(collections_of(one.left)) == 4 and one.left > INLINE_LIMIT for ones in come for one in ones)
     left = []
     for workers in (1, 2, 4):
