@@ -50,7 +50,7 @@ def _message(number: int) -> dict[str, Any]:
 
 
 def post(database: Database, name: str) -> tuple[float, float]:
-    """Post one message after the other; return the seconds that one takes, and the server's processor time for it."""
+    """Post messages one after the other; return for one the seconds, and the server's CPU seconds."""
     server = database.client.admin.command("serverStatus")["pid"]
     began, cpu = time.perf_counter(), _processor_seconds(server)
     for number in range(POSTS):
@@ -67,8 +67,8 @@ def _processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def look(database: Database) -> float:
-    """Return the seconds in which the eraser looks at a million messages and finds nobody."""
+def scan_all(database: Database) -> float:
+    """Return the seconds that the eraser takes to scan a million messages for a sender who is not there."""
     database.database["plain"].rename("messages", dropTarget=True)
     erasures = Erasures(database)
     erasures.request("tenant", "nobody", ErasureMode.REMOVE, "benchmark")
@@ -85,18 +85,18 @@ def main() -> None:
         database.prepare()
         for name in NAMES:
             fill(database, name)
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in NAMES}
+        costs: dict[str, list[tuple[float, float]]] = {name: [] for name in NAMES}
         for _ in range(ROUNDS):
             for name in NAMES:
-                taken[name].append(post(database, name))
-        times = {name: [median(column) for column in zip(*rounds, strict=True)] for name, rounds in taken.items()}
+                costs[name].append(post(database, name))
+        medians = {name: [median(column) for column in zip(*rounds, strict=True)] for name, rounds in costs.items()}
         sizes = {name: database.database.command("collStats", name) for name in NAMES}
         result = {
-            "post, ms": {name: one[0] * 1e3 for name, one in times.items()},
-            "server's processor for it, ms": {name: one[1] * 1e3 for name, one in times.items()},
+            "post, ms": {name: figures[0] * 1e3 for name, figures in medians.items()},
+            "server's processor for it, ms": {name: figures[1] * 1e3 for name, figures in medians.items()},
             "index, MB": sizes["indexed"]["totalIndexSize"] / 1e6,
             "messages, MB": sizes["plain"]["storageSize"] / 1e6,
-            "a look at all messages, s": look(database),
+            "a look at all messages, s": scan_all(database),
         }
         for title, value in result.items():
             print(title, value, flush=True)

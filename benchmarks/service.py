@@ -22,14 +22,14 @@ Address = tuple[str, int]
 
 @contextmanager
 def service(**environment: str) -> Iterator[tuple[str, Address]]:
-    """Run mongod and gunicorn as they are deployed, but for `environment`; give the database's URI and the address."""
+    """Run mongod and gunicorn as deployed, with `environment` on top; give the database's URI and our address."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedMongod(Path(folder)) as mongod:
         database = Database(mongod.uri)
         database.prepare()
         Tenants(database).create("bench", TENANT)
         ApiKeys(database).create(TENANT, "bench", Scope, KEY)
         database.close()
-        # Its log lines cost what they cost when deployed, but the table should stay readable.
+        # The log is written, as when deployed, because it costs time. It goes to a file, to keep the table readable.
         with (
             (Path(folder) / "service.log").open("wb") as log,
             EmbeddedGunicorn(mongod.uri, free_port(), output=log, folder=None, **environment) as gunicorn,

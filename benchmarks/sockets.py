@@ -25,7 +25,7 @@ from benchmarks.service import KEY, Address, service
 
 SOCKETS_OF_A_CHAT = 10
 OPENING = 50
-"""Handshakes at a time."""
+"""The most handshakes at a time."""
 
 REQUESTS = 1_500
 CLIENTS = 4
@@ -36,12 +36,12 @@ HANDSHAKE = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 PONG_HEAD = b"\x8a\x84\0\0\0\0"
-"""Masked with nothing; the four bytes of the ping follow."""
+"""The head of a pong frame, with a mask of zeros; the four bytes of the ping follow."""
 PING_BYTE, TEXT_BYTE = 0x89, 0x81
 
 
 class Listener(asyncio.Protocol):
-    """A client that answers pings and notes when frames come."""
+    """A client that answers pings and records when frames arrive."""
 
     def __init__(self, chat_id: str, arrivals: list[float]) -> None:
         self._chat_id = chat_id
@@ -50,13 +50,13 @@ class Listener(asyncio.Protocol):
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Shake hands."""
+        """Send the handshake."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.write(HANDSHAKE.format(chat_id=self._chat_id, key=KEY).encode())
 
     def data_received(self, data: bytes) -> None:
-        """Note what has come; frames of this benchmark are small, and arrive whole."""
+        """Record an arrival; the frames of this benchmark are small, and arrive whole."""
         if not self._is_open:
             head, _, data = data.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 101"), head
@@ -69,20 +69,22 @@ class Listener(asyncio.Protocol):
 
 
 class Crowd:
-    """Open sockets in a process of their own, told what to do through a pipe."""
+    """Open sockets in a separate process, which gets commands through a pipe."""
 
     def __init__(self, address: Address) -> None:
-        self._pipe, there = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_crowd, args=(there, address), daemon=True)
+        self._pipe, child_end = multiprocessing.Pipe()
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=_crowd, args=(child_end, address), daemon=True
+        )
         self._process.start()
 
-    def ask(self, *what: Any) -> Any:
-        """Say something, and wait for the answer."""
-        self._pipe.send(what)
+    def ask(self, *command: Any) -> Any:
+        """Send a command, and return the reply."""
+        self._pipe.send(command)
         return self._pipe.recv()
 
     def end(self) -> None:
-        """Close all and end."""
+        """Close all sockets, and end the process."""
         self.ask("close")
         self._pipe.send(("end",))
         self._process.join()
@@ -96,21 +98,21 @@ async def _serve(pipe: Connection, address: Address) -> None:
     loop = asyncio.get_running_loop()
     listeners: list[Listener] = []
     arrivals: list[float] = []
-    places = asyncio.Semaphore(OPENING)
+    handshakes = asyncio.Semaphore(OPENING)
 
     async def connect(chat_id: str) -> None:
-        async with places:
+        async with handshakes:
             _, listener = await loop.create_connection(lambda: Listener(chat_id, arrivals), *address)
             await listener.opened
             listeners.append(listener)
 
     while True:
-        what, *rest = await loop.run_in_executor(None, pipe.recv)
-        match what:
+        command, *rest = await loop.run_in_executor(None, pipe.recv)
+        match command:
             case "open":
                 await asyncio.gather(*(connect(chat_id) for chat_id in rest[0]))
-            case "hear":  # wait until so many frames have come; give the times
-                while len(arrivals) < rest[0]:  # noqa: ASYNC110 - an event for each would be measured along
+            case "hear":  # wait until so many frames have arrived; reply with the times
+                while len(arrivals) < rest[0]:  # noqa: ASYNC110 - the cost of an event for each frame would be measured too
                     await asyncio.sleep(0.01)
             case "close":
                 for listener in listeners:
@@ -123,12 +125,12 @@ async def _serve(pipe: Connection, address: Address) -> None:
 
 
 def call(caller: Client, method: str, path: str, body: Any = None) -> Any:
-    """Send one request and return what it says."""
+    """Send one request and return the JSON of its response."""
     return orjson.loads(caller.send(method, path, body))
 
 
-def look(caller: Client, chat_id: str) -> None:
-    """Send a small request: two commands of the database."""
+def get_chat(caller: Client, chat_id: str) -> None:
+    """Send a small request, which takes two commands of the database."""
     assert call(caller, "GET", f"/chats/{chat_id}")["id"] == chat_id
 
 
@@ -136,7 +138,7 @@ def measure_idle(uri: str, address: Address, sockets: int, rounds: int) -> dict[
     """Measure memory and HTTP without and with idle sockets, in turns."""
     callers = [Client(address) for _ in range(CLIENTS)]
     chat_ids = [call(callers[0], "POST", "/chats", {})["id"] for _ in range(sockets // SOCKETS_OF_A_CHAT)]
-    workers = [partial(look, caller) for caller in callers]
+    workers = [partial(get_chat, caller) for caller in callers]
     items = [chat_ids[number % 50] for number in range(REQUESTS)]
     crowd, pid = Crowd(address), workers_of_service()[0]
     results: dict[str, list[dict[str, float]]] = {"without": [], "with": []}
@@ -161,7 +163,7 @@ def measure_idle(uri: str, address: Address, sockets: int, rounds: int) -> dict[
     crowd.end()
     return {
         "sockets": sockets,
-        # Later rounds find memory that the first left behind, so only the first tells what a socket takes.
+        # Later rounds reuse memory that the first has allocated, so only the first tells what a socket takes.
         "kibibytes_for_each": kibibytes[0],
         "opened_per_second": median(opened_per_second),
         "p99_ratio": ratio(results, "with", "without", "p99_ms"),
@@ -170,7 +172,7 @@ def measure_idle(uri: str, address: Address, sockets: int, rounds: int) -> dict[
 
 
 def wait_until_closed(uri: str) -> None:
-    """Wait until every lease is given up, and a little longer."""
+    """Wait until every lease is released, and 3 s longer."""
     with pymongo.MongoClient[dict[str, Any]](uri) as client:
         while client.get_default_database().presence.count_documents({}):
             time.sleep(0.5)
@@ -178,7 +180,7 @@ def wait_until_closed(uri: str) -> None:
 
 
 def measure_fanout(address: Address, sockets: int, messages: int) -> dict[str, Any]:
-    """Measure the time from a POST to the arrival of its frame at every socket, and frames a second of a batch."""
+    """Measure the time from a POST to the arrival of its frame at every socket, and the frames per second."""
     caller = Client(address)
     chat_id = call(caller, "POST", "/chats", {})["id"]
     crowd = Crowd(address)

@@ -1,1 +1,1 @@
-"""Services that others would write in an afternoon, to be measured beside this one: see benchmarks/delete.py."""
+"""Simple services on other frameworks, to be measured beside this one: see benchmarks/delete.py."""

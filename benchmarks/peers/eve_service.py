@@ -1,7 +1,7 @@
-"""DELETE of a chat by Eve with a hook, as its users write it. It is not atomic: Eve has no transactions.
+"""DELETE of a chat by Eve with a hook, as Eve's users write it. It is not atomic: Eve has no transactions.
 
-The documents are Eve's own, each with an id and the fields that it puts there. A delete is two commands and no receipt:
-Eve finds the chat and removes it, then the hook removes the messages.
+The documents have Eve's own form, with an id and the fields that Eve adds. A delete is two commands and no receipt:
+Eve finds and removes the chat, then the hook removes the messages.
 """
 
 import os
@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 class KeyAuth(BasicAuth):
-    """Knows the tenant by its key; Eve adds its id to each query."""
+    """Finds the tenant of an API key; Eve adds the tenant's id to each query."""
 
     def authorized(self, allowed_roles: Any, resource: str, method: str) -> bool:  # noqa: ARG002 - Eve's
         """Tell whether the caller's key is known."""
@@ -50,7 +50,7 @@ app = Eve(auth=KeyAuth, settings=SETTINGS)
 
 
 def delete_messages(chat: dict[str, Any]) -> None:
-    """Remove the messages of a chat that was just removed."""
+    """Remove the messages of a chat that Eve has just removed."""
     app.data.driver.db.messages.delete_many({"tenant_id": app.auth.get_request_auth_value(), "chat_id": chat["_id"]})
 
 

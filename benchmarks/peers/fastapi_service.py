@@ -1,8 +1,8 @@
 """DELETE of a chat by FastAPI and pymongo's asynchronous client, as their users write it.
 
-The transaction is the same: presence, chat, messages, receipt, commit, on the same documents. What else this service
-asks of a delete (group commit, deadlines, an honest answer to a lost commit, purges of large chats, conditions,
-idempotency, turns between tenants, metrics) is not there. Its keys are in a dictionary, which is the cheapest.
+The transaction is the same: presence, chat, messages, receipt, commit, on the same documents. What else our
+service does for a delete is missing: group commit, deadlines, an honest answer to a lost commit, purges of large chats,
+conditions, idempotency, turns between tenants, metrics. Its API keys are in a dictionary, which is the cheapest way.
 """
 
 import os
@@ -28,7 +28,7 @@ db = client.get_default_database()
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Connect before the first request, and hang up after the last."""
+    """Connect before the first request, and close the client after the last."""
     await client.aconnect()
     yield
     await client.close()
@@ -38,7 +38,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 class Receipt(BaseModel):
-    """What a delete is answered."""
+    """The response to a delete."""
 
     chat_id: UUID
     deleted_at: datetime
@@ -46,7 +46,7 @@ class Receipt(BaseModel):
 
 
 def tenant_of(api_key: Annotated[str, Depends(APIKeyHeader(name="X-API-Key"))]) -> str:
-    """Return the tenant whose key this is."""
+    """Return the tenant of an API key."""
     if api_key not in TENANTS:
         raise HTTPException(401, "unknown key")
     return TENANTS[api_key]

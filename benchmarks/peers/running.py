@@ -1,4 +1,4 @@
-"""Runs the peers, each with two workers as ours has, in the environment that `make bench` makes for them."""
+"""Runs the peers, each with two workers like our service, in the environment that `make bench` makes for them."""
 
 import os
 import socket
@@ -24,22 +24,22 @@ STOP_SECONDS = 10
 
 @contextmanager
 def peer(command: tuple[str, ...], uri: str, log: IO[bytes]) -> Iterator[Address]:
-    """Run a peer on the database of `uri`; give its address.
+    """Run a peer on the database at `uri`, and give its address.
 
     Raises:
-        EmbeddedError: it does not start; why is in `log`.
+        EmbeddedError: it does not start; its output is in `log`.
     """
     if not PYTHON.exists():
         raise EmbeddedError("The peers are not installed: run `make bench`, which does that first.")
     port = free_port()
-    where = f"127.0.0.1:{port}" if command[-1] == "--bind" else str(port)
+    address = f"127.0.0.1:{port}" if command[-1] == "--bind" else str(port)
     process = subprocess.Popen(
-        [PYTHON, "-m", *command, where],
-        cwd=FOLDER,  # where there is no gunicorn.conf.py of ours
+        [PYTHON, "-m", *command, address],
+        cwd=FOLDER,  # a folder without our gunicorn.conf.py
         env={**os.environ, "MONGODB_URI": uri, "API_KEY": KEY, "TENANT_ID": TENANT},
         stdout=log,
         stderr=log,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - only prctl runs before exec
     )
     try:
         _wait_until_serving(process, port)
