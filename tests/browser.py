@@ -1,4 +1,4 @@
-"""A headless Chromium for tests that look at a page, and everything it said and asked for."""
+"""A headless Chromium for tests of a page, with the page's console messages and its requests."""
 
 import json
 import shutil
@@ -31,11 +31,11 @@ def browser(profile: Path, *more: str) -> Iterator[Chrome]:
 
 
 def errors(driver: Chrome) -> list[Any]:
-    """Return what the page's console has that is worse than a remark; policy violations are among it."""
+    """Return the warnings and errors of the page's console; policy violations are among them."""
     return [entry for entry in driver.get_log("browser") if entry["level"] in {"WARNING", "SEVERE"}]
 
 
 def requested(driver: Chrome) -> list[str]:
-    """Return the addresses that were asked for since the last call."""
-    found = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    return [one["params"]["request"]["url"] for one in found if one["method"] == "Network.requestWillBeSent"]
+    """Return the addresses that were requested since the last call."""
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]

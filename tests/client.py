@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # else processes that only want to know who calls would load them
+if TYPE_CHECKING:  # processes that need only TenantAccess do not load them
     from flask import Flask
     from werkzeug.test import TestResponse
 

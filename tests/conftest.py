@@ -39,7 +39,7 @@ from tests.numbering import numbering
 MAX_BODY_BYTES = 2**20
 
 
-LONG_ONES = [
+SLOW_FOLDERS = [
     "soak",
     "faults",
     "deploy",
@@ -53,7 +53,7 @@ LONG_ONES = [
     "page",
     "api",
 ]
-"""Folders with long tests, to begin with: else some process would be busy with one when the others have finished."""
+"""Folders with slow tests, which start first: else one process would still run one when the others have finished."""
 
 
 HOW_TO_RUN_ALL = (
@@ -62,13 +62,13 @@ HOW_TO_RUN_ALL = (
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let a run in which something was skipped fail where nobody reads what it says."""
+    """In CI, where nobody reads the output, fail a run in which a test was skipped."""
     if "CI" in os.environ and _skipped(session.config) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Say in the last line what did not run."""
+    """Print as the last line how many tests did not run, and why."""
     if skipped := _skipped(config):
         print(f"{skipped} tests did not run, because a program that they need is not here: {HOW_TO_RUN_ALL}.")  # noqa: T201
 
@@ -79,9 +79,9 @@ def _skipped(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long tests first."""
-    order = {folder: number for number, folder in enumerate(LONG_ONES)}
-    items.sort(key=lambda item: order.get(item.path.parent.name, len(LONG_ONES)))
+    """Put the slow tests first."""
+    order = {folder: number for number, folder in enumerate(SLOW_FOLDERS)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(SLOW_FOLDERS)))
 
 
 @pytest.fixture(scope="session")
@@ -102,17 +102,17 @@ def real_database(mongod: EmbeddedMongod) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def control(mongod: EmbeddedMongod) -> Iterator[pymongo.MongoClient[dict[str, Any]]]:
-    """A client that no failpoint is meant for."""
+    """A client that failpoints do not affect."""
     with pymongo.MongoClient(mongod.uri) as client:
         yield client
 
 
 @pytest.fixture
 def failpoint(control: pymongo.MongoClient[dict[str, Any]]) -> Iterator[FailPoint]:
-    """The failpoint for commands of the service; everything passes again after the test."""
-    found = FailPoint(control)
-    yield found
-    found.disarm()
+    """The failpoint for commands of the service; it is disarmed after the test."""
+    point = FailPoint(control)
+    yield point
+    point.disarm()
 
 
 @pytest.fixture
@@ -123,18 +123,18 @@ def database(real_database: Database) -> Database:
 
 
 def empty(database: Database) -> None:
-    """Remove every document, and what is remembered of them. To ask where there are any is one command for all."""
-    of_each = {name: [{"$limit": 1}, {"$project": {"_id": 0, "in": {"$literal": name}}}] for name in COLLECTIONS}
-    first, *others = ({"$unionWith": {"coll": name, "pipeline": one}} for name, one in of_each.items())
-    found = database.database.with_options(read_concern=ReadConcern("local"))[first["$unionWith"]["coll"]]
-    for one in found.aggregate([*first["$unionWith"]["pipeline"], *others]):
-        database.collections[one["in"]].delete_many({})
+    """Remove every document, and the cached rules of tenants. One command finds the collections that are not empty."""
+    pipelines = {name: [{"$limit": 1}, {"$project": {"_id": 0, "in": {"$literal": name}}}] for name in COLLECTIONS}
+    first, *others = ({"$unionWith": {"coll": name, "pipeline": pipeline}} for name, pipeline in pipelines.items())
+    first_collection = database.database.with_options(read_concern=ReadConcern("local"))[first["$unionWith"]["coll"]]
+    for row in first_collection.aggregate([*first["$unionWith"]["pipeline"], *others]):
+        database.collections[row["in"]].delete_many({})
     database.rules._tenants.clear()
 
 
 @pytest.fixture
 def patient_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a bucket that answers slowly, and so lets through, is not what a test is about."""
+    """Give rate limits a long deadline: on a busy machine they would miss theirs, and let the request through."""
     monkeypatch.setattr("chat_service.repository.limits.DEADLINE_SECONDS", 10)
 
 
@@ -168,33 +168,33 @@ def either_database(request: pytest.FixtureRequest) -> Database:
     """An empty database, once on mongomock and once on a real mongod."""
     if request.param == "mongomock":
         return MockDatabase()
-    found: Database = request.getfixturevalue("database")
-    return found
+    real: Database = request.getfixturevalue("database")
+    return real
 
 
 @pytest.fixture(scope="session")
 def routes() -> Flask:
-    """The application without what it remembers: made once, since that takes as long as most tests."""
+    """The application without its state. It is made once, because that takes as long as most tests."""
     return create_app(Settings("unused", MAX_BODY_BYTES, threads=8, log_format="json"), MockDatabase())
 
 
 @pytest.fixture
 def app(routes: Flask, either_database: Database) -> Flask:
-    """The application as it begins, once on mongomock and once on a real mongod."""
+    """The application with fresh state, once on mongomock and once on a real mongod."""
     begin(either_database).install(routes.extensions)
     return routes
 
 
 def begin(database: Database, inline_limit: int = INLINE_LIMIT, **more: Any) -> Repositories:
-    """Return the repositories of a process that has just begun; `more` is what they have that not every service has."""
+    """Return the repositories of a process that has just started; `more` replaces or adds arguments."""
     limits, caps, sealer = RateLimits(database, {}, metrics.count_unlimited), ConnectionCaps(), Sealer(())
-    usual = {"limits": limits, "caps": caps, "sealer": sealer, "private_networks": False}
-    return Repositories.on(database, inline_limit, **{**usual, **more})
+    defaults = {"limits": limits, "caps": caps, "sealer": sealer, "private_networks": False}
+    return Repositories.on(database, inline_limit, **{**defaults, **more})
 
 
 @pytest.fixture
 def new_tenant(either_database: Database) -> Callable[..., TenantAccess]:
-    """Make tenants, each with a key of the given scopes (default: all)."""
+    """A function that makes tenants, each with a key of the given scopes (default: read, write, delete)."""
     return tenant_maker(either_database)
 
 
@@ -203,15 +203,15 @@ def tenant_maker(database: Database) -> Callable[..., TenantAccess]:
 
     def make(*scopes: str) -> TenantAccess:
         tenant = Tenants(database).create(f"tenant {next(numbers)}")
-        key, made = ApiKeys(database).create(tenant.id, "test", scopes or ("read", "write", "delete"))
-        return TenantAccess(tenant.id, key, made.id)
+        key, record = ApiKeys(database).create(tenant.id, "test", scopes or ("read", "write", "delete"))
+        return TenantAccess(tenant.id, key, record.id)
 
     return make
 
 
 @pytest.fixture
 def alice(app: Flask, new_tenant: Callable[..., TenantAccess]) -> Client:
-    """A client with a key of all scopes."""
+    """A client of a tenant, with the scopes read, write and delete."""
     return Client(app, new_tenant())
 
 
@@ -232,7 +232,7 @@ def gunicorn(mongod: EmbeddedMongod, real_database: Database) -> Iterator[Embedd
 
 @pytest.fixture
 def sequencer(database: Database) -> Iterator[None]:
-    """Beside the service, as `jobs run` has one: what is committed is in the log soon."""
+    """A sequencer beside the service, as `jobs run` has one: commits get into the log soon."""
     with numbering(database):
         yield
 

@@ -1,7 +1,7 @@
 """A Database on mongomock, for what mongomock does faithfully: single documents, ranges of keys, plain updates.
 
-It has no sessions, so `transaction` calls the work with none. That shortcut lives here and not in the product: whatever
-rests on atomicity, isolation or retries is tested on a real mongod.
+mongomock has no sessions, so `transaction` calls the work without one. That shortcut is here and not in the product:
+whatever depends on atomicity, isolation or retries is tested on a real mongod.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from chat_service.repository.unit_of_work import UnitOfWork
 
 
 class MockUnitOfWork(UnitOfWork):
-    """Bound to nothing, and with the plain commands spelt out that mongomock does not run."""
+    """A unit of work without a session, which emulates the plain commands that mongomock does not run."""
 
     def command(self, command: dict[str, Any]) -> dict[str, Any]:
         if "aggregate" in command:
@@ -29,9 +29,9 @@ class MockUnitOfWork(UnitOfWork):
             return {"ok": 1}
         if "delete" in command:
             messages = self.database[command["delete"]]
-            return {"ok": 1, "n": sum(messages.delete_many(one["q"]).deleted_count for one in command["deletes"])}
-        found = self.chats.find_one_and_update(command["query"], command["update"], projection=command["fields"])
-        return {"ok": 1, "value": found}
+            return {"ok": 1, "n": sum(messages.delete_many(delete["q"]).deleted_count for delete in command["deletes"])}
+        chat = self.chats.find_one_and_update(command["query"], command["update"], projection=command["fields"])
+        return {"ok": 1, "value": chat}
 
 
 class MockDatabase(Database):
@@ -44,10 +44,10 @@ class MockDatabase(Database):
 
     def transaction(self, work: Work[T], again: Again = lambda: None) -> T:
         del again
-        verdict = work(self.unbound())
-        if isinstance(verdict, ChatServiceError):
-            raise verdict
-        return verdict
+        result = work(self.unbound())
+        if isinstance(result, ChatServiceError):
+            raise result
+        return result
 
     def _unit_of_work(self, session: object) -> UnitOfWork:
         del session
@@ -63,7 +63,7 @@ class MockDatabase(Database):
         yield self.unbound()
 
     def require_transactions(self) -> None:
-        """Nobody can tell the difference here."""
+        """Do nothing: the mock pretends to have transactions."""
 
     def seconds_away(self) -> float:
         return 0.0
@@ -75,4 +75,4 @@ class MockDatabase(Database):
         return None
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""

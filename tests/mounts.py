@@ -1,4 +1,4 @@
-"""The real service, for which some folders are other ones than for everybody else."""
+"""The real service, with mounts that only it sees."""
 
 import os
 import subprocess
@@ -8,11 +8,11 @@ from typing import Any
 from chat_service.embedded.process import die_with_parent
 from chat_service.embedded.service import EmbeddedGunicorn
 
-IN_ITS_OWN = ("unshare", "--mount", "--map-root-user", "sh", "-c")
+IN_OWN_NAMESPACE = ("unshare", "--mount", "--map-root-user", "sh", "-c")
 
 
 class InOwnMounts(EmbeddedGunicorn):
-    """The service after a command that mounts something, which only it sees."""
+    """The service in a mount namespace of its own, started after a command that mounts something there."""
 
     def __init__(self, mount: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -21,7 +21,7 @@ class InOwnMounts(EmbeddedGunicorn):
     def start(self) -> "subprocess.Popen[bytes]":
         serve = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"]
         self.process = subprocess.Popen(
-            [*IN_ITS_OWN, f'{self._mount} && exec "$0" "$@"', *serve],
+            [*IN_OWN_NAMESPACE, f'{self._mount} && exec "$0" "$@"', *serve],
             cwd=self._folder,
             env={**os.environ, **self._environment},
             stderr=self._output,

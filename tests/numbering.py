@@ -15,7 +15,7 @@ from tests.wait import wait_until
 
 @contextmanager
 def numbering(database: Database) -> Iterator[None]:
-    """Have what is committed numbered, as soon as it is."""
+    """Run a sequencer while the block runs, so that commits get into the log at once."""
     stop = threading.Event()
     thread = threading.Thread(target=run, args=(Sequencing(Sequencer(database, "test")), stop))
     thread.start()
@@ -28,17 +28,17 @@ def numbering(database: Database) -> Iterator[None]:
 
 
 def wait_for_head(database: Database, tenant_id: str, head: int) -> None:
-    """Wait until the tenant's log has so many entries."""
+    """Wait until the tenant's log has at least `head` entries."""
     wait_until(lambda: Log(database).heads([tenant_id]).get(tenant_id, 0) >= head, 20)
 
 
 def number_all(database: Database) -> None:
-    """Return when everything that is committed by now is in the log, whoever writes it."""
+    """Number everything that is committed by now; return when it is in the log, whichever sequencer wrote it."""
     sequencer = Sequencer(database)
     worker, now = Sequencing(sequencer), database.now()
 
     def is_done() -> bool:
-        with suppress(DatabaseUnavailableError, OutcomeUnknownError):  # as in an election
+        with suppress(DatabaseUnavailableError, OutcomeUnknownError):  # during an election
             worker.run_once()
         status = sequencer.status()
         return status.up_to is not None and status.up_to > now and not status.is_rescanning

@@ -1,4 +1,4 @@
-"""A process that stands still, as one does on a machine that is out of memory or being moved."""
+"""A paused process, as on a machine that is out of memory or being migrated."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tests.wait import wait_until
 
 @contextmanager
 def paused(pid: int) -> Iterator[None]:
-    """Stop the process, and let it go on afterwards. On a busy machine its threads run on for a while after SIGSTOP."""
+    """Pause the process while the block runs. On a busy machine its threads keep running for a while after SIGSTOP."""
     os.kill(pid, signal.SIGSTOP)
     try:
         wait_until(lambda: _is_stopped(pid))

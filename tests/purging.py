@@ -1,4 +1,4 @@
-"""Purges, run until nothing is left."""
+"""Runs purges until none is open."""
 
 import threading
 

@@ -1,7 +1,7 @@
-"""Where a cluster's router would send what the service asks of its database, by the shard keys of docs/scale.md.
+"""Where a cluster's router would send the service's database commands, by the shard keys of docs/scale.md.
 
-The rules are the server's: it takes the shard key for an index, and asks the shards that the bounds of that index name.
-`tests/soak/test_cluster.py` holds them against a real router.
+The rules are the server's: it treats the shard key as an index, and targets the shards that the bounds of that index
+name. `tests/soak/test_cluster.py` compares them with a real router.
 """
 
 import re
@@ -21,17 +21,17 @@ REPOSITORY = ROOT / "chat_service" / "repository"
 SCALE = ROOT / "docs" / "scale.md"
 
 PLUMBING = {"database", "unit_of_work", "transaction", "lists", "shape"}
-"""Through these a command goes; who asks for it is who calls them."""
+"""Modules through which every command passes. The sender of a command is the function that calls them."""
 
 FIRST_OF_MANY = {"find", "aggregate", "distinct", "insert", "update", "delete", "findAndModify"}
-"""Commands that say whose data they are about. What follows them (later batches, a commit) goes where they went."""
+"""Commands that name their data. Those that follow them (later batches, a commit) go to the same shards."""
 
 Condition = Mapping[str, Any]
 Tenants = frozenset[str]
 
 
 class Place(StrEnum):
-    """Where a command goes."""
+    """The shards that a command goes to."""
 
     TENANT = "the tenant's shard"
     TENANTS = "several tenants' shards"
@@ -43,9 +43,9 @@ class Sent(NamedTuple):
     """A command that was sent."""
 
     operation: str
-    """What it was part of."""
+    """The operation that it was part of."""
     function: str
-    """Who sent it, like `chats.Chats.get`."""
+    """The function that sent it, like `chats.Chats.get`."""
     name: str
     collection: str
     place: Place
@@ -65,12 +65,12 @@ def shard_keys() -> dict[str, tuple[str, ...]]:
 
 
 def statements(name: str, command: Condition) -> Iterator[Condition]:
-    """Give the conditions by which the router finds the shards of a command: whole documents, of an insert."""
+    """Yield the conditions by which the router finds the shards of a command; for an insert, the documents."""
     match name:
         case "insert":
             yield from command["documents"]
         case "update" | "delete":
-            yield from (one["q"] for one in command[f"{name}s"])
+            yield from (statement["q"] for statement in command[f"{name}s"])
         case "aggregate":
             yield from _stages(command["pipeline"])
         case _:
@@ -86,35 +86,35 @@ def _stages(pipeline: Iterable[Condition]) -> Iterator[Condition]:
 
 
 def place_of(key: tuple[str, ...], conditions: Iterable[Condition]) -> Place:
-    """Return where a command of these conditions goes, on a collection with this shard key."""
+    """Return where a command with these conditions goes, on a collection with this shard key."""
     if not key:
         return Place.PRIMARY
-    named = [tenants_of(key, condition) for condition in conditions]
-    if None in named:
+    tenants = [tenants_of(key, condition) for condition in conditions]
+    if None in tenants:
         return Place.ALL
-    return Place.TENANT if len(frozenset().union(*filter(None, named))) <= 1 else Place.TENANTS
+    return Place.TENANT if len(frozenset().union(*filter(None, tenants))) <= 1 else Place.TENANTS
 
 
 def tenants_of(key: tuple[str, ...], condition: Condition) -> Tenants | None:
     """Return the tenants that a condition names by the first part of the shard key; None if it names none."""
     first = key[0]
-    named = _tenants_of_id(condition.get("_id")) if first == "_id" else None
+    tenants = _tenants_of_id(condition.get("_id")) if first == "_id" else None
     if first == "_id.tenant_id" and isinstance(condition.get("_id"), Mapping) and "tenant_id" in condition["_id"]:
-        named = frozenset({condition["_id"]["tenant_id"]})  # of a whole `_id`, and not of a range or list of them
+        tenants = frozenset({condition["_id"]["tenant_id"]})  # only of a whole `_id`, not of a range or a list
     elif isinstance(condition.get(first), str):
-        named = frozenset({condition[first]})
-    branches = [tenants_of(key, one) for one in condition.get("$or", ())]
-    if named is None and branches and None not in branches:
-        named = frozenset().union(*filter(None, branches))
-    return named
+        tenants = frozenset({condition[first]})
+    branches = [tenants_of(key, branch) for branch in condition.get("$or", ())]
+    if tenants is None and branches and None not in branches:
+        tenants = frozenset().union(*filter(None, branches))
+    return tenants
 
 
 def _tenants_of_id(value: Any) -> Tenants | None:
-    """Return the tenants of one `_id`, of a list of them, or of a range that does not leave the tenant."""
+    """Return the tenants of one `_id`, of a list of them, or of a range within one tenant; else None."""
     if not isinstance(value, Mapping):
         return None
     if "$in" in value:
-        return frozenset(one["tenant_id"] for one in value["$in"])
+        return frozenset(key["tenant_id"] for key in value["$in"])
     if "tenant_id" in value:
         return frozenset({value["tenant_id"]})
     lower, upper = value.get("$gte", value.get("$gt")), value.get("$lte", value.get("$lt"))
@@ -124,7 +124,7 @@ def _tenants_of_id(value: Any) -> Tenants | None:
 
 
 class Recorder(monitoring.CommandListener):
-    """Takes down what is sent to the collections, by which function, and as part of what."""
+    """Records the commands that are sent to the collections, with the function and the operation that sent each."""
 
     def __init__(self, keys: Mapping[str, tuple[str, ...]]) -> None:
         self._keys = keys
@@ -133,33 +133,37 @@ class Recorder(monitoring.CommandListener):
 
     @contextmanager
     def operation(self, name: str) -> Iterator[None]:
-        """Have what is sent in the block belong to an operation."""
+        """Record the commands that the block sends as part of an operation."""
         self._operation, before = name, self._operation
         yield
         self._operation = before
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         collection = event.command.get(event.command_name)
-        if event.command_name not in FIRST_OF_MANY or collection not in COLLECTIONS or _is_look(event.command):
+        if (
+            event.command_name not in FIRST_OF_MANY
+            or collection not in COLLECTIONS
+            or _reads_no_document(event.command)
+        ):
             return
         command = dict(event.command)
-        # A collection without a row is missed by a test of its own; here it is taken for sharded, as most are.
+        # Another test reports a collection without a row; here it counts as sharded, as most are.
         place = place_of(self._keys.get(collection, ("_id",)), statements(event.command_name, command))
         self.sent.append(Sent(self._operation, _sender(), event.command_name, collection, place, command))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Only what is sent counts."""
+        """Do nothing: only what is sent counts."""
 
     failed = succeeded  # type: ignore[assignment]
 
 
-def _is_look(command: Condition) -> bool:
-    """Tell whether a command asks for a collection's statistics or begins a change stream: of no document."""
+def _reads_no_document(command: Condition) -> bool:
+    """Tell whether a command reads a collection's statistics or opens a change stream."""
     return bool({"$collStats", "$changeStream"} & {*next(iter(command.get("pipeline", ())), {})})
 
 
 def _sender() -> str:
-    """Return the innermost function of the repository, plumbing apart, that has the driver send a command."""
+    """Return the innermost function of the repository, outside the plumbing, that sends the current command."""
     for frame, _ in walk_stack(None):
         path = Path(frame.f_code.co_filename)
         if path.parent == REPOSITORY and path.stem not in PLUMBING:
@@ -168,17 +172,19 @@ def _sender() -> str:
 
 
 def rows(sent: Iterable[Sent]) -> list[str]:
-    """Return the rows of the table of docs/scale.md that says of each operation which collections it asks, and where.
+    """Return the rows of the table in docs/scale.md that shows for each operation its collections and their shards.
 
-    Operations that ask the same share a row; those of one shard come first.
+    Operations with the same cells share a row; those on one shard come first.
     """
-    asked: dict[str, dict[Place, set[str]]] = {}
-    for one in sent:
-        if one.operation:
-            asked.setdefault(one.operation, {}).setdefault(one.place, set()).add(one.collection)
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for operation, places in asked.items():
+    places_by_operation: dict[str, dict[Place, set[str]]] = {}
+    for command in sent:
+        if command.operation:
+            places_by_operation.setdefault(command.operation, {}).setdefault(command.place, set()).add(
+                command.collection
+            )
+    operations_by_cells: dict[tuple[str, ...], list[str]] = {}
+    for operation, places in places_by_operation.items():
         cells = tuple(", ".join(sorted(places.get(place, ()))) for place in Place)
-        alike.setdefault(cells, []).append(re.sub(r"^((?:[A-Z]{3,}|flask) [^,]+)", r"`\1`", operation))
-    ordered = sorted(alike.items(), key=lambda row: [bool(cell) for cell in reversed(row[0][1:])])
+        operations_by_cells.setdefault(cells, []).append(re.sub(r"^((?:[A-Z]{3,}|flask) [^,]+)", r"`\1`", operation))
+    ordered = sorted(operations_by_cells.items(), key=lambda row: [bool(cell) for cell in reversed(row[0][1:])])
     return [" | ".join(["; ".join(operations), *cells]).strip() for cells, operations in ordered]

@@ -1,7 +1,7 @@
-"""Everything that the service asks of its database, asked once: by its callers, its workers and its operator.
+"""A tour of every database command of the service: those of its callers, its workers and its operator.
 
-`record` gives what was sent; a function of the repository that sends something and is not visited makes
-`tests/repository/test_sharding.py` red.
+`record` returns the commands that were sent. If a function of the repository sends a command and the tour does not
+reach it, `tests/repository/test_sharding.py` fails.
 """
 
 import uuid
@@ -56,11 +56,11 @@ LONG_AGO = timedelta(days=400)
 
 
 def record(uri: str, database: Database, folder: Path) -> list[Sent]:
-    """Make the tour on a server, and return what was sent; `database` is its own, of which nothing is recorded."""
+    """Make the tour on a server, and return the commands that were sent. Commands of `database` are not recorded."""
     recorder = Recorder(shard_keys())
     with pytest.MonkeyPatch.context() as patch:
         for module in ("api_keys", "tenant_rules"):
-            # What is known of keys and tenants is known throughout: what is looked up does not depend on the time.
+            # Keys and tenants stay cached throughout, so that the commands do not depend on the time.
             patch.setattr(f"chat_service.repository.{module}.CACHE_SECONDS", 3_600)
         patch.setattr("chat_service.repository.tenant_deletions.STOPPED_AFTER", timedelta())
         listening = Database(uri, listeners=(recorder,))
@@ -79,12 +79,12 @@ def record(uri: str, database: Database, folder: Path) -> list[Sent]:
 
 def _client(app: Any, database: Database) -> Client:
     tenant = Tenants(database).create("a tenant")
-    key, made = ApiKeys(database).create(tenant.id, "test", Scope)
-    return Client(app, TenantAccess(tenant.id, key, made.id))
+    key, api_key = ApiKeys(database).create(tenant.id, "test", Scope)
+    return Client(app, TenantAccess(tenant.id, key, api_key.id))
 
 
 class Tour:
-    """Sends requests, and does what workers do, each as an operation with a name."""
+    """Sends requests, and does the work of workers, each as an operation with a name."""
 
     def __init__(self, recorder: Recorder, found: Repositories, clients: list[Client], database: Database) -> None:
         self.recorder = recorder
@@ -92,24 +92,24 @@ class Tour:
         self.client, self.other = clients
         self.tenant_id = self.client.access.tenant_id
         self.database = database
-        """Of which nothing is recorded."""
+        """Its commands are not recorded."""
 
     def ask(self, name: str, path: str | None = None, **query: Any) -> Any:
-        """Send a request, named like `GET /chats/{id}`, to `path` below the API, and return the answer."""
+        """Send a request, named like `GET /chats/{id}`, to `path` below the API, and return the response."""
         method, template = name.split(" ")[:2]
         with self.recorder.operation(name):
-            answer = self.client.send(method, f"/api/v1{path or template}", **query)
-            data = answer.get_data()  # an export is streamed
-        assert answer.status_code < 500, (name, data)
-        return answer.get_json() if answer.mimetype == "application/json" and data else data
+            response = self.client.send(method, f"/api/v1{path or template}", **query)
+            data = response.get_data()  # an export is streamed
+        assert response.status_code < 500, (name, data)
+        return response.get_json() if response.mimetype == "application/json" and data else data
 
     def do(self, name: str, work: Callable[[], Any]) -> Any:
-        """Do something that no caller asks for."""
+        """Do some work that no request asks for, and return its result."""
         with self.recorder.operation(name):
             return work()
 
     def finish(self, name: str, job: Job) -> None:
-        """Let a worker do what there is."""
+        """Run a job until it has nothing left to do."""
         with self.recorder.operation(name):
             while job.run_once() is not None:
                 pass
@@ -119,12 +119,12 @@ class Tour:
         return self.client.new_chat(*contents, **fields)
 
     def expire(self, collection: str, field: str, **condition: Any) -> None:
-        """Let the time of documents be over."""
+        """Move the time in `field` of the matching documents far into the past."""
         self.database.collections[collection].update_many(condition, {"$set": {field: self.database.now() - LONG_AGO}})
 
 
 def chats(tour: Tour) -> None:
-    """Made, read, changed."""
+    """Create, read and change chats."""
     tour.found.keys.authenticate(tour.other.access.key)
     tour.do("a request whose key is not known yet", lambda: tour.found.keys.authenticate(tour.client.access.key))
     chat = f"/chats/{tour.ask('POST /chats', json={})['id']}"
@@ -143,7 +143,7 @@ def chats(tour: Tour) -> None:
 
 
 def messages(tour: Tour) -> None:
-    """Posted, read, changed, exported and imported."""
+    """Post, read, change, export and import messages."""
     chat = f"/chats/{tour.chat('a', *MANY)}"
     keyed = {"headers": {"Idempotency-Key": "k"}}
     tour.ask("POST /chats/{id}/messages", f"{chat}/messages", json={"content": "x"})
@@ -166,19 +166,19 @@ def messages(tour: Tour) -> None:
 
 
 def _stage(tour: Tour) -> None:
-    """Import a chat in three transactions, and give another one up in the middle."""
-    for is_given_up in (False, True):
+    """Import a chat in three transactions, and abandon another import in the middle."""
+    for is_abandoned in (False, True):
         chat = Chats(tour.database).create(tour.tenant_id, None, {})
         tour.database.chats.delete_one({"_id.chat_id": chat.id})
         with tour.found.imports.begin(tour.tenant_id, chat) as begun:
             for seq in range(1, 4):
                 begun.add([Message(seq, "user", None, "x", {}, tour.database.now(), None)])
-            if not is_given_up:
+            if not is_abandoned:
                 begun.finish()
 
 
 def connections(tour: Tour) -> None:
-    """Opened by a ticket, renewed, closed."""
+    """Open connections with a ticket, renew and close them."""
     chat_id = tour.chat("a")
     ticket = tour.ask("POST /chats/{id}/tickets", f"/chats/{chat_id}/tickets")["ticket"]
     tour.do("a WebSocket's ticket", lambda: tour.found.tickets.redeem(ticket, chat_id))
@@ -199,7 +199,7 @@ def connections(tour: Tour) -> None:
 
 
 def deletions(tour: Tour) -> None:
-    """One, large ones, several, refused ones, repeated ones."""
+    """Delete one chat, large ones and several; with refusals and retries."""
     tour.ask("DELETE /chats/{id}", f"/chats/{tour.chat('a')}")
     large = tour.chat(*MANY)
     tour.ask("DELETE /chats/{id}, large", f"/chats/{large}")
@@ -230,7 +230,7 @@ def deletions(tour: Tour) -> None:
 
 
 def trash(tour: Tour) -> None:
-    """There and back, and gone in the end."""
+    """Trash chats, restore them, and let them expire."""
     first, *others = [tour.chat("a") for _ in range(5)]
     tour.ask("POST /chats/{id}/trash", f"/chats/{first}/trash", json={})
     tour.ask("GET /trash")
@@ -258,14 +258,14 @@ def trash(tour: Tour) -> None:
 
 
 def _forget(tour: Tour) -> str:
-    """Let this process know nothing of keys and tenants, as after 5 s; return the tenant's key."""
+    """Clear this process' caches of keys and tenants, as 5 s would; return the tenant's key."""
     tour.found.keys._callers.clear()
     tour.found.database.rules._tenants.clear()
     return tour.client.access.key
 
 
 def holds(tour: Tour) -> None:
-    """Placed, changed, asked, released, lifted."""
+    """Place, change, read and release holds, and lift their marks."""
     live, kept, further = (tour.chat("a") for _ in range(3))
     tour.client.send("POST", f"/api/v1/chats/{kept}/trash", json={})
     body = {"name": "n", "chat_ids": [live, kept]}
@@ -299,7 +299,7 @@ def holds(tour: Tour) -> None:
 
 
 def retention(tour: Tour) -> None:
-    """Set, looked at, and what it takes."""
+    """Set, read and end a policy, and let it delete chats."""
     tour.ask("GET /retention/preview", query_string={"delete_after_days": 9})
     tour.ask("PUT /retention", json={"delete_after_days": 9, "action": "delete"})
     tour.ask("GET /retention")
@@ -317,16 +317,16 @@ def retention(tour: Tour) -> None:
 
 
 def erasing(tour: Tour) -> None:
-    """A person, removed from chats and the trash; some of it is held."""
+    """Erase a person from chats and the trash; a hold keeps some of the chats."""
     free, kept, held = (tour.chat("a") for _ in range(3))
     for chat_id in (free, kept, held):
         tour.client.send("POST", f"/api/v1/chats/{chat_id}/messages", json={"content": "x", "sender_id": "ada"})
     tour.client.send("POST", f"/api/v1/chats/{kept}/trash", json={})
     tour.client.send("POST", "/api/v1/holds", json={"name": "n", "chat_ids": [held]})
     for mode in ("redact", "remove"):
-        asked = tour.ask("POST /erasures", json={"sender_id": "ada", "mode": mode})["id"]
+        erasure = tour.ask("POST /erasures", json={"sender_id": "ada", "mode": mode})["id"]
         tour.ask("GET /erasures")
-        tour.ask("GET /erasures/{id}", f"/erasures/{asked}")
+        tour.ask("GET /erasures/{id}", f"/erasures/{erasure}")
         if mode == "redact":
             tour.database.messages.update_many({}, {"$set": {"sender_id": "ada"}})
         tour.finish("the eraser", Erasing(tour.found.erasures))
@@ -334,7 +334,7 @@ def erasing(tour: Tour) -> None:
 
 
 def log(tour: Tour) -> None:
-    """Numbered, read, proved."""
+    """Number, read and prove entries of the log."""
     tour.other.send("DELETE", f"/api/v1/chats/{tour.other.new_chat('a')}")
     deleted = tour.chat("a")
     tour.client.send("DELETE", f"/api/v1/chats/{deleted}")
@@ -359,7 +359,7 @@ def log(tour: Tour) -> None:
 
 
 def webhooks(tour: Tour) -> None:
-    """Made, told, changed, deleted."""
+    """Create, deliver to, change and delete webhooks."""
     body = {"url": "http://127.0.0.1:9/", "kinds": ["chat.deleted"]}
     made = tour.ask("POST /webhooks", json=body, headers={"Idempotency-Key": "w"})["id"]
     tour.ask("GET /webhooks")
@@ -375,7 +375,7 @@ def webhooks(tour: Tour) -> None:
 
 
 def _tell(tour: Tour) -> None:
-    """Once with success, once to be told that it is gone; then it is left alone."""
+    """Deliver once with success and once with 410; after that there is nothing more to deliver."""
     for status in (200, 410):
         attempt = tour.found.deliveries.claim([])
         assert attempt is not None
@@ -384,7 +384,7 @@ def _tell(tour: Tour) -> None:
 
 
 def dead_processes(tour: Tour) -> None:
-    """What they hold is found, and released."""
+    """Find the leases and claims of dead processes, and release them."""
     chat_id = tour.chat("a")
     tour.found.presence.open(tour.tenant_id, chat_id, uuid.uuid4().hex, "chat-service-0.0.1")
     tour.do("the reaper", OrphanReaper(tour.found.orphans).run_once)
@@ -394,7 +394,7 @@ def dead_processes(tour: Tour) -> None:
 
 
 def operator(tour: Tour) -> None:
-    """From a shell: tenants, keys, the check with its repairs, databases of an earlier version."""
+    """Run the operator's commands: tenants, keys, the check with repairs, the migration of an earlier version."""
     tenants, keys = tour.found.tenants, tour.found.keys
     made = tour.do("flask tenants", lambda: tenants.create("t"))
     tour.do("flask tenants", tenants.list)
@@ -426,11 +426,11 @@ def operator(tour: Tour) -> None:
 
 
 def restored(tour: Tour, folder: Path) -> None:
-    """A ledger is kept; a backup comes back, and is brought up to it."""
+    """Keep a ledger, restore a backup, and replay the ledger on it."""
     tour.finish("the purge worker", PurgeWorker(tour.found.purges))
     file = LedgerFile(folder / "ledger.db")
     ledger = Ledger(tour.found.database, file)
-    ledger.lift()  # what the guard asks, it asks at its own time
+    ledger.lift()  # the guard sends its commands at its own times
     busy = BusyTenant(tour.client)
     number_all(tour.database)
     tour.finish("the ledger is kept", Keeping(ledger))
@@ -446,7 +446,7 @@ def restored(tour: Tour, folder: Path) -> None:
 
 
 def leave(tour: Tour) -> None:
-    """The other tenant is deleted, with all that it has."""
+    """Delete the other tenant, with all its data."""
     tenant_id, deletions = tour.other.access.tenant_id, tour.found.tenant_deletions
     tour.other.new_chat("a")
     tour.do("flask tenants delete", lambda: deletions.request(tenant_id, "operator"))

@@ -1,15 +1,15 @@
-"""Waiting for what comes in its own time, and not for longer."""
+"""Waiting for a condition, with a deadline."""
 
 import os
 import time
 from collections.abc import Callable
 
 PATIENCE = float(os.environ.get("PATIENCE", "3"))
-"""Times what is promised, on a machine that does other things as well; `make soak` has one to itself, and sets 1."""
+"""The factor by which tests stretch promised times, because the machine does other things too; `make soak` sets 1."""
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0, every: float = 0.02) -> None:
-    """Look until it holds, `every` so many seconds; fail if it does not within `seconds`."""
+    """Check the condition `every` so many seconds until it holds; fail if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
