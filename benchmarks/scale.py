@@ -78,7 +78,7 @@ class Tenants:
 
 
 def chat_size(rng: random.Random) -> int:
-    """Return a random size of a chat in messages: the median is ten, one in a thousand has thousands, a few millions."""
+    """Return a random size of a chat in messages: the median is 10, one in a thousand has thousands, a few millions."""
     return min(int(5 * rng.paretovariate(1.0)), LARGEST_CHAT)
 
 

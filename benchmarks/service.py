@@ -22,7 +22,7 @@ Address = tuple[str, int]
 
 @contextmanager
 def service(**environment: str) -> Iterator[tuple[str, Address]]:
-    """Run mongod and gunicorn as deployed, with `environment` on top; give the database's URI and our address."""
+    """Run mongod and gunicorn as deployed, except for `environment`; give the database's URI and the HTTP address."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedMongod(Path(folder)) as mongod:
         database = Database(mongod.uri)
         database.prepare()

@@ -1,4 +1,4 @@
-"""What an operator does from a shell."""
+"""The commands that an operator runs from a shell."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def tenant_id(app: Flask) -> str:
 
 
 def test_a_tenant_with_a_key_can_call(app: Flask, tenant_id: str) -> None:
-    """From nothing to the first request; the key is on a line of its own, to be piped."""
+    """From nothing to the first request. The key is on a line of its own, so that it can be piped."""
     made = run(app, "keys", "create", tenant_id, "--label", "first", "--scope", "read")
     key = made.stdout.strip()
     assert re.fullmatch(r"chat_[A-Za-z0-9_-]{43}", key)
@@ -47,7 +47,7 @@ def test_a_tenant_with_a_key_can_call(app: Flask, tenant_id: str) -> None:
 
 
 def test_a_key_is_shown_once(app: Flask, tenant_id: str, either_database: Database) -> None:
-    """Neither the list nor the database has it; a digest and its first characters are kept."""
+    """Neither the list nor the database has the key; only its digest and its first characters are stored."""
     key = run(app, "keys", "create", tenant_id, "--label", "first").stdout.strip()
     listed = run(app, "keys", "list", tenant_id).stdout
     assert key not in listed
@@ -79,10 +79,10 @@ def test_a_revoked_key_is_listed_as_such(app: Flask, tenant_id: str) -> None:
 )
 def test_what_is_not_there_is_said_plainly(app: Flask, command: tuple[str, ...]) -> None:
     """One sentence with what to do, and no traceback."""
-    told = run(app, *command, code=1).stderr
-    assert told.startswith("Error: ")
-    assert "list" in told
-    assert "Traceback" not in told
+    error = run(app, *command, code=1).stderr
+    assert error.startswith("Error: ")
+    assert "list" in error
+    assert "Traceback" not in error
 
 
 class TestKeysThatEnd:
@@ -115,7 +115,7 @@ class TestKeysThatEnd:
 
 @pytest.mark.parametrize("either_database", ["mongod"], indirect=True)
 def test_check_says_how_far_the_oplog_reaches(app: Flask) -> None:
-    """Which has what was deleted until then, as docs/proof.md says."""
+    """The oplog still has what was deleted, as docs/proof.md says."""
     assert re.search(r"The oplog reaches back \d+\.\d h: until it has rolled over", run(app, "check").stdout)
 
 
@@ -134,7 +134,7 @@ def test_another_tenants_key_cannot_be_revoked(app: Flask, tenant_id: str) -> No
 
 @pytest.mark.parametrize("either_database", ["mongod"], indirect=True)
 def test_an_export_of_any_size_comes_back_in(app: Flask, tenant_id: str, tmp_path: Path, monkeypatch) -> None:
-    """Also one that is larger than what is taken over HTTP; of what is not whole, nothing."""
+    """Also an export that is too large for HTTP; an incomplete one creates nothing."""
     monkeypatch.setitem(app.config, "MAX_IMPORT_BYTES", 1)
     client = Client(app, TenantAccess(tenant_id, run(app, "keys", "create", tenant_id).stdout.strip(), ""))
     chat_id = client.new_chat("first", "second")
@@ -143,13 +143,13 @@ def test_an_export_of_any_size_comes_back_in(app: Flask, tenant_id: str, tmp_pat
     made = run(app, "chats", "import", tenant_id, str(file)).stdout.split()[-1]
     assert client.send("GET", f"{CHATS}/{made}").get_json()["message_count"] == 2
     file.write_bytes(file.read_bytes().replace(b"first", b"forged"))
-    told = run(app, "chats", "import", tenant_id, str(file), code=1).stderr
-    assert "Error: This is not a whole export. Line 4: Its SHA-256" in told
+    error = run(app, "chats", "import", tenant_id, str(file), code=1).stderr
+    assert "Error: This is not a whole export. Line 4: Its SHA-256" in error
     assert len(client.send("GET", CHATS).get_json()["items"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "told"),
+    ("command", "code", "text"),
     [
         (("--help",), 0, "Customers of the service."),
         (("tenants", "limit", "--help"), 0, "--write"),
@@ -158,23 +158,23 @@ def test_an_export_of_any_size_comes_back_in(app: Flask, tenant_id: str, tmp_pat
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_help_needs_no_settings(command: tuple[str, ...], code: int, told: str, project: Path) -> None:
-    """And whatever does need them says which."""
+def test_help_needs_no_settings(command: tuple[str, ...], code: int, text: str, project: Path) -> None:
+    """Commands that do need settings name those that are missing."""
     environment = {name: value for name, value in os.environ.items() if name != "MONGODB_URI"}
     flask = [sys.executable, "-m", "flask", "--app", "wsgi", *command]
     done = subprocess.run(flask, cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stderr
+    assert (done.returncode, text in done.stdout + done.stderr) == (code, True), done.stderr
     assert command == ("run",) or "Traceback" not in done.stderr
 
 
 def test_a_database_that_is_away_is_said_soon(caplog: pytest.LogCaptureFixture) -> None:
-    """Within 5 s, as the contract of the command line is; a process of its own takes a second more to start."""
+    """Within 5 s, as the command line promises; a separate process would take a second more to start."""
     database = Database(f"mongodb://127.0.0.1:{free_port()}/chat?replicaSet=rs0")
     app = create_app(Settings("unused", 2**20, threads=1, log_format="json"), database)
     began = time.monotonic()
-    said = run(app, "tenants", "list", code=1).output
+    output = run(app, "tenants", "list", code=1).output
     assert time.monotonic() - began < REACH_SECONDS + 1
-    assert said == "Error: The database could not be asked in time, and nothing was changed.\n"
+    assert output == "Error: The database could not be asked in time, and nothing was changed.\n"
     assert "No primary of the replica set in MONGODB_URI answers at 127.0.0.1." in caplog.text
     database.close()
 
@@ -185,7 +185,7 @@ def test_a_sound_database_has_no_findings(app: Flask) -> None:
 
 @pytest.mark.parametrize("either_database", ["mongod"], indirect=True)
 def test_the_status_of_the_log(app: Flask, either_database: Database) -> None:
-    """Ends with 1 while nobody writes it."""
+    """The command exits with 1 while no process writes the log."""
     never = app.test_cli_runner().invoke(args=["log", "status"])
     assert (never.exit_code, "never written" in never.output) == (1, True)
     with numbering(either_database):
@@ -198,7 +198,7 @@ def test_the_status_of_the_log(app: Flask, either_database: Database) -> None:
 class TestStatus:
     @pytest.fixture
     def either_database(self, database: Database) -> Database:
-        """Only a real server says what it is asked."""
+        """Only a real server answers these commands."""
         return database
 
     def test_all_is_well(self, app: Flask, either_database: Database) -> None:
@@ -233,7 +233,7 @@ class TestStatus:
 
 
 def test_limits_of_a_tenant_are_set_taken_back_and_shown(app: Flask, tenant_id: str) -> None:
-    """Each scope by itself; what is not named stays as it is."""
+    """Each scope is independent; scopes that are not named stay unchanged."""
     run(app, "tenants", "limit", tenant_id, "--read", "100:200", "--write", "off")
     shown = run(app, "tenants", "limit", tenant_id, "--delete", "0.5:10").stdout.splitlines()
     assert [line.split(maxsplit=2) for line in shown] == [
@@ -251,8 +251,8 @@ def test_limits_of_a_tenant_are_set_taken_back_and_shown(app: Flask, tenant_id: 
 
 
 def test_what_is_no_limit_is_said_plainly(app: Flask, tenant_id: str) -> None:
-    told = run(app, "tenants", "limit", tenant_id, "--read", "lots", code=2).stderr
-    assert "'lots' is neither `default` nor `off`, or requests per second and burst" in told
+    error = run(app, "tenants", "limit", tenant_id, "--read", "lots", code=2).stderr
+    assert "'lots' is neither `default` nor `off`, or requests per second and burst" in error
 
 
 class TestHolds:
@@ -286,8 +286,8 @@ class TestRetention:
     def test_set_shown_previewed_ended(self, app: Flask, tenant_id: str) -> None:
         assert "No policy" in run(app, "retention", "show", tenant_id).stdout
         words = "trash after 90 days without activity, 500 a day at most; in force from"
-        told = run(app, "retention", "set", tenant_id, "90", "--action", "trash", "--max-per-day", "500").stdout
-        assert words in told
+        shown = run(app, "retention", "set", tenant_id, "90", "--action", "trash", "--max-per-day", "500").stdout
+        assert words in shown
         assert words in run(app, "retention", "show", tenant_id).stdout
         assert run(app, "retention", "preview", tenant_id, "30").stdout == (
             "0 chats with 0 messages; 0 more are held.\n"
@@ -323,7 +323,7 @@ class TestRetention:
 
     @pytest.fixture
     def either_database(self, database: Database) -> Database:
-        """`check` reads from snapshots."""
+        """A real database: `check` reads from snapshots."""
         return database
 
 
@@ -348,8 +348,8 @@ class TestWebhooks:
         settings = Settings("unused", 2**20, threads=8, log_format="json", webhook_keys=(key,))
         app = create_app(replace(settings, webhook_private_networks=True), either_database)
         assert is_key(run(app, "webhooks", "key").stdout.strip())
-        found = app.extensions["chat_service"].webhooks
-        webhook, secret = found.create(tenant_id, "https://example.com/hook", None, "key")
+        webhooks = app.extensions["chat_service"].webhooks
+        webhook, secret = webhooks.create(tenant_id, "https://example.com/hook", None, "key")
         listed = run(app, "webhooks", "list", tenant_id).stdout
         assert f"{webhook.id}  enabled  up to 0  all kinds  https://example.com/hook" in listed
         assert secret not in listed

@@ -1,4 +1,4 @@
-"""The environment: what is missing or wrong is said at once, all of it, with what to do."""
+"""The environment: all missing and wrong variables are reported at once, with what to do."""
 
 import sys
 
@@ -56,7 +56,7 @@ def test_only_the_database_has_to_be_told(monkeypatch) -> None:
     ],
 )
 def test_traces_are_on_where_there_is_somewhere_to_send_them(monkeypatch, variables, traces) -> None:
-    """By OpenTelemetry's own variables."""
+    """OpenTelemetry's own variables turn them on."""
     assert read(monkeypatch, MONGODB_URI=URI, **variables).traces is traces
 
 
@@ -69,7 +69,7 @@ def test_traces_are_on_where_there_is_somewhere_to_send_them(monkeypatch, variab
     ids=["without the packages", "a wrong variable"],
 )
 def test_without_traces_the_service_runs(monkeypatch, caplog, spoil) -> None:
-    """They are asked for, and cannot be had: it is said, and nothing else happens."""
+    """Traces that are on but cannot be set up are logged, and nothing else happens."""
     monkeypatch.delitem(sys.modules, "chat_service.telemetry.tracing", raising=False)
     spoil(monkeypatch)
     assert app._tracer(Settings(URI, 2**20, threads=8, log_format="json", traces=True)) is None
@@ -77,14 +77,14 @@ def test_without_traces_the_service_runs(monkeypatch, caplog, spoil) -> None:
 
 
 def test_keys_of_webhooks_are_keys(monkeypatch) -> None:
-    """And are in no text that a log might have."""
+    """They are in no text that could get into a log."""
     keys = [new_key(), new_key()]
     config = read(monkeypatch, MONGODB_URI=URI, WEBHOOK_SECRET_KEY=",".join(keys), WEBHOOK_PRIVATE_NETWORKS="on")
     assert (config.webhook_keys, config.webhook_private_networks) == (tuple(keys), True)
     assert keys[0] not in repr(config)
-    with pytest.raises(ConfigError, match="WEBHOOK_SECRET_KEY") as refused:
+    with pytest.raises(ConfigError, match="WEBHOOK_SECRET_KEY") as error:
         read(monkeypatch, MONGODB_URI=URI, WEBHOOK_SECRET_KEY="canary")  # noqa: S106 - no password
-    assert "canary" not in str(refused.value)
+    assert "canary" not in str(error.value)
 
 
 def test_everything_can_be_told(monkeypatch) -> None:
@@ -112,7 +112,7 @@ def test_everything_can_be_told(monkeypatch) -> None:
 
 
 def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         read(
             monkeypatch,
             MAX_BODY_BYTES="a lot",
@@ -127,11 +127,11 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
             RATE_LIMIT_DELETE="100",
         )
     for name in ("MONGODB_URI", "MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "METRICS", "CORS"):
-        assert name in str(told.value)
+        assert name in str(error.value)
     for scope in EVERYDAY:
-        assert f"RATE_LIMIT_{scope.name}: Not a limit: `off`, or requests per second and burst" in str(told.value)
-    assert "CHAT_PAGE" in str(told.value)
-    assert "make run" in str(told.value)
+        assert f"RATE_LIMIT_{scope.name}: Not a limit: `off`, or requests per second and burst" in str(error.value)
+    assert "CHAT_PAGE" in str(error.value)
+    assert "make run" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,6 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
     ["*", "null", "https://a.example/", "https://a.example/path", "a.example", "https://A.example", "file://x"],
 )
 def test_an_origin_is_exact(monkeypatch, origin: str) -> None:
-    """What no browser sends as Origin would silently let nobody in; a wildcard would let in everybody."""
+    """A value that no browser sends as Origin would silently let nobody in; a wildcard would let everybody in."""
     with pytest.raises(ConfigError, match="CORS_ORIGINS"):
         read(monkeypatch, MONGODB_URI=URI, CORS_ORIGINS=origin)

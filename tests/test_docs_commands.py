@@ -1,4 +1,4 @@
-"""The commands that README and docs show: each is run as it stands there, in its order; each that is named is there."""
+"""The commands in README and docs: each that is shown is run as it is written, in order; each that is named exists."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ RUNS_FOR_EVER = {"jobs run"}
 
 @pytest.fixture
 def either_database(database: Database) -> Database:
-    """Only a real server can be asked everything."""
+    """A real database only: mongomock does not run every command."""
     return database
 
 
@@ -45,16 +45,16 @@ def app(routes: Flask, database: Database, tmp_path: Path) -> Flask:
 @pytest.mark.parametrize("page", [page for page in PAGES if SHOWN.search((PROJECT / page).read_text())])
 def test_each_that_is_shown_runs(app: Flask, page: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = Repositories.of(app.extensions)
-    tenant_id = found.tenants.create("A customer").id
+    repos = Repositories.of(app.extensions)
+    tenant_id = repos.tenants.create("A customer").id
     for line in SHOWN.findall((PROJECT / page).read_text()):
-        key_id = found.keys.create(tenant_id, "", [])[1].id if "<key id>" in line else ""
+        key_id = repos.keys.create(tenant_id, "", [])[1].id if "<key id>" in line else ""
         command = shlex.split(line.replace("<tenant id>", tenant_id).replace("<key id>", key_id))
         name = " ".join(command[:2])
         if name in RUNS_FOR_EVER and "--until-idle" not in command:
             continue
-        done = app.test_cli_runner().invoke(args=command)
-        assert done.exit_code == (1 if name in ENDS_WITH_ONE else 0), (line, done.output)
+        result = app.test_cli_runner().invoke(args=command)
+        assert result.exit_code == (1 if name in ENDS_WITH_ONE else 0), (line, result.output)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if NAMED.search((PROJECT / page).read_text())])
@@ -64,7 +64,7 @@ def test_each_that_is_named_is_there(app: Flask, page: str) -> None:
 
 
 def require(group: click.Group, words: list[str], line: str) -> None:
-    """See that the words name commands, several with bars between, of a group and of the groups in it."""
+    """Assert that the words name commands of a group and of its subgroups; `a|b` names two."""
     for word in words[0].split("|"):
         assert word in group.commands, line
         inner = group.commands[word]

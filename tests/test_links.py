@@ -22,7 +22,7 @@ def parsed(page: Path) -> list[Token]:
 
 
 def links(page: Path) -> Iterator[str]:
-    """Give where a page leads, but to other hosts."""
+    """Yield the targets of a page's links, except those on other hosts."""
     parts = [part for token in parsed(page) for part in token.children or ()]
     targets = [str(part.attrGet("href")) for part in parts if part.type == "link_open"]
     return (target for target in targets if ":" not in target)
@@ -40,6 +40,6 @@ def leads_nowhere(page: Path, link: str) -> bool:
 
 
 def test_every_link_leads_somewhere(project: Path) -> None:
-    found = [(page, link) for page in pages(project) for link in links(page)]
-    assert len(found) > 50
-    assert [f"{page.relative_to(project)}: {link}" for page, link in found if leads_nowhere(page, link)] == []
+    all_links = [(page, link) for page in pages(project) for link in links(page)]
+    assert len(all_links) > 50
+    assert [f"{page.relative_to(project)}: {link}" for page, link in all_links if leads_nowhere(page, link)] == []

@@ -1,4 +1,4 @@
-"""The simulation behind docs/scale.md: it runs, keeps what it must keep, and the page has what it prints."""
+"""The simulation behind docs/scale.md: it runs, its invariants hold, and the page has the tables that it prints."""
 
 import sys
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_tenants_share_everything_and_every_place_is_somebodys(tenants: Tenants)
 
 @pytest.mark.parametrize("shards", [2, 8])
 def test_with_zones_a_delete_is_on_one_shard(tenants: Tenants, shards: int) -> None:
-    """Without, it is on one only if three places of it happen to be where the fourth is."""
+    """Without zones it is on one shard only if three of its collections happen to be where the fourth is."""
     for zones in (Zones(tenants, shards), Zones(tenants, shards, 20)):
         assert deletes(500, zones, seeded_random(1)) == (0, 1)
     spread = deletes(5_000, Chunks(shards, seeded_random(1)), seeded_random(1))
@@ -62,7 +62,7 @@ def test_with_zones_a_delete_is_on_one_shard(tenants: Tenants, shards: int) -> N
 
 
 def test_placing_and_splitting_tenants_evens_the_shards(tenants: Tenants) -> None:
-    """At the price of large chats of those that are split, whose purge may be elsewhere."""
+    """The price: the purge of a large chat of a split tenant may be on another shard."""
     plain, placed, split = Zones(tenants, 16), Zones(tenants, 16, 20), Zones(tenants, 16, 20, are_split=True)
     assert plain.imbalance >= placed.imbalance > split.imbalance >= 1
     assert placed.imbalance >= tenants.shares[0] * 16, "no tenant of one piece is on more than one shard"
@@ -78,23 +78,25 @@ def test_a_tenant_that_is_moved_is_on_two_shards_meanwhile() -> None:
 
 
 def test_purges_remove_what_came_and_more_workers_leave_less(tenants: Tenants) -> None:
-    come = list(arrivals(tenants, 300, 60, seeded_random(1)))
-    assert all(len(collections_of(one.left)) == 4 and one.left > INLINE_LIMIT for ones in come for one in ones)
-    left = []
+    arriving = list(arrivals(tenants, 300, 60, seeded_random(1)))
+    assert all(
+        len(collections_of(opened.left)) == 4 and opened.left > INLINE_LIMIT for second in arriving for opened in second
+    )
+    backlogs = []
     for workers in (1, 2, 4):
-        found, backlog = purge(come, workers, more_seconds=10_000)
-        assert found.opened == found.removed == sum(one.left for ones in come for one in ones)
-        assert len(found.waited) == sum(map(len, come)), "each ends once"
-        assert min(found.waited) > 0
-        assert backlog >= found.opened - workers * PURGED_A_SECOND * len(come), "nobody works faster than a worker"
-        left.append(backlog)
-    assert left == sorted(left, reverse=True)
-    assert left[0] > left[-1]
+        purges, backlog = purge(arriving, workers, more_seconds=10_000)
+        assert purges.opened == purges.removed == sum(opened.left for second in arriving for opened in second)
+        assert len(purges.waited) == sum(map(len, arriving)), "each ends once"
+        assert min(purges.waited) > 0
+        assert backlog >= purges.opened - workers * PURGED_A_SECOND * len(arriving), "nobody works faster than a worker"
+        backlogs.append(backlog)
+    assert backlogs == sorted(backlogs, reverse=True)
+    assert backlogs[0] > backlogs[-1]
 
 
 @pytest.mark.soak
 def test_the_page_has_what_it_prints(monkeypatch, capsys, project: Path) -> None:
-    """All its tables, of the options that it has by itself."""
+    """All its tables, as printed with the default options."""
     page = (project / "docs" / "scale.md").read_text()
     rows = [line for line in printed(monkeypatch, capsys).splitlines() if line.startswith("| ")]
     assert [row for row in rows if row not in page] == []

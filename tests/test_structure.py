@@ -1,4 +1,4 @@
-"""What holds for the source code as a whole."""
+"""Rules for the source code as a whole."""
 
 import ast
 import os
@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "chat_service").rglob("*.py") if path.stem != "__init__")
 
 MIRRORED = {Path("chat_service/api"), Path("chat_service/repository")}
-"""A view and the repository it calls are named after the same noun: that is how one finds the other."""
+"""A view module and the repository module that it calls share a name, so that one finds the other."""
 
 
 def _imported() -> set[str]:
-    """The top-level names that this project imports from elsewhere, its tests and benchmarks included."""
+    """Return the top-level names that this project imports, in its tests and benchmarks too."""
     names = set(sys.stdlib_module_names)
     for folder in ("chat_service", "tests", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -29,13 +29,13 @@ def _imported() -> set[str]:
 
 
 def test_no_module_has_the_name_of_a_library() -> None:
-    """A name in a stack or an import says at once whose it is."""
+    """So that a name in a stack trace or an import is unambiguous."""
     libraries = _imported()
     assert [str(path) for path in MODULES if path.stem in libraries] == []
 
 
 def test_no_two_modules_have_the_same_name() -> None:
-    """But a view and its repository."""
+    """Except a view module and its repository module."""
     folders = defaultdict(set)
     for path in (*MODULES, *(file.relative_to(ROOT) for file in ROOT.glob("*.py"))):
         folders[path.stem].add(path.parent)
@@ -43,9 +43,9 @@ def test_no_two_modules_have_the_same_name() -> None:
 
 
 def test_nobody_passes_a_session_by_hand() -> None:
-    """A command that forgets it would run outside the transaction: what runs in one has a unit of work."""
+    """A command without its session would run outside the transaction. A unit of work passes the session instead."""
     allowed = {Path("chat_service/repository") / name for name in ("transaction.py", "unit_of_work.py", "database.py")}
-    found = [
+    offenders = [
         f"{path}:{node.lineno}"
         for path in MODULES
         if path not in allowed
@@ -53,11 +53,11 @@ def test_nobody_passes_a_session_by_hand() -> None:
         if (isinstance(node, ast.arg) and node.arg == "session")
         or (isinstance(node, ast.keyword) and node.arg == "session")
     ]
-    assert found == []
+    assert offenders == []
 
 
 def test_no_web_worker_loads_what_only_webhooks_are_told_with() -> None:
-    """A fifth of the time that it starts in, and 9 MB; the commands load what it loads."""
-    look = "import sys, asgi; sys.exit('aiohttp' in sys.modules)"
+    """Loading aiohttp would be a fifth of a worker's start time, and 9 MB. The commands load the same modules."""
+    script = "import sys, asgi; sys.exit('aiohttp' in sys.modules)"
     environment = {**os.environ, "MONGODB_URI": "mongodb://localhost/chat?replicaSet=rs0"}
-    assert subprocess.run([sys.executable, "-c", look], cwd=ROOT, env=environment, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=False).returncode == 0
