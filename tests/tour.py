@@ -86,9 +86,9 @@ def _client(app: Any, database: Database) -> Client:
 class Tour:
     """Sends requests, and does the work of workers, each as an operation with a name."""
 
-    def __init__(self, recorder: Recorder, found: Repositories, clients: list[Client], database: Database) -> None:
+    def __init__(self, recorder: Recorder, repos: Repositories, clients: list[Client], database: Database) -> None:
         self.recorder = recorder
-        self.found = found
+        self.repos = repos
         self.client, self.other = clients
         self.tenant_id = self.client.access.tenant_id
         self.database = database
@@ -125,8 +125,8 @@ class Tour:
 
 def chats(tour: Tour) -> None:
     """Create, read and change chats."""
-    tour.found.keys.authenticate(tour.other.access.key)
-    tour.do("a request whose key is not known yet", lambda: tour.found.keys.authenticate(tour.client.access.key))
+    tour.repos.keys.authenticate(tour.other.access.key)
+    tour.do("a request whose key is not known yet", lambda: tour.repos.keys.authenticate(tour.client.access.key))
     chat = f"/chats/{tour.ask('POST /chats', json={})['id']}"
     tour.ask("POST /chats, under an id", "/chats", json={"id": str(uuid.uuid4())})
     tour.chat()
@@ -138,7 +138,7 @@ def chats(tour: Tour) -> None:
     tour.ask("PATCH /chats/{id}", chat, json={"title": "x"}, headers={"If-Match": '"99"'})
     limits: Limits = {Scope.WRITE: RateLimit(100, 100)}
     caller = Caller(tour.tenant_id, tour.client.access.key_id, frozenset(Scope))
-    limited = RateLimits(tour.found.database, limits)
+    limited = RateLimits(tour.repos.database, limits)
     tour.do("a request with a rate limit", lambda: limited.take(caller, Scope.WRITE))
 
 
@@ -170,7 +170,7 @@ def _stage(tour: Tour) -> None:
     for is_abandoned in (False, True):
         chat = Chats(tour.database).create(tour.tenant_id, None, {})
         tour.database.chats.delete_one({"_id.chat_id": chat.id})
-        with tour.found.imports.begin(tour.tenant_id, chat) as begun:
+        with tour.repos.imports.begin(tour.tenant_id, chat) as begun:
             for seq in range(1, 4):
                 begun.add([Message(seq, "user", None, "x", {}, tour.database.now(), None)])
             if not is_abandoned:
@@ -181,8 +181,8 @@ def connections(tour: Tour) -> None:
     """Open connections with a ticket, renew and close them."""
     chat_id = tour.chat("a")
     ticket = tour.ask("POST /chats/{id}/tickets", f"/chats/{chat_id}/tickets")["ticket"]
-    tour.do("a WebSocket's ticket", lambda: tour.found.tickets.redeem(ticket, chat_id))
-    presence = tour.found.presence
+    tour.do("a WebSocket's ticket", lambda: tour.repos.tickets.redeem(ticket, chat_id))
+    presence = tour.repos.presence
     for number in ("a", "b", "c"):
         tour.do("a WebSocket is opened", lambda number=number: presence.open(tour.tenant_id, chat_id, number, "worker"))
     tour.ask("GET /chats/{id}/connections", f"/chats/{chat_id}/connections")
@@ -191,9 +191,9 @@ def connections(tour: Tour) -> None:
     tour.do("the sockets of a restored chat", lambda: presence.since_restored(tour.tenant_id, chat_id))
     tour.ask("DELETE /chats/{id}, connected to", f"/chats/{chat_id}")
     tour.do("a process ends", lambda: presence.close_worker("worker"))
-    caller = tour.found.keys.authenticate(tour.client.access.key)
-    tour.do("the key of an open socket", lambda: tour.found.keys.get(tour.tenant_id, caller.key_id))
-    followed = Changes(tour.found.database).follow(lambda: frozenset({tour.tenant_id}), lambda _: None)
+    caller = tour.repos.keys.authenticate(tour.client.access.key)
+    tour.do("the key of an open socket", lambda: tour.repos.keys.get(tour.tenant_id, caller.key_id))
+    followed = Changes(tour.repos.database).follow(lambda: frozenset({tour.tenant_id}), lambda _: None)
     tour.do("the feed of a process", lambda: next(followed))
     followed.close()
 
@@ -207,7 +207,7 @@ def deletions(tour: Tour) -> None:
     tour.ask("DELETE /chats/{id}, with a key", f"/chats/{tour.chat('a')}", **keyed)
     tour.ask("DELETE /chats/{id}, not there", f"/chats/{uuid.uuid4()}")
     occupied = tour.chat("a")
-    tour.found.presence.open(tour.tenant_id, occupied, occupied, "worker")
+    tour.repos.presence.open(tour.tenant_id, occupied, occupied, "worker")
     tour.ask("DELETE /chats/{id}, evicting", f"/chats/{occupied}?on_active=evict")
     emptied = tour.chat(*MANY)
     tour.client.send("DELETE", f"/api/v1/chats/{emptied}/messages")
@@ -218,15 +218,15 @@ def deletions(tour: Tour) -> None:
         "POST /chats/delete, repeated", "/chats/delete", json={"chat_ids": ids}, headers={"Idempotency-Key": "bulk"}
     )
     removals = [Removal(tour.chat("a"), "key") for _ in range(2)]
-    tour.do("the answer to a delete was lost", lambda: tour.found.deletions.done_before(tour.tenant_id, removals))
+    tour.do("the answer to a delete was lost", lambda: tour.repos.deletions.done_before(tour.tenant_id, removals))
     tour.ask("GET /deletions")
     tour.ask("GET /deletions/{id}", f"/deletions/{large}")
     with suppress(ClaimLostError):
-        claimed = tour.found.purges.claim("worker")
+        claimed = tour.repos.purges.claim("worker")
         assert claimed is not None
-        tour.do("a purge is put back", lambda: tour.found.purges.release(claimed))
-    tour.finish("the purge worker", PurgeWorker(tour.found.purges))
-    tour.do("flask jobs status", tour.found.purges.progress)
+        tour.do("a purge is put back", lambda: tour.repos.purges.release(claimed))
+    tour.finish("the purge worker", PurgeWorker(tour.repos.purges))
+    tour.do("flask jobs status", tour.repos.purges.progress)
 
 
 def trash(tour: Tour) -> None:
@@ -237,14 +237,14 @@ def trash(tour: Tour) -> None:
     tour.ask("GET /trash/{id}", f"/trash/{first}")
     tour.ask("POST /trash/{id}/restore", f"/trash/{first}/restore", headers={"Idempotency-Key": "r"})
     ticket = tour.client.send("POST", f"/api/v1/chats/{first}/tickets").get_json()["ticket"]
-    tour.do("a WebSocket's ticket", lambda: tour.found.tickets.redeem(ticket, first))
+    tour.do("a WebSocket's ticket", lambda: tour.repos.tickets.redeem(ticket, first))
     keyed = {"headers": {"Idempotency-Key": "t"}}
     tour.ask("POST /chats/trash", json={"chat_ids": others}, **keyed)
     tour.ask("POST /chats/trash, repeated", "/chats/trash", json={"chat_ids": others}, **keyed)
     tour.ask("POST /trash/restore", json={"chat_ids": others[:2]}, headers={"Idempotency-Key": "u"})
     tour.ask("DELETE /trash/{id}", f"/trash/{others[2]}")
-    tour.found.tenants.set_grace(tour.tenant_id, timedelta(days=1))
-    tour.found.keys.authenticate(_forget(tour))
+    tour.repos.tenants.set_grace(tour.tenant_id, timedelta(days=1))
+    tour.repos.keys.authenticate(_forget(tour))
     in_grace = tour.chat("a")
     tour.ask("DELETE /chats/{id}, in grace", f"/chats/{in_grace}")
     tour.ask("GET /deletions, with grace", "/deletions")
@@ -252,15 +252,15 @@ def trash(tour: Tour) -> None:
     tour.ask("POST /chats, under an id", "/chats", json={"id": in_grace})
     tour.expire("trash", "purge_at")
     tour.expire("chats", "expires_at", **{"_id.chat_id": tour.chat("a")})
-    tour.finish("the expiry", Expiry(tour.found.expired))
-    tour.found.tenants.set_grace(tour.tenant_id, timedelta())
-    tour.found.keys.authenticate(_forget(tour))
+    tour.finish("the expiry", Expiry(tour.repos.expired))
+    tour.repos.tenants.set_grace(tour.tenant_id, timedelta())
+    tour.repos.keys.authenticate(_forget(tour))
 
 
 def _forget(tour: Tour) -> str:
     """Clear this process' caches of keys and tenants, as 5 s would; return the tenant's key."""
-    tour.found.keys._callers.clear()
-    tour.found.database.rules._tenants.clear()
+    tour.repos.keys._callers.clear()
+    tour.repos.database.rules._tenants.clear()
     return tour.client.access.key
 
 
@@ -278,24 +278,24 @@ def holds(tour: Tour) -> None:
     for path in ("messages", "messages/1"):
         tour.ask("DELETE /chats/{id}/messages, held", f"/chats/{further}/{path}")
     tour.expire("trash", "purge_at")
-    tour.finish("the expiry", Expiry(tour.found.expired))
+    tour.finish("the expiry", Expiry(tour.repos.expired))
     tour.ask("POST /holds/{id}/release", f"/holds/{hold}/release")
     tour.ask("POST /holds/{id}/release", f"/holds/{hold}/release")
-    tour.finish("the marks of released holds are taken off", Lifting(tour.found.holds))
-    tour.do("flask jobs run --until-idle", tour.found.holds.are_lifted)
+    tour.finish("the marks of released holds are taken off", Lifting(tour.repos.holds))
+    tour.do("flask jobs run --until-idle", tour.repos.holds.are_lifted)
     everything = tour.ask("POST /holds, on everything", "/holds", json={"name": "n", "everything": True})["id"]
     tour.ask("POST /holds/{id}/release, of everything", f"/holds/{everything}/release")
     _forget(tour)
     removed = tour.chat("a")
-    tour.found.keys.authenticate(_forget(tour))
-    tour.found.database.rules._tenants.clear()
+    tour.repos.keys.authenticate(_forget(tour))
+    tour.repos.database.rules._tenants.clear()
     tour.ask(
         "PATCH /chats/{id}/messages/{seq}, the tenant's holds not known",
         f"/chats/{removed}/messages/1",
         json={"content": "y"},
     )
     tour.database.tenants.update_many({}, {"$unset": {"hold_released_at": ""}})
-    tour.found.keys.authenticate(_forget(tour))
+    tour.repos.keys.authenticate(_forget(tour))
 
 
 def retention(tour: Tour) -> None:
@@ -309,9 +309,9 @@ def retention(tour: Tour) -> None:
     held = tour.client.send("POST", "/api/v1/holds", json={"name": "n", "chat_ids": inactive[:1]}).get_json()["id"]
     for chat_id in inactive:
         tour.expire("chats", "updated_at", **{"_id.chat_id": chat_id})
-    tour.found.keys.authenticate(_forget(tour))
-    tour.do("the gauge of overdue chats", tour.found.retention.overdue)
-    tour.finish("the retention", Retaining(tour.found.retention))
+    tour.repos.keys.authenticate(_forget(tour))
+    tour.do("the gauge of overdue chats", tour.repos.retention.overdue)
+    tour.finish("the retention", Retaining(tour.repos.retention))
     tour.client.send("POST", f"/api/v1/holds/{held}/release")
     tour.ask("DELETE /retention")
 
@@ -329,8 +329,8 @@ def erasing(tour: Tour) -> None:
         tour.ask("GET /erasures/{id}", f"/erasures/{erasure}")
         if mode == "redact":
             tour.database.messages.update_many({}, {"$set": {"sender_id": "ada"}})
-        tour.finish("the eraser", Erasing(tour.found.erasures))
-    tour.do("flask jobs run --until-idle", tour.found.erasures.are_done)
+        tour.finish("the eraser", Erasing(tour.repos.erasures))
+    tour.do("flask jobs run --until-idle", tour.repos.erasures.are_done)
 
 
 def log(tour: Tour) -> None:
@@ -338,20 +338,20 @@ def log(tour: Tour) -> None:
     tour.other.send("DELETE", f"/api/v1/chats/{tour.other.new_chat('a')}")
     deleted = tour.chat("a")
     tour.client.send("DELETE", f"/api/v1/chats/{deleted}")
-    tour.do("the sequencer, through all receipts", lambda: number_all(tour.found.database))
+    tour.do("the sequencer, through all receipts", lambda: number_all(tour.repos.database))
     again = tour.chat("a")
     tour.client.send("DELETE", f"/api/v1/chats/{again}")
     tour.client.send("DELETE", f"/api/v1/chats/{tour.chat('a')}/messages")
     tour.other.send("DELETE", f"/api/v1/chats/{tour.other.new_chat('a')}")
-    tour.do("the sequencer", lambda: number_all(tour.found.database))
+    tour.do("the sequencer", lambda: number_all(tour.repos.database))
     tour.ask("GET /log")
     tour.ask("GET /deletions/{id}/proof", f"/deletions/{deleted}/proof")
     tour.ask("GET /log/checkpoint")
     tour.ask("GET /log/consistency", query_string={"old": 1})
-    tour.do("those who follow the log", lambda: tour.found.log.heads({tour.tenant_id, tour.other.access.tenant_id}))
-    tour.do("the keys of those who follow the log", lambda: tour.found.keys.ended([tour.client.access.key_id]))
-    tour.do("the gauge of the log", tour.found.sequencer.status)
-    sequencer = Sequencer(tour.found.database)
+    tour.do("those who follow the log", lambda: tour.repos.log.heads({tour.tenant_id, tour.other.access.tenant_id}))
+    tour.do("the keys of those who follow the log", lambda: tour.repos.keys.ended([tour.client.access.key_id]))
+    tour.do("the gauge of the log", tour.repos.sequencer.status)
+    sequencer = Sequencer(tour.repos.database)
     tour.database.log_heads.update_one({"_id": tour.tenant_id}, {"$set": {"tree": {"size": 0, "frontier": []}}})
     sequencer.claim()
     tour.do("the sequencer, on a log of an earlier version", sequencer.grow_trees)
@@ -368,7 +368,7 @@ def webhooks(tour: Tour) -> None:
     tour.ask("POST /webhooks/{id}/rotate", f"/webhooks/{made}/rotate")
     tour.ask("POST /webhooks/{id}/replay", f"/webhooks/{made}/replay", json={"after": 0})
     tour.ask("POST /webhooks/{id}/test", f"/webhooks/{made}/test")
-    tour.do("a worker makes deliveries", tour.found.deliveries.enqueue_some)
+    tour.do("a worker makes deliveries", tour.repos.deliveries.enqueue_some)
     tour.do("a worker tells a webhook", lambda: _tell(tour))
     tour.ask("GET /webhooks/{id}/deliveries", f"/webhooks/{made}/deliveries")
     tour.ask("DELETE /webhooks/{id}", f"/webhooks/{made}")
@@ -377,25 +377,25 @@ def webhooks(tour: Tour) -> None:
 def _tell(tour: Tour) -> None:
     """Deliver once with success and once with 410; after that there is nothing more to deliver."""
     for status in (200, 410):
-        attempt = tour.found.deliveries.claim([])
+        attempt = tour.repos.deliveries.claim([])
         assert attempt is not None
-        tour.found.deliveries.settle(attempt, status, "said")
-    assert tour.found.deliveries.claim([]) is None
+        tour.repos.deliveries.settle(attempt, status, "said")
+    assert tour.repos.deliveries.claim([]) is None
 
 
 def dead_processes(tour: Tour) -> None:
     """Find the leases and claims of dead processes, and release them."""
     chat_id = tour.chat("a")
-    tour.found.presence.open(tour.tenant_id, chat_id, uuid.uuid4().hex, "chat-service-0.0.1")
-    tour.do("the reaper", OrphanReaper(tour.found.orphans).run_once)
-    tour.do("the reaper", lambda: tour.found.orphans.release_leases(Absent("nobody", tour.database.now())))
-    tour.do("the reaper", lambda: tour.found.orphans.release_claims(["nobody"]))
-    tour.do("a worker's successor", lambda: tour.found.orphans.release(f"not {own_name()}"))
+    tour.repos.presence.open(tour.tenant_id, chat_id, uuid.uuid4().hex, "chat-service-0.0.1")
+    tour.do("the reaper", OrphanReaper(tour.repos.orphans).run_once)
+    tour.do("the reaper", lambda: tour.repos.orphans.release_leases(Absent("nobody", tour.database.now())))
+    tour.do("the reaper", lambda: tour.repos.orphans.release_claims(["nobody"]))
+    tour.do("a worker's successor", lambda: tour.repos.orphans.release(f"not {own_name()}"))
 
 
 def operator(tour: Tour) -> None:
     """Run the operator's commands: tenants, keys, the check with repairs, the migration of an earlier version."""
-    tenants, keys = tour.found.tenants, tour.found.keys
+    tenants, keys = tour.repos.tenants, tour.repos.keys
     made = tour.do("flask tenants", lambda: tenants.create("t"))
     tour.do("flask tenants", tenants.list)
     tour.do("flask tenants", lambda: (tenants.get(made.id), tenants.set_limits(made.id, {Scope.READ: None})))
@@ -404,32 +404,32 @@ def operator(tour: Tour) -> None:
     tour.do("flask keys", lambda: keys.list(made.id))
     tour.do("flask keys rotate", lambda: keys.rotate(made.id, key.id, timedelta(days=1)))
     tour.do("flask keys", lambda: keys.revoke(made.id, key.id))
-    tour.do("flask status", tour.found.health.backlog)
-    tour.do("the gauge of webhooks", lambda: tour.found.health.webhooks(5))
-    exports = tour.found.exports
+    tour.do("flask status", tour.repos.health.backlog)
+    tour.do("the gauge of webhooks", lambda: tour.repos.health.webhooks(5))
+    exports = tour.repos.exports
     for of_trash in (False, True):
         tour.do("flask tenants export", lambda of_trash=of_trash: list(exports.ids(tour.tenant_id, of_trash=of_trash)))
-    tour.do("flask tenants export", lambda: tour.found.tenants.count_chats(tour.tenant_id))
+    tour.do("flask tenants export", lambda: tour.repos.tenants.count_chats(tour.tenant_id))
     repeated = IdempotencyKey(tour.tenant_id, "k", "another")
     tour.do(
         "POST /chats/import, repeated",
-        lambda: idempotency.is_recorded(tour.found.database, tour.tenant_id, repeated.key),
+        lambda: idempotency.is_recorded(tour.repos.database, tour.tenant_id, repeated.key),
     )
     wrong, again = tour.chat("a"), tour.chat("a")
     tour.database.chats.update_one({"_id.chat_id": wrong}, {"$inc": {"message_count": 5}})
     kept = tour.database.chats.find_one({"_id.chat_id": again})
     tour.client.send("DELETE", f"/api/v1/chats/{again}")
     tour.database.chats.insert_one(kept)
-    tour.do("flask check --repair", lambda: list(tour.found.checks.run(repair=True)))
+    tour.do("flask check --repair", lambda: list(tour.repos.checks.run(repair=True)))
     write_as_before(tour.database)
-    tour.do("flask db init, after an earlier version", lambda: list(migrate(tour.found.database)))
+    tour.do("flask db init, after an earlier version", lambda: list(migrate(tour.repos.database)))
 
 
 def restored(tour: Tour, folder: Path) -> None:
     """Keep a ledger, restore a backup, and replay the ledger on it."""
-    tour.finish("the purge worker", PurgeWorker(tour.found.purges))
+    tour.finish("the purge worker", PurgeWorker(tour.repos.purges))
     file = LedgerFile(folder / "ledger.db")
-    ledger = Ledger(tour.found.database, file)
+    ledger = Ledger(tour.repos.database, file)
     ledger.lift()  # the guard sends its commands at its own times
     busy = BusyTenant(tour.client)
     number_all(tour.database)
@@ -442,12 +442,12 @@ def restored(tour: Tour, folder: Path) -> None:
     tour.finish("the ledger is kept", Keeping(ledger))
     backup.restore()
     tour.do("a process with a ledger", ledger.behind)
-    tour.do("the replay", lambda: list(Replay(tour.found.database, ledger).run()))
+    tour.do("the replay", lambda: list(Replay(tour.repos.database, ledger).run()))
 
 
 def leave(tour: Tour) -> None:
     """Delete the other tenant, with all its data."""
-    tenant_id, deletions = tour.other.access.tenant_id, tour.found.tenant_deletions
+    tenant_id, deletions = tour.other.access.tenant_id, tour.repos.tenant_deletions
     tour.other.new_chat("a")
     tour.do("flask tenants delete", lambda: deletions.request(tenant_id, "operator"))
     tour.do("flask tenants delete", lambda: deletions.get(tenant_id))
