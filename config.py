@@ -10,7 +10,7 @@ from pathlib import Path
 from environs import Env, EnvValidationError, validate
 from marshmallow import ValidationError
 
-from chat_service.models import EVERYDAY, Limits, parse_limit
+from chat_service.models import EVERYDAY_SCOPES, Limits, parse_limit
 from chat_service.proof.notes import MalformedError, SigningKey
 from chat_service.repository.sealing import is_key
 from chat_service.settings import ConfigError, Settings
@@ -69,7 +69,7 @@ def from_env() -> Settings:
 
 
 def _rate_limits(env: Env) -> Limits:
-    texts = {scope: env.str(f"RATE_LIMIT_{scope.name}", "off", validate=_check_rate_limit) for scope in EVERYDAY}
+    texts = {scope: env.str(f"RATE_LIMIT_{scope.name}", "off", validate=_check_rate_limit) for scope in EVERYDAY_SCOPES}
     return {scope: parse_limit(text) for scope, text in texts.items() if text}  # a wrong one is None
 
 

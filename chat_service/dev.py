@@ -13,7 +13,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import EmbeddedError, start, stop
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.errors import ChatExistsError, ChatIdRetiredError, ChatServiceError
-from chat_service.models import EVERYDAY, NewMessage, Role
+from chat_service.models import EVERYDAY_SCOPES, NewMessage, Role
 from chat_service.proof.notes import SigningKey
 from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
@@ -123,7 +123,7 @@ def _prepare_demo(uri: str, key: str) -> bool:
         database.prepare()
         chats = Chats(database)
         Tenants(database).create("Demo", DEMO_TENANT)
-        ApiKeys(database).create(DEMO_TENANT, "demo", EVERYDAY, key)
+        ApiKeys(database).create(DEMO_TENANT, "demo", EVERYDAY_SCOPES, key)
         try:
             chats.create(DEMO_TENANT, "Where is my parcel?", {}, DEMO_CHAT)
         except ChatExistsError:

@@ -27,8 +27,8 @@ class Scope(StrEnum):
     """May hold chats, and see and restore chats deleted during the grace period. It includes no other scope."""
 
 
-EVERYDAY = (Scope.READ, Scope.WRITE, Scope.DELETE)
-"""The scopes of a key that is created without any."""
+EVERYDAY_SCOPES = (Scope.READ, Scope.WRITE, Scope.DELETE)
+"""All scopes but `govern`: those of a key for which none are named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from chat_service import app
-from chat_service.models import EVERYDAY, RateLimit, Scope
+from chat_service.models import EVERYDAY_SCOPES, RateLimit, Scope
 from chat_service.repository.sealing import new_key
 from chat_service.settings import ConfigError, Settings
 from config import from_env
@@ -24,7 +24,7 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
         "METRICS",
     ):
         monkeypatch.delenv(name, raising=False)
-    for scope in EVERYDAY:
+    for scope in EVERYDAY_SCOPES:
         monkeypatch.delenv(f"RATE_LIMIT_{scope.name}", raising=False)
     for name in ("CHAT_PAGE", "WEBHOOK_SECRET_KEY", "WEBHOOK_PRIVATE_NETWORKS", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
@@ -128,7 +128,7 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
         )
     for name in ("MONGODB_URI", "MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "METRICS", "CORS"):
         assert name in str(error.value)
-    for scope in EVERYDAY:
+    for scope in EVERYDAY_SCOPES:
         assert f"RATE_LIMIT_{scope.name}: Not a limit: `off`, or requests per second and burst" in str(error.value)
     assert "CHAT_PAGE" in str(error.value)
     assert "make run" in str(error.value)

@@ -9,7 +9,7 @@ from marshmallow import Schema, fields
 from chat_service.api.auth import requires
 from chat_service.api.context import caller, repositories
 from chat_service.api.fields import Time
-from chat_service.models import EVERYDAY, Scope
+from chat_service.models import EVERYDAY_SCOPES, Scope
 
 blueprint = Blueprint("keys", __name__, url_prefix="/api/v1", description="The key of a request")
 
@@ -49,7 +49,7 @@ def describe_caller() -> dict[str, Any]:
     Limits are requests per second and burst; null is no limit.
     """
     key = repositories().keys.get(caller().tenant_id, caller().key_id)
-    limits = {scope: repositories().limits.of(caller().limits, scope) for scope in EVERYDAY}
+    limits = {scope: repositories().limits.of(caller().limits, scope) for scope in EVERYDAY_SCOPES}
     return {
         "tenant_id": key.tenant_id,
         "key_id": key.id,

@@ -9,7 +9,7 @@ from flask.cli import AppGroup
 
 from chat_service.api.context import repositories
 from chat_service.cli.plainly import known_tenant, report_errors
-from chat_service.models import EVERYDAY, LIMIT_SYNTAX, ApiKey, RateLimit, Scope, Tenant, parse_limit
+from chat_service.models import EVERYDAY_SCOPES, LIMIT_SYNTAX, ApiKey, RateLimit, Scope, Tenant, parse_limit
 from chat_service.proof.notes import SigningKey
 
 _SCOPES = click.Choice([scope.value for scope in Scope])
@@ -121,7 +121,7 @@ def limit_tenant(tenant_id: str, **options: RateLimit | str | None) -> None:
         if changes:
             repos.tenants.set_limits(tenant_id, own_limits, to_default)
         tenant = repos.tenants.get(tenant_id)
-    for scope in EVERYDAY:
+    for scope in EVERYDAY_SCOPES:
         source = "its own" if scope in tenant.limits else "default"
         click.echo(f"{scope:<6}  {repos.limits.of(tenant.limits, scope) or 'off'}  ({source})")
 
@@ -134,7 +134,7 @@ def limit_tenant(tenant_id: str, **options: RateLimit | str | None) -> None:
 @report_errors
 def create_key(tenant_id: str, label: str, scopes: tuple[str, ...], life: timedelta | None) -> None:
     """Make a key for TENANT_ID and print it: the only time it is shown."""
-    key_scopes = [Scope(scope) for scope in scopes] or EVERYDAY
+    key_scopes = [Scope(scope) for scope in scopes] or EVERYDAY_SCOPES
     with known_tenant(tenant_id):
         key, record = repositories().keys.create(tenant_id, label, key_scopes, life=life)
     _show_once(key, record)
