@@ -311,7 +311,7 @@ class Erasure:
     """The id of the key, or `operator`."""
     chats: int
     messages: int
-    """How many messages were erased so far."""
+    """`chats` and `messages` count what was erased so far."""
     deferred: int
     """Chats that the last full scan skipped, because a hold keeps them or kept them until recently."""
     is_deferred: bool

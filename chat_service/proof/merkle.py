@@ -132,7 +132,7 @@ def hashes_of(path: Sequence[Stretch], known: Callable[[Node], bytes]) -> list[b
 
 
 def is_included(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
-    """Tell whether the path leads from the leaf's hash to the root: the algorithm of RFC 9162, section 2.1.3.2."""
+    """Tell whether the path leads from the leaf's hash to the root: RFC 9162, section 2.1.3.2, for RFC 6962."""
     if not 0 <= index < size:
         return False
     position, last, computed = index, size - 1, leaf
