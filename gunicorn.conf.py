@@ -14,7 +14,7 @@ bind = os.environ.get("BIND", bind)
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "chat_service.server.worker.Worker"
 # Heartbeats, not on a slow disk.
-worker_tmp_dir = shared_files.place()
+worker_tmp_dir = shared_files.folder_with_room()
 
 # No answer takes longer than 25 s, so after this many every request in flight has ended; platforms wait for 30.
 graceful_timeout = int(os.environ.get("SHUTDOWN_SECONDS", "25"))

@@ -21,7 +21,7 @@ TRY_SECONDS = 15.0
 CONNECTIONS = 256
 
 
-class Told(NamedTuple):
+class AttemptResult(NamedTuple):
     """What came of a try."""
 
     status: int | None
@@ -57,23 +57,23 @@ class Sender:
         """Close the connections."""
         await self._session.close()
 
-    async def send(self, attempt: Attempt, message: Any) -> Told:
+    async def send(self, attempt: Attempt, message: Any) -> AttemptResult:
         """Send the message, and return what came of it. Redirects are not followed, and no body is read."""
         outgoing = self._tracer.outgoing(attempt.url, attempt.number)
         told = await self._post(attempt, orjson.dumps(message).decode(), outgoing.headers)
         outgoing.end(told.status, told.reason)
         return told
 
-    async def _post(self, attempt: Attempt, body: str, more: Mapping[str, str]) -> Told:
+    async def _post(self, attempt: Attempt, body: str, more: Mapping[str, str]) -> AttemptResult:
         headers = {**more, **signed(attempt.delivery_id, attempt.at, body, attempt.secrets)}
         try:
             async with self._session.post(attempt.url, data=body, headers=headers, allow_redirects=False) as answer:
                 retry_after = _seconds(answer.headers.get("Retry-After"), attempt.at)
-                return Told(answer.status, "delivered" if answer.ok else "refused", retry_after)
+                return AttemptResult(answer.status, "delivered" if answer.ok else "refused", retry_after)
         except TimeoutError:
-            return Told(None, "timeout")
+            return AttemptResult(None, "timeout")
         except (aiohttp.ClientError, OSError, ValueError, UnicodeError) as error:
-            return Told(None, "private_address" if _is_private(error) else "unreachable")
+            return AttemptResult(None, "private_address" if _is_private(error) else "unreachable")
 
 
 def signed(delivery_id: str, at: datetime, body: str, secrets: Sequence[bytes]) -> dict[str, str]:

@@ -9,7 +9,7 @@ BATCH_CHATS = 64
 """Of a tenant, before the next one has its turn."""
 
 
-class Taker(Protocol):
+class Deleter(Protocol):
     """Finds and deletes them."""
 
     def tenants(self) -> list[str]:
@@ -24,8 +24,8 @@ class Turns(Job):
 
     rest_seconds = 5.0
 
-    def __init__(self, taker: Taker) -> None:
-        self._taker = taker
+    def __init__(self, deleter: Deleter) -> None:
+        self._deleter = deleter
         self._last_tenant = ""
 
     def run_once(self) -> int | None:
@@ -34,15 +34,15 @@ class Turns(Job):
         Raises:
             DatabaseUnavailableError, OutcomeUnknownError: those that are left are found again.
         """
-        waiting = self._taker.tenants()
+        waiting = self._deleter.tenants()
         if not waiting:
             return None
         self._last_tenant = next_in_turn(waiting, self._last_tenant)
-        return self._taker.take_some(self._last_tenant, BATCH_CHATS)
+        return self._deleter.take_some(self._last_tenant, BATCH_CHATS)
 
     def is_done(self) -> bool:
         """Tell whether no tenant has any that can be deleted now: a hold may keep some, and a purge be under way."""
-        return not self._taker.tenants()
+        return not self._deleter.tenants()
 
 
 class Expiry(Turns):

@@ -29,11 +29,11 @@ from chat_service.errors import (
 from chat_service.models import Caller, IdempotencyKey, NewMessage, Scope, Span
 from chat_service.realtime import closing, frames, gate
 from chat_service.realtime.closing import Close, ClosedError
+from chat_service.realtime.connection import QueuedTotal, Socket
 from chat_service.realtime.feed import Feed
 from chat_service.realtime.frames import MessageCreate
 from chat_service.realtime.hub import Hub
 from chat_service.realtime.leases import Leases
-from chat_service.realtime.outbox import Outboxes, Socket
 from chat_service.repository.changes import Changes
 from chat_service.repository.messages import is_full
 from chat_service.repository.presence import Opened
@@ -73,7 +73,7 @@ class Sockets:
         self._worker_id = own_name()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="realtime")
         self._hub = Hub()
-        self._outboxes = Outboxes()
+        self._outboxes = QueuedTotal()
         self._arriving = 0
         self._is_ending = False
         self._keeping: asyncio.Task[None] | None = None
@@ -87,7 +87,7 @@ class Sockets:
         handshake = gate.read(scope)
         if handshake is None:
             await _refuse(send, 404)
-        elif not gate.is_welcome(scope, self._origins):
+        elif not gate.is_allowed_origin(scope, self._origins):
             await _refuse(send, 403)
         else:
             try:
@@ -123,7 +123,7 @@ class Sockets:
                 # If the server cancels this because the client has left, the thread goes on, and hears of it from here;
                 # or else it is done, and the next renewal finds the lease.
                 socket.close(closing.LEFT)
-                self._leases.doubt()
+                self._leases.expect_strays()
                 if isinstance(error, OutcomeUnknownError | ClosedError):
                     await self._leases.give_up({socket.connection_id})
                 raise
@@ -135,10 +135,10 @@ class Sockets:
         # The key may have been revoked since it was cached, or since its ticket was made, and before the feed could
         # tell this socket. It will not be asked for again as long as the connection lives.
         key = self._repositories.keys.get(socket.caller.tenant_id, socket.caller.key_id)
-        socket.key_ends(key.expires_at)
-        if self._repositories.receipts.of_chats(socket.caller.tenant_id, [socket.owner[1]]):
+        socket.note_key_end(key.expires_at)
+        if self._repositories.receipts.of_chats(socket.caller.tenant_id, [socket.chat_ref[1]]):
             raise ChatNotFoundError
-        opened = self._repositories.presence.open(*socket.owner, socket.connection_id, self._worker_id, name)
+        opened = self._repositories.presence.open(*socket.chat_ref, socket.connection_id, self._worker_id, name)
         if socket.refusal is not None:
             self._repositories.presence.close(self._worker_id, [socket.connection_id])
         return opened
@@ -186,7 +186,7 @@ class Sockets:
             # Only now: a client that is connected counts, and misses nothing.
             socket.is_open = True
             await send({"type": "websocket.accept"})
-            socket.release()  # what the feed had for it meanwhile
+            socket.resume_sending()  # what the feed had for it meanwhile
             await self._catch_up(socket)
             while (message := await receive())["type"] == "websocket.receive":
                 await self._hear(socket, message.get("text"))
@@ -206,9 +206,9 @@ class Sockets:
     async def _catch_up(self, socket: Socket) -> None:
         limit = FIRST_LOOK
         while not socket.end_catch_up_if_done():
-            sent, known = socket.missed
+            sent, known = socket.missed_range
             try:
-                found = await self._run(self._repositories.messages.page, *socket.owner, Span(after=sent), limit)
+                found = await self._run(self._repositories.messages.page, *socket.chat_ref, Span(after=sent), limit)
             except ChatNotFoundError:
                 raise ClosedError(closing.DELETED) from None
             size = await socket.send_missed([(message.seq, frames.message_created(message)) for message in found])
@@ -230,17 +230,17 @@ class Sockets:
         except ChatNotFoundError:
             socket.close(closing.DELETED, frames.chat_deleted(socket.chat_id))
         except ChatServiceError as error:
-            socket.tell(frames.error(error, client_id))
+            socket.enqueue(frames.error(error, client_id))
 
     async def _post(self, socket: Socket, wanted: MessageCreate, text: str) -> None:
-        key = wanted.idempotency_key(*socket.owner, text)
-        socket.hold()
+        key = wanted.idempotency_key(*socket.chat_ref, text)
+        socket.pause_sending()
         try:
             posted = await self._run(self._append, socket.caller, socket.chat_id, wanted.message, key)
             if wanted.client_id is not None:
-                socket.name(posted.seq, frames.message_created(posted), wanted.client_id)
+                socket.set_client_id(posted.seq, frames.message_created(posted), wanted.client_id)
         finally:
-            socket.release()
+            socket.resume_sending()
 
     def _append(self, caller: Caller, chat_id: str, new: NewMessage, key: IdempotencyKey | None) -> models.Message:
         """Post a message for a caller whose key and limits may have changed since the handshake."""

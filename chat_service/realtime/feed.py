@@ -24,7 +24,7 @@ from chat_service.repository.presence import Presence
 UNTOLD_CHANGES = 200
 """What may wait for the event loop, at up to 0.2 MB each. Beyond it the thread waits, and the server keeps the rest."""
 
-LINGER_QUESTIONS = 300
+LINGER_POLLS = 300
 """After so many questions without a change and without a socket, half a minute, the thread ends."""
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Feed:
                 quiet = 0
                 for change in coming:
                     quiet = quiet + 1 if change is None and not len(self._hub) else 0
-                    if quiet > LINGER_QUESTIONS and self._is_ended():
+                    if quiet > LINGER_POLLS and self._is_ended():
                         return
                     if change is not None:
                         self._hand_over(change)
@@ -155,22 +155,22 @@ class Feed:
         work(*arguments)
 
     def _tell_message(self, owner: tuple[str, str], seq: int, frame: str) -> None:
-        for socket in self._hub.room(owner):
-            socket.tell_message(seq, frame)
+        for socket in self._hub.sockets_of(owner):
+            socket.enqueue_message(seq, frame)
 
     def _tell_chat(self, owner: tuple[str, str], ends_at: datetime | None, frame: str) -> None:
-        for socket in self._hub.room(owner):
+        for socket in self._hub.sockets_of(owner):
             socket.ends_at, socket.is_end_known = ends_at, True
-            socket.tell(frame)
+            socket.enqueue(frame)
 
     def _tell_deletion(self, owner: tuple[str, str], later: set[str] | None) -> None:
         """Tell all sockets, or where the chat is there again, those that had a lease and have none any more."""
-        for socket in self._hub.room(owner):
+        for socket in self._hub.sockets_of(owner):
             if later is None or (socket.leased_until is not None and socket.connection_id not in later):
                 socket.close(DELETED, frames.chat_deleted(socket.chat_id))
 
     def _close_room(self, owner: tuple[str, str]) -> None:
-        for socket in self._hub.room(owner):
+        for socket in self._hub.sockets_of(owner):
             socket.close(RECONNECT)
 
     def _close_key(self, key_id: str) -> None:
@@ -181,7 +181,7 @@ class Feed:
     def _end_key(self, key_id: str, at: datetime) -> None:
         for socket in self._hub:
             if socket.caller.key_id == key_id:
-                socket.key_ends(at)
+                socket.note_key_end(at)
 
     def _close_all(self) -> None:
         for socket in self._hub:

@@ -76,7 +76,7 @@ def read(scope: MutableMapping[str, Any]) -> Handshake | None:
     )
 
 
-def is_welcome(scope: MutableMapping[str, Any], origins: Sequence[str]) -> bool:
+def is_allowed_origin(scope: MutableMapping[str, Any], origins: Sequence[str]) -> bool:
     """Tell whether a page of the handshake's Origin may connect: ours, or one of `origins`. Programs send none.
 
     A browser lets every page open a WebSocket to everywhere; the Origin is what stands between.

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from chat_service.realtime.outbox import Socket
+from chat_service.realtime.connection import Socket
 
-Owner = tuple[str, str]
+ChatRef = tuple[str, str]
 """A tenant's id and a chat's."""
 
 
@@ -13,40 +13,40 @@ class Hub:
     """Knows every socket from before its lease is opened until it has ended."""
 
     def __init__(self) -> None:
-        self._rooms: dict[Owner, set[Socket]] = {}
+        self._rooms: dict[ChatRef, set[Socket]] = {}
         self._size = 0
-        self._sockets_of: Counter[str] = Counter()
+        self._count_of_tenant: Counter[str] = Counter()
         """By tenant."""
 
     def add(self, socket: Socket) -> None:
         """Let the socket hear of its chat from now on."""
-        self._rooms.setdefault(socket.owner, set()).add(socket)
+        self._rooms.setdefault(socket.chat_ref, set()).add(socket)
         self._size += 1
-        self._sockets_of[socket.owner[0]] += 1
+        self._count_of_tenant[socket.chat_ref[0]] += 1
 
     def remove(self, socket: Socket) -> None:
         """Forget a socket that has ended."""
-        room = self._rooms[socket.owner]
+        room = self._rooms[socket.chat_ref]
         room.remove(socket)
         self._size -= 1
-        self._sockets_of[socket.owner[0]] -= 1
-        if not self._sockets_of[socket.owner[0]]:
-            del self._sockets_of[socket.owner[0]]
+        self._count_of_tenant[socket.chat_ref[0]] -= 1
+        if not self._count_of_tenant[socket.chat_ref[0]]:
+            del self._count_of_tenant[socket.chat_ref[0]]
         if not room:
-            del self._rooms[socket.owner]
+            del self._rooms[socket.chat_ref]
 
-    def room(self, owner: Owner) -> list[Socket]:
+    def sockets_of(self, owner: ChatRef) -> list[Socket]:
         """Return the sockets of a chat."""
         return list(self._rooms.get(owner, ()))
 
-    def has(self, owner: Owner) -> bool:
+    def has(self, owner: ChatRef) -> bool:
         """Tell whether the chat has a socket here; this may be asked from any thread."""
         return owner in self._rooms
 
     @property
     def tenants(self) -> frozenset[str]:
         """The tenants that have sockets here; this may be asked from any thread."""
-        return frozenset(self._sockets_of)
+        return frozenset(self._count_of_tenant)
 
     def __len__(self) -> int:
         """Return how many sockets there are."""

@@ -20,8 +20,8 @@ from typing import Any
 
 from chat_service.realtime import frames
 from chat_service.realtime.closing import DELETED, NO_KEY, RECONNECT, TOO_SLOW
+from chat_service.realtime.connection import Socket
 from chat_service.realtime.hub import Hub
-from chat_service.realtime.outbox import Socket
 from chat_service.repository.presence import LEASE, Presence
 
 LOOK_SECONDS = 1.0
@@ -68,7 +68,7 @@ class Leases:
         self._is_in_doubt = False
         self._renewing: asyncio.Task[None] | None = None
 
-    def doubt(self) -> None:
+    def expect_strays(self) -> None:
         """Take note that there may be a lease which nobody here stands for."""
         self._is_in_doubt = True
 
@@ -115,7 +115,7 @@ class Leases:
             try:
                 await self._renew_span(*span)
             except Exception as error:  # noqa: BLE001 - whatever it was: the leases are good for some more tries
-                self.doubt()
+                self.expect_strays()
                 _log.warning("Leases of connections were not renewed: %s", type(error).__name__)
                 return
             if span is not EVERYTHING:
@@ -134,7 +134,7 @@ class Leases:
         strays = held - {socket.connection_id for socket in self._hub}
         if strays:
             # Their sockets have ended, and the database was away when their leases were to be given up.
-            self.doubt()
+            self.expect_strays()
             await self.give_up(strays)
 
     async def give_up(self, connection_ids: set[str]) -> None:
@@ -142,7 +142,7 @@ class Leases:
         try:
             await self._run(self._presence.close, self._worker_id, connection_ids)
         except Exception as error:  # noqa: BLE001 - as above
-            self.doubt()
+            self.expect_strays()
             _log.warning("Leases of connections were not given up: %s", type(error).__name__)
 
     async def give_up_all(self) -> None:

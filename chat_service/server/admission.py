@@ -60,15 +60,15 @@ def weigh(path: str, body_bytes: int) -> Weight:
     return Weight.HEAVY if body_bytes > HEAVY_BODY_BYTES or path.endswith(HEAVY_PATHS) else Weight.LIGHT
 
 
-def decide(threads: int, running: int, away: float, waited: float, left: float) -> Verdict:
+def decide(threads: int, running: int, seconds_away: float, seconds_waited: float, seconds_left: float) -> Verdict:
     """Return what becomes of a request now, as far as it does not depend on whose it is.
 
-    `running` requests have a thread; the database has been away for `away` seconds, 0 if it is there; this request has
-    waited for `waited` seconds, and there are `left` until its answer would come too late.
+    `running` requests have a thread; the database has been away for `seconds_away`, 0 if it is there; this request has
+    waited for `seconds_waited`, and there are `seconds_left` until its answer would come too late.
     """
-    if left <= 0 or waited > TURN_SECONDS:
+    if seconds_left <= 0 or seconds_waited > TURN_SECONDS:
         return Verdict.REFUSE
-    if away > KNOWN_AWAY_SECONDS:
+    if seconds_away > KNOWN_AWAY_SECONDS:
         return Verdict.RUN if running < max(threads // 2, 1) else Verdict.REFUSE
     return Verdict.RUN if running < threads else Verdict.WAIT
 

@@ -23,7 +23,7 @@ from chat_service.repository.deadline import set_deadline
 from chat_service.server.admission import Admission, Weight, weigh
 from chat_service.server.bodies import Bodies, attach, length_of
 from chat_service.server.bridge import Bridge, Environ, Receive, ResponseCutError, Scope, Send, WsgiApp, environ_of
-from chat_service.server.deadlines import deadline
+from chat_service.server.deadlines import deadline_of
 from chat_service.server.threads import Threads
 
 EXPRESS_THREADS = 4
@@ -112,7 +112,7 @@ class Application:
             ChatServiceError: it is refused, and nothing was done.
         """
         key = environ.get("HTTP_X_API_KEY", "")
-        end = deadline(environ.get("HTTP_X_REQUEST_START"))
+        end = deadline_of(environ.get("HTTP_X_REQUEST_START"))
         caller, tenant_id = self._keys.recall(key)
         waiting = waiting_for(environ)
         if caller is None and (length_of(environ) != 0 or waiting):

@@ -48,14 +48,14 @@ class Counts:
         """The slot of this process, if it is a worker that has one."""
         self.is_leaving = False
 
-    def take(self) -> int | None:
+    def assign_slot(self) -> int | None:
         """Return a slot for a worker that is about to be forked; None if there is none left."""
         slot = next((slot for slot in range(SLOTS) if slot not in self._taken), None)
         if slot is not None:
             self._taken.add(slot)
         return slot
 
-    def give_back(self, slot: int | None) -> None:
+    def free_slot(self, slot: int | None) -> None:
         """Take note that the worker has ended, however it did."""
         if slot is not None:
             self._taken.discard(slot)

@@ -35,7 +35,7 @@ UPLOADS = "/api/v1/chats/import"
 _log = logging.getLogger(__name__)
 
 
-class Room:
+class Budget:
     """What is left for bodies, in memory or on the disk, shared out by tenant; used by one event loop."""
 
     def __init__(self, total: int, share: int) -> None:
@@ -45,7 +45,7 @@ class Room:
         self._taken: Counter[str] = Counter()
         self._waiting: deque[tuple[str, int, asyncio.Future[None]]] = deque()
 
-    async def take(self, tenant_id: str, size: int) -> None:
+    async def reserve(self, tenant_id: str, size: int) -> None:
         """Wait until the tenant may have `size` bytes, and take them. One that holds none need not wait for itself."""
         if self._fits(tenant_id, size):
             self._taken[tenant_id] += size
@@ -56,10 +56,10 @@ class Room:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back(tenant_id, size)
+                self.release(tenant_id, size)
             raise
 
-    def give_back(self, tenant_id: str, size: int) -> None:
+    def release(self, tenant_id: str, size: int) -> None:
         """Return what was taken, and let those have it who have waited longest."""
         self._taken[tenant_id] -= size
         self._taken = +self._taken
@@ -109,10 +109,10 @@ class _Body:
         """
         if not self._size:
             return io.BytesIO()
-        return await self._bodies.limit.keep(self._arrive(), max(BODY_SECONDS, self._size / BYTES_A_SECOND))
+        return await self._bodies.limit.wait_for(self._arrive(), max(BODY_SECONDS, self._size / BYTES_A_SECOND))
 
     async def _arrive(self) -> BinaryIO | None:
-        await self._room.take(self._tenant_id, self._size)
+        await self._room.reserve(self._tenant_id, self._size)
         began = time.monotonic()
         try:
             return await self._read()
@@ -150,7 +150,7 @@ class _Body:
             self._leave()
 
     def _leave(self) -> None:
-        self._room.give_back(self._tenant_id, self._size)
+        self._room.release(self._tenant_id, self._size)
         if self._file is not None:
             self._file.close()
 
@@ -167,8 +167,8 @@ class Bodies:
         """Read bodies of up to `max_bytes` bytes, and uploads of up to `max_upload_bytes`."""
         self.max_bytes = max_bytes
         self._max_upload_bytes = max_upload_bytes
-        self.memory = Room(ALL_BODIES_BYTES, TENANT_BODIES_BYTES)
-        self.disk = Room(ALL_UPLOADS * max_upload_bytes, TENANT_UPLOADS * max_upload_bytes)
+        self.memory = Budget(ALL_BODIES_BYTES, TENANT_BODIES_BYTES)
+        self.disk = Budget(ALL_UPLOADS * max_upload_bytes, TENANT_UPLOADS * max_upload_bytes)
         self.limit = TimeLimit(BODY_SECONDS)
         self.threads = Threads(2, "upload")
 

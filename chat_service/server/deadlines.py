@@ -56,7 +56,7 @@ def started_at(request_start: str | None, now: float) -> float:
     return now
 
 
-def deadline(request_start: str | None) -> float:
+def deadline_of(request_start: str | None) -> float:
     """Return until when the database may be worked with for a request, on the clock of `time.monotonic()`."""
     now = time.time()
     return time.monotonic() + started_at(request_start, now) - now + ANSWER_SECONDS - AFTERWARDS_SECONDS
@@ -85,7 +85,7 @@ class TimeLimit:
         """Forget `key`, if it was started."""
         self._ends.pop(key, None)
 
-    async def keep(self, work: Awaitable[T], seconds: float | None = None) -> T:
+    async def wait_for(self, work: Awaitable[T], seconds: float | None = None) -> T:
         """Return what `work` returns.
 
         Raises:

@@ -74,7 +74,7 @@ class Phase(IntEnum):
     """It was killed, and a later worker has released what it held."""
 
 
-class Dead(NamedTuple):
+class DeadWorker(NamedTuple):
     """A worker that was killed while it served."""
 
     name: str
@@ -88,7 +88,7 @@ class Succession:
 
     def __init__(self) -> None:
         self._living: list[Any] = []
-        self._dead: list[Dead] = []
+        self._dead: list[DeadWorker] = []
         self._failures = 0
         self._last_failure = 0
         self._uncounted = 0
@@ -114,7 +114,7 @@ class Succession:
             self._last_failure = worker.age
         elif worker.phase[0] == Phase.SERVING:
             name = processes.name_of(worker.pid, worker.age)
-            self._dead.append(Dead(name, time.monotonic(), worker.phase))
+            self._dead.append(DeadWorker(name, time.monotonic(), worker.phase))
 
     def _look_for_success(self) -> None:
         """Forget the failures once a worker that came after them has got to serve."""
@@ -131,7 +131,7 @@ def pause_after(failures: int) -> float:
     return 0.0 if failures <= 1 else min(2.0 ** min(failures - 2, 10), PAUSE_MOST_SECONDS)
 
 
-def _is_over(dead: Dead) -> bool:
+def _is_over(dead: DeadWorker) -> bool:
     return dead.phase[0] == Phase.RELEASED or time.monotonic() - dead.died_at > GIVE_UP_SECONDS
 
 
@@ -157,7 +157,7 @@ def on_starting(read_settings: ReadSettings, server: Any) -> None:
         sys.exit(1)
     if server.cfg.worker_tmp_dir is None:
         server.log.warning("%s cannot be written or is full: heartbeats and metrics go to a disk.", shared_files.MEMORY)
-    shared_files.share_numbers(server.cfg.worker_tmp_dir)
+    shared_files.share_metrics(server.cfg.worker_tmp_dir)
     gc.freeze()  # no worker's collector goes through what the master has loaded, so that the pages stay shared
 
 
@@ -193,20 +193,20 @@ def on_reload(_server: Any) -> None:
 def pre_fork(_server: Any, worker: Any) -> None:
     """Hand the names of the dead to the worker that is about to be forked, and a place to count its connections."""
     _succession.prepare(worker)
-    worker.slot = counts.take()
+    worker.slot = counts.assign_slot()
 
 
 def post_fork(read_settings: ReadSettings, server: Any, worker: Any) -> None:
     """Begin to release what the dead held; then wait, if workers before this one ended before they served."""
     processes.set_number(worker.age)
-    if not shared_files.count_as(_number(worker)):
+    if not shared_files.keep_metrics_as(_number(worker)):
         server.log.warning("There is no room for the metrics of a worker: it serves, and /metrics tells too little.")
     from chat_service.telemetry import metrics  # noqa: PLC0415 - after it is known where numbers are kept
 
     metrics.count_deaths(worker.deaths)
     if worker.predecessors:
         work = (worker.predecessors, read_settings().mongodb_uri, server.log)
-        threading.Thread(target=release, args=work, name="release-dead-workers", daemon=True).start()
+        threading.Thread(target=release_dead_workers, args=work, name="release-dead-workers", daemon=True).start()
     if worker.pause:
         server.log.warning("Workers end before they serve: the next one starts in %d s.", worker.pause)
         _wait(worker)
@@ -221,7 +221,7 @@ def _wait(worker: Any) -> None:
         time.sleep(min(left, 1.0))
 
 
-def release(predecessors: Sequence[Dead], mongodb_uri: str, log: Any) -> None:
+def release_dead_workers(predecessors: Sequence[DeadWorker], mongodb_uri: str, log: Any) -> None:
     """Release what the dead held, again and again until nothing of it can come up any more, or is given up.
 
     Their WebSockets were closed by the kernel as they died, so that their leases hold chats for nobody.
@@ -281,7 +281,7 @@ def _is_wrong_setting(error: BaseException | None) -> bool:
 
 def child_exit(_server: Any, worker: Any) -> None:
     """Note who is dead, in the master, and forget its gauges; what it counted stays."""
-    counts.give_back(worker.slot)
+    counts.free_slot(worker.slot)
     _succession.note_end(worker)
     shared_files.forget_gauges(_number(worker))
 

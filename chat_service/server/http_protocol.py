@@ -22,7 +22,7 @@ from chat_service.api.refusals import Header, refusal
 from chat_service.server.balance import counts
 from chat_service.server.bridge import HAS_NO_END
 from chat_service.server.deadlines import TimeLimit
-from chat_service.server.stand_ins import Answer, IdleTimers
+from chat_service.server.stand_ins import IdleTimers, ResponseWriter
 
 TARGET_BYTES = 4_094
 """Of a request's target: many times what any of ours needs."""
@@ -65,8 +65,8 @@ class _RefusedError(Exception):
 class Http(HttpToolsProtocol):
     """One connection."""
 
-    most_fields = 100
-    most_field_bytes = 16 * 2**10
+    max_fields = 100
+    max_field_bytes = 16 * 2**10
     """Of header fields, and of each with its name; the worker sets what gunicorn.conf.py says."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -119,7 +119,7 @@ class Http(HttpToolsProtocol):
             self._refuse(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) >= self.most_fields or len(name) + len(value) > self.most_field_bytes:
+        if len(self.headers) >= self.max_fields or len(name) + len(value) > self.max_field_bytes:
             self._refuse(431)
         super().on_header(name, value)
 
@@ -134,7 +134,7 @@ class Http(HttpToolsProtocol):
             return
         self._is_in_body = True
         has_body = self.scope["method"] != "HEAD"
-        self.cycle.transport = Answer(self.transport, self._end, has_body=has_body)  # type: ignore[assignment]
+        self.cycle.transport = ResponseWriter(self.transport, self._end, has_body=has_body)  # type: ignore[assignment]
         if self._is_ending:
             self.cycle.keep_alive = False
         if _may_be_long(self.headers):

@@ -19,7 +19,7 @@ ROOM_BYTES = 2**20
 """What the files of several workers take; a container's shared memory has 64 MiB."""
 
 
-def place(candidates: Sequence[str] = (MEMORY,)) -> str | None:
+def folder_with_room(candidates: Sequence[str] = (MEMORY,)) -> str | None:
     """Return the first folder that can be written and has room; None if only the system's own choice is left."""
     return next((folder for folder in candidates if _has_room(folder)), None)
 
@@ -33,7 +33,7 @@ def _has_room(folder: str) -> bool:
     return True
 
 
-def share_numbers(folder: str | None) -> None:
+def share_metrics(folder: str | None) -> None:
     """Make a fresh folder in which the workers keep their numbers; it goes when this process, the master, ends.
 
     prometheus_client reads the variable when it is imported, which is in the workers. After SIGHUP the folder stays, so
@@ -49,7 +49,7 @@ def _remove(folder: str, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def count_as(name: int) -> bool:
+def keep_metrics_as(name: int) -> bool:
     """Have this worker keep its numbers under `name`, which no other living one has, and go on with those it finds.
 
     So files do not become more with each worker that has died, which would fill the memory they lie in. Returns whether

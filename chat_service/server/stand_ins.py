@@ -33,7 +33,7 @@ class IdleTimers:
         _IDLE.stop(self)
 
 
-class Answer:
+class ResponseWriter:
     """What an answer is written to: its head goes out with the first part of its body, in one packet.
 
     Each write is a system call here, and on the other side one more time that the client wakes up.

@@ -45,7 +45,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
     def init_process(self) -> None:
         """Serve until told to end."""
         counts.own = self.slot
-        Http.most_fields, Http.most_field_bytes = self.cfg.limit_request_fields, self.cfg.limit_request_field_size
+        Http.max_fields, Http.max_field_bytes = self.cfg.limit_request_fields, self.cfg.limit_request_field_size
         self.config.timeout_graceful_shutdown = max(self.cfg.graceful_timeout - BEFORE_THE_KILL_SECONDS, 1)
         super().init_process()
 

@@ -14,7 +14,7 @@ import pytest
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
-from chat_service.server.shared_files import MEMORY, place
+from chat_service.server.shared_files import MEMORY, folder_with_room
 from tests.mounts import InOwnMounts
 from tests.wait import wait_until
 from tests.workers import workers_of
@@ -99,5 +99,5 @@ def test_a_memory_that_is_full_ends_nobody(service: InASmallMemory, output: Path
 
 def test_the_place_has_room(tmp_path: Path) -> None:
     """A folder that is not there, or full, is passed over."""
-    assert place((str(tmp_path / "absent"), "/proc", str(tmp_path))) == str(tmp_path)
-    assert place((str(tmp_path / "absent"),)) is None
+    assert folder_with_room((str(tmp_path / "absent"), "/proc", str(tmp_path))) == str(tmp_path)
+    assert folder_with_room((str(tmp_path / "absent"),)) is None

@@ -31,7 +31,7 @@ FEED_SECONDS = 1.0
 @pytest.fixture(autouse=True)
 def feed_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have the feed of this process end with its sockets: what later tests do to a feed is meant for the service's."""
-    monkeypatch.setattr(feed, "LINGER_QUESTIONS", 0)
+    monkeypatch.setattr(feed, "LINGER_POLLS", 0)
     yield
     wait_until(lambda: all(thread.name != "feed" for thread in threading.enumerate()))
 

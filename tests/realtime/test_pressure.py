@@ -14,9 +14,9 @@ from uvicorn.server import ServerState
 from chat_service.embedded.process import free_port
 from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role
-from chat_service.realtime import outbox
+from chat_service.realtime import connection
 from chat_service.realtime.closing import TOO_SLOW
-from chat_service.realtime.outbox import Outboxes, Socket
+from chat_service.realtime.connection import QueuedTotal, Socket
 from chat_service.repository.messages import Messages
 from chat_service.server.websocket_protocol import PING_SECONDS, PINGS, PONG_SECONDS, WebSocket
 from tests.realtime.line import Line, together
@@ -28,7 +28,7 @@ SLOW_READERS, SLOW_CHATS = 50, 10
 MEBIBYTE = 2**20
 POSTED_MEBIBYTES = 200
 GROWTH_MEBIBYTES = 160
-"""64 in outboxes, what one batch takes on its way through the feed, and what the allocator keeps of it."""
+"""64 in queues, what one batch takes on its way through the feed, and what the allocator keeps of it."""
 
 
 @pytest.fixture
@@ -243,10 +243,10 @@ class TestPings:
         wait_until(lambda: service.send("GET", chat_id).json()["active_connections"] == 0, 10)
 
 
-class TestOutboxes:
+class TestQueues:
     """What may wait, without a network: nobody takes anything."""
 
-    def socket(self, all_of_them: Outboxes) -> Socket:
+    def socket(self, all_of_them: QueuedTotal) -> Socket:
         async def never(_: object) -> None:
             await asyncio.Event().wait()
 
@@ -256,19 +256,19 @@ class TestOutboxes:
         return found
 
     def test_one_reader_may_have_its_own_limit_and_all_together_theirs(self, monkeypatch) -> None:
-        monkeypatch.setattr(outbox, "ALL_OUTBOXES_BYTES", 10_000)
-        monkeypatch.setattr(outbox, "SHARE_BYTES", 1_000)
+        monkeypatch.setattr(connection, "ALL_QUEUES_BYTES", 10_000)
+        monkeypatch.setattr(connection, "SHARE_BYTES", 1_000)
 
         async def fill() -> None:
-            together = Outboxes()
+            together = QueuedTotal()
             small, large = self.socket(together), self.socket(together)
-            small.tell("x" * 900)
-            large.tell("x" * 9_500)
+            small.enqueue("x" * 900)
+            large.enqueue("x" * 9_500)
             assert small.sent_close is None
-            small.tell("x" * 50)
+            small.enqueue("x" * 50)
             await asyncio.sleep(0)
             assert small.sent_close is None, "it has less than its share"
-            large.tell("x")
+            large.enqueue("x")
             await asyncio.sleep(0)
             assert large.sent_close is TOO_SLOW
             await asyncio.sleep(0)

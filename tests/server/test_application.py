@@ -13,7 +13,7 @@ from chat_service.realtime.log_feed import LogFeed
 from chat_service.server import bodies, deadlines
 from chat_service.server.admission import Admission, Weight
 from chat_service.server.application import Application
-from chat_service.server.bodies import Room
+from chat_service.server.bodies import Budget
 from chat_service.server.bridge import TENANT_UNREAD_BYTES, Bridge, environ_of
 from chat_service.server.threads import Threads
 
@@ -196,32 +196,32 @@ def test_who_has_much_unread_gets_no_more_before_it_is_read(app: Flask, alice, b
     asyncio.run(asyncio.wait_for(play(), 60))
 
 
-class TestRoom:
+class TestBudget:
     """What the bodies of a process may take, shared out by tenant."""
 
     def test_a_tenant_beyond_its_share_waits_for_its_own_only(self) -> None:
         async def play() -> None:
-            room = Room(total=100, share=40)
-            await room.take("a", 30)
-            waiting = asyncio.ensure_future(room.take("a", 20))
-            await asyncio.wait_for(room.take("b", 40), 1)
+            budget = Budget(total=100, share=40)
+            await budget.reserve("a", 30)
+            waiting = asyncio.ensure_future(budget.reserve("a", 20))
+            await asyncio.wait_for(budget.reserve("b", 40), 1)
             assert not waiting.done()
-            room.give_back("a", 30)
+            budget.release("a", 30)
             await asyncio.wait_for(waiting, 1)
 
         asyncio.run(play())
 
     def test_all_tenants_together_have_a_limit_and_who_leaves_waits_no_more(self) -> None:
         async def play() -> None:
-            room = Room(total=100, share=40)
+            budget = Budget(total=100, share=40)
             for tenant in "abc":
-                await room.take(tenant, 30)
-            leaves, stays = (asyncio.ensure_future(room.take(tenant, 20)) for tenant in "de")
+                await budget.reserve(tenant, 30)
+            leaves, stays = (asyncio.ensure_future(budget.reserve(tenant, 20)) for tenant in "de")
             await asyncio.sleep(0)
             leaves.cancel()
-            room.give_back("a", 30)
+            budget.release("a", 30)
             await asyncio.wait_for(stays, 1)
             assert leaves.cancelled()
-            await asyncio.wait_for(room.take("f", 20), 1)
+            await asyncio.wait_for(budget.reserve("f", 20), 1)
 
         asyncio.run(play())

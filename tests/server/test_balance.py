@@ -93,7 +93,7 @@ def test_a_worker_that_died_is_not_waited_for(service) -> None:
 def test_counts() -> None:
     """Whoever takes no more, has ended or was never there is nobody to wait for."""
     counts = Counts()
-    one, two = counts.take(), counts.take()
+    one, two = counts.assign_slot(), counts.assign_slot()
     assert one != two
 
     def publish(slot: int | None, connections: int) -> None:
@@ -109,16 +109,16 @@ def test_counts() -> None:
     assert is_fewest(one)
     publish(two, 2)
     assert (is_fewest(one), is_fewest(two)) == (False, True)
-    counts.give_back(two)
+    counts.free_slot(two)
     assert is_fewest(one)
-    assert counts.take() == two
+    assert counts.assign_slot() == two
     publish(two, 2)
     counts.leave()
     assert is_fewest(one)
     publish(two, 0)
     assert is_fewest(one), "who leaves takes none, whatever it still holds"
-    assert [counts.take() for _ in range(SLOTS - 2)][-1] is not None
-    assert counts.take() is None
+    assert [counts.assign_slot() for _ in range(SLOTS - 2)][-1] is not None
+    assert counts.assign_slot() is None
     assert is_fewest(None)
 
 

@@ -73,7 +73,7 @@ def test_what_takes_too_long_is_given_up_and_nothing_else() -> None:
 
     async def one(limit: TimeLimit, seconds: float) -> str:
         try:
-            return await limit.keep(asyncio.sleep(seconds, "done"))
+            return await limit.wait_for(asyncio.sleep(seconds, "done"))
         except TimeoutError:
             return "given up"
 
@@ -91,7 +91,7 @@ def test_what_takes_too_long_is_given_up_and_nothing_else() -> None:
 
 def test_who_is_cancelled_is_not_told_that_the_time_is_up() -> None:
     async def main() -> None:
-        waiting = asyncio.ensure_future(TimeLimit(10.0).keep(asyncio.sleep(30)))
+        waiting = asyncio.ensure_future(TimeLimit(10.0).wait_for(asyncio.sleep(30)))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from chat_service.app import create_app
-from chat_service.jobs.sender import Sender, Told
+from chat_service.jobs.sender import AttemptResult, Sender
 from chat_service.models import Attempt, Scope
 from chat_service.repository import receivers
 from chat_service.repository.database import Database
@@ -113,8 +113,8 @@ def attempt(url: str) -> Attempt:
     return Attempt(*ids, url, [b"x" * 32], 1, datetime.now(UTC), "webhook.test", None)
 
 
-def send(url: str, *, private_networks: bool = False) -> Told:
-    async def run() -> Told:
+def send(url: str, *, private_networks: bool = False) -> AttemptResult:
+    async def run() -> AttemptResult:
         sender = Sender(private_networks=private_networks)
         try:
             return await sender.send(attempt(url), {})
@@ -150,5 +150,5 @@ def test_a_name_that_means_something_else_a_moment_later(governor: Client, monke
         here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: here)
         told = send(f"http://rebinding.example:{port}/hook")
-        assert told == Told(None, "private_address")
+        assert told == AttemptResult(None, "private_address")
         assert receiver.messages == []

@@ -19,10 +19,10 @@ from chat_service.realtime.closing import TOO_SLOW, Close
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-OUTBOX_BYTES = 4 * 2**20
+QUEUE_BYTES = 4 * 2**20
 """What may wait for one reader: the largest batch that can be posted, so that it alone makes nobody slow."""
 
-ALL_OUTBOXES_BYTES = 64 * 2**20
+ALL_QUEUES_BYTES = 64 * 2**20
 SHARE_BYTES = 256 * 2**10
 """What may wait in this process, and what each reader may have waiting even when that is reached."""
 
@@ -33,14 +33,14 @@ LAST_WORDS_SECONDS = 2.0
 """For what is still waiting when a connection is closed."""
 
 
-class Waiting(NamedTuple):
+class QueuedFrame(NamedTuple):
     """A frame that waits to be sent; `seq` if it tells of a message."""
 
     frame: str
     seq: int | None
 
 
-class Outboxes:
+class QueuedTotal:
     """How much waits in the outboxes of all sockets of this process."""
 
     def __init__(self) -> None:
@@ -65,6 +65,7 @@ class Socket:
         "_size",
         "caller",
         "chat_id",
+        "chat_ref",
         "connection_id",
         "ends_at",
         "is_end_known",
@@ -72,16 +73,15 @@ class Socket:
         "key_ends_at",
         "leased_until",
         "opened_at",
-        "owner",
         "refusal",
         "renewed_at",
         "sent_close",
     )
 
-    def __init__(self, send: Send, outboxes: Outboxes, caller: Caller, chat_id: str, connection_id: str) -> None:
+    def __init__(self, send: Send, outboxes: QueuedTotal, caller: Caller, chat_id: str, connection_id: str) -> None:
         self.caller = caller
         self.chat_id = chat_id
-        self.owner = (caller.tenant_id, chat_id)
+        self.chat_ref = (caller.tenant_id, chat_id)
         self.connection_id = connection_id
         self.leased_until: datetime | None = None
         self.ends_at: datetime | None = None
@@ -100,7 +100,7 @@ class Socket:
         self.sent_close: Close | None = None
         self._send = send
         self._outboxes = outboxes
-        self._outbox: deque[Waiting] = deque()
+        self._outbox: deque[QueuedFrame] = deque()
         self._size = 0
         self._moved_at = self.opened_at
         self._catching_up = True
@@ -111,7 +111,7 @@ class Socket:
         self._sender: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
-    def key_ends(self, at: datetime | None) -> None:
+    def note_key_end(self, at: datetime | None) -> None:
         """Take note of an end of its key. It only comes sooner: nothing makes a key's life longer."""
         if at is not None:
             self.key_ends_at = min(at, self.key_ends_at or at)
@@ -122,7 +122,7 @@ class Socket:
         self._seen = max(self._seen, last)
 
     @property
-    def missed(self) -> tuple[int, int]:
+    def missed_range(self) -> tuple[int, int]:
         """The last message that was sent, and the last that is known of: what lies between is to be looked up."""
         return self._last_seq, self._seen
 
@@ -150,24 +150,24 @@ class Socket:
         return size
 
     def _is_crowded(self) -> bool:
-        return self._outboxes.size > ALL_OUTBOXES_BYTES and self._size > SHARE_BYTES
+        return self._outboxes.size > ALL_QUEUES_BYTES and self._size > SHARE_BYTES
 
-    def tell_message(self, seq: int, frame: str) -> None:
+    def enqueue_message(self, seq: int, frame: str) -> None:
         """Take a message from the feed."""
         self._seen = max(self._seen, seq)
         if not self._catching_up and seq > self._last_seq:
             self._last_seq = seq
-            self.tell(frame, seq)
+            self.enqueue(frame, seq)
 
-    def tell(self, frame: str, seq: int | None = None) -> None:
+    def enqueue(self, frame: str, seq: int | None = None) -> None:
         """Have the frame sent after those that wait. A reader that is too slow for it is let go."""
         if self._closing is not None:
             return
         if not self._size:
             self._moved_at = time.monotonic()
-        self._outbox.append(Waiting(frame, seq))
+        self._outbox.append(QueuedFrame(frame, seq))
         self._count(len(frame))
-        if self._size > OUTBOX_BYTES or self._is_crowded():
+        if self._size > QUEUE_BYTES or self._is_crowded():
             self.close(TOO_SLOW)
         elif self._sender is None and not self._posting and self.is_open:
             self._sender = asyncio.create_task(self._empty_outbox())
@@ -176,19 +176,19 @@ class Socket:
         """Tell whether something has waited for too long; `now` is of the monotonic clock."""
         return self._size > 0 and not self._posting and now - self._moved_at > STALLED_SECONDS
 
-    def hold(self) -> None:
-        """Keep what comes until `name` or `release`: a message of this client is on its way."""
+    def pause_sending(self) -> None:
+        """Keep what comes until `resume_sending`: a message of this client is on its way."""
         self._posting = True
 
-    def name(self, seq: int, frame: str, client_id: str) -> None:
+    def set_client_id(self, seq: int, frame: str, client_id: str) -> None:
         """Tell this client its own message under its own name for it, now or when the feed has it."""
         waits = any(waiting.seq == seq for waiting in self._outbox)
         if seq > self._last_seq or waits:
             self._mine[seq] = client_id
         else:  # it is the repetition of one that was sent long ago
-            self.tell(frames.with_client_id(frame, client_id))
+            self.enqueue(frames.with_client_id(frame, client_id))
 
-    def release(self) -> None:
+    def resume_sending(self) -> None:
         """Go on sending."""
         self._posting = False
         if self._outbox and self._sender is None and self._closing is None:
@@ -225,7 +225,7 @@ class Socket:
             self.refusal = self.refusal or close
             return
         if last is not None:
-            self.tell(last)
+            self.enqueue(last)
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(close))
 
