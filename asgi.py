@@ -1,4 +1,4 @@
-"""The same application behind an ASGI server, plus WebSockets: what the Procfile and `make run` serve."""
+"""The application of wsgi.py as an ASGI application, plus WebSockets: what the Procfile and `make run` serve."""
 
 from chat_service.api import refusals
 from chat_service.api.context import Repositories

@@ -1,4 +1,4 @@
-"""How gunicorn serves: `gunicorn -c gunicorn.conf.py asgi:application`. Each value carries its reason."""
+"""gunicorn's settings, each with its reason: `gunicorn -c gunicorn.conf.py asgi:application`."""
 
 import os
 from functools import partial
@@ -7,32 +7,32 @@ from chat_service.server import hooks, shared_files
 from chat_service.server.logger import gunicorn_logger
 from config import from_env
 
-# A dyno sets PORT and is reached from outside; without it this is somebody's machine, and stays on it.
+# A dyno (Heroku) is reached from outside, at PORT. Elsewhere this is a developer's machine: only it can connect.
 bind = f"0.0.0.0:{os.environ['PORT']}" if "DYNO" in os.environ else f"127.0.0.1:{os.environ.get('PORT', '8000')}"
 bind = os.environ.get("BIND", bind)
 
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "chat_service.server.worker.Worker"
-# Heartbeats, not on a slow disk.
+# For heartbeats, which must not wait for a slow disk.
 worker_tmp_dir = shared_files.folder_with_room()
 
-# No answer takes longer than 25 s, so after this many every request in flight has ended; platforms wait for 30.
+# No response takes longer than 25 s, so after this every request in flight has ended. Platforms wait for 30 s.
 graceful_timeout = int(os.environ.get("SHUTDOWN_SECONDS", "25"))
 timeout = 30
-# Longer than load balancers keep an idle connection (60 s to 600 s): were we to hang up first, a request that is on its
-# way would be lost. An idle connection costs 16 KiB.
+# Longer than load balancers keep an idle connection (60 s to 600 s): if we closed it first, a request on its way would
+# be lost. An idle connection costs 16 KiB.
 keepalive = int(os.environ.get("KEEP_ALIVE", "620"))
 
-# Not less than load balancers let through (nginx: 8 KiB a field): a front end on the same domain brings its cookies.
+# Not less than load balancers let through (nginx: 8 KiB a field): a front end on the same domain sends its cookies.
 limit_request_fields = int(os.environ.get("MAX_HEADER_FIELDS", "100"))
 limit_request_field_size = int(os.environ.get("MAX_HEADER_BYTES", str(16 * 2**10)))
 
-# Every worker names itself, and its leases, when it loads the application.
+# Every worker gets its own name, which its leases carry, when it loads the application.
 preload_app = False
 
 # gunicorn 27 would open ~/.gunicorn/gunicorn.ctl, which nothing here uses.
 control_socket_disable = True
-# One line a request is the application's; gunicorn's own have the same form.
+# The application logs one line a request. gunicorn's own lines have the same format.
 accesslog = None
 logger_class = gunicorn_logger(os.environ.get("LOG_FORMAT", "json"))
 errorlog = "-"

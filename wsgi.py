@@ -20,10 +20,10 @@ def _create() -> Flask:
         return create_app(config)
     except (ConfigError, UnsupportedServerError) as error:
         command = click.get_current_context(silent=True)
-        if command is None or command.info_name == "run":  # it is a server, which must not start
+        if command is None or command.info_name == "run":  # a server, which must not start
             raise
         return commands.only_help(str(error))
 
 
 app = _create()
-gc.freeze()  # what is loaded stays until the process ends: no collection goes through it, nor the one at the end
+gc.freeze()  # what is loaded stays until the process ends: no garbage collection visits it, not even the last one

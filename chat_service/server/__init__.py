@@ -1,1 +1,1 @@
-"""How requests reach the application: gunicorn's worker, the protocols, and who gets a thread when."""
+"""How requests reach the application: gunicorn's worker, the protocols, and the admission to threads."""

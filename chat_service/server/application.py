@@ -1,7 +1,7 @@
-"""What uvicorn calls for each connection: WebSockets go to realtime/, requests to the WSGI application.
+"""The ASGI application that uvicorn calls: WebSockets go to realtime/, requests to the WSGI application.
 
-The way of a request: its head tells the tenant; its body is read whole (bodies.py); it gets a place among those that
-are worked on (admission.py); a thread answers it (bridge.py). A body without a good key is never read.
+A request goes this way: its head names the tenant; its body is read whole (bodies.py); it waits for a place
+(admission.py); a thread answers it (bridge.py). Without a valid key its body is never read.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ from chat_service.server.deadlines import deadline_of
 from chat_service.server.threads import Threads
 
 EXPRESS_THREADS = 4
-"""For what asks nobody: health and refusals, however busy the service is. A readiness probe may hold one for a second,
-until the outage it looks for is known."""
+"""For refusals and for paths outside the API, health among them: answered however busy the service is. A readiness
+probe may hold one thread for a second, until the outage it looks for is known."""
 
 FRESH_SECONDS = 0.5
-"""How old the answer to whose key this is may be when the request is worked on; beyond it, it is asked for again."""
+"""How old the authentication of a key may be when its request runs. An older one is repeated."""
 
 
 class Application:
-    """An ASGI application over the service's WSGI application and its sockets."""
+    """An ASGI application that consists of the service's WSGI application and its WebSockets."""
 
-    def __init__(  # noqa: PLR0913 - what it is put together from, in asgi.py
+    def __init__(  # noqa: PLR0913 - its parts, which asgi.py puts together
         self,
         app: WsgiApp,
         sockets: Sockets,
@@ -50,9 +50,9 @@ class Application:
         max_import_bytes: int,
         end: Callable[[], object] = lambda: None,
     ) -> None:
-        """Work on up to `threads` requests at once, each with a body of up to as many bytes as its kind may have.
+        """Run up to `threads` requests at once. A body may have `max_body_bytes`, that of an import `max_import_bytes`.
 
-        `end()` is called once there are no more, before the process ends.
+        `end()` is called after the last request, before the process ends.
         """
         self._end = end
         self._sockets = sockets
@@ -66,16 +66,16 @@ class Application:
         self._draining: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection's request, one WebSocket, or the life of the process."""
+        """Serve one request, one WebSocket, or the lifespan of the process."""
         match scope["type"]:
             case "lifespan":
-                await self._live(scope, receive, send)
+                await self._serve_lifespan(scope, receive, send)
             case "websocket":
                 await self._sockets(scope, receive, send)
             case _:
                 await self._serve(environ_of(scope), receive, send)
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         scope["state"]["drain"] = self.drain
         await send({"type": "lifespan.startup.complete"})
@@ -85,7 +85,7 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     def drain(self) -> "asyncio.Task[None]":
-        """Close every WebSocket and stream, because the process ends; requests end by themselves."""
+        """Close every WebSocket and stream, because the process ends. Requests in flight finish by themselves."""
         self._log_feed.end()
         if self._draining is None:
             self._draining = asyncio.create_task(self._sockets.drain())
@@ -101,7 +101,7 @@ class Application:
             await self._refuse(RequestTimeout(), environ, receive, send)
         except ResponseCutError:
             raise
-        except Exception as error:  # noqa: BLE001 - a refusal, or a bug, which is logged and answered like one of the views
+        except Exception as error:  # noqa: BLE001 - a refusal, or a bug: logged and answered like a view's
             await self._refuse(error, environ, receive, send)
 
     async def _serve_tenant(self, environ: Environ, receive: Receive, send: Send) -> None:
@@ -109,46 +109,46 @@ class Application:
 
         Raises:
             TimeoutError: its body did not arrive in time.
-            ChatServiceError: it is refused, and nothing was done.
+            ChatServiceError: the request is refused, and nothing was done.
         """
         key = environ.get("HTTP_X_API_KEY", "")
-        end = deadline_of(environ.get("HTTP_X_REQUEST_START"))
+        deadline = deadline_of(environ.get("HTTP_X_REQUEST_START"))
         caller, tenant_id = self._keys.recall(key)
-        waiting = waiting_for(environ)
-        if caller is None and (length_of(environ) != 0 or waiting):
-            caller = await self._authenticate(key, tenant_id, end)
+        long_poll = waiting_for(environ)
+        if caller is None and (length_of(environ) != 0 or long_poll):
+            caller = await self._authenticate(key, tenant_id, deadline)
             tenant_id = caller.tenant_id
-        if waiting and caller is not None:
-            end += await self._wait(caller, *waiting)
+        if long_poll and caller is not None:
+            deadline += await self._wait_for_log(caller, *long_poll)
         if environ["PATH_INFO"] == PATH and tenant_id is not None and self._log_feed.is_full_for(tenant_id):
             environ[IS_FULL] = True
-        asked_at = time.monotonic()
+        authenticated_at = time.monotonic()
         reading = self._bodies.read(environ, receive, tenant_id or "")
         async with reading as body:
-            if body is None:  # the client left before it had sent everything: there is nobody to answer
+            if body is None:  # the client disconnected while it was sending: there is nobody to answer
                 return
-            end += reading.seconds  # a router's clock stands still while it passes the body on
+            deadline += reading.seconds  # a router's timeout does not run while it forwards the body
             weight = weigh(environ["PATH_INFO"], attach(environ, body))
-            place = await self._admission.enter(tenant_id, weight, end)
+            place = await self._admission.enter(tenant_id, weight, deadline)
             if place is None:
                 raise DatabaseUnavailableError
-            # Only now: while this one waited for its place, others may have made answers that nobody takes.
+            # Only now: while this request waited, the responses of others may have piled up unread.
             if environ["REQUEST_METHOD"] == "GET" and tenant_id and self._bridge.has_too_much_unread(tenant_id):
                 place.leave()
                 raise TooMuchUnreadError
-            # From here to the thread nothing may fail: the place is given back when the thread is done.
-            if time.monotonic() - asked_at < FRESH_SECONDS:
+            # Nothing may fail between here and the thread: only the end of the thread gives the place back.
+            if time.monotonic() - authenticated_at < FRESH_SECONDS:
                 environ[CALLER] = caller
-            set_deadline(end)
+            set_deadline(deadline)
             await self._bridge.answer(
                 environ, receive, send, self._threads, tenant_id=tenant_id or "", on_first_part=place.leave
             )
 
-    async def _wait(self, caller: Caller, after: int, kind: Kind | None, seconds: int) -> float:
-        """Hold a request until the log has what it waits for; return how many seconds that took.
+    async def _wait_for_log(self, caller: Caller, after: int, kind: Kind | None, seconds: int) -> float:
+        """Wait until the log has what the request asks for; return how many seconds that took.
 
         Raises:
-            TooManyListenersError: as many wait as may.
+            TooManyListenersError: the tenant, or this process, has as many listeners as it may.
             ChatServiceError: the database did not answer.
         """
         if self._log_feed.is_full_for(caller.tenant_id):
@@ -157,20 +157,20 @@ class Application:
         await self._log_feed.wait(caller.tenant_id, after, kind, seconds)
         return time.monotonic() - began
 
-    async def _authenticate(self, key: str, tenant_id: str | None, end: float) -> Caller:
-        """Return whose key it is, in a thread that may ask the database.
+    async def _authenticate(self, key: str, tenant_id: str | None, deadline: float) -> Caller:
+        """Return the caller whose key it is, in a thread that may ask the database.
 
         Raises:
-            InvalidApiKeyError: it is not a good one.
-            DatabaseUnavailableError: nobody could be asked.
+            InvalidApiKeyError: the key is not valid.
+            DatabaseUnavailableError: the database could not be asked.
         """
-        place = await self._admission.enter(tenant_id, Weight.LIGHT, end)
+        place = await self._admission.enter(tenant_id, Weight.LIGHT, deadline)
         if place is None:
             raise DatabaseUnavailableError
-        set_deadline(end)
-        asking = self._threads.run(contextvars.copy_context().run, self._keys.authenticate, key)
-        asking.add_done_callback(lambda _: place.leave())
-        return await asyncio.shield(asking)
+        set_deadline(deadline)
+        authentication = self._threads.run(contextvars.copy_context().run, self._keys.authenticate, key)
+        authentication.add_done_callback(lambda _: place.leave())
+        return await asyncio.shield(authentication)
 
     async def _refuse(self, error: Exception, environ: Environ, receive: Receive, send: Send) -> None:
         environ[REFUSAL] = error

@@ -1,6 +1,6 @@
-"""Bodies, read whole: within their size and their time, and within what all bodies together may take.
+"""Reads request bodies whole, within limits on their size, on their time, and on all bodies together.
 
-They are kept in memory; an import that is larger than other bodies may be goes into a file as it arrives.
+Bodies are kept in memory. An import that is larger than other bodies may be goes into a file as it arrives.
 """
 
 import asyncio
@@ -18,37 +18,36 @@ from chat_service.server.threads import Threads
 
 BODY_SECONDS = 60.0
 BYTES_A_SECOND = 70_000
-"""For a body to arrive, with its wait for room: a minute, or longer where it is so large that it needs this pace."""
+"""How long a body may take to arrive, its wait for room included: a minute, or longer if this rate gives it more."""
 
 ALL_BODIES_BYTES = 64 * 2**20
 TENANT_BODIES_BYTES = 24 * 2**20
-"""What the bodies under way in a process may take of the memory, and those of one tenant, from their first byte to
-their answer. Backpressure: a sender beyond it is not read from until others are answered; its connection holds 64 KiB
-meanwhile."""
+"""Memory for all bodies in a process, and for those of one tenant, from their first byte to their response.
+Backpressure: beyond it, a sender is not read from until others are answered; its connection holds 64 KiB meanwhile."""
 
 ALL_UPLOADS, TENANT_UPLOADS = 8, 2
-"""How many of the largest uploads may lie on the disk at once, of a process and of a tenant. Backpressure likewise."""
+"""Uploads of the largest size that may be on the disk at once, in a process and of a tenant. Backpressure as above."""
 
-UPLOADS = "/api/v1/chats/import"
-"""Whose bodies have a limit of their own."""
+IMPORT_PATH = "/api/v1/chats/import"
+"""The path whose bodies have a limit of their own."""
 
 _log = logging.getLogger(__name__)
 
 
 class Budget:
-    """What is left for bodies, in memory or on the disk, shared out by tenant; used by one event loop."""
+    """Bytes for bodies, in memory or on the disk, shared between the tenants. Only one event loop uses it."""
 
     def __init__(self, total: int, share: int) -> None:
-        """Hold up to `total` bytes at once, and up to `share` of one tenant."""
+        """Allow `total` bytes at once, and `share` of them to one tenant."""
         self._total = total
         self._share = share
-        self._taken: Counter[str] = Counter()
+        self._reserved: Counter[str] = Counter()
         self._waiting: deque[tuple[str, int, asyncio.Future[None]]] = deque()
 
     async def reserve(self, tenant_id: str, size: int) -> None:
-        """Wait until the tenant may have `size` bytes, and take them. One that holds none need not wait for itself."""
+        """Wait until the tenant may have `size` more bytes, and reserve them. Its first may be more than its share."""
         if self._fits(tenant_id, size):
-            self._taken[tenant_id] += size
+            self._reserved[tenant_id] += size
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((tenant_id, size, turn))
@@ -60,32 +59,32 @@ class Budget:
             raise
 
     def release(self, tenant_id: str, size: int) -> None:
-        """Return what was taken, and let those have it who have waited longest."""
-        self._taken[tenant_id] -= size
-        self._taken = +self._taken
-        still = deque[tuple[str, int, asyncio.Future[None]]]()
-        for owner, wish, turn in self._waiting:
-            if turn.done():  # its client has left
+        """Give bytes back, and reserve them for those that have waited longest."""
+        self._reserved[tenant_id] -= size
+        self._reserved = +self._reserved
+        still_waiting = deque[tuple[str, int, asyncio.Future[None]]]()
+        for waiting_tenant_id, waiting_size, turn in self._waiting:
+            if turn.done():  # its client has disconnected
                 continue
-            if self._fits(owner, wish):
-                self._taken[owner] += wish
+            if self._fits(waiting_tenant_id, waiting_size):
+                self._reserved[waiting_tenant_id] += waiting_size
                 turn.set_result(None)
             else:
-                still.append((owner, wish, turn))
-        self._waiting = still
+                still_waiting.append((waiting_tenant_id, waiting_size, turn))
+        self._waiting = still_waiting
 
     def _fits(self, tenant_id: str, size: int) -> bool:
-        own, all_of_them = self._taken[tenant_id], self._taken.total()
-        return (not own or own + size <= self._share) and (not all_of_them or all_of_them + size <= self._total)
+        own_bytes, all_bytes = self._reserved[tenant_id], self._reserved.total()
+        return (not own_bytes or own_bytes + size <= self._share) and (not all_bytes or all_bytes + size <= self._total)
 
 
 class _Body:
     """A body, from the first byte that is read of it until its request is answered.
 
-    A class, because a generator would be entered in a register of the event loop and taken out again with each request.
+    It is a class, because the event loop would register and unregister a generator with each request.
     """
 
-    __slots__ = ("_bodies", "_file", "_is_upload", "_limit", "_receive", "_room", "_size", "_tenant_id", "seconds")
+    __slots__ = ("_bodies", "_budget", "_file", "_is_upload", "_limit", "_receive", "_size", "_tenant_id", "seconds")
 
     def __init__(self, bodies: "Bodies", receive: Receive, tenant_id: str, size: int, limit: int) -> None:
         self._bodies = bodies
@@ -94,30 +93,30 @@ class _Body:
         self._size = size
         self._limit = limit
         self._is_upload = size > bodies.max_bytes
-        """Whether it is too large for the memory, and goes into a file."""
-        self._room = bodies.disk if self._is_upload else bodies.memory
+        """Whether the body is too large for the memory, and goes into a file."""
+        self._budget = bodies.disk if self._is_upload else bodies.memory
         self._file: BinaryIO | None = None
         self.seconds = 0.0
-        """How long it took to arrive, once there was room for it."""
+        """How long the body took to arrive, once there was room for it."""
 
     async def __aenter__(self) -> BinaryIO | None:
-        """Read it; return None if it was cut off.
+        """Read the body; return None if the client disconnected before its end.
 
         Raises:
-            TimeoutError: it did not arrive in time.
-            UploadStorageError: there was no place to keep it.
+            TimeoutError: the body did not arrive in time.
+            UploadStorageError: it could not be stored.
         """
         if not self._size:
             return io.BytesIO()
         return await self._bodies.limit.wait_for(self._arrive(), max(BODY_SECONDS, self._size / BYTES_A_SECOND))
 
     async def _arrive(self) -> BinaryIO | None:
-        await self._room.reserve(self._tenant_id, self._size)
+        await self._budget.reserve(self._tenant_id, self._size)
         began = time.monotonic()
         try:
             return await self._read()
         except BaseException:
-            self._leave()
+            self._free()
             raise
         finally:
             self.seconds = time.monotonic() - began
@@ -140,23 +139,23 @@ class _Body:
                 if not message.get("more_body", False):
                     break
         except OSError as error:
-            # Not where: to ask for the folder fails where there is none that can be written.
+            # The folder is not logged: asking for it fails where no folder can be written.
             _log.error("A body could not be kept in TMPDIR: %s", error.strerror)
             raise UploadStorageError from error
         return file
 
     async def __aexit__(self, *_: object) -> None:
         if self._size:
-            self._leave()
+            self._free()
 
-    def _leave(self) -> None:
-        self._room.release(self._tenant_id, self._size)
+    def _free(self) -> None:
+        self._budget.release(self._tenant_id, self._size)
         if self._file is not None:
             self._file.close()
 
 
 def _new_file() -> BinaryIO:
-    """Return a file that nobody else sees, and that is gone with the process whatever ends it."""
+    """Return a file that no other process sees, and that is gone with this process, however it ends."""
     return tempfile.TemporaryFile()
 
 
@@ -164,7 +163,7 @@ class Bodies:
     """Reads the bodies of requests."""
 
     def __init__(self, max_bytes: int, max_upload_bytes: int) -> None:
-        """Read bodies of up to `max_bytes` bytes, and uploads of up to `max_upload_bytes`."""
+        """Read bodies of up to `max_bytes`, and uploads of up to `max_upload_bytes`."""
         self.max_bytes = max_bytes
         self._max_upload_bytes = max_upload_bytes
         self.memory = Budget(ALL_BODIES_BYTES, TENANT_BODIES_BYTES)
@@ -173,12 +172,12 @@ class Bodies:
         self.threads = Threads(2, "upload")
 
     def read(self, environ: Environ, receive: Receive, tenant_id: str) -> _Body:
-        """Return the body, to be entered while its request is answered.
+        """Return the body, a context manager to be held while its request is answered.
 
-        Of one that is too large nothing is read, or one byte too many where its size was not known: the application
-        refuses it by its Content-Length.
+        Nothing is read of a body that is too large, or just more than the limit if its size was not known. The
+        application refuses it by its Content-Length.
         """
-        limit = self._max_upload_bytes if environ["PATH_INFO"] == UPLOADS else self.max_bytes
+        limit = self._max_upload_bytes if environ["PATH_INFO"] == IMPORT_PATH else self.max_bytes
         size = length_of(environ)
         if size is None:
             size = limit
@@ -188,14 +187,14 @@ class Bodies:
 
 
 def length_of(environ: Environ) -> int | None:
-    """Return how long a request's body is by its head, None if that does not say."""
+    """Return the length of a request's body according to its head; None if the head does not say."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return None
     return int(environ.get("CONTENT_LENGTH", 0))
 
 
 def attach(environ: Environ, body: BinaryIO) -> int:
-    """Give a request its body, with a Content-Length that is true, whatever framing it came in; return that."""
+    """Attach the body to its request, with a true Content-Length also if it came in chunks; return its size."""
     size = body.seek(0, io.SEEK_END)
     body.seek(0)
     environ["wsgi.input"] = body

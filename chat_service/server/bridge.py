@@ -1,7 +1,7 @@
-"""From ASGI to the WSGI application: a whole request goes to a thread, and a stream holds none between two parts.
+"""Passes requests from ASGI to the WSGI application: a thread answers each, and a stream holds none between two parts.
 
-Small answers take one thread once. Of a stream each part is made by a thread that is free again before the part goes
-out, so a slow reader costs a socket and one part in memory, and nothing else.
+A small response takes one thread once. Each part of a stream is made by a thread that is free again before the part is
+sent, so a slow reader costs a socket and one part in memory, and nothing else.
 """
 
 import asyncio
@@ -25,32 +25,32 @@ Send = Callable[[Message], Awaitable[None]]
 Environ = dict[str, Any]
 WsgiApp = Callable[..., Iterable[bytes]]
 Follow = Callable[[Listener], AsyncIterator[bytes]]
-"""Gives what comes after an answer whose view has left a listener."""
+"""Yields what follows a response whose view has left a listener."""
 
 SCOPE, HAS_NO_END = "chat_service.scope", "chat_service.has_no_end"
-"""Where the variables of a request keep its connection's scope; what that has while an answer goes on for ever."""
+"""The key of the connection's scope in a request's environ; the key that this scope has while a response is endless."""
 
 PART_BYTES = 64 * 2**10
-"""An answer is made, and handed to the connection, in parts of this size: small ones in one go, exports in bounded
-memory. The connection takes the next one when its reader has taken most of the last."""
+"""A response is made, and handed to the connection, in parts of this size: small ones in one go, exports in bounded
+memory. The connection accepts the next part when its reader has read most of the last one."""
 
 
 ALL_UNREAD_BYTES = 96 * 2**20
 TENANT_UNREAD_BYTES = 48 * 2**20
-"""What may wait in a process for readers that are slow to take it, and for those of one tenant. Beyond it the tenant
-gets no further answer of a read before its readers have taken some."""
+"""How much may wait for slow readers in a process, and for those of one tenant. Beyond it, reads of the tenant are
+refused until its readers have read some."""
 
 _log = logging.getLogger(__name__)
 
 
 class ResponseCutError(Exception):
-    """A response could not be finished; the text is the class of what went wrong."""
+    """A response could not be finished; the text is the class of the error."""
 
 
 def environ_of(scope: Scope) -> Environ:
-    """Return the WSGI variables (PEP 3333) of a request, still without a body.
+    """Return the WSGI environ (PEP 3333) of a request, still without its body.
 
-    Fields whose names have an underscore are left out: they would be the same as those with a dash.
+    Header fields with an underscore in their name are left out: WSGI cannot tell them from those with a dash.
     """
     host, port = scope.get("server") or ("localhost", 80)
     environ: Environ = {
@@ -86,12 +86,12 @@ def _variable(name: bytes) -> str:
 
 
 class Bridge:
-    """Has the WSGI application answer requests."""
+    """Lets the WSGI application answer ASGI requests."""
 
     def __init__(self, app: WsgiApp, streams: Threads, follow: Follow) -> None:
-        """Make in threads of `streams` what follows the first part of a stream: many exports leave the others free.
+        """Make all but the first part of a stream in threads of `streams`, so that exports leave other threads free.
 
-        What comes after the answer to a listener is given by `follow`, which has no thread.
+        `follow` yields what comes after the response to a listener; it has no thread.
         """
         self._app = app
         self._follow = follow
@@ -99,11 +99,11 @@ class Bridge:
         self._unread: Counter[str] = Counter()
 
     def has_too_much_unread(self, tenant_id: str) -> bool:
-        """Tell whether so much waits for the tenant's slow readers that it gets no more before they have taken some."""
-        own = self._unread[tenant_id]
-        return own > TENANT_UNREAD_BYTES or (own > PART_BYTES and self._unread.total() > ALL_UNREAD_BYTES)
+        """Return whether so much waits for the tenant's slow readers that its reads have to be refused."""
+        unread = self._unread[tenant_id]
+        return unread > TENANT_UNREAD_BYTES or (unread > PART_BYTES and self._unread.total() > ALL_UNREAD_BYTES)
 
-    async def answer(  # noqa: PLR0913 - a request as ASGI has it, and where it is worked on
+    async def answer(  # noqa: PLR0913 - a request as ASGI passes it, and the threads that answer it
         self,
         environ: Environ,
         receive: Receive,
@@ -113,59 +113,59 @@ class Bridge:
         tenant_id: str = "",
         on_first_part: Callable[[], object] = lambda: None,
     ) -> None:
-        """Answer one request of a tenant: its first part in one of `threads`.
+        """Answer one request of a tenant; the first part is made in one of `threads`.
 
-        `on_first_part()` is called when that thread is free again, however it went.
+        `on_first_part()` is called when that thread is free again, also after an error.
 
         Raises:
-            ResponseCutError: the application failed after its response had begun, which has no clean end then.
+            ResponseCutError: the application failed after its response had begun, which then has no clean end.
         """
         response = _Response(self._app, contextvars.copy_context())
         first = threads.run(response.begin, environ)
         first.add_done_callback(lambda _: on_first_part())
         try:
-            await self._outcome(first, response)
+            await self._wait_for_step(first, response)
             listener = environ.pop(LISTENER, None)
-            response.goes_on = listener is not None
+            response.is_followed = listener is not None
             await self._flush(response, send, tenant_id)
             if not response.is_complete:
                 await self._stream(response, receive, send, tenant_id)
             if listener is not None:
                 environ.get(SCOPE, {})[HAS_NO_END] = True
-                await self._tell(listener, receive, send)
-        except Exception as error:  # noqa: BLE001 - whatever it was, its text may quote what no log may hold
+                await self._follow_listener(listener, receive, send)
+        except Exception as error:  # noqa: BLE001 - any error: its text may quote what must not be logged
             if response.is_begun:
                 raise ResponseCutError(type(error).__name__) from None
             _log.error("A request failed: %s at %s", type(error).__name__, place(error))
             await _answer_with_a_problem(send)
 
     async def _stream(self, response: "_Response", receive: Receive, send: Send, tenant_id: str) -> None:
-        gone = asyncio.ensure_future(_until_gone(receive))
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             while not response.is_complete:
-                if gone.done():
+                if disconnected.done():
                     await self._streams.run(response.close)
                     return
-                await self._outcome(self._streams.run(response.proceed), response)
+                await self._wait_for_step(self._streams.run(response.proceed), response)
                 await self._flush(response, send, tenant_id)
         finally:
-            gone.cancel()
+            disconnected.cancel()
 
-    async def _tell(self, listener: Listener, receive: Receive, send: Send) -> None:
-        """Send what comes after the answer, at the pace of the reader, until it leaves or nothing more comes."""
-        gone = asyncio.ensure_future(_until_gone(receive))
-        telling = asyncio.ensure_future(_send_all(self._follow(listener), send))
+    async def _follow_listener(self, listener: Listener, receive: Receive, send: Send) -> None:
+        """Send what follows the response, at the reader's pace, until the reader disconnects or nothing more comes."""
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
+        following = asyncio.ensure_future(_send_all(self._follow(listener), send))
         try:
-            await asyncio.wait([gone, telling], return_when=asyncio.FIRST_COMPLETED)
-            if telling.done():
-                telling.result()
+            await asyncio.wait([disconnected, following], return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
         finally:
-            for task in (gone, telling):
+            for task in (disconnected, following):
                 task.cancel()
-            await asyncio.wait([gone, telling])
+            await asyncio.wait([disconnected, following])
 
-    async def _outcome(self, step: "asyncio.Future[None]", response: "_Response") -> None:
-        """Wait for a step of the application. A thread cannot be stopped: if nobody waits any more, close it after."""
+    async def _wait_for_step(self, step: "asyncio.Future[None]", response: "_Response") -> None:
+        """Wait for a step of the application. If the wait is cancelled, close the response after the step."""
         try:
             await asyncio.shield(step)
         except asyncio.CancelledError:
@@ -173,18 +173,18 @@ class Bridge:
             raise
 
     async def _flush(self, response: "_Response", send: Send, tenant_id: str) -> None:
-        """Send the part that is made, at the pace of the reader."""
-        head, body = response.take()
-        goes_on = response.goes_on or not response.is_complete
+        """Send what the application has made so far, at the reader's pace."""
+        head, body = response.take_part()
+        has_more = response.is_followed or not response.is_complete
         if head is not None:
             await send(head)
         if len(body) <= PART_BYTES:
-            await send({"type": "http.response.body", "body": body, "more_body": goes_on})
+            await send({"type": "http.response.body", "body": body, "more_body": has_more})
             return
         self._unread[tenant_id] += len(body)
         try:
             for start in range(0, len(body), PART_BYTES):
-                more = start + PART_BYTES < len(body) or goes_on
+                more = start + PART_BYTES < len(body) or has_more
                 await send({"type": "http.response.body", "body": body[start : start + PART_BYTES], "more_body": more})
         finally:
             self._unread[tenant_id] -= len(body)
@@ -197,8 +197,8 @@ async def _send_all(parts: AsyncIterator[bytes], send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _until_gone(receive: Receive) -> None:
-    """Return when the client has left; what it sends meanwhile belongs to no request."""
+async def _wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has disconnected. What it sends before that belongs to no request."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -211,7 +211,7 @@ async def _answer_with_a_problem(send: Send) -> None:
 
 
 class _Response:
-    """The response to one request as the application makes it, part by part; always in the context of its request."""
+    """The response to one request. The application makes it part by part, always in the context of its request."""
 
     def __init__(self, app: WsgiApp, context: contextvars.Context) -> None:
         self._app = app
@@ -221,11 +221,11 @@ class _Response:
         self._head: Message | None = None
         self._part: list[bytes] = []
         self.is_begun = False
-        """Whether a part of it may have gone out."""
+        """Whether a part of it may have been sent."""
         self.is_complete = False
         """Whether the application has made all of it."""
-        self.goes_on = False
-        """Whether something comes after what the application makes."""
+        self.is_followed = False
+        """Whether something follows what the application makes."""
 
     def begin(self, environ: Environ) -> None:
         """Call the application, in a thread, and make the first part."""
@@ -255,7 +255,7 @@ class _Response:
         self._close()
 
     def close(self) -> None:
-        """Let the application clean up, in a thread, after a response that is not finished."""
+        """Let the application clean up, in a thread, after a response that was not finished."""
         self._run(self._close)
 
     def _close(self) -> None:
@@ -268,8 +268,8 @@ class _Response:
         self._head = {"type": "http.response.start", "status": int(status.split(" ", 1)[0]), "headers": fields}
         return self._part.append
 
-    def take(self) -> tuple[Message | None, bytes]:
-        """Return the head, if it was not taken before, and the part of the body that is made."""
+    def take_part(self) -> tuple[Message | None, bytes]:
+        """Return the head, unless an earlier call did, and the body that was made since the last call."""
         head, self._head = self._head, None
         part, self._part = self._part, []
         self.is_begun = True

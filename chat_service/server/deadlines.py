@@ -1,6 +1,6 @@
-"""By when a request must have come, and by when its answer.
+"""The deadlines of requests: how long one may take to arrive, and by when it must be answered.
 
-An answer's time is counted from the moment at which the router took the request, where it says so.
+The time to answer is counted from the moment at which the router accepted the request, if the router says when.
 """
 
 import asyncio
@@ -12,16 +12,16 @@ from typing import TypeVar
 from chat_service.repository.complaints import Complaints
 
 ANSWER_SECONDS = 25.0
-"""After this nobody may see the answer any more: routers give up after 30."""
+"""A later response may reach nobody: routers give up after 30 s."""
 
 AFTERWARDS_SECONDS = 4.0
-"""What may come after the database's time is up: an abort, the look for a lost outcome, the way back."""
+"""For what follows the deadline of the database's work: an abort, the look for a lost outcome, the way back."""
 
 AHEAD_SECONDS = 5.0
-"""The router's clock may be ahead of ours by so much. Further off it is wrong, and not believed."""
+"""How far the router's clock may be ahead of ours. Beyond that it is wrong, and ignored."""
 
 BEHIND_SECONDS = 300.0
-"""No request was ever that long on its way: a clock is wrong here too."""
+"""No request takes this long to arrive. Beyond that a clock is wrong, too."""
 
 _WRONG = (
     "X-Request-Start is {} the clock of this machine: one of the two is wrong, and requests count from their arrival."
@@ -30,7 +30,7 @@ AHEAD = _WRONG.format("ahead of")
 BEHIND = _WRONG.format("minutes behind")
 
 LOOK_SECONDS = 0.5
-"""Between two looks at those who have a limit of time."""
+"""Between two checks of what has a time limit."""
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ _SECONDS = re.compile(r"t=([0-9]{10}(\.[0-9]{1,6})?)", re.ASCII)
 
 
 def started_at(request_start: str | None, now: float) -> float:
-    """Return when a request began, by its X-Request-Start; `now` (seconds since 1970) if that says nothing sane."""
+    """Return when a request began, by its X-Request-Start; `now` (seconds since 1970) if that is not plausible."""
     header = request_start or ""
     if _MILLISECONDS.fullmatch(header):
         began = int(header) / 1000
@@ -57,39 +57,39 @@ def started_at(request_start: str | None, now: float) -> float:
 
 
 def deadline_of(request_start: str | None) -> float:
-    """Return until when the database may be worked with for a request, on the clock of `time.monotonic()`."""
+    """Return until when a request may use the database, on the clock of `time.monotonic()`."""
     now = time.time()
     return time.monotonic() + started_at(request_start, now) - now + ANSWER_SECONDS - AFTERWARDS_SECONDS
 
 
 class TimeLimit:
-    """A time limit for what nearly always ends soon: one timer looks after all, not one for each.
+    """A time limit for work that nearly always ends soon: one timer checks all of it, instead of a timer for each.
 
-    A timer that is stopped is one more turn of the event loop, in which it takes the interpreter from the thread that
-    has just begun to answer. In return a limit is noticed up to `LOOK_SECONDS` late.
+    Each timer that is stopped costs a turn of the event loop, and the loop takes the interpreter from the thread that
+    has just begun to answer. In return, a limit is noticed up to `LOOK_SECONDS` late.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._ends: dict[Hashable, tuple[float, Callable[[], object]]] = {}
-        self._is_looking = False
+        self._deadlines: dict[Hashable, tuple[float, Callable[[], object]]] = {}
+        self._is_check_scheduled = False
 
     def start(self, key: Hashable, on_late: Callable[[], object], seconds: float | None = None) -> None:
-        """Call `on_late()` once the time has passed, unless `key` is stopped before; its first start counts."""
-        if key not in self._ends:
-            self._ends[key] = (time.monotonic() + (self._seconds if seconds is None else seconds), on_late)
-            if not self._is_looking:
-                self._look_later()
+        """Call `on_late()` once the time is over, unless `key` is stopped before. Its first start counts."""
+        if key not in self._deadlines:
+            self._deadlines[key] = (time.monotonic() + (self._seconds if seconds is None else seconds), on_late)
+            if not self._is_check_scheduled:
+                self._check_later()
 
     def stop(self, key: Hashable) -> None:
         """Forget `key`, if it was started."""
-        self._ends.pop(key, None)
+        self._deadlines.pop(key, None)
 
     async def wait_for(self, work: Awaitable[T], seconds: float | None = None) -> T:
         """Return what `work` returns.
 
         Raises:
-            TimeoutError: it took longer, and was cancelled.
+            TimeoutError: it took longer than the limit, and was cancelled.
         """
         async with asyncio.timeout(None) as timeout:
             self.start(timeout, lambda: timeout.reschedule(asyncio.get_running_loop().time()), seconds)
@@ -98,16 +98,16 @@ class TimeLimit:
             finally:
                 self.stop(timeout)
 
-    def _look_later(self) -> None:
-        self._is_looking = True
-        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+    def _check_later(self) -> None:
+        self._is_check_scheduled = True
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = time.monotonic()
-        for key, (end, on_late) in list(self._ends.items()):
-            if end <= now:
-                del self._ends[key]
+        for key, (deadline, on_late) in list(self._deadlines.items()):
+            if deadline <= now:
+                del self._deadlines[key]
                 on_late()
-        self._is_looking = False
-        if self._ends:
-            self._look_later()
+        self._is_check_scheduled = False
+        if self._deadlines:
+            self._check_later()

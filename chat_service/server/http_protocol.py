@@ -1,9 +1,9 @@
-"""HTTP on one connection: uvicorn's protocol on httptools, with limits, refusals in the one shape, and a clean end.
+"""HTTP on one connection: uvicorn's protocol on httptools, with limits, uniform refusals, and a clean end.
 
-What is not HTTP never becomes a request of the application, so it is answered here. The hooks of the base class that
-are used (all of them public): connection_made, connection_lost, data_received, eof_received, pause_writing,
+What is not HTTP never becomes a request of the application, so it is answered here. This module uses these hooks of the
+base class, all of them public: connection_made, connection_lost, data_received, eof_received, pause_writing,
 resume_writing, on_url, on_header, on_headers_complete, on_message_complete, on_response_complete, send_400_response,
-handle_websocket_upgrade, shutdown, timeout_keep_alive_handler. tests/server/test_foreign_names.py holds them against
+handle_websocket_upgrade, shutdown, timeout_keep_alive_handler. tests/server/test_foreign_names.py checks them against
 the pinned uvicorn.
 """
 
@@ -25,31 +25,31 @@ from chat_service.server.deadlines import TimeLimit
 from chat_service.server.stand_ins import IdleTimers, ResponseWriter
 
 TARGET_BYTES = 4_094
-"""Of a request's target: many times what any of ours needs."""
+"""The longest target of a request: many times what any of ours needs."""
 
 HEAD_BYTES = 64 * 2**10
-"""Of a whole head: it lies in memory before anybody is known to have a key."""
+"""The longest head. It is in memory before the caller's key is checked."""
 
 BODY_AHEAD_BYTES = 64 * 2**10
-"""Of a body that may arrive before the application asks for it; no more is read from the connection until it does."""
+"""How much of a body is read before the application asks for it. Until then, the connection is not read further."""
 
 LAST_REQUESTS_SECONDS = 1.0
-"""For requests that are on their way when the worker is told to end; then idle connections are closed."""
+"""For requests that are on their way when the worker is told to end. Then idle connections are closed."""
 
 VERSIONS = {"1.0", "1.1"}
 
-_HEAD = TimeLimit(15.0)
-"""For a request's head, from the first byte of the connection or after the answer before."""
+_HEAD_LIMIT = TimeLimit(15.0)
+"""For a request's head, from the start of the connection, or from the first byte after the previous response."""
 
 READER_SECONDS = 60.0
-"""For a reader to take most of the 64 KiB that wait for it; then it is hung up on, and what it holds is freed."""
+"""For a reader to take most of the 64 KiB that wait for it. Then the connection is aborted, and its memory freed."""
 
 REST_SECONDS = 30.0
-"""For the rest of a body that was answered before it was read: many clients look for an answer only once they have sent
-everything, and a connection that is closed before loses it for them. It is read, and thrown away."""
+"""For the rest of a body whose response came before its end. It is read and thrown away: many clients read the response
+only when they have sent everything, and would lose it with a connection that was closed before."""
 
-_REST = TimeLimit(REST_SECONDS)
-_READER = TimeLimit(READER_SECONDS)
+_REST_LIMIT = TimeLimit(REST_SECONDS)
+_READER_LIMIT = TimeLimit(READER_SECONDS)
 
 # RFC 9112, section 3.2.2: the scheme and the authority of a target in absolute form.
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
@@ -59,18 +59,18 @@ _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
 class _RefusedError(Exception):
-    """Ends the parsing of a head; why is noted in the protocol."""
+    """Ends the parsing of a head. The protocol has noted the status to answer with."""
 
 
 class Http(HttpToolsProtocol):
-    """One connection."""
+    """One HTTP connection."""
 
     max_fields = 100
     max_field_bytes = 16 * 2**10
-    """Of header fields, and of each with its name; the worker sets what gunicorn.conf.py says."""
+    """Of header fields, and of one with its name. The worker sets what gunicorn.conf.py says."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Begin as uvicorn does."""
+        """Begin as uvicorn does, but with `IdleTimers` for the idle timeout."""
         super().__init__(*arguments, **named)
         self.loop: Any = IdleTimers(self.loop)
         self._refused_with = 400
@@ -79,38 +79,38 @@ class Http(HttpToolsProtocol):
         self._is_ending = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Begin; who sends no request in time is hung up on."""
+        """Begin. A client that sends no request in time is disconnected."""
         super().connection_made(transport)
         counts.publish(len(self.connections))
-        _HEAD.start(self, transport.close)
-        if counts.is_leaving:  # it was accepted in the last moment
+        _HEAD_LIMIT.start(self, transport.close)
+        if counts.is_leaving:  # it was accepted just before the worker stopped accepting
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         counts.publish(len(self.connections))
-        for limit in (_HEAD, _REST, _READER):
+        for limit in (_HEAD_LIMIT, _REST_LIMIT, _READER_LIMIT):
             limit.stop(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has arrived, within the limits of a head."""
+        """Parse what has arrived, within the limits of a head."""
         if not self._is_busy() and not self._is_in_body:
             self._head_bytes += len(data)
-            _HEAD.start(self, self.transport.close)
+            _HEAD_LIMIT.start(self, self.transport.close)
         super().data_received(data)
         if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
             self._refused_with = 431 if self.headers else 414
             self.send_400_response("")
 
     def eof_received(self) -> bool:  # type: ignore[override]  # None in uvicorn, which is the same as False
-        """Let a client that has sent a whole request, and says that it sends no more, have its answer, if that ends."""
+        """Let a client that has sent a whole request and closed its side have the response, unless that is endless."""
         if self._is_busy() and not self.cycle.more_body and not self.scope.get(HAS_NO_END):
             self.cycle.keep_alive = False
             return True
         return False
 
     def _is_busy(self) -> bool:
-        """Tell whether a request is being read or answered."""
+        """Return whether a request is being read or answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def on_url(self, url: bytes) -> None:
@@ -124,13 +124,13 @@ class Http(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin the request. Of a large body nothing more is read before the application asks for it."""
+        """Begin the request. A large body is not read further before the application asks for it."""
         self._head_bytes = 0
-        _HEAD.stop(self)
+        _HEAD_LIMIT.stop(self)
         self._check_head()
-        before = self.cycle
+        previous_cycle = self.cycle
         super().on_headers_complete()
-        if self.cycle is before:  # it is a handshake
+        if self.cycle is previous_cycle:  # it is a handshake of a WebSocket
             return
         self._is_in_body = True
         has_body = self.scope["method"] != "HEAD"
@@ -141,12 +141,12 @@ class Http(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
-        """Take note that the whole request is there; where it was answered before, the next one may come now."""
+        """Note that the whole request has arrived. If it was answered before that, the next one may come now."""
         super().on_message_complete()
         was_answered = self._is_in_body and not self._is_busy()  # the rest of a handshake is no body
         self._is_in_body = False
         if was_answered:
-            _REST.stop(self)
+            _REST_LIMIT.stop(self)
             if self.cycle.keep_alive:
                 self._wait_for_next()
             else:
@@ -157,7 +157,7 @@ class Http(HttpToolsProtocol):
         if self._is_busy() or self.transport.is_closing():
             return
         if self._is_in_body:
-            _REST.start(self, self.transport.close)
+            _REST_LIMIT.start(self, self.transport.close)
         if self._is_ending:
             self._close_soon()
 
@@ -165,16 +165,16 @@ class Http(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _end(self) -> None:
-        """Close the connection after an answer, once everything is written and what is on its way has come."""
+        """Close the connection after a response; if the request is still arriving, only our side of it."""
         if self._is_in_body and self.transport.can_write_eof():
             self.transport.write_eof()
         else:
             self.transport.close()
 
     def _check_head(self) -> None:
-        absolute = _ABSOLUTE.match(self.url)
-        if absolute:
-            rest = self.url[absolute.end() :]
+        scheme_and_authority = _ABSOLUTE.match(self.url)
+        if scheme_and_authority:
+            rest = self.url[scheme_and_authority.end() :]
             self.url = rest if rest.startswith(b"/") else b"/" + rest
         names = [name for name, _ in self.headers]
         version = self.parser.get_http_version()
@@ -183,14 +183,15 @@ class Http(HttpToolsProtocol):
             self._refuse(400)
 
     def _refuse(self, status: int) -> None:
-        """Have the parser give up; `send_400_response` then answers with `status`."""
+        """Stop the parser; `send_400_response` then answers with `status`."""
         self._refused_with = status
         raise _RefusedError
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request; `msg` is not passed on, because it may quote it.
+        """Refuse what is not a request. `msg` is not passed on, because it may quote what was sent.
 
-        What follows a good request is not answered before that is. What spoils a request that has begun ends it.
+        While a good request is being answered, its response is finished, and the connection is closed after it. Bytes
+        that make the body of a request invalid before its response has begun end that request.
         """
         del msg
         cycle = self.cycle
@@ -200,41 +201,41 @@ class Http(HttpToolsProtocol):
             return
         self._answer_and_close(self._refused_with)
 
-    def _answer_and_close(self, status: int, *more: Header) -> None:
+    def _answer_and_close(self, status: int, *headers: Header) -> None:
         if not self.transport.is_closing():
-            self.transport.write(refusal(status, more))
+            self.transport.write(refusal(status, headers))
             self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
-        """Go on as a WebSocket, if the handshake is one."""
+        """Continue as a WebSocket, if the handshake is valid."""
         problem = _problem_of_handshake(self.scope["method"], dict(self.headers))
         if self._is_busy():
             self.send_400_response("")
         elif problem is not None:
             self._answer_and_close(*problem)
         else:
-            _HEAD.stop(self)
+            _HEAD_LIMIT.stop(self)
             super().handle_websocket_upgrade()
 
     def pause_writing(self) -> None:
-        """Give the reader some time to take what waits."""
+        """Start the time in which the reader has to take what waits."""
         super().pause_writing()
-        _READER.start(self, self.transport.abort)
+        _READER_LIMIT.start(self, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: it has taken most of it."""
-        _READER.stop(self)
+        """Continue: the reader has taken most of it."""
+        _READER_LIMIT.stop(self)
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Hang up on an idle connection, unless something has come that may be a request, which must not be dropped."""
+        """Close an idle connection, unless bytes have arrived: they may be a request, which must not be dropped."""
         if not _has_unread(self.transport):
             super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
         """End after the request in flight, or after one that is on its way.
 
-        Whose answer has begun was not told that it is the last, and may send another request as soon as it has read it.
+        A client whose response has begun was not told that it is the last, and may send another request after it.
         """
         self._is_ending = True
         self.app_state["drain"]()
@@ -256,7 +257,7 @@ class Http(HttpToolsProtocol):
 
 
 def _may_be_long(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Tell whether a body may be longer than what is read ahead."""
+    """Return whether the body may be longer than what is read ahead."""
     for name, value in headers:
         if name == b"content-length":
             return int(value) > BODY_AHEAD_BYTES
@@ -266,7 +267,7 @@ def _may_be_long(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 def _problem_of_handshake(method: str, headers: dict[bytes, bytes]) -> tuple[int, *tuple[Header, ...]] | None:
-    """Return the status, and further headers, with which to refuse a handshake that is none (RFC 6455, section 4.2)."""
+    """Return the status and headers to refuse an invalid handshake with (RFC 6455, section 4.2), or None."""
     if method != "GET":
         return 405, ("Allow", "GET, HEAD, OPTIONS")
     if headers.get(b"sec-websocket-version") != b"13":
@@ -277,7 +278,7 @@ def _problem_of_handshake(method: str, headers: dict[bytes, bytes]) -> tuple[int
 
 
 def _has_unread(transport: Transport) -> bool:
-    """Tell whether bytes have arrived that the event loop has not come to."""
+    """Return whether bytes have arrived that the event loop has not read yet."""
     size = array.array("i", [0])
     with suppress(AttributeError, OSError, ValueError):  # it is closed
         fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, size)

@@ -1,4 +1,4 @@
-"""gunicorn's own lines, in the form of all others."""
+"""gunicorn's own log lines, in the format of all others."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ def gunicorn_logger(log_format: str) -> type:
     """Return the logger class to name in gunicorn.conf.py."""
 
     class Logger(glogging.Logger):  # type: ignore[misc]  # gunicorn ships no types
-        """Set up in the master before anything is written, and again at a reload; workers inherit it."""
+        """gunicorn sets it up in the master before anything is written, and again at a reload. Workers inherit it."""
 
         def setup(self, cfg: Any) -> None:
-            """Lay gunicorn's lines out as ours, and those of all other libraries too."""
+            """Format gunicorn's lines, and those of all other libraries, like ours."""
             super().setup(cfg)
             logs.configure(log_format)
             for handler in self.error_log.handlers:

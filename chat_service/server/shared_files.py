@@ -1,7 +1,7 @@
-"""The files that the processes of one service share: heartbeats, and the numbers that /metrics tells.
+"""The files that the processes of one service share: heartbeats, and the metrics that /metrics shows.
 
-They lie in memory where there is a place for that, because a write to a slow disk would hold up a request. A full or
-forbidden one is noticed before anything rests on it: writing to a mapped file that has no room ends the process.
+They are in shared memory if possible, because a write to a slow disk would hold up a request. Memory that is full, or
+not writable, is noticed before it is used: a write to a mapped file without room ends the process.
 """
 
 import atexit
@@ -10,17 +10,17 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
-MEMORY = "/dev/shm"  # noqa: S108 - each file in it has a name that nobody can foresee
+MEMORY = "/dev/shm"  # noqa: S108 - each file in it has an unpredictable name
 
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable by which prometheus_client is told where."""
+_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable in which prometheus_client looks for its folder."""
 
 ROOM_BYTES = 2**20
-"""What the files of several workers take; a container's shared memory has 64 MiB."""
+"""What the files of several workers need. A container's shared memory has 64 MiB."""
 
 
 def folder_with_room(candidates: Sequence[str] = (MEMORY,)) -> str | None:
-    """Return the first folder that can be written and has room; None if only the system's own choice is left."""
+    """Return the first candidate that is writable and has room; None leaves the choice to the system."""
     return next((folder for folder in candidates if _has_room(folder)), None)
 
 
@@ -34,40 +34,40 @@ def _has_room(folder: str) -> bool:
 
 
 def share_metrics(folder: str | None) -> None:
-    """Make a fresh folder in which the workers keep their numbers; it goes when this process, the master, ends.
+    """Make a new folder in which the workers keep their metrics. It is removed when this process, the master, ends.
 
-    prometheus_client reads the variable when it is imported, which is in the workers. After SIGHUP the folder stays, so
-    that no number falls; a new master (SIGUSR2) takes one of its own.
+    prometheus_client reads the variable when it is imported, and only workers import it. After SIGHUP the folder stays,
+    so that no counter falls. A new master (SIGUSR2) makes a folder of its own.
     """
-    own = tempfile.mkdtemp(prefix=f"chat-service-metrics-{os.getpid()}-", dir=folder)
-    os.environ[_FOLDER] = own
-    atexit.register(_remove, own, os.getpid())
+    metrics_folder = tempfile.mkdtemp(prefix=f"chat-service-metrics-{os.getpid()}-", dir=folder)
+    os.environ[_FOLDER_VARIABLE] = metrics_folder
+    atexit.register(_remove, metrics_folder, os.getpid())
 
 
 def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # and not a worker, which has inherited this
+    if os.getpid() == owner:  # and not a worker, which has inherited this hook
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def keep_metrics_as(name: int) -> bool:
-    """Have this worker keep its numbers under `name`, which no other living one has, and go on with those it finds.
+    """Keep this worker's metrics under `name`, which no other living worker has, and continue those of its predecessor.
 
-    So files do not become more with each worker that has died, which would fill the memory they lie in. Returns whether
-    there was room; else the worker serves all the same, and tells its own numbers to who happens to ask it.
+    So the files do not grow in number with each worker that has died, which would fill their memory. Returns whether
+    there was room. Without room the worker still serves, but answers /metrics with its own numbers only.
     """
     from prometheus_client import values  # noqa: PLC0415 - after the variable is set
 
-    has_room = _has_room(os.environ[_FOLDER])
+    has_room = _has_room(os.environ[_FOLDER_VARIABLE])
     if has_room:
         values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
     else:
-        del os.environ[_FOLDER]
+        del os.environ[_FOLDER_VARIABLE]
         values.ValueClass = values.MutexValue
     return has_room
 
 
 def forget_gauges(name: int) -> None:
-    """Forget what a worker that is dead had open; what it counted stays."""
+    """Drop the gauges of a dead worker. Its counters stay."""
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the variable is set
 
     mark_process_dead(name)  # type: ignore[no-untyped-call]

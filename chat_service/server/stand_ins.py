@@ -1,4 +1,4 @@
-"""What uvicorn's protocol is given in place of the event loop and the transport, for fewer turns and system calls."""
+"""Stand-ins for the event loop and transport of uvicorn's protocol. They save turns of the loop and system calls."""
 
 import asyncio
 import math
@@ -13,10 +13,10 @@ _IDLE = TimeLimit(math.inf)
 
 
 class IdleTimers:
-    """What uvicorn's protocol uses of the event loop: its timer for an idle connection becomes an entry of one limit.
+    """What uvicorn's protocol uses of the event loop. All idle connections share one `TimeLimit` instead of timers.
 
-    A timer that is stopped with each request is one more turn of the loop, in which it takes the interpreter from the
-    thread that has just begun to answer.
+    A timer that is stopped with each request costs one more turn of the loop, and the loop takes the interpreter from
+    the thread that has just begun to answer.
     """
 
     __slots__ = ("create_task",)
@@ -34,21 +34,21 @@ class IdleTimers:
 
 
 class ResponseWriter:
-    """What an answer is written to: its head goes out with the first part of its body, in one packet.
+    """What a response is written to. It sends the head with the first part of the body, in one packet.
 
-    Each write is a system call here, and on the other side one more time that the client wakes up.
+    Each write would be a system call here, and would wake the client once more.
     """
 
-    __slots__ = ("_end", "_head", "_transport")
+    __slots__ = ("_close", "_head", "_transport")
 
     def __init__(self, transport: Transport, end: Callable[[], None], *, has_body: bool) -> None:
         """Write to `transport`; `end()` closes the connection."""
         self._transport = transport
-        self._end = end
+        self._close = end
         self._head = None if has_body else b""
 
     def write(self, data: bytes) -> None:
-        """Keep the head, and write it with what comes next."""
+        """Keep the head, and write it with the data that comes next."""
         if self._head is None and not data.startswith(_CONTINUE):
             self._head = data
             return
@@ -57,10 +57,10 @@ class ResponseWriter:
         self._transport.write(data)
 
     def is_closing(self) -> bool:
-        """Tell whether the connection is being closed."""
+        """Return whether the connection is being closed."""
         return self._transport.is_closing()
 
     def close(self) -> None:
         """Close the connection once everything is written."""
         self._transport.write(self._head or b"")
-        self._end()
+        self._close()
