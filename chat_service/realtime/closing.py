@@ -1,4 +1,4 @@
-"""Why a connection is closed: the codes of the contract, each with the reason that is sent along."""
+"""Why a connection is closed: the close codes of the API contract, each with the reason that is sent along."""
 
 from typing import NamedTuple
 
@@ -19,14 +19,14 @@ class ClosedError(Exception):
 
 
 ABNORMAL = 1006
-"""Never sent: it stands for a connection that ended without a close."""
+"""Never sent. It stands for a connection that ended without a close frame."""
 
 INTERNAL = Close(1011, "internal_error")
 LEFT = Close(ABNORMAL, "client")
 
 GOING_AWAY = Close(1001, "server_shutdown")
 RECONNECT = Close(1012, "reconnect")
-"""This process lost its lease or its place in the feed. With `?after=` nothing is missed."""
+"""This process lost the lease or the feed. A client that reconnects with `?after=` misses nothing."""
 TOO_SLOW = Close(1013, "too_slow")
 TOO_MANY = Close(1013, "too_many_connections")
 RATE_LIMITED = Close(1013, "rate_limited")

@@ -1,4 +1,4 @@
-"""What is said on a connection: JSON objects in text frames, told apart by their `type`."""
+"""The frames of a connection: JSON objects in text frames, distinguished by their `type`."""
 
 import re
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ _CHAT = ChatOut()
 
 @dataclass(frozen=True, slots=True)
 class MessageCreate:
-    """A message that a client posts, and its own name for it."""
+    """A message that a client posts, and the client's own id for it."""
 
     message: NewMessage
     client_id: str | None
 
     def idempotency_key(self, tenant_id: str, chat_id: str, text: str) -> IdempotencyKey | None:
-        """Return what makes the same frame, sent again after a reconnect, the same message; None without a name."""
+        """Return the key that makes a frame sent again after a reconnect the same message; None without `client_id`."""
         if self.client_id is None:
             return None
-        # A space is in no key that a caller can send over HTTP, so the two never meet.
+        # No key that a caller can send over HTTP contains a space, so the two kinds never collide.
         return IdempotencyKey(tenant_id, f"ws {chat_id} {self.client_id}", sha256(text.encode()).hexdigest())
 
 
@@ -52,10 +52,10 @@ _FRAME = _Frame()
 
 
 def read(text: str) -> tuple[MessageCreate | ValidationFailedError, str | None]:
-    """Return what a client's frame asks for, or what is wrong with its fields, and its `client_id` if it has one.
+    """Return the post in a client's frame, or what is wrong with its fields; and its `client_id` if it has one.
 
     Raises:
-        ClosedError: it is no frame of ours.
+        ClosedError: it is not a frame of this protocol.
     """
     try:
         frame = parse_json(text.encode("utf-8", "surrogatepass"))
@@ -74,17 +74,17 @@ def read(text: str) -> tuple[MessageCreate | ValidationFailedError, str | None]:
 
 
 def message_created(message: Message) -> str:
-    """Return the frame that tells of a message."""
+    """Return the frame that carries a message."""
     return _text({"type": "message.created", "message": message_json(message)})
 
 
 def with_client_id(frame: str, client_id: str) -> str:
-    """Return the frame as it goes to the connection that posted the message under this name."""
+    """Return the frame with the `client_id`, for the connection that posted the message with it."""
     return f'{frame[:-1]},"client_id":{_text(client_id)}}}'
 
 
 def chat_updated(chat: Chat) -> str:
-    """Return the frame that tells that a chat is now like this."""
+    """Return the frame that carries a chat as it is now."""
     return _text({"type": "chat.updated", "chat": _CHAT.dump(chat)})
 
 
@@ -94,7 +94,7 @@ def chat_deleted(chat_id: str) -> str:
 
 
 def error(problem: ChatServiceError, client_id: str | None) -> str:
-    """Return the frame that says why something a client asked for was not done, with the members of a problem."""
+    """Return the frame that says why a client's request was not done, with the members of a problem."""
     row = DOMAIN[type(problem)]
     extras = dict(row.extras(problem))
     if "Retry-After" in row.headers(problem):

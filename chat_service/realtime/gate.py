@@ -1,4 +1,4 @@
-"""Who may connect to which chat: read from the handshake, which is all a server sees of a WebSocket's client."""
+"""Decides who may connect to which chat, by the handshake: a server sees nothing else of a WebSocket's client."""
 
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -15,11 +15,11 @@ from chat_service.realtime.closing import INVALID_CHAT_ID, INVALID_QUERY, NO_KEY
 _PATH = re.compile(r"/api/v1/chats/([^/]+)/ws")
 _SEQ = re.compile("[0-9]{1,18}", re.ASCII)
 
-FIELDS_MOST = 10
-"""Of a query; three have a meaning."""
+MAX_QUERY_FIELDS = 10
+"""In a query string; three have a meaning."""
 
 NAME_CHARACTERS = 200
-"""As many as a sender_id has."""
+"""The longest name: as long as a sender_id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +30,27 @@ class Handshake:
     key: str | None
     query: Mapping[str, str]
     is_repeated: bool
-    """Whether a parameter of the query was given more than once."""
+    """Whether a parameter occurs more than once in the query."""
 
     @property
     def after(self) -> int | None:
         """The last message the client has, if it says so.
 
         Raises:
-            ClosedError: that is no seq, or the query has something else in it.
+            ClosedError: it is not a seq, or the query has an unknown or repeated parameter.
         """
         after = self.query.get("after")
-        known = self.query.keys() <= {"after", "name", "ticket"} and not self.is_repeated
-        if not known or (after is not None and not _SEQ.fullmatch(after)):
+        is_valid = self.query.keys() <= {"after", "name", "ticket"} and not self.is_repeated
+        if not is_valid or (after is not None and not _SEQ.fullmatch(after)):
             raise ClosedError(INVALID_QUERY)
         return None if after is None else int(after)
 
     @property
     def name(self) -> str | None:
-        """How the client wants to be called among the connections, if it says so; nobody vouches for it.
+        """The name that the client wants to have in the list of connections, if any. Nobody vouches for it.
 
         Raises:
-            ClosedError: that is no name.
+            ClosedError: it is not a valid name.
         """
         name = self.query.get("name")
         if name is not None and (not 1 <= len(name) <= NAME_CHARACTERS or "\0" in name):
@@ -59,17 +59,19 @@ class Handshake:
 
 
 def read(scope: MutableMapping[str, Any]) -> Handshake | None:
-    """Return what is asked for, or None if nothing speaks WebSocket at this address."""
-    found = _PATH.fullmatch(scope["path"])
-    if found is None:
+    """Return what the handshake asks for, or None if there is no WebSocket at its path."""
+    match = _PATH.fullmatch(scope["path"])
+    if match is None:
         return None
     try:
-        pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=FIELDS_MOST)
+        pairs = parse_qsl(
+            scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS
+        )
     except ValueError:
-        pairs = [("", "")]  # as wrong as any other field that we do not know
+        pairs = [("", "")]  # as invalid as any other unknown field
     keys = [value for name, value in scope["headers"] if name == b"x-api-key"]
     return Handshake(
-        chat_id=found[1],
+        chat_id=match[1],
         key=keys[0].decode("latin-1") if len(keys) == 1 else None,
         query=dict(pairs),
         is_repeated=len(dict(pairs)) < len(pairs),
@@ -77,24 +79,24 @@ def read(scope: MutableMapping[str, Any]) -> Handshake | None:
 
 
 def is_allowed_origin(scope: MutableMapping[str, Any], origins: Sequence[str]) -> bool:
-    """Tell whether a page of the handshake's Origin may connect: ours, or one of `origins`. Programs send none.
+    """Return whether the handshake's Origin may connect: our own, one of `origins`, or none, as programs send none.
 
-    A browser lets every page open a WebSocket to everywhere; the Origin is what stands between.
+    A browser lets every page open a WebSocket to any host. Only this check prevents that.
     """
     headers = dict(scope["headers"])
-    told: bytes | None = headers.get(b"origin")
-    if told is None:
+    header: bytes | None = headers.get(b"origin")
+    if header is None:
         return True
-    origin = told.decode("latin-1")
+    origin = header.decode("latin-1")
     host = headers.get(b"host", b"").decode("latin-1").lower()
     return origin in origins or (bool(host) and origin.lower() in {f"http://{host}", f"https://{host}"})
 
 
 def admit(handshake: Handshake, repositories: Repositories) -> tuple[Caller, str]:
-    """Return who connects, and the canonical id of the chat. It asks the database.
+    """Return the caller, and the canonical id of the chat. It asks the database.
 
     Raises:
-        ClosedError: no good key or ticket, no chat id, a key that may not read, or one that asks too often.
+        ClosedError: no valid key or ticket, no valid chat id, a key that may not read, or one beyond its rate limit.
     """
     chat_id = parse_uuid(handshake.chat_id)
     ticket = handshake.query.get("ticket")

@@ -1,13 +1,13 @@
 """Keeps the leases of this process's connections, and closes the connections whose lease it has lost.
 
-A lease is lost when this process was stopped for longer than it lasts, when the database was away for so long, or when
-the chat was deleted. From then on a delete passes the connection, so it must not stay open. What this module keeps:
+A lease is lost if this process was suspended for longer than the lease lasts, if the database was unavailable for that
+long, or if the chat was deleted. The connection then no longer prevents a delete, so it must not stay open. Invariants:
 
-- A connection is closed while its lease is still good if that could not be renewed, early enough to be gone by its end.
-  That needs no database: it is looked at every second, also while a renewal waits for an answer. And no clock but our
-  own: what was not renewed for so long is closed also if the database's clock was set back meanwhile.
-- A process that was stopped closes what has expired in the second in which it goes on.
-- A lease that nobody here stands for is found by the next renewal, and given up.
+- A connection whose lease could not be renewed is closed while the lease is still valid, early enough to be gone by its
+  end. That needs no database: it is checked every second, also while a renewal waits for a response. And it needs only
+  our own clock: a lease that was not renewed for so long is lost, also if the database's clock was set back meanwhile.
+- A process that was suspended closes expired connections within a second after it resumes.
+- A lease without a connection in this process is found by the next renewal, and given up.
 """
 
 import asyncio
@@ -26,29 +26,29 @@ from chat_service.repository.presence import LEASE, Presence
 
 LOOK_SECONDS = 1.0
 LOOK = timedelta(seconds=LOOK_SECONDS)
-"""Between two looks for leases that end and readers that stall."""
+"""Between two checks for leases that end and readers that stall."""
 
 RENEW_SECONDS = 5.0
 """Between two renewals: a fifth of a lease, so that a few may fail."""
 
-CLOSING = timedelta(seconds=6)
-"""How long before its lease ends a connection is closed: from a look to the end of the transport it takes 5 s at most,
-with last words, a close that is not answered, and bytes that are not read."""
+MARGIN = timedelta(seconds=6)
+"""How long before the end of its lease a connection is closed. From the check to the end of the transport it takes 5 s
+at most, with queued frames, a close that is not answered, and bytes that are not read."""
 
 RENEW_AT_ONCE = 500
-"""More leases are renewed in sixteen parts, spread over the time: 5,000 at once would hold up requests."""
+"""More leases than this are renewed in sixteen parts, with pauses: 5,000 at once would hold up requests."""
 
-MOMENT = 0.001
-"""By which the loop may be early."""
+EARLY_SECONDS = 0.001
+"""How early a timer of the loop may fire."""
 
 REST_SECONDS = 0.2
 
 FEED_SECONDS = 1.0
-"""For the feed to tell why a lease is gone."""
+"""For the feed to say why a lease is gone."""
 
-EVERYTHING = ("", "g")
-SPANS = list(itertools.pairwise("0123456789abcdefg"))
-"""Of connection ids, by their first digit."""
+ALL_IDS = ("", "g")
+ID_RANGES = list(itertools.pairwise("0123456789abcdefg"))
+"""Ranges of connection ids, by their first digit."""
 
 Run = Callable[..., Awaitable[Any]]
 """Runs a blocking function in a thread."""
@@ -65,80 +65,82 @@ class Leases:
         self._worker_id = worker_id
         self._now = now
         self._run = run
-        self._is_in_doubt = False
+        self._may_have_strays = False
         self._renewing: asyncio.Task[None] | None = None
 
     def expect_strays(self) -> None:
-        """Take note that there may be a lease which nobody here stands for."""
-        self._is_in_doubt = True
+        """Note that there may be leases without a connection in this process."""
+        self._may_have_strays = True
 
     def is_lost(self, socket: Socket, now: datetime | None = None) -> bool:
-        """Tell whether the connection's lease is about to end, or has ended."""
+        """Return whether the connection's lease is about to end, or has ended."""
         if socket.leased_until is None:
             return False
         unrenewed = time.monotonic() - socket.renewed_at
-        return socket.leased_until <= (now or self._now()) + CLOSING or unrenewed >= (LEASE - CLOSING).total_seconds()
+        return socket.leased_until <= (now or self._now()) + MARGIN or unrenewed >= (LEASE - MARGIN).total_seconds()
 
     async def keep(self) -> None:
-        """Renew, and look after the connections, until cancelled."""
+        """Renew leases and check connections, until cancelled."""
         renewed_at = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            self._look()
+            self._check_connections()
             is_free = self._renewing is None or self._renewing.done()
             is_due = is_free and time.monotonic() - renewed_at >= RENEW_SECONDS
-            if is_due and (len(self._hub) or self._is_in_doubt):
+            if is_due and (len(self._hub) or self._may_have_strays):
                 renewed_at = time.monotonic()
                 self._renewing = asyncio.create_task(self._renew())
 
-    def _look(self) -> None:
-        now, clock = self._now(), time.monotonic()
+    def _check_connections(self) -> None:
+        now, monotonic = self._now(), time.monotonic()
         for socket in self._hub:
             if self.is_lost(socket, now):
                 socket.close(RECONNECT)
             elif socket.key_ends_at is not None and socket.key_ends_at <= now:
                 socket.close(NO_KEY)
-            elif socket.is_stalled(clock):
+            elif socket.is_stalled(monotonic):
                 socket.close(TOO_SLOW)
             elif socket.ends_at is not None and (left := socket.ends_at - now) <= 2 * LOOK:
-                # To the millisecond; it may have got another end until then.
-                asyncio.get_running_loop().call_later(left.total_seconds() + MOMENT, self._end, socket)
+                # To the millisecond. The end may have changed by then.
+                asyncio.get_running_loop().call_later(
+                    left.total_seconds() + EARLY_SECONDS, self._close_if_expired, socket
+                )
 
-    def _end(self, socket: Socket) -> None:
-        """Close a connection whose chat's time is over."""
+    def _close_if_expired(self, socket: Socket) -> None:
+        """Close a connection whose chat has expired."""
         if socket.ends_at is not None and socket.ends_at <= self._now():
             socket.close(DELETED, frames.chat_deleted(socket.chat_id))
 
     async def _renew(self) -> None:
-        self._is_in_doubt = False
-        for span in SPANS if len(self._hub) > RENEW_AT_ONCE else [EVERYTHING]:
+        self._may_have_strays = False
+        for id_range in ID_RANGES if len(self._hub) > RENEW_AT_ONCE else [ALL_IDS]:
             try:
-                await self._renew_span(*span)
-            except Exception as error:  # noqa: BLE001 - whatever it was: the leases are good for some more tries
+                await self._renew_range(*id_range)
+            except Exception as error:  # noqa: BLE001 - any error: the leases last for some more attempts
                 self.expect_strays()
                 _log.warning("Leases of connections were not renewed: %s", type(error).__name__)
                 return
-            if span is not EVERYTHING:
+            if id_range is not ALL_IDS:
                 await asyncio.sleep(REST_SECONDS)
 
-    async def _renew_span(self, first: str, end: str) -> None:
-        expected = [socket for socket in self._hub if socket.leased_until and first <= socket.connection_id < end]
+    async def _renew_range(self, first: str, end: str) -> None:
+        sockets = [socket for socket in self._hub if socket.leased_until and first <= socket.connection_id < end]
         began, renewed_at = self._now(), time.monotonic()
         held = await self._run(self._presence.renew, self._worker_id, first, end)
-        for socket in expected:
+        for socket in sockets:
             if socket.connection_id in held:
                 socket.leased_until, socket.renewed_at = began + LEASE, renewed_at
             else:
-                # Most likely its chat was deleted, and the feed is about to say so; the first close is the one.
+                # Most likely its chat was deleted, and the feed is about to say so. Only the first close counts.
                 asyncio.get_running_loop().call_later(FEED_SECONDS, socket.close, RECONNECT)
         strays = held - {socket.connection_id for socket in self._hub}
         if strays:
-            # Their sockets have ended, and the database was away when their leases were to be given up.
+            # Their sockets have ended, and the database was unavailable when their leases were to be given up.
             self.expect_strays()
             await self.give_up(strays)
 
     async def give_up(self, connection_ids: set[str]) -> None:
-        """Give up the leases of connections that have ended; what cannot be given up now is found again, or expires."""
+        """Give up the leases of ended connections. A lease that cannot be given up now is found again, or expires."""
         try:
             await self._run(self._presence.close, self._worker_id, connection_ids)
         except Exception as error:  # noqa: BLE001 - as above
@@ -146,7 +148,7 @@ class Leases:
             _log.warning("Leases of connections were not given up: %s", type(error).__name__)
 
     async def give_up_all(self) -> None:
-        """Give up everything this process holds, because it ends."""
+        """Give up all leases of this process, because it ends."""
         try:
             await self._run(self._presence.close_worker, self._worker_id)
         except Exception as error:  # noqa: BLE001 - as above
