@@ -1,1 +1,1 @@
-"""What is done in the background: each job a `run_once()`, one bounded piece of work, with a thin loop around it."""
+"""Background jobs. Each has a `run_once()`, which does one bounded piece of work; `runner.py` calls it in a loop."""

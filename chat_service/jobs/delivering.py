@@ -1,4 +1,4 @@
-"""Tells webhooks what the log has: many at once, so that a receiver which hangs delays nobody but itself."""
+"""Delivers log entries to webhooks, many at once, so that a receiver that hangs delays only its own deliveries."""
 
 import asyncio
 import logging
@@ -17,17 +17,17 @@ from chat_service.repository.tracer import SILENT, Tracer
 
 REST_SECONDS = 0.5
 
-OF_WEBHOOK = 4
-"""Tries at once to one receiver."""
+ATTEMPTS_OF_WEBHOOK = 4
+"""Attempts at once to one receiver."""
 
-AT_ONCE = 32
-"""Claimed before new entries are looked for."""
+CLAIMS = 32
+"""Deliveries that are claimed before new entries are looked for."""
 
 END_SECONDS = 2.0
-"""To close the connections."""
+"""How long closing the connections may take."""
 
 THREADS = 4
-"""That put down what came of tries."""
+"""Threads that store the results of attempts."""
 
 MessageJson = Callable[[Attempt], Any]
 
@@ -48,30 +48,30 @@ class Delivering(Job):
         *,
         private_networks: bool,
     ) -> None:
-        """`message_json` says what is sent; `tracer` is told of each try."""
+        """`message_json` makes the body that is sent; `tracer` gets each attempt."""
         self._tracer = tracer
         self._deliveries = deliveries
         self._message_json = message_json
         self._private_networks = private_networks
-        self._under_way: Counter[str] = Counter()
-        """Tries, by webhook."""
+        self._in_progress: Counter[str] = Counter()
+        """Number of attempts in progress, by webhook."""
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._sending: threading.Thread | None = None
+        self._loop_thread: threading.Thread | None = None
         self._sender: Sender | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="webhook-settle")
 
     def run_once(self) -> int | None:
-        """Make deliveries of new entries, and begin tries that are due; return of how many, None if there were none.
+        """Make deliveries of new entries, and begin attempts that are due; return how many, or None if there were none.
 
         Raises:
             DatabaseUnavailableError, OutcomeUnknownError: what was claimed is due again when the claim is over.
         """
         looked_at, begun = self._deliveries.enqueue_some(), 0
-        while begun < AT_ONCE:
+        while begun < CLAIMS:
             with self._lock:
-                free = CONNECTIONS - self._under_way.total()
-                busy = [webhook_id for webhook_id, number in self._under_way.items() if number >= OF_WEBHOOK]
+                free = CONNECTIONS - self._in_progress.total()
+                busy = [webhook_id for webhook_id, number in self._in_progress.items() if number >= ATTEMPTS_OF_WEBHOOK]
             attempt = self._deliveries.claim(busy) if free > 0 else None
             if attempt is None:
                 break
@@ -81,50 +81,50 @@ class Delivering(Job):
 
     def _begin(self, attempt: Attempt) -> None:
         with self._lock:
-            self._under_way[attempt.webhook_id] += 1
-        asyncio.run_coroutine_threadsafe(self._send(attempt), self._started())
+            self._in_progress[attempt.webhook_id] += 1
+        asyncio.run_coroutine_threadsafe(self._send(attempt), self._running_loop())
 
-    def _started(self) -> asyncio.AbstractEventLoop:
-        """Return the event loop, which begins with the first try."""
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop, which starts with the first attempt."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            self._sending = threading.Thread(target=self._loop.run_forever, name="webhook-sender", daemon=True)
-            self._sending.start()
+            self._loop_thread = threading.Thread(target=self._loop.run_forever, name="webhook-sender", daemon=True)
+            self._loop_thread.start()
         return self._loop
 
     async def _send(self, attempt: Attempt) -> None:
         try:
             if self._sender is None:
                 self._sender = Sender(self._tracer, private_networks=self._private_networks)
-            told = await self._sender.send(attempt, self._message_json(attempt))
+            result = await self._sender.send(attempt, self._message_json(attempt))
             settle = self._deliveries.settle
-            await asyncio.get_running_loop().run_in_executor(self._threads, settle, attempt, *told)
+            await asyncio.get_running_loop().run_in_executor(self._threads, settle, attempt, *result)
         except ChatServiceError as error:
-            # The claim runs out, and it is tried again.
+            # The claim expires, and the delivery is attempted again.
             _log.warning("What came of a delivery was not put down: %s", type(error).__name__)
         finally:
             with self._lock:
-                self._under_way[attempt.webhook_id] -= 1
-                self._under_way = +self._under_way
+                self._in_progress[attempt.webhook_id] -= 1
+                self._in_progress = +self._in_progress
 
     def end(self) -> None:
-        """Close the connections; what is under way is tried again by another worker."""
-        if self._loop is None or self._sending is None:
+        """Close the connections. Another worker repeats the attempts in progress."""
+        if self._loop is None or self._loop_thread is None:
             return
-        asyncio.run_coroutine_threadsafe(self._let_go(), self._loop).result(END_SECONDS)
+        asyncio.run_coroutine_threadsafe(self._cancel_attempts(), self._loop).result(END_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._sending.join(END_SECONDS)
+        self._loop_thread.join(END_SECONDS)
         self._loop.close()
 
-    async def _let_go(self) -> None:
-        tries = asyncio.all_tasks() - {asyncio.current_task()}
-        for one in tries:
-            one.cancel()
-        await asyncio.gather(*tries, return_exceptions=True)
+    async def _cancel_attempts(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._sender is not None:
             await self._sender.close()
 
     def is_done(self) -> bool:
-        """Tell whether no try is under way."""
+        """Return whether no attempt is in progress."""
         with self._lock:
-            return not self._under_way
+            return not self._in_progress

@@ -1,4 +1,4 @@
-"""Erases what senders have said, as tenants have asked for it."""
+"""Erases the messages of senders whose erasure a tenant has requested."""
 
 import uuid
 
@@ -10,7 +10,7 @@ REST_SECONDS = 2.0
 
 
 class Erasing(Job):
-    """One worker; it takes slices of erasures, and the tenants in turns. Any number may run, and be killed."""
+    """One worker. It works on erasures in slices, and on the tenants in turn. Any number may run, and be killed."""
 
     name = "erasing"
     rest_seconds = REST_SECONDS
@@ -24,7 +24,7 @@ class Erasing(Job):
         """Look at a slice of a tenant's messages; return how many were erased, or None if there was nothing to do.
 
         Raises:
-            DatabaseUnavailableError, OutcomeUnknownError: the erasure is taken up again when its lease has run out.
+            DatabaseUnavailableError, OutcomeUnknownError: the erasure is continued when its lease has expired.
         """
         claim = self._erasures.claim(self._id, self._last_tenant)
         if claim is None:
@@ -36,5 +36,5 @@ class Erasing(Job):
             return 0
 
     def is_done(self) -> bool:
-        """Tell whether no erasure is under way but those that wait for a hold."""
+        """Return whether no erasure is in progress, except for those that wait for a hold."""
         return self._erasures.are_done()

@@ -1,4 +1,4 @@
-"""The keeping: copies the log into the ledger, outside the database."""
+"""Copies the log into the ledger, outside the database."""
 
 import logging
 import time
@@ -8,36 +8,36 @@ from chat_service.proof.ledger_file import LedgerError
 from chat_service.repository.ledger import Ledger
 
 LOG_SECONDS = 10.0
-"""At most one line in this time."""
+"""At most one line is logged in this time."""
 
 _log = logging.getLogger(__name__)
 
 
 class Keeping(Job):
-    """One that copies; any number may, and none copies what is there."""
+    """One copying worker. Any number may run, and none copies what the ledger has."""
 
     name = "keeping"
     rest_seconds = 0.2
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._log_at = 0.0
+        self._next_log_at = 0.0
 
     def run_once(self) -> int | None:
-        """Copy what comes next of some logs, and return how many entries that were; None if there were none.
+        """Copy the next entries of some logs, and return how many those were; None if there were none.
 
         Raises:
-            DatabaseUnavailableError, OutcomeUnknownError: it is gone on with later.
+            DatabaseUnavailableError, OutcomeUnknownError: the copying is continued later.
         """
         try:
             return self._ledger.keep_some()
         except LedgerError as error:
-            # Whoever is called must know what it is, and it does not pass by itself.
-            if time.monotonic() >= self._log_at:
+            # An operator has to act, for this does not pass by itself, and must see the cause.
+            if time.monotonic() >= self._next_log_at:
                 _log.error("The log is not kept outside the database. %s", error)
-                self._log_at = time.monotonic() + LOG_SECONDS
+                self._next_log_at = time.monotonic() + LOG_SECONDS
             return None
 
     def is_done(self) -> bool:
-        """Tell that what was in the log when nothing more came is in the ledger."""
+        """Return True: when there was nothing more to copy, the ledger has all of the log."""
         return True

@@ -1,4 +1,4 @@
-"""Takes the marks of released holds from their chats, so that the jobs which passed them over take them up again."""
+"""Removes the marks of released holds from their chats, so that jobs which skipped these chats process them again."""
 
 from chat_service.jobs.runner import Job
 from chat_service.repository.holds import Holds
@@ -7,7 +7,7 @@ REST_SECONDS = 5.0
 
 
 class Lifting(Job):
-    """One worker; any number of them may run."""
+    """One worker. Any number of them may run."""
 
     name = "lifting"
     rest_seconds = REST_SECONDS
@@ -16,13 +16,13 @@ class Lifting(Job):
         self._holds = holds
 
     def run_once(self) -> int | None:
-        """Take the mark from some chats, and return from how many; None if no chat has that of a released hold.
+        """Remove the mark from some chats, and return from how many; None if no chat has the mark of a released hold.
 
         Raises:
-            DatabaseUnavailableError, OutcomeUnknownError: it is looked for again later.
+            DatabaseUnavailableError, OutcomeUnknownError: the job looks again later.
         """
         return self._holds.lift_some()
 
     def is_done(self) -> bool:
-        """Tell whether no chat has the mark of a released hold."""
+        """Return whether no chat has the mark of a released hold."""
         return self._holds.are_lifted()

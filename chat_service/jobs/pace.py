@@ -1,68 +1,68 @@
-"""How fast a purge may go: flat out while nobody else wants the database, out of the way as soon as somebody does.
+"""How fast a purge may go: at full speed while nobody else uses the database, and slowly as soon as somebody does.
 
-The worker learns two things between its batches: whether others use the database, and how long a small read of its own
-takes. While there are others, batches are small and there is a rest after each; when they have to queue, so does the
-read, and the rests grow. A pure function of what it is told, so tests tell it.
+The worker measures two things between its batches: whether others use the database, and how long a small read of its
+own takes. While there are others, batches are small, with a rest after each. When their requests have to queue, so does
+the read, and the rests grow. `Pace` depends on nothing but these measurements, so tests can supply them.
 """
 
 from collections import deque
 
 FLAT_OUT_MESSAGES = 1_000
-"""A batch on a quiet database: measured as the fastest, about 7 ms."""
+"""A batch on an idle database: measured as the fastest, about 7 ms."""
 
 POLITE_MESSAGES = 100
-"""A batch among requests: about 2 ms, so that none waits for longer behind it."""
+"""A batch among requests: about 2 ms, so that no request waits longer behind it."""
 
 POLITE_REST = 3.0
-"""The rest after such a batch, in times of the batch: three requests in four meet none."""
+"""The rest after such a batch, as a multiple of its time: three of four requests meet no batch."""
 
 CROWDED = 1.7
-"""How many times its quiet time the read has to take before requests are taken to be waiting."""
+"""Requests are assumed to wait when the read takes this multiple of its time on an idle database."""
 
 REST_MOST = 12.0
-"""The longest rest: a purge always moves."""
+"""The longest rest, as such a multiple: a purge always advances."""
 
 LOOK_SECONDS = 0.5
-"""Between two looks for others."""
+"""Between two checks for others."""
 
 FEW_OPERATIONS = 8
-"""In that time these are nobody: each look is one itself, and other workers look too."""
+"""So few operations in that time do not count as others: each check is one itself, and other workers check too."""
 
 _RECENT = 5
-_MEMORY = 300
+_HISTORY = 300
 
 
 class Pace:
-    """Learns from small reads and from what others do; says how large the next batch is and how long to rest."""
+    """Learns from small reads and from the operations of others how large a batch may be and how long to rest."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._known: deque[float] = deque(maxlen=_MEMORY)
-        self._others = False
-        self._rest = 0.0
+        self._history: deque[float] = deque(maxlen=_HISTORY)
+        self._has_others = False
+        self._rest_factor = 0.0
 
     def learn_others(self, operations: int) -> None:
-        """Take in how many operations others have done since the last look."""
-        self._others = operations > FEW_OPERATIONS
+        """Record how many operations others have done since the last check."""
+        self._has_others = operations > FEW_OPERATIONS
 
     def learn(self, seconds: float) -> None:
-        """Take in how long a small read took just now."""
+        """Record how long a small read took just now."""
         self._recent.append(seconds)
-        self._known.append(seconds)
-        # The tenth percentile: what it takes when nothing is in the way, and no single lucky read.
-        quiet = sorted(self._known)[len(self._known) // 10]
+        self._history.append(seconds)
+        # The tenth percentile: what a read takes when nothing delays it, without single lucky reads.
+        quiet = sorted(self._history)[len(self._history) // 10]
         now = sorted(self._recent)[len(self._recent) // 2]
         if now > quiet * CROWDED:
-            self._rest = min(max(self._rest * 2, 1.0), REST_MOST)
+            self._rest_factor = min(max(self._rest_factor * 2, 1.0), REST_MOST)
         else:
-            self._rest = self._rest * 0.8 if self._rest > 0.1 else 0.0  # noqa: PLR2004 - from there it is no rest
+            self._rest_factor = self._rest_factor * 0.8 if self._rest_factor > 0.1 else 0.0  # noqa: PLR2004 - less is no rest
 
     @property
     def batch(self) -> int:
         """How many messages the next batch removes."""
-        return POLITE_MESSAGES if self._others else FLAT_OUT_MESSAGES
+        return POLITE_MESSAGES if self._has_others else FLAT_OUT_MESSAGES
 
     def rest(self, batch_seconds: float) -> float:
         """Return how many seconds to rest after a batch that took `batch_seconds`."""
-        # With nobody there a slow read is mongod's own housekeeping, and no reason to wait.
-        return batch_seconds * max(self._rest, POLITE_REST) if self._others else 0.0
+        # Without others, a slow read is due to mongod's own background work, and no reason to wait.
+        return batch_seconds * max(self._rest_factor, POLITE_REST) if self._has_others else 0.0

@@ -14,11 +14,11 @@ SLICE_SECONDS = 1.0
 """How long one purge is worked on before the next tenant has its turn."""
 
 IDLE_SECONDS = 2.0
-"""Between two looks for work: a receipt is complete soon, and an idle worker costs one command in that time."""
+"""Between two looks for work: receipts are completed soon, and an idle worker costs one command in that time."""
 
 
 class PurgeWorker(Job):
-    """One worker; it takes slices of purges in turns."""
+    """One worker. It works on purges in slices, and on the tenants in turn."""
 
     name = "purge"
     rest_seconds = IDLE_SECONDS
@@ -29,13 +29,13 @@ class PurgeWorker(Job):
         self._id = uuid.uuid4().hex
         self._pace = Pace()
         self._last_tenant = ""
-        self._looked, self._operations = 0.0, 0
+        self._checked_at, self._operations = 0.0, 0
 
     def run_once(self) -> int | None:
         """Work on one purge for a slice of time; return the messages removed, or None if none was free.
 
         Raises:
-            DatabaseUnavailableError, OutcomeUnknownError: the purge is taken up again when its lease has run out.
+            DatabaseUnavailableError, OutcomeUnknownError: the purge is continued when its lease has expired.
         """
         purge = self._purges.claim(self._id, self._last_tenant)
         if purge is None:
@@ -48,32 +48,32 @@ class PurgeWorker(Job):
 
     def _work_on(self, purge: Purge) -> int:
         removed, position = 0, purge.position
-        end = time.monotonic() + SLICE_SECONDS
-        while time.monotonic() < end and not self._stop.is_set():
-            began = time.monotonic()
-            found = self._purges.next_seq(purge, position)
-            read = time.monotonic()
-            if found is None:
+        slice_end = time.monotonic() + SLICE_SECONDS
+        while time.monotonic() < slice_end and not self._stop.is_set():
+            began_at = time.monotonic()
+            next_seq = self._purges.next_seq(purge, position)
+            read_at = time.monotonic()
+            if next_seq is None:
                 if self._purges.next_seq(purge) is None:
                     self._purges.finish(purge)
                     return removed
                 position = purge.first_seq
                 continue
-            self._pace.learn(read - began)
-            if read - self._looked > LOOK_SECONDS:
-                self._look_for_others(read)
+            self._pace.learn(read_at - began_at)
+            if read_at - self._checked_at > LOOK_SECONDS:
+                self._check_for_others(read_at)
             size = self._pace.batch
-            removed += self._purges.remove(purge, found, size)
-            position = found + size
-            self._stop.wait(self._pace.rest(time.monotonic() - read))
+            removed += self._purges.remove(purge, next_seq, size)
+            position = next_seq + size
+            self._stop.wait(self._pace.rest(time.monotonic() - read_at))
         self._purges.release(purge)
         return removed
 
-    def _look_for_others(self, now: float) -> None:
+    def _check_for_others(self, now: float) -> None:
         operations = self._purges.operations_of_others()
-        self._pace.learn_others(operations - self._operations if self._looked else 0)
-        self._looked, self._operations = now, operations
+        self._pace.learn_others(operations - self._operations if self._checked_at else 0)
+        self._checked_at, self._operations = now, operations
 
     def is_done(self) -> bool:
-        """Tell whether no purge is open."""
+        """Return whether no purge is open."""
         return self._purges.progress()[0] == 0

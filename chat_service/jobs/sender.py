@@ -1,4 +1,4 @@
-"""Sends one message to a webhook's receiver, by Standard Webhooks, and never to where it may not go."""
+"""Sends one message to a webhook's receiver, by Standard Webhooks, and never to an address that is not allowed."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from chat_service.models import Attempt
 from chat_service.repository.receivers import is_public
 from chat_service.repository.tracer import SILENT, Tracer
 
-TRY_SECONDS = 15.0
-"""From the look-up of the name to the receiver's status."""
+ATTEMPT_SECONDS = 15.0
+"""From the look-up of the host's name to the receiver's status."""
 
 CONNECTIONS = 256
 
 
 class AttemptResult(NamedTuple):
-    """What came of a try."""
+    """The result of an attempt: the receiver's status, None without a response, and the reason in one word."""
 
     status: int | None
     reason: str
@@ -30,24 +30,24 @@ class AttemptResult(NamedTuple):
 
 
 class _PrivateAddressError(OSError):
-    """The address that was about to be connected to is not a public one."""
+    """The address to connect to is not a public one."""
 
 
 class Sender:
-    """Sends messages; made and used in one event loop."""
+    """Sends messages. It is made and used in one event loop."""
 
     def __init__(self, tracer: Tracer = SILENT, *, private_networks: bool) -> None:
         self._tracer = tracer
         connector = aiohttp.TCPConnector(
             limit=CONNECTIONS,
-            # Names are looked up for each connection: what was right a minute ago may be another's now.
+            # Names are looked up for each connection: the address of a minute ago may be somebody else's now.
             use_dns_cache=False,
             force_close=True,
             socket_factory=_any_socket if private_networks else _public_socket,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=TRY_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=ATTEMPT_SECONDS),
             headers={"User-Agent": f"chat-service/{__version__}", "Content-Type": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -58,18 +58,18 @@ class Sender:
         await self._session.close()
 
     async def send(self, attempt: Attempt, message: Any) -> AttemptResult:
-        """Send the message, and return what came of it. Redirects are not followed, and no body is read."""
+        """Send the message, and return the result. Redirects are not followed, and no response body is read."""
         outgoing = self._tracer.outgoing(attempt.url, attempt.number)
-        told = await self._post(attempt, orjson.dumps(message).decode(), outgoing.headers)
-        outgoing.end(told.status, told.reason)
-        return told
+        result = await self._post(attempt, orjson.dumps(message).decode(), outgoing.headers)
+        outgoing.end(result.status, result.reason)
+        return result
 
-    async def _post(self, attempt: Attempt, body: str, more: Mapping[str, str]) -> AttemptResult:
-        headers = {**more, **signed(attempt.delivery_id, attempt.at, body, attempt.secrets)}
+    async def _post(self, attempt: Attempt, body: str, trace_headers: Mapping[str, str]) -> AttemptResult:
+        headers = {**trace_headers, **signed(attempt.delivery_id, attempt.at, body, attempt.secrets)}
         try:
-            async with self._session.post(attempt.url, data=body, headers=headers, allow_redirects=False) as answer:
-                retry_after = _seconds(answer.headers.get("Retry-After"), attempt.at)
-                return AttemptResult(answer.status, "delivered" if answer.ok else "refused", retry_after)
+            async with self._session.post(attempt.url, data=body, headers=headers, allow_redirects=False) as response:
+                retry_after = _seconds(response.headers.get("Retry-After"), attempt.at)
+                return AttemptResult(response.status, "delivered" if response.ok else "refused", retry_after)
         except TimeoutError:
             return AttemptResult(None, "timeout")
         except (aiohttp.ClientError, OSError, ValueError, UnicodeError) as error:
@@ -77,7 +77,7 @@ class Sender:
 
 
 def signed(delivery_id: str, at: datetime, body: str, secrets: Sequence[bytes]) -> dict[str, str]:
-    """Return the headers that Standard Webhooks asks for; a signature for each secret."""
+    """Return the headers of Standard Webhooks, with a signature for each secret."""
     message_id = f"msg_{delivery_id}"
     signatures = [Webhook(secret).sign(message_id, at, body) for secret in secrets]
     return {
@@ -87,19 +87,19 @@ def signed(delivery_id: str, at: datetime, body: str, secrets: Sequence[bytes]) 
     }
 
 
-def _public_socket(found: tuple[Any, ...]) -> socket.socket:
-    """Make the socket for an address, which is the one that is connected to.
+def _public_socket(address_info: tuple[Any, ...]) -> socket.socket:
+    """Return a socket for the very address that is connected to.
 
     Raises:
-        _PrivateAddressError: it is none that everybody may reach.
+        _PrivateAddressError: the address is not public.
     """
-    if not is_public(found[4][0]):
+    if not is_public(address_info[4][0]):
         raise _PrivateAddressError
-    return _any_socket(found)
+    return _any_socket(address_info)
 
 
-def _any_socket(found: tuple[Any, ...]) -> socket.socket:
-    family, kind, protocol, _, _ = found
+def _any_socket(address_info: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, _ = address_info
     return socket.socket(family, kind, protocol)
 
 
@@ -112,7 +112,7 @@ def _is_private(error: BaseException | None) -> bool:
 
 
 def _seconds(retry_after: str | None, now: datetime) -> float | None:
-    """Return the seconds that a receiver asks for, in either form that HTTP has."""
+    """Return the seconds that a receiver asks for, in either form of Retry-After."""
     if retry_after is None:
         return None
     if retry_after.isascii() and retry_after.isdecimal():

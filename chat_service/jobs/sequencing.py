@@ -1,4 +1,4 @@
-"""The sequencing: keeps the log up with what is committed. Any number of these may run, and one of them does it."""
+"""Writes committed events into the log. Any number of these jobs may run, and the one with the lease does it."""
 
 import time
 from contextlib import ExitStack, suppress
@@ -8,17 +8,17 @@ from chat_service.jobs.runner import Job
 from chat_service.repository.sequencer import Sequencer, Tail
 
 WAIT_SECONDS = 1.0
-"""For something to happen: then the lease is renewed all the same, and where to go on is written down."""
+"""How long to wait for events. After this the lease is renewed, and the position stored, also without events."""
 
 REST_SECONDS = 0.05
-"""After that, and between two steps of those who stand by."""
+"""After that, and between two steps of a job that stands by."""
 
 CLAIM_AGAIN_SECONDS = 1.0
-"""Between two looks of those who stand by."""
+"""Between two attempts of a job that stands by to get the lease."""
 
 
 class Sequencing(Job):
-    """One that writes the log, or stands by."""
+    """One worker. It writes the log, or stands by."""
 
     name = "sequencing"
     rest_seconds = REST_SECONDS
@@ -27,15 +27,16 @@ class Sequencing(Job):
         self._sequencer = sequencer
         self._tail: Tail | None = None
         self._following = ExitStack()
-        self._claim_at = 0.0
+        self._next_claim_at = 0.0
         self._are_trees_grown = False
-        """As was seen once; a worker of an earlier version that left one behind had the lease, and that is noticed."""
+        """Whether all trees were found complete. Only a worker of an earlier version leaves one behind. It needs the
+        lease for that, and this worker then notices that it has lost it."""
 
     def run_once(self) -> int | None:
-        """Number what was committed since the last time, and return how many events that were; None if there were none.
+        """Number the events committed since the last call, and return how many those were; None if there were none.
 
         Raises:
-            DatabaseUnavailableError, OutcomeUnknownError: it is gone on with where the log ends.
+            DatabaseUnavailableError, OutcomeUnknownError: the job continues where the log ends.
         """
         try:
             if self._tail is None:
@@ -54,22 +55,22 @@ class Sequencing(Job):
             raise
 
     def _begin(self) -> int | None:
-        """Take the lease, look through the receipts if that is due, and follow the database from where the log ends."""
-        if time.monotonic() < self._claim_at:
+        """Claim the lease, rescan the receipts if that is due, and follow the database from where the log ends."""
+        if time.monotonic() < self._next_claim_at:
             return None
-        place = self._sequencer.claim()
-        if place is None:
-            self._claim_at = time.monotonic() + CLAIM_AGAIN_SECONDS
+        position = self._sequencer.claim()
+        if position is None:
+            self._next_claim_at = time.monotonic() + CLAIM_AGAIN_SECONDS
             return None
         if not self._are_trees_grown and (grown := self._sequencer.grow_trees()):
             return grown
         self._are_trees_grown = True
-        if "token" not in place:
+        if "token" not in position:
             self._sequencer.begin_rescan()
             return 0
-        if place.get("rescan") is not None:
-            return self._sequencer.rescan(place["rescan"])
-        self._tail = self._following.enter_context(self._sequencer.follow(place["token"]))
+        if position.get("rescan") is not None:
+            return self._sequencer.rescan(position["rescan"])
+        self._tail = self._following.enter_context(self._sequencer.follow(position["token"]))
         return 0
 
     def _stop_following(self) -> None:
@@ -77,11 +78,11 @@ class Sequencing(Job):
         self._following.close()
 
     def is_done(self) -> bool:
-        """Tell that what had been committed when nothing more came is in the log."""
+        """Return True: when no event was left to number, the log has all that was committed."""
         return True
 
     def end(self) -> None:
-        """Let another one take over at once."""
+        """Let another worker take over at once."""
         is_writing = self._tail is not None
         self._stop_following()
         if is_writing:

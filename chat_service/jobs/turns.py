@@ -1,4 +1,4 @@
-"""Jobs that delete some chats of one tenant after the other: of those whose time is over, and of tenants that leave."""
+"""Jobs that delete chats, some of each tenant in turn: expired chats, and the chats of tenants that are deleted."""
 
 from typing import Protocol
 
@@ -6,21 +6,21 @@ from chat_service.jobs.runner import Job
 from chat_service.repository.lists import next_in_turn
 
 BATCH_CHATS = 64
-"""Of a tenant, before the next one has its turn."""
+"""How many chats of a tenant are deleted before the next tenant has its turn."""
 
 
 class Deleter(Protocol):
-    """Finds and deletes them."""
+    """Finds and deletes the chats."""
 
     def tenants(self) -> list[str]:
-        """Return the tenants that have some, in their order."""
+        """Return the tenants that have such chats, sorted."""
 
     def take_some(self, tenant_id: str, most: int) -> int:
-        """Delete some of a tenant's, `most` at most, and return how many."""
+        """Delete up to `most` chats of a tenant, and return how many."""
 
 
 class Turns(Job):
-    """One worker; it takes the tenants in turns."""
+    """One worker. It processes the tenants in turn."""
 
     rest_seconds = 5.0
 
@@ -32,26 +32,26 @@ class Turns(Job):
         """Delete some chats of one tenant, and return how many; None if no tenant has any.
 
         Raises:
-            DatabaseUnavailableError, OutcomeUnknownError: those that are left are found again.
+            DatabaseUnavailableError, OutcomeUnknownError: the remaining chats are found again.
         """
-        waiting = self._deleter.tenants()
-        if not waiting:
+        tenant_ids = self._deleter.tenants()
+        if not tenant_ids:
             return None
-        self._last_tenant = next_in_turn(waiting, self._last_tenant)
+        self._last_tenant = next_in_turn(tenant_ids, self._last_tenant)
         return self._deleter.take_some(self._last_tenant, BATCH_CHATS)
 
     def is_done(self) -> bool:
-        """Tell whether no tenant has any that can be deleted now: a hold may keep some, and a purge be under way."""
+        """Return whether no chat can be deleted now. A hold may still keep some, and a purge may be in progress."""
         return not self._deleter.tenants()
 
 
 class Expiry(Turns):
-    """Deletes chats whose time is over. Nobody could reach or restore them any more before it came by."""
+    """Deletes expired chats. Nobody could reach or restore them any more even before that."""
 
     name = "expiry"
 
 
 class RemovingTenants(Turns):
-    """Deletes what there is of tenants that are to be deleted."""
+    """Deletes the data of tenants that are to be deleted."""
 
     name = "tenants"
