@@ -1,11 +1,11 @@
-"""How often a key may ask: token buckets in the database, so that a limit holds over all processes.
+"""Rate limits of keys: token buckets in the database, so that a limit applies across all processes.
 
-- There is a bucket for each key and scope. One command fills it by the server's clock, takes the tokens if there are
-  enough, and tells what is left. Where there is no limit nothing is sent.
-- It fails open: when the database does not answer in time, or at all, the request goes on. A limit protects the
-  service; it must not be what takes it down.
-- A bucket that was lost, in a failover or as an idle one that was swept up, is a full one. So it is written without
-  waiting for other members or for the journal.
+- Each key has a bucket for each scope. One command refills it by the server's clock, takes the tokens if there are
+  enough, and returns the level. Without a limit no command is sent.
+- It fails open: if the database does not answer in time, or at all, the request goes on. A limit protects the service;
+  it must not take it down.
+- A bucket that was lost, in a failover or because it was idle and expired, counts as full. So a write does not wait for
+  other members or for the journal.
 """
 
 import logging
@@ -23,16 +23,16 @@ from chat_service.repository.database import Database
 from chat_service.repository.keys import bucket_key
 
 DEADLINE_SECONDS = 0.25
-"""Measured, the command takes 0.4 ms and 1 ms at p99. This is far above, and so little that a request which waits it
-out in vain still has its own 12 s, and the caller hardly notices."""
+"""The command's timeout. Measured, it takes 0.4 ms, and 1 ms at p99. This is far above, and so short that a request
+that waits in vain still has its own 12 s, and the caller hardly notices."""
 
 LOG_SECONDS = 10.0
-"""At most one line in this time: when the database is away it would be one for each request."""
+"""At most one log line in this time: while the database is away there would be one for each request."""
 
 LARGEST_STEP_BACK_SECONDS = 1.0
-"""Two commands may reach the bucket in another order than they read the clock, and what the later one was given for
-the time between is taken back, to the millisecond. More than this is another server's clock, after a failover: it costs
-a key no more than this much of its rate."""
+"""Two commands may reach the bucket in another order than they read the clock. Then the bucket takes back, to the
+millisecond, what it was refilled for the time between. A larger step back is another server's clock, after a failover:
+it costs a key no more than this much of its rate."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class RateLimits:
     """The rate_limits collection."""
 
     def __init__(self, database: Database, defaults: Limits, on_failure: Callable[[], None] = lambda: None) -> None:
-        """Limit by the tenant's own limits, else by `defaults`. `on_failure` is told of each request let through."""
+        """Apply the tenant's own limits, else `defaults`. `on_failure` is called for each request that failed open."""
         self._database = database
         self._defaults = defaults
         self._on_failure = on_failure
@@ -49,22 +49,22 @@ class RateLimits:
         self._logged_at = -math.inf
 
     def of(self, limits: Limits, scope: Scope) -> RateLimit | None:
-        """Return the limit that holds for a tenant with these `limits` of its own, or None if there is none."""
+        """Return the limit of a tenant that has these `limits` of its own, or None if it is unlimited."""
         return limits[scope] if scope in limits else self._defaults.get(scope)
 
     def take(self, caller: Caller, scope: Scope, tokens: int = 1) -> Verdict | None:
-        """Take `tokens` from the caller's bucket for `scope` if there are as many, and return what the bucket says.
+        """Take `tokens` from the caller's bucket for `scope`, if it has as many, and return the bucket's verdict.
 
-        None means: go on. There is no limit, or the database did not answer within `DEADLINE_SECONDS`. More tokens than
-        the limit's `burst` are never granted. Costs one command, and none without a limit. Raises nothing.
+        None lets the request go on: there is no limit, or the database did not answer within `DEADLINE_SECONDS`. More
+        tokens than the limit's `burst` are never granted. One command, or none without a limit. Raises nothing.
         """
         limit = self.of(caller.limits, scope)
         if limit is None:
             return None
         key = bucket_key(caller.tenant_id, caller.key_id, scope.value)
         try:
-            # Not find_one_and_update, which could be repeated: the server then keeps an image of each bucket it has
-            # answered with, and takes a third longer.
+            # Not find_one_and_update, which is retryable: for that the server stores an image of each bucket that it
+            # returns, and takes a third longer.
             with pymongo.timeout(DEADLINE_SECONDS):
                 bucket = self._database.database.command(
                     "findAndModify",
@@ -94,7 +94,7 @@ class RateLimits:
 
 
 def _pipeline(limit: RateLimit, tokens: int) -> list[dict[str, Any]]:
-    """Return the update of a bucket: fill it, take from it if there is enough, and say when it may be swept up."""
+    """Return the update of a bucket: refill it, take the tokens if there are enough, and set when it may expire."""
     milliseconds = {"$subtract": ["$$NOW", {"$ifNull": ["$at", "$$NOW"]}]}
     filled = {"$add": [{"$ifNull": ["$tokens", limit.burst]}, {"$multiply": [limit.rate / 1000, milliseconds]}]}
     lowest = -limit.rate * LARGEST_STEP_BACK_SECONDS
@@ -103,13 +103,13 @@ def _pipeline(limit: RateLimit, tokens: int) -> list[dict[str, Any]]:
         {"$set": {"tokens": {"$max": [lowest, {"$min": [limit.burst, filled]}]}, "at": "$$NOW"}},
         {"$set": {"granted": {"$gte": ["$tokens", tokens]}}},
         {"$set": {"tokens": {"$subtract": ["$tokens", {"$cond": ["$granted", tokens, 0]}]}}},
-        # The end of the hour in which it is full: a time that seldom changes is seldom written to the index.
+        # The end of the hour in which it is full again: a time that seldom changes is seldom written to the index.
         {"$set": {"expires_at": {"$dateTrunc": {"date": {"$add": [full_at, 3_600_000]}, "unit": "hour"}}}},
     ]
 
 
 def _verdict(limit: RateLimit, tokens: int, *, granted: bool, level: float) -> Verdict:
-    """Return what a bucket says that holds `level` tokens after the answer."""
+    """Return the verdict of a bucket that has `level` tokens afterwards."""
     return Verdict(
         granted=granted,
         limit=limit,

@@ -1,4 +1,4 @@
-"""What lists are read by, from the latest to the earliest and page by page, and the turns that tenants take."""
+"""Pages of lists that are sorted from the latest to the earliest, and round-robin turns of tenants."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from chat_service.models import ListPosition
 Document = dict[str, Any]
 
 
-def latest_first(  # noqa: PLR0913 - which documents, in which order, and which stretch of them
+def latest_first(  # noqa: PLR0913 - which documents, in which order, and which page
     collection: Any,
     condition: Document,
     time: str,
@@ -20,12 +20,12 @@ def latest_first(  # noqa: PLR0913 - which documents, in which order, and which 
     id_field: str = "_id.chat_id",
     fields: Document | None = None,
 ) -> list[Document]:
-    """Return these fields of up to `limit` documents that come after a place in the list. One command.
+    """Return the `fields` of up to `limit` documents that come after a position in the list. One command.
 
-    The list runs from the latest `time` to the earliest, and by `id_field` where the times are the same.
+    The list is sorted from the latest `time` to the earliest, and by `id_field` where the times are the same.
     """
     if after is not None:
-        # The bound is said twice: the first is what the index can start from.
+        # The bound is redundant with the `$or`, but lets the index scan start there.
         bound = {time: {**condition.get(time, {}), "$lte": after.at}}
         condition = {**condition, **bound, "$or": [{time: {"$lt": after.at}}, {id_field: {"$gt": after.id}}]}
     order = [(time, DESCENDING), (id_field, ASCENDING)]
@@ -33,5 +33,5 @@ def latest_first(  # noqa: PLR0913 - which documents, in which order, and which 
 
 
 def next_in_turn(waiting: Sequence[str], after: str) -> str:
-    """Return which of the tenants that wait, in the order of their ids, has its turn after the one that had it last."""
-    return next((one for one in waiting if one > after), waiting[0])
+    """Return whose turn it is: the first of the `waiting` tenants, sorted by id, after the tenant that was last."""
+    return next((tenant_id for tenant_id in waiting if tenant_id > after), waiting[0])

@@ -1,4 +1,4 @@
-"""The log of a tenant: what was taken away and brought back, numbered. How it is written is in sequencer.py."""
+"""Reads the log of a tenant: a numbered entry for whatever was removed or brought back. sequencer.py writes it."""
 
 from collections.abc import Collection
 from contextlib import closing
@@ -10,48 +10,48 @@ from chat_service.models import Event, Kind, LogEntry, LogPage
 from chat_service.repository.database import Database
 from chat_service.repository.keys import log_key
 
-LOOKED_AT = 10_000
-"""Entries that are looked at for a page of one kind; there may be none of it among millions."""
+SCANNED_ENTRIES = 10_000
+"""Entries that a page of one kind scans at most: there may be none of that kind among millions."""
 
 
 NAMED_CHATS = 10_000
-"""Chats that the entries of a page may name, those of holds: half a megabyte of ids."""
+"""Chat ids that the entries of a page may contain, which those of holds do: half a megabyte."""
 
 
 class Log:
-    """Reads the log."""
+    """The log_entries and log_heads collections, for reading."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def page(self, tenant_id: str, after: int, limit: int, kind: Kind | None = None) -> LogPage:
-        """Return up to `limit` entries after one, in their order; of one kind, if it is given. Two commands."""
+        """Return up to `limit` entries after seq `after`, in order; only those of `kind`, if given. Two commands."""
         with self._database.operation():
             head = self._heads([tenant_id]).get(tenant_id, 0)
-            # An entry up to the head is there: both were written together.
-            last = head if kind is None else min(head, after + LOOKED_AT)
+            # All entries up to the head exist: they are written together with it.
+            last = head if kind is None else min(head, after + SCANNED_ENTRIES)
             if after >= last:
                 return LogPage([], after, head)
-            stretch: dict[str, Any] = {"_id": {"$gt": log_key(tenant_id, after), "$lte": log_key(tenant_id, last)}}
+            key_range: dict[str, Any] = {"_id": {"$gt": log_key(tenant_id, after), "$lte": log_key(tenant_id, last)}}
             of_kind = {} if kind is None else {"kind": kind.value}
-            found = self._database.log_entries.find(
-                {**stretch, **of_kind}, sort=[("_id", ASCENDING)], limit=limit, batch_size=limit + 1
+            cursor = self._database.log_entries.find(
+                {**key_range, **of_kind}, sort=[("_id", ASCENDING)], limit=limit, batch_size=limit + 1
             )
-            entries, named = [], 0
-            with closing(found):
-                for document in found:
+            entries, named_chats = [], 0
+            with closing(cursor):
+                for document in cursor:
                     entries.append(entry_of(document))
-                    named += sum(len(fact) for fact in document["facts"].values() if isinstance(fact, list))
-                    if named > NAMED_CHATS:
+                    named_chats += sum(len(fact) for fact in document["facts"].values() if isinstance(fact, list))
+                    if named_chats > NAMED_CHATS:
                         break
-        is_cut = len(entries) == limit or named > NAMED_CHATS
+        is_cut = len(entries) == limit or named_chats > NAMED_CHATS
         return LogPage(entries, entries[-1].seq if is_cut or kind is None else last, head)
 
     def get(self, tenant_id: str, seq: int) -> LogEntry:
-        """Return an entry that is known to be there. One command.
+        """Return the entry with this seq, which has to exist. One command.
 
         Raises:
-            LookupError: it is not.
+            LookupError: there is no such entry.
         """
         with self._database.operation():
             document = self._database.log_entries.find_one({"_id": log_key(tenant_id, seq)})
@@ -70,6 +70,6 @@ class Log:
 
 
 def entry_of(document: dict[str, Any]) -> LogEntry:
-    """Return the entry that the document keeps."""
+    """Return the entry of a document."""
     event = Event(Kind(document["kind"]), document["chat_id"], document["actor"], document["facts"])
     return LogEntry(document["_id"]["seq"], document["at"], event)

@@ -1,7 +1,7 @@
-"""Databases of earlier versions, brought into today's form while the service runs.
+"""Migrates the documents of earlier versions while the service runs.
 
-Today's code reads both forms, so it does not matter when this is done, or where it was killed: it is begun again, and
-ends when there is nothing left in the old form.
+The service reads both forms, so it does not matter when the migration runs, or where it was killed: it can be started
+again, and ends when no document is left in the old form.
 """
 
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from chat_service.repository.database import Database
 from chat_service.repository.receipts import split
 
 BATCH = 500
-"""Documents that are written at once: some milliseconds."""
+"""Documents that are written at once, in some milliseconds."""
 
 
 def migrate(database: Database) -> Iterator[int]:
-    """Bring everything into today's form, in batches; give how many documents each has had."""
-    found = True
-    while found:  # what a process of an earlier version has written meanwhile is found by another pass
-        found = False
+    """Migrate all documents in batches; yield the number of documents of each batch."""
+    has_migrated = True
+    while has_migrated:  # another pass finds what a process of an earlier version has written meanwhile
+        has_migrated = False
         for receipts in _old_receipts(database):
             _split(database, receipts)
             yield len(receipts)
-            found = True
+            has_migrated = True
 
 
 def _old_receipts(database: Database) -> Iterator[list[dict[str, Any]]]:
@@ -40,15 +40,15 @@ def _old_receipts(database: Database) -> Iterator[list[dict[str, Any]]]:
 
 
 def _split(database: Database, receipts: list[dict[str, Any]]) -> None:
-    """Take what changes out of the receipts, into completions of their own."""
+    """Move the fields that change from the receipts to their completions."""
     completions, changes = [], []
     for receipt in receipts:
-        kept, completion = split(receipt)
+        migrated, completion = split(receipt)
         if completion is not None:
-            completions.append(UpdateOne({"_id": kept["_id"]}, {"$setOnInsert": completion}, upsert=True))
-        as_read = {"_id": kept["_id"], "completed_at": receipt["completed_at"]}
-        change = {"$set": {"staged": kept["staged"]}, "$unset": {"purged": "", "completed_at": ""}}
-        changes.append(UpdateOne(as_read, change))
+            completions.append(UpdateOne({"_id": migrated["_id"]}, {"$setOnInsert": completion}, upsert=True))
+        unchanged = {"_id": migrated["_id"], "completed_at": receipt["completed_at"]}
+        change = {"$set": {"staged": migrated["staged"]}, "$unset": {"purged": "", "completed_at": ""}}
+        changes.append(UpdateOne(unchanged, change))
     with database.operation(writes=True):
         if completions:
             database.completions.bulk_write(completions, ordered=False)

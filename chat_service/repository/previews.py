@@ -12,11 +12,11 @@ from chat_service.repository.presence import Presence
 from chat_service.repository.protection import refusal
 
 SAMPLE_MESSAGES = 1_000
-"""From each end of a chat, to estimate its size: milliseconds, where weighing a million messages takes seconds."""
+"""Messages from each end of a chat to estimate its size from: takes milliseconds; measuring a million takes seconds."""
 
 
 class Previews:
-    """Looks at chats before they are deleted."""
+    """Previews the deletion of chats."""
 
     def __init__(self, database: Database, inline_limit: int) -> None:
         self._database = database
@@ -34,9 +34,9 @@ class Previews:
             chat = self._database.chats.find_one(living(tenant_id, chat_id, self._database.now()))
             if chat is None:
                 raise ChatNotFoundError
-            held = refusal(self._database.unbound(), tenant_id, chat_id, chat)
+            refused = refusal(self._database.unbound(), tenant_id, chat_id, chat)
             count = chat["message_count"]
-            sampled, size = self._weigh(chat) if count else (0, 0)
+            sampled, size = self._sample(chat) if count else (0, 0)
         return DeletionPreview(
             chat_id=chat_id,
             message_count=count,
@@ -45,12 +45,12 @@ class Previews:
             bytes_estimated=count > SAMPLE_MESSAGES,
             staged=count > self._inline_limit,
             revision=chat["revision"],
-            held=held is not None,
-            holds=held.holds if held else None,
+            held=refused is not None,
+            holds=refused.holds if refused else None,
         )
 
-    def _weigh(self, chat: dict[str, Any]) -> tuple[int, int]:
-        """Return how many of the chat's messages were looked at, from both ends, and their bytes."""
+    def _sample(self, chat: dict[str, Any]) -> tuple[int, int]:
+        """Return the number and the bytes of a sample of the chat's messages, from both ends if there are many."""
         sums: list[dict[str, Any]] = []
         for direction in (ASCENDING, DESCENDING) if chat["message_count"] > SAMPLE_MESSAGES else (ASCENDING,):
             pipeline: list[dict[str, Any]] = [
@@ -60,4 +60,4 @@ class Previews:
                 {"$group": {"_id": None, "messages": {"$sum": 1}, "bytes": {"$sum": {"$bsonSize": "$$ROOT"}}}},
             ]
             sums.extend(self._database.messages.aggregate(pipeline))
-        return sum(found["messages"] for found in sums), sum(found["bytes"] for found in sums)
+        return sum(part["messages"] for part in sums), sum(part["bytes"] for part in sums)

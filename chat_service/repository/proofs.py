@@ -1,7 +1,7 @@
-"""Proofs about a tenant's log: that an entry is in it, and that it has only grown. Signed where they are given out.
+"""Proofs about a tenant's log: that an entry is in it, and that it has only grown. The API signs them.
 
-All of them are about the log as far as it is kept: where a ledger keeps it outside the database, not beyond that. So
-what was given out never contradicts what a restore and a replay bring back.
+If there is a ledger, a proof never covers entries beyond it. So no proof that was given out contradicts the log that a
+restore of the database and a replay bring back.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from chat_service.repository.log_tree import frontier_of, read_nodes
 
 @dataclass(frozen=True, slots=True)
 class Inclusion:
-    """That an entry is in the log."""
+    """A proof that an entry is in the log."""
 
     leaf: bytes
     index: int
@@ -32,37 +32,38 @@ class Inclusion:
 
 
 class _Log(NamedTuple):
-    """A log as far as it may be proved, looked up once for all that is said of it: a ledger grows meanwhile."""
+    """A tenant's log, read once for each proof, because a ledger grows meanwhile."""
 
     tree: Frontier
-    """Of all its entries."""
+    """The frontier of all entries."""
     size: int
-    """How many of them may be proved."""
+    """How many entries a proof may cover."""
 
 
 class Proofs:
-    """Reads the trees."""
+    """Computes proofs from the stored trees."""
 
     def __init__(self, database: Database, ledger: LedgerFile | None = None) -> None:
-        """Prove what the ledger has, or without one all that is in the log."""
+        """Prove the entries that the ledger has, or without a ledger all entries."""
         self._database = database
         self._ledger = ledger
 
     def checkpoint(self, tenant_id: str) -> Checkpoint:
-        """Return how far the tenant's log is, and its root hash. One command, or two while the ledger is behind."""
+        """Return the size and the root hash of the tenant's log. One command, or two while the ledger is behind."""
         with self._database.operation():
             _, checkpoint = self._prove(tenant_id, self._log(tenant_id), [])
         return checkpoint
 
     def inclusion(self, tenant_id: str, chat_id: str, kind: Kind) -> Inclusion:
-        """Prove that the log says so of the chat. Three commands.
+        """Prove that the log has an entry of this kind for the chat. Three commands.
 
         Raises:
-            ProofNotReadyError: it does not, or not yet.
+            ProofNotReadyError: there is no such entry, or a proof may not cover it yet.
+            DamagedEntryError: the entry was changed after it was written.
         """
-        told = {"chat_id": chat_id, "_id.tenant_id": tenant_id, "kind": kind.value}
+        of_chat = {"chat_id": chat_id, "_id.tenant_id": tenant_id, "kind": kind.value}
         with self._database.operation():
-            document = self._database.log_entries.find_one(told, sort=[("_id.seq", ASCENDING)])
+            document = self._database.log_entries.find_one(of_chat, sort=[("_id.seq", ASCENDING)])
             if document is None:
                 raise ProofNotReadyError
             log, entry = self._log(tenant_id), entry_of(document)
@@ -75,10 +76,10 @@ class Proofs:
         return Inclusion(leaf, index, path, checkpoint)
 
     def consistency(self, tenant_id: str, old: int) -> tuple[list[bytes], Checkpoint]:
-        """Prove that the log goes on from where it had `old` entries. Two commands.
+        """Prove that the log is a continuation of its first `old` entries. Two commands.
 
         Raises:
-            UnknownSizeError: it has fewer.
+            UnknownSizeError: the log has fewer entries.
         """
         with self._database.operation():
             log = self._log(tenant_id)
@@ -88,18 +89,18 @@ class Proofs:
 
     def _log(self, tenant_id: str) -> _Log:
         tree = frontier_of(self._database.log_heads.find_one({"_id": tenant_id}) or {})
-        kept = tree.size if self._ledger is None else self._ledger.log(tenant_id).tree.size
-        return _Log(tree, min(tree.size, kept))
+        in_ledger = tree.size if self._ledger is None else self._ledger.log(tenant_id).tree.size
+        return _Log(tree, min(tree.size, in_ledger))
 
     def _prove(self, tenant_id: str, log: _Log, path: Sequence[Stretch]) -> tuple[list[bytes], Checkpoint]:
-        """Return the hashes of a path, and the checkpoint that it leads to. One command, for what the head lacks."""
+        """Return the hashes of a path, and the checkpoint that they prove. One command, for hashes not in the head."""
         whole = Stretch(0, log.size)
         known = dict(zip(Stretch(0, log.tree.size).nodes(), log.tree.hashes, strict=True))
-        wanted = [node for stretch in (*path, whole) for node in stretch.nodes() if node not in known]
-        known.update(read_nodes(self._database.unbound(), tenant_id, wanted))
+        missing = [node for stretch in (*path, whole) for node in stretch.nodes() if node not in known]
+        known.update(read_nodes(self._database.unbound(), tenant_id, missing))
         *hashes, root = hashes_of([*path, whole], known.__getitem__)
         return hashes, Checkpoint(origin_of(tenant_id), log.size, root)
 
 
 class DamagedEntryError(Exception):
-    """An entry does not say any more what it said when it was written: the database was changed by hand."""
+    """An entry differs from what was written: the database was changed by hand."""

@@ -1,11 +1,11 @@
-"""What protects chats from being destroyed, and the one question that everything asks that destroys anything of a chat.
+"""Legal holds in force: the check that all code makes before it destroys anything of a chat.
 
-A hold on chats is a field of their documents, live or in the trash, so that placing one and destroying the chat write
-the same document, and exactly one of them happens. The record of the hold says whether it stands; that it was released
-is final, so it can be read without being written.
+A hold on chats is a field of their documents, live or in the trash. So placing a hold and destroying the chat write the
+same document, and exactly one of the two happens. The hold's own record says whether it is in force. Its release is
+final, so that reading the record is enough: it need not be written too.
 
-A hold on everything cannot be a field of each chat. It is a rule of the tenant, known to every process after 5 s, and
-promised from when everything has ended that may have begun before that.
+A hold on everything cannot be a field of each chat. It is a rule of the tenant, which every process knows after 5 s. It
+is promised once everything has ended that may have begun before that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,54 +20,57 @@ from chat_service.repository.transaction import TOTAL_SECONDS
 from chat_service.repository.unit_of_work import UnitOfWork
 
 IN_FORCE_AFTER = timedelta(seconds=CACHE_SECONDS + SLOW_LOOKUP_SECONDS + TOTAL_SECONDS + 3)
-"""From placing a hold on everything to its promise: what a process may not know yet, the longest transaction, and a
-rest for the time that an answer takes."""
+"""From placing a hold on everything until it is in force: the age of a process's rules, the longest transaction, and
+3 s for the answer."""
 
 REST = timedelta(hours=24)
-"""After a release, before a job deletes what it could not delete because of the hold."""
+"""How long after a hold's release jobs still do not delete what it protected."""
 
 UNHELD = {"holds.0": {"$exists": False}}
-"""The condition of a live chat that no hold has been placed on."""
+"""The condition of a live chat that has no mark of a hold."""
 
 Document = dict[str, Any]
 
 
 def refusal(tx: UnitOfWork, tenant_id: str, chat_id: str, chat: Document) -> LegalHoldError | None:
-    """Return why nothing of the chat may be destroyed, or None if it may."""
+    """Return the error if a hold forbids to destroy anything of the chat, or None."""
     return refusals(tx, tenant_id, {chat_id: chat}).get(chat_id)
 
 
 def refusals(tx: UnitOfWork, tenant_id: str, chats: Mapping[str, Document]) -> dict[str, LegalHoldError]:
-    """Return why nothing may be destroyed of those of the chats, by id, that are held.
+    """Return the error for each held chat, by its id: nothing of it may be destroyed.
 
-    One command where a hold was placed on any of them, otherwise none.
+    One command if any of the chats has the mark of a hold, otherwise none.
     """
-    standing = _standing(tx, tenant_id, chats)
+    in_force = _in_force(tx, tenant_id, chats)
     everywhere = on_everything(tx, tenant_id) if chats else []
-    held = {chat_id: [*standing[chat_id], *everywhere] for chat_id in chats}
+    held = {chat_id: [*in_force[chat_id], *everywhere] for chat_id in chats}
     return {chat_id: LegalHoldError(holds, chats[chat_id]["revision"]) for chat_id, holds in held.items() if holds}
 
 
-def _standing(tx: UnitOfWork, tenant_id: str, chats: Mapping[str, Document]) -> dict[str, list[str]]:
-    """Return the holds of each of the chats that were not released."""
-    placed = sorted({hold for chat in chats.values() for hold in chat.get("holds", ())})
-    keys = [hold_key(tenant_id, hold) for hold in placed]
-    found = tx.holds.find({"_id": {"$in": keys}, "released_at": None}, {"_id": True}) if placed else ()
-    standing = {hold["_id"]["hold_id"] for hold in found}
-    return {chat_id: [one for one in chat.get("holds", ()) if one in standing] for chat_id, chat in chats.items()}
+def _in_force(tx: UnitOfWork, tenant_id: str, chats: Mapping[str, Document]) -> dict[str, list[str]]:
+    """Return the ids of the unreleased holds on each of the chats, by chat id."""
+    placed = sorted({hold_id for chat in chats.values() for hold_id in chat.get("holds", ())})
+    keys = [hold_key(tenant_id, hold_id) for hold_id in placed]
+    holds = tx.holds.find({"_id": {"$in": keys}, "released_at": None}, {"_id": True}) if placed else ()
+    unreleased = {hold["_id"]["hold_id"] for hold in holds}
+    return {
+        chat_id: [hold_id for hold_id in chat.get("holds", ()) if hold_id in unreleased]
+        for chat_id, chat in chats.items()
+    }
 
 
 def on_everything(tx: UnitOfWork, tenant_id: str) -> list[str]:
-    """Return the holds on everything of the tenant. One command, in the transaction, if they are not known."""
+    """Return the ids of the tenant's holds on everything. One command, in the transaction, if its rules are unknown."""
     rules = tx.rules.known(tenant_id)
     if rules is None:
-        # Not remembered: what a transaction sees may be as old as itself.
+        # Not put into the cache: what a transaction reads may be as old as the transaction.
         rules = of_tenant(tx.tenants.find_one({"_id": tenant_id}) or {})
     return rules.holds
 
 
 def log_refusals(tx: UnitOfWork, tenant_id: str, outcomes: Sequence[tuple[str, str, object]]) -> None:
-    """Tell the log which chats a hold has kept; `outcomes` has their ids, who asked, and what became of each."""
+    """Log the refusals by a hold among `outcomes`: each has the chat's id, who requested it, and the outcome."""
     events = [
         Event(Kind.DELETION_REFUSED, chat_id, requested_by, {"hold_ids": outcome.holds}, outcome.revision)
         for chat_id, requested_by, outcome in outcomes
@@ -77,14 +80,14 @@ def log_refusals(tx: UnitOfWork, tenant_id: str, outcomes: Sequence[tuple[str, s
         tx.log(tenant_id, *events)
 
 
-def rested(now: datetime, of: str = "") -> Document:
-    """Return the condition of chats that a job may delete: not held, nor until lately; `of` is the path to the chat."""
+def rested(now: datetime, prefix: str = "") -> Document:
+    """Return the condition of chats without a hold now or in the last `REST`; `prefix` is the path to the chat."""
     return {
-        f"{of}holds.0": {"$exists": False},
-        f"{of}hold_released_at": {"$not": {"$gt": now - REST}},
+        f"{prefix}holds.0": {"$exists": False},
+        f"{prefix}hold_released_at": {"$not": {"$gt": now - REST}},
     }
 
 
 def lets_jobs_delete(rules: TenantRules, now: datetime) -> bool:
-    """Tell whether jobs may delete of a tenant: nothing holds everything, or did in the last `REST`."""
+    """Return whether jobs may delete a tenant's chats: it has no hold on everything, nor had one in the last `REST`."""
     return not rules.holds and (rules.hold_released_at is None or rules.hold_released_at + REST <= now)

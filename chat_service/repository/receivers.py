@@ -1,7 +1,8 @@
-"""Where webhooks may go: not into the networks that the service itself stands in.
+"""Checks the addresses of webhooks: they must not lead into private networks, such as the service's own.
 
-An address is judged where it is connected to, by the very numbers, so that no name that means something else a moment
-later, and no way of writing an address, gets past it. What is looked up when a webhook is made is only a kindness.
+The check that counts is made with the IP address of each connection. So neither a name that resolves to another address
+a moment later, nor an unusual notation of an address, gets past it. The check when a webhook is created is only a help
+to the caller.
 """
 
 import ipaddress
@@ -17,26 +18,26 @@ LOOKUP_SECONDS = 3.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 _lookups = ThreadPoolExecutor(4, thread_name_prefix="receiver-lookup")
-"""A name server that does not answer holds a thread here, and not the caller's."""
+"""A name server that does not answer blocks a thread of this pool, and not the caller's."""
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address is one that anybody may reach: global, unicast, and no other one in disguise."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo and found.teredo[1])
-        if found in _NAT64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner and not is_public(str(inner)):
+    """Return whether an IP address is public: global, unicast, and without an embedded address that is not."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
+        if ip in _NAT64:
+            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if embedded and not is_public(str(embedded)):
             return False
-    return found.is_global and not found.is_multicast
+    return ip.is_global and not ip.is_multicast
 
 
 def check_receiver(url: str, *, private_networks: bool) -> None:
-    """See that a webhook may have this address.
+    """Check that a webhook may have this URL.
 
     Raises:
-        ReceiverRefusedError: it may not; the text says why.
+        ReceiverRefusedError: it may not; the error's text says why.
     """
     parts = _split(url)
     if private_networks:
@@ -60,8 +61,8 @@ def _split(url: str) -> SplitResult:
 
 
 def _look_up(host: str, port: int) -> list[str]:
-    asked = _lookups.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    lookup = _lookups.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        return [str(found[4][0]) for found in asked.result(LOOKUP_SECONDS)]
+        return [str(entry[4][0]) for entry in lookup.result(LOOKUP_SECONDS)]
     except (OSError, UnicodeError, TimeoutError):
         raise ReceiverRefusedError("Its name leads nowhere.") from None

@@ -1,10 +1,11 @@
-"""Retention: a tenant's policy that takes chats without activity, through the same delete as everybody's.
+"""Retention: a tenant's policy that removes inactive chats, by the same delete or trashing as a request does.
 
-A change is active after a day, so that a mistake can be taken back before it has cost anything; until then only what
-the old policy and the new one would both take is taken. No more than `max_per_day` are taken in a day, whatever is due.
+A change of the policy is active after a day, so that a mistake can be undone before it has cost anything. Until then,
+only chats that both the old and the new policy would remove are removed. No more than `max_per_day` chats are removed
+in a day, however many are due.
 
-A chat is taken at the revision that was seen: one that something happens to meanwhile stays. One that is connected to,
-held, or was held until lately is passed over; one with an end of its own is not the policy's.
+A chat is removed only at the revision that was read, so that one with activity meanwhile stays. A chat that has
+connections, is held, or was held until lately is skipped. The policy ignores chats with an `expires_at` of their own.
 """
 
 import time
@@ -39,27 +40,27 @@ ACTIVE_AFTER = timedelta(hours=24)
 """From a change of the policy until it is in force."""
 
 BY_RETENTION = "retention"
-"""Who has asked for the delete, in its receipt."""
+"""The `requested_by` of the removals."""
 
 KEEP = timedelta(days=30)
-"""How long a chat is in the trash that the policy has moved there."""
+"""How long a chat that the policy has trashed stays in the trash."""
 
 OVERDUE = timedelta(hours=48)
-"""How late a chat may be taken before somebody should look."""
+"""How late a chat may be removed before somebody should look into it."""
 
 OVERDUE_KNOWN_SECONDS = 60.0
 
 OVERDUE_COUNTED = 1_000
-"""Of a tenant, at most: more says no more."""
+"""Overdue chats of a tenant that are counted, at most."""
 
 COUNTED_FOR = timedelta(days=2)
-"""How long the count of a day is kept."""
+"""How long the count of a day is stored."""
 
 Document = dict[str, Any]
 
 
 class RetentionPolicies:
-    """The policies of tenants, and what they take."""
+    """The tenants' policies, and the removal of the chats that are due."""
 
     def __init__(self, database: Database, deletions: Deletions) -> None:
         self._database = database
@@ -71,7 +72,7 @@ class RetentionPolicies:
         """Return the tenant's policy, in force or not.
 
         Raises:
-            NoRetentionError: it has none.
+            NoRetentionError: the tenant has no policy.
         """
         policy = of_tenant(self._find_tenant(tenant_id)).retention
         if policy is None:
@@ -82,7 +83,7 @@ class RetentionPolicies:
         with self._database.operation():
             return self._database.tenants.find_one({"_id": tenant_id}) or {}
 
-    def put(  # noqa: PLR0913, PLR0917 - a policy, who asks, and under which key
+    def put(  # noqa: PLR0913, PLR0917 - a policy, who requests it, and under which key
         self,
         tenant_id: str,
         delete_after_days: int,
@@ -91,22 +92,23 @@ class RetentionPolicies:
         changed_by: str,
         key: IdempotencyKey | None = None,
     ) -> Retention:
-        """Give the tenant a policy, and return it. One that says the same as before stays as it is.
+        """Give the tenant a policy, and return it. If the settings are the same, the old policy stays as it is.
 
         Raises:
-            IdempotencyKeyReusedError: `key` came with another request before.
+            IdempotencyKeyReusedError: `key` was used for another request before.
         """
 
         def work(tx: UnitOfWork) -> Retention:
             tenant = tx.tenants.find_one({"_id": tenant_id}) or {}
             old = of_tenant(tenant).retention
-            says = (delete_after_days, action, max_per_day)
-            if old is not None and (old.delete_after_days, old.action, old.max_per_day) == says:
+            settings = (delete_after_days, action, max_per_day)
+            if old is not None and (old.delete_after_days, old.action, old.max_per_day) == settings:
                 return old
             before = old and old.in_force(tx.now)
-            new = Retention(*says, tx.now + ACTIVE_AFTER, tx.now, changed_by, before and replace(before, before=None))
-            told = {"delete_after_days": delete_after_days, "action": action.value, "max_per_day": max_per_day}
-            facts = {**told, "active_from": new.active_from}
+            before = before and replace(before, before=None)
+            new = Retention(*settings, tx.now + ACTIVE_AFTER, tx.now, changed_by, before)
+            new_settings = {"delete_after_days": delete_after_days, "action": action.value, "max_per_day": max_per_day}
+            facts = {**new_settings, "active_from": new.active_from}
             _change(tx, tenant_id, tenant, {"$set": {"retention": _to_document(new)}}, changed_by, facts)
             return new
 
@@ -117,10 +119,10 @@ class RetentionPolicies:
         return self._database.transaction(work_once)
 
     def end(self, tenant_id: str, changed_by: str) -> None:
-        """End the tenant's policy, at once: nothing is taken any more within seconds.
+        """End the tenant's policy at once: within seconds no more chats are removed.
 
         Raises:
-            NoRetentionError: it has none.
+            NoRetentionError: the tenant has no policy.
         """
 
         def work(tx: UnitOfWork) -> ChatServiceError | None:
@@ -133,26 +135,26 @@ class RetentionPolicies:
         self._database.transaction(work)
 
     def preview(self, tenant_id: str, delete_after_days: int) -> RetentionPreview:
-        """Return what a policy of so many days would take if it were in force now. One command."""
+        """Return what a policy of so many days would remove if it were in force now. One command."""
         now = self._database.now()
-        steps: list[Document] = [
+        pipeline: list[Document] = [
             {"$match": {"_id.tenant_id": tenant_id, **_inactive(now - timedelta(days=delete_after_days))}},
             {"$group": {"_id": {"$gt": [{"$size": {"$ifNull": ["$holds", []]}}, 0]}, **_SUMS}},
         ]
         with self._database.operation():
-            sums = {found["_id"]: found for found in self._database.chats.aggregate(steps)}
-        free, held = (sums.get(is_held, {"chats": 0, "messages": 0}) for is_held in (False, True))
-        return RetentionPreview(delete_after_days, free["chats"], free["messages"], held["chats"], now)
+            sums = {group["_id"]: group for group in self._database.chats.aggregate(pipeline)}
+        unheld, held = (sums.get(is_held, {"chats": 0, "messages": 0}) for is_held in (False, True))
+        return RetentionPreview(delete_after_days, unheld["chats"], unheld["messages"], held["chats"], now)
 
     def tenants(self) -> list[str]:
-        """Return the tenants that have a policy."""
+        """Return the ids of the tenants that have a policy, sorted."""
         with self._database.operation():
             return sorted(self._database.tenants.distinct("_id", {"retention": {"$exists": True}}))
 
     def take_some(self, tenant_id: str, after: ListPosition | None, most: int) -> tuple[int, ListPosition | None]:
-        """Take what the policy takes of the next chats, `most` at most; return of how many, and where to go on.
+        """Remove the next due chats of the tenant, up to `most`; return how many, and the position to continue after.
 
-        None as the place: there are no more, or no more may be taken today.
+        The position is None if no more chats are due, or no more may be removed today.
         """
         now = self._database.now()
         tenant = self._find_tenant(tenant_id)
@@ -164,69 +166,72 @@ class RetentionPolicies:
         if after is None:
             while defer(self._database, tenant_id, inactive, BY_RETENTION):
                 pass
-        room = self._reserve(tenant_id, policy.max_per_day, most, now)
-        due = self._find(tenant_id, inactive, after, room) if room else []
+        reserved = self._reserve(tenant_id, policy.max_per_day, most, now)
+        due = self._find(tenant_id, inactive, after, reserved) if reserved else []
         keep = KEEP if policy.action is RetentionAction.TRASH else None
         grace = None if keep else grace_of(tenant) or None
-        removals = [Removal(one["_id"]["chat_id"], BY_RETENTION, keep, [one["revision"]], grace=grace) for one in due]
-        taken = 0
+        removals = [
+            Removal(chat["_id"]["chat_id"], BY_RETENTION, keep, [chat["revision"]], grace=grace) for chat in due
+        ]
+        removed = 0
         try:
             for number in self._deletions.remove_all(tenant_id, removals):
-                taken += number
+                removed += number
         finally:
-            self._give_back(tenant_id, room - taken, now)
-        if not due or len(due) < room:
-            return taken, None
-        return taken, ListPosition(due[-1]["updated_at"], due[-1]["_id"]["chat_id"])
+            self._return_reserved(tenant_id, reserved - removed, now)
+        if not due or len(due) < reserved:
+            return removed, None
+        return removed, ListPosition(due[-1]["updated_at"], due[-1]["_id"]["chat_id"])
 
     def _find(self, tenant_id: str, inactive: Document, after: ListPosition | None, most: int) -> list[Document]:
-        """Return the chats that have been inactive longest."""
+        """Return up to `most` inactive chats after a position, those that have been inactive longest first."""
         condition: Document = {"_id.tenant_id": tenant_id, **inactive, **rested(self._database.now())}
         if after is not None:
             later = [{"updated_at": {"$gt": after.at}}, {"updated_at": after.at, "_id.chat_id": {"$lt": after.id}}]
             condition = {"$and": [condition, {"updated_at": {"$gte": after.at}, "$or": later}]}
-        order = [("updated_at", ASCENDING), ("_id.chat_id", DESCENDING)]  # the index, from its end
+        order = [("updated_at", ASCENDING), ("_id.chat_id", DESCENDING)]  # the index, read backwards
         fields = {"revision": True, "updated_at": True}
         with self._database.operation():
-            found = self._database.chats.find(condition, fields, sort=order, limit=most, batch_size=most + 1)
-            return list(found)
+            cursor = self._database.chats.find(condition, fields, sort=order, limit=most, batch_size=most + 1)
+            return list(cursor)
 
-    def _reserve(self, tenant_id: str, most_of_day: int, wanted: int, now: datetime) -> int:
-        """Count chats as taken before they are, so that no crash lets more go than may; return how many may go."""
+    def _reserve(self, tenant_id: str, max_per_day: int, requested: int, now: datetime) -> int:
+        """Count chats before they are removed, so that no crash removes more than allowed; return how many may be."""
         day = {"_id": _day(tenant_id, now)}
         with self._database.operation(writes=True):
             counted = self._database.retention_days.find_one(day) or {"taken": 0}
-            number = min(wanted, most_of_day - int(counted["taken"]))
+            number = min(requested, max_per_day - int(counted["taken"]))
             if number <= 0:
                 return 0
             change = {"$inc": {"taken": number}, "$setOnInsert": {"expires_at": now + COUNTED_FOR}}
             try:
                 self._database.retention_days.update_one(
-                    {**day, "taken": {"$lte": most_of_day - number}}, change, upsert=True
+                    {**day, "taken": {"$lte": max_per_day - number}}, change, upsert=True
                 )
-            except DuplicateKeyError:  # another worker was faster, and there is not so much room any more
+            except DuplicateKeyError:  # another worker was faster, and less than `number` is left
                 return 0
         return number
 
-    def _give_back(self, tenant_id: str, number: int, now: datetime) -> None:
+    def _return_reserved(self, tenant_id: str, number: int, now: datetime) -> None:
         if number:
             with self._database.operation(writes=True):
                 day = {"_id": _day(tenant_id, now)}
                 self._database.retention_days.update_one(day, {"$inc": {"taken": -number}})
 
     def overdue(self) -> dict[str, int]:
-        """Return of each tenant that has some how many chats should have been taken `OVERDUE` ago, and were not.
+        """Return the number of each tenant's chats that should have been removed `OVERDUE` ago, if there are any.
 
-        Up to `OVERDUE_COUNTED`. Not those that are connected to, or held. One command for each policy, or two.
+        Up to `OVERDUE_COUNTED` of a tenant, without chats that are held or have connections. One or two commands for
+        each policy.
         """
-        found = {tenant_id: self._overdue_of(tenant_id) for tenant_id in self.tenants()}
-        return {tenant_id: number for tenant_id, number in found.items() if number}
+        numbers = {tenant_id: self._overdue_of(tenant_id) for tenant_id in self.tenants()}
+        return {tenant_id: number for tenant_id, number in numbers.items() if number}
 
     def overdue_in_all(self, seconds: float) -> int:
-        """Return the sum of `overdue`, as it was at most `OVERDUE_KNOWN_SECONDS` ago, if the database says it in time.
+        """Return the sum of `overdue`, at most `OVERDUE_KNOWN_SECONDS` old; `seconds` is the timeout.
 
         Raises:
-            DatabaseUnavailableError: it does not.
+            DatabaseUnavailableError: the database did not answer in time.
         """
         if time.monotonic() >= self._overdue_until:
             with self._database.operation(seconds=seconds):
@@ -242,7 +247,7 @@ class RetentionPolicies:
             return 0
         days = max(then.delete_after_days, rules.retention.delete_after_days)
         inactive = _inactive(now - OVERDUE - timedelta(days=days))
-        ids = [one["_id"]["chat_id"] for one in self._find(tenant_id, inactive, None, OVERDUE_COUNTED)]
+        ids = [chat["_id"]["chat_id"] for chat in self._find(tenant_id, inactive, None, OVERDUE_COUNTED)]
         with self._database.operation():
             leases = self._presence.count_each(self._database.unbound(), tenant_id, ids)
         return sum(not leases[chat_id].live for chat_id in ids)
@@ -251,7 +256,7 @@ class RetentionPolicies:
 _SUMS = {"chats": {"$sum": 1}, "messages": {"$sum": "$message_count"}}
 
 
-def _change(  # noqa: PLR0913, PLR0917 - a tenant, what changes, and what the log is told
+def _change(  # noqa: PLR0913, PLR0917 - a tenant, what changes, and what to log
     tx: UnitOfWork, tenant_id: str, tenant: Document, change: Document, changed_by: str, facts: Document
 ) -> None:
     version = tenant.get("retention_version", 0) + 1
@@ -262,9 +267,9 @@ def _change(  # noqa: PLR0913, PLR0917 - a tenant, what changes, and what the lo
 
 
 def _inactive(since: datetime) -> Document:
-    """Return the condition of chats that nothing has happened to since, and that have no end of their own.
+    """Return the condition of chats without activity after `since`, and without an `expires_at` of their own.
 
-    A restore counts as activity: what was trashed by the policy would be trashed again at once.
+    A restore counts as activity: otherwise the policy would trash the chat again at once.
     """
     return {
         "updated_at": {"$lte": since},

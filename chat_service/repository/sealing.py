@@ -1,4 +1,4 @@
-"""Secrets that have to be known again, as they are stored: sealed with a key that the database does not have."""
+"""Encryption of secrets that must be readable again: they are stored sealed, with a key that is not in the database."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from chat_service.errors import SecretsUnreadableError, WebhooksOffError
 
 
 class Sealer:
-    """Seals and opens secrets with the operator's keys: with the first one, and with any of them."""
+    """Seals secrets with the first of the operator's keys, and opens them with any of the keys."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = MultiFernet([Fernet(key) for key in keys]) if keys else None
@@ -19,7 +19,7 @@ class Sealer:
         return self._keys is not None
 
     def seal(self, secret: bytes) -> bytes:
-        """Return what is stored of a secret.
+        """Return the secret in encrypted form, as it is stored.
 
         Raises:
             WebhooksOffError: there is no key.
@@ -29,11 +29,11 @@ class Sealer:
         return self._keys.encrypt(secret)
 
     def open(self, sealed: bytes) -> bytes:
-        """Return the secret.
+        """Return the secret in plain form.
 
         Raises:
             WebhooksOffError: there is no key.
-            SecretsUnreadableError: none of the keys has sealed it.
+            SecretsUnreadableError: it was sealed with none of the keys.
         """
         if self._keys is None:
             raise WebhooksOffError
@@ -44,12 +44,12 @@ class Sealer:
 
 
 def new_key() -> str:
-    """Return a new key."""
+    """Return a new random key."""
     return Fernet.generate_key().decode()
 
 
 def is_key(text: str) -> bool:
-    """Tell whether a text is a key: 32 bytes in url-safe base64."""
+    """Return whether a text is a key: 32 bytes in url-safe base64."""
     try:
         Fernet(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The collections, and whether they are what the service rests on: there, no views, clustered, with their indexes."""
+"""The collections and indexes that the service needs, and the check that the database has them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 HELD, HELD_IN_TRASH = {"holds": {"$exists": True}}, {"chat.holds": {"$exists": True}}
-"""Chats that a hold was ever placed on, which are few."""
+"""The condition of chats that a hold was ever placed on, which are few."""
 
 COLLECTIONS: dict[str, list[IndexModel]] = {
     "tenants": [],
     "holds": [
         IndexModel([("_id.tenant_id", ASCENDING), ("placed_at", DESCENDING), ("_id.hold_id", ASCENDING)]),
-        # Of those that were released, and that chats still name.
+        # Only released holds whose marks some chats still have.
         IndexModel([("is_lifting", ASCENDING)], partialFilterExpression={"is_lifting": True}),
     ],
     "api_keys": [IndexModel([("tenant_id", ASCENDING), ("created_at", ASCENDING)])],
@@ -31,13 +31,13 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
     ],
     "erasures": [
         IndexModel([("_id.tenant_id", ASCENDING), ("requested_at", DESCENDING), ("_id.erasure_id", ASCENDING)]),
-        # Of those that are under way: a complete one has no lease.
+        # Only unfinished erasures: a complete one has no lease.
         IndexModel([("lease_until", ASCENDING)], partialFilterExpression={"lease_until": {"$exists": True}}),
     ],
     "retention_days": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
     "chats": [
         IndexModel([("_id.tenant_id", ASCENDING), ("updated_at", DESCENDING), ("_id.chat_id", ASCENDING)]),
-        # Of those that have an end, which are few.
+        # Only chats that expire, which are few.
         IndexModel([("expires_at", ASCENDING)], partialFilterExpression={"expires_at": {"$type": "date"}}),
         IndexModel([("_id.tenant_id", ASCENDING), ("holds", ASCENDING)], partialFilterExpression=HELD),
     ],
@@ -45,7 +45,7 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
     "presence": [
         IndexModel([("tenant_id", ASCENDING), ("chat_id", ASCENDING), ("expires_at", ASCENDING)]),
         IndexModel([("worker_id", ASCENDING), ("_id", ASCENDING)]),
-        # Readers ignore expired leases by themselves; this only sweeps them up.
+        # This only removes expired leases: readers ignore them anyway.
         IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
     ],
     "deletions": [IndexModel([("_id.tenant_id", ASCENDING), ("deleted_at", DESCENDING), ("_id.chat_id", ASCENDING)])],
@@ -66,38 +66,39 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
 }
 
 CLUSTERED = {"clusteredIndex": {"key": {"_id": 1}, "unique": True}}
-"""The primary key is the layout on disk: a chat's messages lie, and go, together, and so do the entries of a log."""
+"""Documents are stored in the order of the primary key: so a chat's messages are read and removed together, and the
+entries of a log too."""
 
 OPTIONS: Mapping[str, dict[str, Any]] = {"messages": CLUSTERED, "log_entries": CLUSTERED}
 
-_NAMES_OF_ITS_OWN = {"v", "name", "ns"}
-"""What the server adds to an index."""
+_SERVER_FIELDS = {"v", "name", "ns"}
+"""The fields that the server adds to an index."""
 
 
 def shortcomings(database: Any) -> Iterator[str]:
-    """Give what is not as it must be, each in a sentence that says what to do."""
-    found = {one["name"]: one for one in database.list_collections()}
+    """Yield what is wrong with the collections, each in a sentence that says what to do."""
+    present = {collection["name"]: collection for collection in database.list_collections()}
     for name, indexes in COLLECTIONS.items():
-        if name not in found:
+        if name not in present:
             yield f"The collection {name} is missing; `flask --app wsgi db init` makes it."
-        elif found[name]["type"] != "collection":
-            yield f"{name} is a {found[name]['type']} and must be a collection; name another database in MONGODB_URI."
+        elif present[name]["type"] != "collection":
+            yield f"{name} is a {present[name]['type']} and must be a collection; name another database in MONGODB_URI."
         else:
-            if name in OPTIONS and "clusteredIndex" not in found[name]["options"]:
+            if name in OPTIONS and "clusteredIndex" not in present[name]["options"]:
                 yield f"{name} is not clustered; dump it, drop it, run `flask --app wsgi db init`, and restore it."
-            yield from _missing(name, indexes, list(database[name].list_indexes()) if indexes else [])
+            yield from _wrong_indexes(name, indexes, list(database[name].list_indexes()) if indexes else [])
 
 
-def _missing(name: str, indexes: Sequence[IndexModel], found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    present = {one["name"]: _plain(one) for one in found}
+def _wrong_indexes(name: str, indexes: Sequence[IndexModel], existing: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    present = {index["name"]: _comparable(index) for index in existing}
     for index in indexes:
-        wanted = index.document
-        if wanted["name"] not in present:
-            yield f"The index {wanted['name']} of {name} is missing; `flask --app wsgi db init` makes it."
-        elif present[wanted["name"]] != _plain(wanted):
-            yield f"The index {wanted['name']} of {name} has other options; drop it, and run `flask … db init`."
+        expected = index.document
+        if expected["name"] not in present:
+            yield f"The index {expected['name']} of {name} is missing; `flask --app wsgi db init` makes it."
+        elif present[expected["name"]] != _comparable(expected):
+            yield f"The index {expected['name']} of {name} has other options; drop it, and run `flask … db init`."
 
 
-def _plain(index: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {name: value for name, value in index.items() if name not in _NAMES_OF_ITS_OWN}
-    return {**plain, "key": list(plain["key"].items())}
+def _comparable(index: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {name: value for name, value in index.items() if name not in _SERVER_FIELDS}
+    return {**fields, "key": list(fields["key"].items())}

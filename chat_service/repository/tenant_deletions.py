@@ -1,10 +1,10 @@
-"""Deleting a tenant, with proof: its chats through the gate that everybody's go through, and then all else of it.
+"""Deletes a tenant, with proof: its chats by the same code as any other delete, and then everything else of it.
 
-From the request on its keys are revoked. After as long as a process may not know that yet, a job deletes the chats,
-live and trashed; each has its receipt and its entry in the log. A hold wins here too: what is held stays, and the
-tenant with it, until the release. When nothing is left of any chat, also not for a purge, what the tenant had set up
-goes, and the log gets its last entry, `tenant.deleted`. The log and the receipts stay: they hold ids, counts and
-times, and are the proof. Of the tenant itself its id stays, so that it is never given to another one.
+The request revokes the tenant's keys. After the time that a process may take to learn of that, a job deletes the chats,
+live and trashed; each has its receipt and its entry in the log. A hold takes precedence here too: what is held stays,
+and the tenant with it, until the release. When nothing is left of any chat, not even for a purge, everything that the
+tenant has set up is removed, and the log gets its last entry, `tenant.deleted`. The log and the receipts stay: they
+have ids, counts and times, and are the proof. The tenant's id stays too, so that no other tenant ever gets it.
 """
 
 from collections.abc import Mapping
@@ -24,17 +24,17 @@ from chat_service.repository.tenants import Tenants
 from chat_service.repository.unit_of_work import UnitOfWork
 
 STOPPED_AFTER = IN_FORCE_AFTER
-"""From the request until nothing that a key of the tenant began can still be under way."""
+"""From the request until no operation that was started with a key of the tenant can still be running."""
 
 SET_UP = ("webhooks", "deliveries", "holds", "erasures")
-"""What the tenant has set up, and what comes of it. Tickets, idempotency records and token buckets end by themselves
-within a day."""
+"""The collections of what the tenant has set up, and of its results. Tickets, idempotency records and token buckets
+expire within a day."""
 
 Document = dict[str, Any]
 
 
 class TenantDeletions:
-    """Tenants that are to be deleted, and that were."""
+    """The deletions of tenants: requested, in progress and completed."""
 
     def __init__(self, database: Database, deletions: Deletions) -> None:
         self._database = database
@@ -43,11 +43,11 @@ class TenantDeletions:
         self._tenants = Tenants(database)
 
     def request(self, tenant_id: str, requested_by: str) -> None:
-        """Have the tenant deleted, and end its keys at once. Asked for again it changes nothing.
+        """Request the deletion of the tenant, and revoke its keys at once. A second request changes nothing.
 
         Raises:
             LookupError: there is no such tenant.
-            LegalHoldError: it holds chats; release them first.
+            LegalHoldError: the tenant has holds; release them first.
         """
 
         def work(tx: UnitOfWork) -> ChatServiceError | None:
@@ -56,60 +56,60 @@ class TenantDeletions:
                 raise LookupError(tenant_id)
             if "deletion" in tenant:
                 return None
-            standing = tx.holds.find({"_id.tenant_id": tenant_id, "released_at": None}, {"_id": True})
-            if holds := [hold["_id"]["hold_id"] for hold in standing]:
-                return LegalHoldError(holds)
+            unreleased = tx.holds.find({"_id.tenant_id": tenant_id, "released_at": None}, {"_id": True})
+            if hold_ids := [hold["_id"]["hold_id"] for hold in unreleased]:
+                return LegalHoldError(hold_ids)
             begin(tx, tenant_id, {"requested_at": tx.now, "requested_by": requested_by})
             return None
 
         self._database.transaction(work)
 
     def get(self, tenant_id: str) -> TenantDeletion:
-        """Return how far the deletion of a tenant is.
+        """Return the progress of a tenant's deletion.
 
         Raises:
-            LookupError: nobody has asked for it.
+            LookupError: it was not requested.
         """
         with self._database.operation():
             tenant = self._database.tenants.find_one({"_id": tenant_id}) or {}
             if "deletion" not in tenant:
                 raise LookupError(tenant_id)
-            asked = tenant["deletion"]
+            deletion = tenant["deletion"]
             purges = self._database.purges.count_documents({"_id.tenant_id": tenant_id})
         chats = self._tenants.count_chats(tenant_id)
-        return TenantDeletion(asked["requested_at"], asked.get("completed_at"), chats, purges)
+        return TenantDeletion(deletion["requested_at"], deletion.get("completed_at"), chats, purges)
 
     def tenants(self) -> list[str]:
-        """Return the tenants of which something can be deleted now, in their order."""
+        """Return the ids of the tenants whose deletion can make progress now, sorted."""
         now = self._database.now()
-        asked = {"deletion.requested_at": {"$lte": now - STOPPED_AFTER}, "deletion.completed_at": None}
+        requested = {"deletion.requested_at": {"$lte": now - STOPPED_AFTER}, "deletion.completed_at": None}
         with self._database.operation(writes=True):
-            found = [one["_id"] for one in self._database.tenants.find(asked, {"_id": True})]
-            return sorted(one for one in found if self._is_due(one))
+            tenant_ids = [tenant["_id"] for tenant in self._database.tenants.find(requested, {"_id": True})]
+            return sorted(tenant_id for tenant_id in tenant_ids if self._check_due(tenant_id))
 
-    def _is_due(self, tenant_id: str) -> bool:
-        """Tell whether it has chats that can be deleted; or nothing at all any more, and the log has all of that.
+    def _check_due(self, tenant_id: str) -> bool:
+        """Return whether the tenant has chats that can be deleted, or has no chats left and the log has all its events.
 
-        So the entry that closes it is the last one.
+        The latter makes sure that the entry which ends the log is the last one.
         """
         if not lets_jobs_delete(self._database.rules.learn(tenant_id), self._database.now()):
             return False
         if find_free(self._database, tenant_id, 1):
             return True
-        return _is_empty(self._database.unbound(), tenant_id) and self._is_logged(tenant_id)
+        return _is_empty(self._database.unbound(), tenant_id) and self._note_emptied(tenant_id)
 
     def take_some(self, tenant_id: str, most: int) -> int:
-        """Delete some chats of the tenant, `most` at most, or with the last one gone the rest; return how many.
+        """Delete up to `most` chats of the tenant and return how many; or, without chats, the rest, which counts as 1.
 
         Raises:
-            DatabaseUnavailableError, OutcomeUnknownError: what is left is found again.
+            DatabaseUnavailableError, OutcomeUnknownError: a later call will find what is left.
         """
-        found = find_free(self._database, tenant_id, most)
-        if not found:
+        chats = find_free(self._database, tenant_id, most)
+        if not chats:
             return int(self._finish(tenant_id))
         with self._database.operation():
             requested_by = self._database.tenants.find_one({"_id": tenant_id})["deletion"]["requested_by"]
-        removals = [self._removal(chat, place, requested_by) for place, chat in found]
+        removals = [self._removal(chat, place, requested_by) for place, chat in chats]
         return sum(self._deletions.remove_all(tenant_id, removals))
 
     def _removal(self, chat: Document, place: Place, requested_by: str) -> Removal:
@@ -118,7 +118,7 @@ class TenantDeletions:
         return Removal(chat_id, requested_by, evict=True, of_trash=of_trash, is_due=is_due, governs=True)
 
     def _finish(self, tenant_id: str) -> bool:
-        """Remove what the tenant had beside its chats, if none is left, and have the log say so; return whether."""
+        """If the tenant has no chats left, remove everything else and log `tenant.deleted`; return whether it did."""
         with self._database.operation(writes=True):
             if not _is_empty(self._database.unbound(), tenant_id):
                 return False
@@ -131,45 +131,46 @@ class TenantDeletions:
             tenant = tx.tenants.find_one({"_id": tenant_id})
             if tenant is None or tenant.get("holds") or not _is_empty(tx, tenant_id):
                 return False
-            asked = tenant["deletion"]
-            if "completed_at" in asked:
+            deletion = tenant["deletion"]
+            if "completed_at" in deletion:
                 return False
-            end = {"name": "", "created_at": tenant["created_at"], "deletion": {**asked, "completed_at": tx.now}}
-            tx.tenants.replace_one({"_id": tenant_id}, {"_id": tenant_id, **end})
-            if not asked.get("is_logged"):
+            fields = {"name": "", "created_at": tenant["created_at"], "deletion": {**deletion, "completed_at": tx.now}}
+            tx.tenants.replace_one({"_id": tenant_id}, {"_id": tenant_id, **fields})
+            if not deletion.get("is_logged"):
                 tx.log(tenant_id, deleted)
             return True
 
         return self._database.transaction(work)
 
     def _deleted(self, tenant_id: str) -> Event:
-        """Return the last event of the log, with what was deleted since it was asked for: nothing comes to that."""
+        """Return the last event of the log, with the counts of what was deleted since the request, which are final."""
         sums = {"_id": None, "chat_count": {"$sum": 1}, "message_count": {"$sum": "$message_count"}}
         with self._database.operation():
-            asked = self._database.tenants.find_one({"_id": tenant_id})["deletion"]
-            own = {"_id.tenant_id": tenant_id, "deleted_at": {"$gte": asked["requested_at"]}}
-            found = self._database.deletions.aggregate([{"$match": own}, {"$group": sums}, {"$unset": "_id"}])
-            counts = next(iter(found), {"chat_count": 0, "message_count": 0})
-        return Event(Kind.TENANT_DELETED, "", asked["requested_by"], {"requested_at": asked["requested_at"], **counts})
+            deletion = self._database.tenants.find_one({"_id": tenant_id})["deletion"]
+            own = {"_id.tenant_id": tenant_id, "deleted_at": {"$gte": deletion["requested_at"]}}
+            totals = self._database.deletions.aggregate([{"$match": own}, {"$group": sums}, {"$unset": "_id"}])
+            counts = next(iter(totals), {"chat_count": 0, "message_count": 0})
+        facts = {"requested_at": deletion["requested_at"], **counts}
+        return Event(Kind.TENANT_DELETED, "", deletion["requested_by"], facts)
 
-    def _is_logged(self, tenant_id: str) -> bool:
-        """Tell whether the log is beyond the moment when the tenant was first seen without chats, and note that."""
-        unseen = {"_id": tenant_id, "deletion.emptied_at": None}
-        self._database.tenants.update_one(unseen, {"$set": {"deletion.emptied_at": self._database.now()}})
+    def _note_emptied(self, tenant_id: str) -> bool:
+        """Save when the tenant was first seen without chats; return whether the log has all events up to then."""
+        unnoted = {"_id": tenant_id, "deletion.emptied_at": None}
+        self._database.tenants.update_one(unnoted, {"$set": {"deletion.emptied_at": self._database.now()}})
         tenant = self._database.tenants.find_one({"_id": tenant_id})
         log = self._sequencer.status()
         emptied_at: datetime = tenant["deletion"]["emptied_at"]
         return log.up_to is not None and log.up_to > emptied_at and not log.is_rescanning
 
 
-def begin(tx: UnitOfWork, tenant_id: str, asked: Mapping[str, Any]) -> None:
-    """Mark the tenant as one to be deleted, and end its keys."""
-    tx.tenants.update_one({"_id": tenant_id}, {"$set": {"deletion": dict(asked)}})
+def begin(tx: UnitOfWork, tenant_id: str, deletion: Mapping[str, Any]) -> None:
+    """Mark the tenant as one to be deleted, and revoke its keys."""
+    tx.tenants.update_one({"_id": tenant_id}, {"$set": {"deletion": dict(deletion)}})
     tx.api_keys.update_many({"tenant_id": tenant_id, "revoked_at": None}, {"$set": {"revoked_at": tx.now}})
 
 
 def _is_empty(tx: UnitOfWork, tenant_id: str) -> bool:
-    """Tell whether nothing of any chat is left, counted where it lies and not by what anybody has noted."""
+    """Return whether nothing of any chat is left, by a search of the collections themselves."""
     own = {"_id.tenant_id": tenant_id}
     if any(collection.find_one(own, {"_id": True}) for collection in (tx.chats, tx.trash, tx.purges)):
         return False

@@ -1,4 +1,4 @@
-"""What a tenant's document says of all its chats, as each process knows it: at most 5 s old."""
+"""The rules that a tenant's document has for all its chats, in a cache of each process: at most 5 s old."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from chat_service.models import Retention, RetentionAction
 
 CACHE_SECONDS = 4.0
 SLOW_LOOKUP_SECONDS = 1.0
-"""An entry lives for 4 s and is not made by a look-up that took over 1 s: what is so, is known everywhere after 5 s."""
+"""A cache entry lives for 4 s, and a look-up that took over 1 s makes none: every process knows a change after 5 s."""
 
 CACHE_TENANTS = 10_000
 
@@ -20,30 +20,30 @@ Document = dict[str, Any]
 
 
 class TenantRules(NamedTuple):
-    """What holds for all chats of a tenant, also those that are still to come."""
+    """The rules for all chats of a tenant, including future ones."""
 
     holds: list[str]
     """The ids of the holds on everything."""
     hold_released_at: datetime | None
-    """When the last one was released."""
+    """When the last hold on everything was released."""
     retention: Retention | None
 
 
 def of_tenant(tenant: Document) -> TenantRules:
-    """Return the rules that a tenant's document keeps."""
+    """Return the rules in a tenant's document."""
     return TenantRules(
         tenant.get("holds", []), tenant.get("hold_released_at"), retention_of(tenant.get("retention", {}))
     )
 
 
 def grace_of(tenant: Document) -> timedelta | None:
-    """Return for how long the tenant's deletes can be taken back; 0 if that was so once, None if it never was."""
+    """Return how long the tenant's deletes can be undone: 0 if they no longer can, None if they never could."""
     seconds = tenant.get("grace_seconds")
     return None if seconds is None else timedelta(seconds=seconds)
 
 
 def retention_of(document: Document) -> Retention | None:
-    """Return the policy that the part of a tenant's document keeps, or None if it has ended."""
+    """Return the policy in the `retention` field of a tenant's document, or None if it has ended."""
     if "delete_after_days" not in document:
         return None
     before = document["before"]
@@ -59,30 +59,30 @@ def retention_of(document: Document) -> Retention | None:
 
 
 class KnownRules:
-    """The rules of the tenants that were asked for lately; one for each process and database."""
+    """The cache of tenants' rules; one for each process and database."""
 
     def __init__(self, find_tenant: Callable[[str], Document | None]) -> None:
-        """`find_tenant` reads a tenant's document, with a command."""
+        """`find_tenant` reads a tenant's document from the database."""
         self._find_tenant = find_tenant
         self._tenants: TTLCache[str, TenantRules] = TTLCache(CACHE_TENANTS, CACHE_SECONDS)
         self._lock = threading.Lock()
 
     def note(self, tenant_id: str, tenant: Document, began: float) -> None:
-        """Take note of a tenant's document that somebody has read; the command began at `began`, monotonic."""
+        """Cache the rules of a tenant's document that the caller has read; `began` is its monotonic start time."""
         if time.monotonic() - began <= SLOW_LOOKUP_SECONDS:
             with self._lock:
                 self._tenants[tenant_id] = of_tenant(tenant)
 
     def known(self, tenant_id: str) -> TenantRules | None:
-        """Return the rules of a tenant, if they are known; asks nobody."""
+        """Return the rules of a tenant if they are in the cache. No command."""
         with self._lock:
             return self._tenants.get(tenant_id)
 
     def learn(self, tenant_id: str) -> TenantRules:
-        """Return the rules of a tenant: one command if they are not known."""
-        known = self.known(tenant_id)
-        if known is not None:
-            return known
+        """Return the rules of a tenant. One command if they are not in the cache."""
+        rules = self.known(tenant_id)
+        if rules is not None:
+            return rules
         began = time.monotonic()
         tenant = self._find_tenant(tenant_id) or {}
         self.note(tenant_id, tenant, began)

@@ -17,7 +17,7 @@ class Tenants:
         self._database = database
 
     def create(self, name: str, tenant_id: str | None = None) -> Tenant:
-        """Create a tenant and return it; with a `tenant_id` that exists already, return that one."""
+        """Create a tenant and return it; if `tenant_id` exists already, the stored tenant stays as it is."""
         tenant = Tenant(tenant_id or str(uuid.uuid4()), name, self._database.now())
         with self._database.operation(writes=True):
             self._database.tenants.update_one(
@@ -30,8 +30,8 @@ class Tenants:
     def list(self) -> Iterable[Tenant]:
         """Return all tenants, oldest first."""
         with self._database.operation():
-            found = self._database.tenants.find(sort=[("created_at", 1), ("_id", 1)])
-            return [_to_tenant(document) for document in found]
+            documents = self._database.tenants.find(sort=[("created_at", 1), ("_id", 1)])
+            return [_to_tenant(document) for document in documents]
 
     def get(self, tenant_id: str) -> Tenant:
         """Return a tenant.
@@ -46,13 +46,13 @@ class Tenants:
         return _to_tenant(document)
 
     def count_chats(self, tenant_id: str) -> int:
-        """Return how many chats a tenant has, in the trash too."""
+        """Return how many chats a tenant has, including those in the trash."""
         own = {"_id.tenant_id": tenant_id}
         with self._database.operation():
-            return sum(one.count_documents(own) for one in (self._database.chats, self._database.trash))
+            return sum(chats.count_documents(own) for chats in (self._database.chats, self._database.trash))
 
     def set_limits(self, tenant_id: str, limits: Limits, to_default: Iterable[Scope] = ()) -> None:
-        """Give a tenant limits of its own, and for other scopes the default again. All processes know within 5 s.
+        """Give a tenant its own limits, and the default again for `to_default`. All processes know within 5 s.
 
         Raises:
             LookupError: there is no such tenant.
@@ -62,14 +62,14 @@ class Tenants:
         }
         change = {"$set": own, "$unset": {f"limits.{scope}": "" for scope in to_default}}
         with self._database.operation(writes=True):
-            found = self._database.tenants.update_one(
+            result = self._database.tenants.update_one(
                 {"_id": tenant_id}, {operator: fields for operator, fields in change.items() if fields}
             )
-        if not found.matched_count:
+        if not result.matched_count:
             raise LookupError(tenant_id)
 
     def set_grace(self, tenant_id: str, grace: timedelta) -> None:
-        """Have the tenant's deletes be such that they can be taken back for so long; 0 ends that for later ones.
+        """Let the tenant's deletes be undone for so long; 0 ends that for later deletes.
 
         All processes know within 5 s.
 
@@ -96,5 +96,5 @@ def _to_tenant(document: dict[str, Any]) -> Tenant:
 
 
 def to_limits(tenant: dict[str, Any]) -> Limits:
-    """Return the limits that a tenant's document keeps."""
+    """Return the limits in a tenant's document."""
     return {Scope(scope): limit and RateLimit(**limit) for scope, limit in tenant.get("limits", {}).items()}

@@ -1,4 +1,4 @@
-"""Whether others use the chats: what those ask who work on many chats at once, to step aside."""
+"""Detects whether requests of others use the chats, so that jobs and bulk operations can yield to them."""
 
 import math
 import threading
@@ -11,62 +11,62 @@ from chat_service.errors import DatabaseUnavailableError
 from chat_service.repository.database import Database
 
 LOOK_SECONDS = 0.1
-"""Between two looks."""
+"""The least time between two looks at the server's counter."""
 
 RECENT_SECONDS = 1.0
-"""A look tells of the time since the last one; if that was longer ago, of nothing that is going on now."""
+"""A look shows the traffic since the last one. If that was longer ago than this, it says nothing about the present."""
 
 LOOK_WITHIN_SECONDS = 2.0
-"""For a look: no healthy one needs it."""
+"""The timeout of a look; a healthy one takes less."""
 
 GROUP_OPERATIONS = 2
-"""What the transaction of a group is on the collection of chats."""
+"""How many operations on the chats collection the transaction of a group counts as."""
 
 JOB_REST = 6.0
-"""The rest of a job after a piece of work while others use the database, in times of the piece."""
+"""How long a job pauses after a piece of work while others use the chats, in multiples of the piece's own time."""
 
 OTHERS_PER_SECOND = 20.0
-"""Operations on the chats up to which they are nobody: leases and single requests now and then."""
+"""Up to this rate of operations on the chats there are no others: only leases and occasional requests."""
 
 
 def chat_operations(database: Database) -> int:
-    """Return how many operations the server has done on the chats, ever: every request does some, and so does this.
+    """Return how many operations the server has ever run on the chats. Every request runs some, and this runs one.
 
     Raises:
-        DatabaseUnavailableError: it did not answer in time.
-        OperationFailure: it does not tell.
+        DatabaseUnavailableError: the database did not answer in time.
+        OperationFailure: the database has no such statistics.
     """
-    look = {"aggregate": "chats", "pipeline": [{"$collStats": {"latencyStats": {}}}], "cursor": {}}
+    statistics = {"aggregate": "chats", "pipeline": [{"$collStats": {"latencyStats": {}}}], "cursor": {}}
     with database.operation(seconds=LOOK_WITHIN_SECONDS):
-        shards = database.unbound().command(look)["cursor"]["firstBatch"]
+        shards = database.unbound().command(statistics)["cursor"]["firstBatch"]
     return sum(int(kind["ops"]) for shard in shards for kind in shard["latencyStats"].values())
 
 
 class Traffic:
-    """What others do, seen from a process that works on the chats itself and tells what it does."""
+    """The traffic of others, seen from a process that reports its own operations on the chats."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
         self._looked_at = -math.inf
-        self._seen = 0
+        self._total = 0
         self._own = 0
         self._is_busy = False
 
     def add(self, operations: int) -> None:
-        """Take note of operations on the chats that are the caller's own."""
+        """Add operations on the chats that are the caller's own, so that they are not taken for others'."""
         with self._lock:
             self._own += operations
 
     @property
     def is_shared(self) -> bool:
-        """Whether the last look has seen others: pieces of work are to be small then. Asks nobody."""
+        """Whether the last look has seen others: then pieces of work should be small. No command."""
         return self._is_busy
 
     def step_aside(self, begun: float, operations: int = GROUP_OPERATIONS) -> None:
-        """After a piece of a job's work that began at `begun`, monotonic: rest if others use the chats.
+        """Pause if others use the chats, after a piece of a job's work that began at `begun`, monotonic.
 
-        `operations` is how many the piece was on the collection of chats; each statement of an update is one.
+        `operations` is how many operations on the chats collection the piece was; each statement of an update is one.
         """
         self.add(operations)
         worked = time.monotonic() - begun
@@ -74,15 +74,15 @@ class Traffic:
             time.sleep(worked * JOB_REST)
 
     def look_for_others(self) -> bool:
-        """Tell whether others used the chats between the last two looks; costs a command after `LOOK_SECONDS`."""
+        """Return whether others used the chats between the last two looks. A command, at most each `LOOK_SECONDS`."""
         with self._lock:
             now = time.monotonic()
             since = now - self._looked_at
             if since > LOOK_SECONDS:
-                # Whoever asks is about to find out that it is away; and nobody steps aside for what cannot be seen.
+                # If the database is away, the caller is about to notice; without statistics nobody pauses.
                 with suppress(DatabaseUnavailableError, OperationFailure):
-                    seen = chat_operations(self._database)
-                    others = seen - self._seen - self._own - 1
+                    total = chat_operations(self._database)
+                    others = total - self._total - self._own - 1
                     self._is_busy = since < RECENT_SECONDS and others > OTHERS_PER_SECOND * since
-                    self._looked_at, self._seen, self._own = now, seen, 0
+                    self._looked_at, self._total, self._own = now, total, 0
             return self._is_busy

@@ -1,4 +1,4 @@
-"""Webhooks: who is told of a tenant's log, where, and with which secret. How they are told is in deliveries.py."""
+"""Webhooks: to which URLs a tenant's log entries are sent, and the secrets that sign them. See also deliveries.py."""
 
 import base64
 import secrets
@@ -25,7 +25,7 @@ SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how the standard marks a secret
 
 BOTH_FOR = timedelta(hours=24)
-"""After a rotation, for which the old secret signs too."""
+"""How long the old secret also signs after a rotation."""
 
 Document = dict[str, Any]
 
@@ -37,11 +37,11 @@ class Webhooks:
         self._database = database
         self._sealer = sealer
         self.private_networks = private_networks
-        """Whether they may go anywhere."""
+        """Whether webhooks may lead into private networks, and need no https."""
 
     @property
     def are_on(self) -> bool:
-        """Whether there is a key to seal and open their secrets with."""
+        """Whether there is a key to seal and open the secrets of webhooks."""
         return self._sealer.is_ready
 
     def create(
@@ -52,13 +52,13 @@ class Webhooks:
         created_by: str,
         key: IdempotencyKey | None = None,
     ) -> tuple[Webhook, str]:
-        """Have entries of these kinds told to `url`, of all with None, from now on; return the webhook and its secret.
+        """Create a webhook that gets new entries of these kinds, of all with None; return it and its secret.
 
         Raises:
             WebhooksOffError: there is no key to seal secrets with.
             ReceiverRefusedError: `url` may not be called.
-            TooManyWebhooksError: the tenant has as many as it may have.
-            IdempotencyKeyReusedError: `key` came with another request before.
+            TooManyWebhooksError: the tenant has `MOST_OF_TENANT` webhooks.
+            IdempotencyKeyReusedError: `key` was used for another request before.
         """
         secret = self._sealer.seal(secrets.token_bytes(SECRET_BYTES))
         check_receiver(url, private_networks=self.private_networks)
@@ -110,14 +110,16 @@ class Webhooks:
         return from_document(self._find(tenant_id, webhook_id))
 
     def page(self, tenant_id: str, limit: int, after: ListPosition | None) -> list[Webhook]:
-        """Return up to `limit` webhooks that come after a place in the list, latest first."""
+        """Return up to `limit` webhooks after a position in the list, latest first."""
         own = {"_id.tenant_id": tenant_id}
         with self._database.operation():
-            found = latest_first(self._database.webhooks, own, "created_at", limit, after, id_field="_id.webhook_id")
-            return [from_document(document) for document in found]
+            documents = latest_first(
+                self._database.webhooks, own, "created_at", limit, after, id_field="_id.webhook_id"
+            )
+            return [from_document(document) for document in documents]
 
     def update(self, tenant_id: str, webhook_id: str, changes: Document) -> Webhook:
-        """Change `url`, `kinds` or `enabled`, and return the webhook. Enabled again, it goes on where it was.
+        """Change `url`, `kinds` or `enabled`; return the webhook. When enabled again, it continues at its position.
 
         Raises:
             WebhookNotFoundError: the tenant has no such webhook.
@@ -130,9 +132,9 @@ class Webhooks:
         return self._change(tenant_id, webhook_id, {"$set": changes})
 
     def _change(self, tenant_id: str, webhook_id: str, change: Document) -> Webhook:
-        place = {"_id": webhook_key(tenant_id, webhook_id)}
+        key = {"_id": webhook_key(tenant_id, webhook_id)}
         with self._database.operation(writes=True):
-            document = self._database.webhooks.find_one_and_update(place, change, return_document=ReturnDocument.AFTER)
+            document = self._database.webhooks.find_one_and_update(key, change, return_document=ReturnDocument.AFTER)
         if document is None:
             raise WebhookNotFoundError
         return from_document(document)
@@ -153,7 +155,7 @@ class Webhooks:
         self._database.transaction(work)
 
     def rotate(self, tenant_id: str, webhook_id: str) -> tuple[Webhook, str]:
-        """Give the webhook a new secret, and return both; the old one signs too for `BOTH_FOR`.
+        """Give the webhook a new secret; return the webhook and the secret. The old one also signs for `BOTH_FOR`.
 
         Raises:
             WebhooksOffError: there is no key to seal secrets with.
@@ -166,7 +168,7 @@ class Webhooks:
         return webhook, self._newest_secret({"secrets": both})
 
     def replay(self, tenant_id: str, webhook_id: str, after: int) -> Webhook:
-        """Have the entries after one told again, up to where the webhook is; they are told as new messages.
+        """Send the entries after seq `after` again, up to the webhook's position, as new messages.
 
         Raises:
             WebhookNotFoundError: the tenant has no such webhook.
@@ -176,7 +178,7 @@ class Webhooks:
         return self._change(tenant_id, webhook_id, {"$set": {"replay": replay}, "$inc": {"generation": 1}})
 
     def disable(self, tenant_id: str, webhook_id: str, by: str) -> Webhook:
-        """Tell it nothing more until it is enabled again.
+        """Send nothing more to the webhook until it is enabled again.
 
         Raises:
             WebhookNotFoundError: the tenant has no such webhook.
@@ -185,7 +187,7 @@ class Webhooks:
 
 
 def from_document(document: Document) -> Webhook:
-    """Return the webhook that the document keeps."""
+    """Return the webhook of a document."""
     kinds = document["kinds"]
     return Webhook(
         id=document["_id"]["webhook_id"],
