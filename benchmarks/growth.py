@@ -28,7 +28,7 @@ from chat_service.repository.idempotency import KEPT
 from chat_service.repository.log import Log
 from chat_service.repository.log_tree import Head
 from chat_service.repository.messages import Messages
-from chat_service.repository.sequencer import Sequencer, of_receipt
+from chat_service.repository.sequencer import Sequencer, events_of_receipt
 
 Document = dict[str, Any]
 Make = Callable[[str, datetime], Iterator[Document]]
@@ -63,7 +63,7 @@ def entries() -> Make:
     def make(tenant_id: str, at: datetime) -> Iterator[Document]:
         (document,) = receipt(tenant_id, at)
         head = heads[tenant_id]
-        for pending in of_receipt(document):
+        for pending in events_of_receipt(document):
             yield head.add(LogEntry(head.next_seq, at, pending.event))
 
     return make

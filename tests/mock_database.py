@@ -14,7 +14,7 @@ from pymongo.errors import OperationFailure
 
 from chat_service.errors import ChatServiceError
 from chat_service.repository.database import Database, Work
-from chat_service.repository.transaction import Again, T
+from chat_service.repository.transaction import BeforeRetry, T
 from chat_service.repository.unit_of_work import UnitOfWork
 
 
@@ -42,8 +42,8 @@ class MockDatabase(Database):
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-    def transaction(self, work: Work[T], again: Again = lambda: None) -> T:
-        del again
+    def transaction(self, work: Work[T], before_retry: BeforeRetry = lambda: None) -> T:
+        del before_retry
         result = work(self.unbound())
         if isinstance(result, ChatServiceError):
             raise result

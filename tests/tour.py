@@ -430,7 +430,7 @@ def restored(tour: Tour, folder: Path) -> None:
     tour.finish("the purge worker", PurgeWorker(tour.repos.purges))
     file = LedgerFile(folder / "ledger.db")
     ledger = Ledger(tour.repos.database, file)
-    ledger.lift()  # the guard sends its commands at its own times
+    ledger.disable_guard()  # the guard sends its commands at its own times
     busy = BusyTenant(tour.client)
     number_all(tour.database)
     tour.finish("the ledger is kept", Keeping(ledger))

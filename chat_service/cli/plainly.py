@@ -42,7 +42,7 @@ def unguarded(command: Callable[P, R]) -> Callable[P, R]:
     def lifted(*args: P.args, **kwargs: P.kwargs) -> R:
         ledger = None if WRONG_SETTINGS in current_app.config else repositories().ledger
         if ledger is not None:
-            ledger.lift()
+            ledger.disable_guard()
         return command(*args, **kwargs)
 
     return lifted

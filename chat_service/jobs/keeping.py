@@ -30,7 +30,7 @@ class Keeping(Job):
             DatabaseUnavailableError, OutcomeUnknownError: the copying is continued later.
         """
         try:
-            return self._ledger.keep_some()
+            return self._ledger.copy_some()
         except LedgerError as error:
             # An operator has to act, for this does not pass by itself, and must see the cause.
             if time.monotonic() >= self._next_log_at:

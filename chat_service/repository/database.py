@@ -37,7 +37,7 @@ from chat_service.repository.outage import Outage, is_outage, is_refused, reason
 from chat_service.repository.shape import COLLECTIONS, OPTIONS, shortcomings
 from chat_service.repository.tenant_rules import KnownRules
 from chat_service.repository.tracer import SILENT, Tracer
-from chat_service.repository.transaction import Again, T, TransactionRunner
+from chat_service.repository.transaction import BeforeRetry, T, TransactionRunner
 from chat_service.repository.unit_of_work import UnitOfWork
 
 Work = Callable[[UnitOfWork], T | ChatServiceError]
@@ -153,12 +153,12 @@ class Database:
         now = self._clock.now()
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
-    def transaction(self, work: Work[T], again: Again = lambda: None) -> T:
+    def transaction(self, work: Work[T], before_retry: BeforeRetry = lambda: None) -> T:
         """Run `work(tx)` in one transaction; see `TransactionRunner.run` for what it returns and raises."""
         try:
             self.guard()
             with self.tracer.step("transaction"):
-                return self._transactions.run(lambda session: work(self._unit_of_work(session)), again)
+                return self._transactions.run(lambda session: work(self._unit_of_work(session)), before_retry)
         except PyMongoError as error:
             if is_outage(error):
                 self._complain(error)

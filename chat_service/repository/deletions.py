@@ -17,13 +17,13 @@ from chat_service.models import Deletion, IdempotencyKey, Trashing
 from chat_service.repository.database import Database, Work
 from chat_service.repository.idempotency import once
 from chat_service.repository.keys import chat_key
-from chat_service.repository.lifecycle import Lifecycle, Outcome, Removal, told
+from chat_service.repository.lifecycle import Lifecycle, Outcome, Removal, trash_outcome
 from chat_service.repository.presence import Presence
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 from chat_service.repository.receipts import KEPT_FIELDS, from_document
 from chat_service.repository.together import Bounds, GroupCommit, Unit, run_together
 from chat_service.repository.traffic import Traffic
-from chat_service.repository.transaction import Again
+from chat_service.repository.transaction import BeforeRetry
 from chat_service.repository.unit_of_work import UnitOfWork
 
 SETTLE_SECONDS = 2.0
@@ -145,14 +145,16 @@ class Deletions:
         with self._database.operation():
             return _done_before(self._database.unbound(), tenant_id, removals)
 
-    def _commit_group(self, tenant_id: str, removals: Sequence[Removal], again: Again) -> Sequence[Outcome]:
+    def _commit_group(
+        self, tenant_id: str, removals: Sequence[Removal], before_retry: BeforeRetry
+    ) -> Sequence[Outcome]:
         """Run the removals in one transaction, and return the outcome of each."""
         self._database.rules.learn(tenant_id)
         try:
             if len(removals) == 1:
                 # mypy does not see which part of the union the transaction raises.
-                return [cast("Removed", self._database.transaction(self._alone(tenant_id, removals[0]), again))]
-            return self._database.transaction(lambda tx: self._remove(tx, tenant_id, removals), again)
+                return [cast("Removed", self._database.transaction(self._alone(tenant_id, removals[0]), before_retry))]
+            return self._database.transaction(lambda tx: self._remove(tx, tenant_id, removals), before_retry)
         except OutcomeUnknownError as error:
             return self._outcomes_after(tenant_id, removals, error)
         except DuplicateKeyError:
@@ -232,4 +234,8 @@ def _own_trashings(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) 
     trashed = tx.read("trash", {**keys, "operation": operations}, KEPT_FIELDS)
     restored = tx.read("chats", {**keys, "last_trashing.operation": operations}, {"last_trashing": True})
     trashings = {row["_id"]["chat_id"]: row.get("last_trashing", row) for row in [*restored, *trashed]}
-    return {removal: told(trashings[removal.chat_id], removal) for removal in removals if removal.chat_id in trashings}
+    return {
+        removal: trash_outcome(trashings[removal.chat_id], removal)
+        for removal in removals
+        if removal.chat_id in trashings
+    }

@@ -164,7 +164,7 @@ class Holds:
 
         def work(tx: UnitOfWork) -> int:
             chat_ids: list[str] = []
-            for collection, prefix in tx.places:
+            for collection, prefix in tx.chat_collections:
                 condition = {"_id.tenant_id": tenant_id, f"{prefix}holds": hold_id}
                 documents = collection.find(condition, {"_id": True}, limit=LIFTED_AT_ONCE)
                 chat_ids += [document["_id"]["chat_id"] for document in documents]
@@ -227,7 +227,7 @@ def unmark(
         return 0
     keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
     unmarked = 0
-    for collection, prefix in tx.places:
+    for collection, prefix in tx.chat_collections:
         change = {
             "$pull": {f"{prefix}holds": hold_id},
             "$max": {f"{prefix}hold_released_at": released_at or tx.now},

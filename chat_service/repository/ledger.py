@@ -1,8 +1,8 @@
-"""What ties the database to its ledger (proof/ledger_file.py): the log is kept there, and nothing is done without it.
+"""Ties the database to its ledger (proof/ledger_file.py): a copy of all logs, without which the database is not used.
 
-A worker copies what is in the log into the file, and then writes down in the database how far that is. A database of
-which the file has more is one that was restored from a backup: it would show what was deleted since. So each process
-looks before it uses the database, and goes on only when a replay has brought it up to the file.
+A worker copies new log entries into the file, and then saves in the database how many the file has. If the file has
+more entries than the database, the database was restored from a backup: it would show chats that were deleted since.
+So each process compares the two before it uses the database, and raises until a replay has brought it up to the file.
 """
 
 import json
@@ -28,10 +28,10 @@ from chat_service.repository.log_tree import frontier_of
 from chat_service.repository.sequencer import POSITION
 
 LOOK_SECONDS = 1.0
-"""Between two looks whether the database is still the one that it was."""
+"""How long a successful comparison is valid."""
 
 ASK_SECONDS = 12.0
-"""For such a look, if its caller has as much: as for any command, an election fits in it."""
+"""The timeout of a comparison, if its caller has as much time: as for any command, an election fits in it."""
 
 RESTORED = (
     "The database lacks what LEDGER_FILE has of the logs of {} tenants: a backup was restored. Stop the workers, run "
@@ -45,27 +45,27 @@ class Ledger:
     """The ledger of a database."""
 
     def __init__(self, database: Database, file: LedgerFile, signing_keys: Sequence[SigningKey] = ()) -> None:
-        """Let the database be used only while it has what the ledger has."""
+        """Guard the database: it can be used only while it has all entries of the ledger."""
         self.file = file
         self._database = database
         self._signing_keys = signing_keys
         self._complaints = Complaints()
         self._good_until = 0.0
-        self._kept_up_to: int | None = None
+        self._copied_up_to: int | None = None
         database.guard = self._require_current
 
-    def lift(self) -> None:
-        """Let this process use the database all the same: it is going to bring it up to the ledger."""
+    def disable_guard(self) -> None:
+        """Let this process use the database even if it is behind: for the replay, which brings it up to the ledger."""
         self._database.guard = lambda: None
 
     def _require_current(self) -> None:
-        """Look at most every `LOOK_SECONDS` whether the database has what the ledger has.
+        """Check that the database has all entries of the ledger, at most every `LOOK_SECONDS`.
 
-        Under the deadline of whoever uses the database, and in each of the threads that do: none waits for another.
+        Each thread that uses the database checks for itself, under its own deadline: none waits for another.
 
         Raises:
-            LedgerBehindError: it does not, or the file cannot be used.
-            PyMongoError: the database could not be asked.
+            LedgerBehindError: the database lacks entries, or the file cannot be used.
+            PyMongoError: the database did not answer.
         """
         now = time.monotonic()
         if now < self._good_until:
@@ -74,7 +74,7 @@ class Ledger:
             with pymongo.timeout(max(deadline.at_most(ASK_SECONDS), 0)):
                 behind = self._compare()
         except LedgerError as error:
-            # Not to know is no leave to go on.
+            # Without the file nobody knows whether the database is behind, so it must not be used.
             self._complaints.say([str(error)])
             raise LedgerBehindError from error
         if behind:
@@ -83,7 +83,7 @@ class Ledger:
         self._good_until = now + LOOK_SECONDS
 
     def behind(self) -> list[str]:
-        """Return the tenants of whose log the database lacks what the ledger has.
+        """Return the tenants whose logs have entries in the ledger that the database lacks.
 
         Raises:
             LedgerError: the file cannot be used.
@@ -96,40 +96,40 @@ class Ledger:
         mark = self._database.log_position.find_one(self._mark) or {}
         if mark.get("entries", 0) >= count:
             return []
-        # It may only not have been written down yet.
+        # The saved count may only be late: compare the logs themselves.
         heads = self._heads()
         return [
-            kept.tenant_id
-            for kept in self.file.logs()
-            if not _goes_on(heads.get(kept.tenant_id, Frontier()), kept.tree)
+            log.tenant_id
+            for log in self.file.logs()
+            if not _has_all_entries(heads.get(log.tenant_id, Frontier()), log.tree)
         ]
 
     def _heads(self) -> dict[str, Frontier]:
         return {head["_id"]: frontier_of(head) for head in self._database.log_heads.find({}, {"tree": True})}
 
-    def keep_some(self) -> int | None:
-        """Copy what comes next of each tenant's log into the ledger, and return how many entries; None if none.
+    def copy_some(self) -> int | None:
+        """Copy the next entries of each tenant's log into the ledger; return how many, or None if there were none.
 
-        While nothing was numbered it costs one command, and else it looks where each log ends.
+        It costs one command if no entry was numbered since; otherwise it reads the heads of all logs.
 
         Raises:
-            LedgerError: the file cannot be written, or a log does not go on from it.
-            LedgerBehindError: the database was restored.
+            LedgerError: the file cannot be written, or a log does not continue the one in the file.
+            LedgerBehindError: the database was restored from a backup.
         """
         with self._database.operation():
             position = self._database.log_position.find_one(POSITION, {"entries": True}) or {}
-            if position.get("entries") == self._kept_up_to:
+            if position.get("entries") == self._copied_up_to:
                 return None
             heads = self._heads()
         trees = {log.tenant_id: log.tree for log in self.file.logs()}
-        kept = sum(self._keep(tenant_id, trees.get(tenant_id, Frontier()), head) for tenant_id, head in heads.items())
-        self.write_down()
-        if not kept:
-            self._kept_up_to = position.get("entries")
-        return kept or None
+        copied = sum(self._copy(tenant_id, trees.get(tenant_id, Frontier()), head) for tenant_id, head in heads.items())
+        self.save_count()
+        if not copied:
+            self._copied_up_to = position.get("entries")
+        return copied or None
 
-    def write_down(self) -> None:
-        """Write down in the database that it has what the ledger has."""
+    def save_count(self) -> None:
+        """Save in the database how many entries the ledger has: the database has them too."""
         count = self.file.count()
         with self._database.operation(writes=True):
             self._database.log_position.update_one(self._mark, {"$max": {"entries": count}}, upsert=True)
@@ -138,23 +138,23 @@ class Ledger:
     def _mark(self) -> Document:
         return {"_id": f"ledger {self.file.id}"}
 
-    def _keep(self, tenant_id: str, tree: Frontier, head: Frontier) -> int:
-        """Copy the next entries of a tenant's log, of which the file has `tree`, and return how many."""
+    def _copy(self, tenant_id: str, tree: Frontier, head: Frontier) -> int:
+        """Copy the next entries of a tenant's log after those in the file's `tree`; return how many."""
         if tree.size >= head.size:
             return 0
         entries = self._read(tenant_id, tree.size, min(head.size, tree.size + READ_AT_ONCE))
-        for one in entries:
-            tree.append(one["hashes"][0])
-        # At its end the log's own tree, which knows what came before; else what the ledger has may be another log's.
+        for entry in entries:
+            tree.append(entry["hashes"][0])
+        # At its end the log's own tree, which includes all earlier entries: the ledger's may be those of another log.
         expected = head if tree.size == head.size else tree
-        kept = [self._to_kept(tenant_id, one) for one in entries]
+        kept = [self._to_kept(tenant_id, entry) for entry in entries]
         self.file.append(tenant_id, kept, expected, self._sign(tenant_id, expected))
         return len(entries)
 
     def _read(self, tenant_id: str, after: int, last: int) -> list[Document]:
-        stretch = {"$gt": log_key(tenant_id, after), "$lte": log_key(tenant_id, last)}
+        key_range = {"$gt": log_key(tenant_id, after), "$lte": log_key(tenant_id, last)}
         with self._database.operation():
-            return list(self._database.log_entries.find({"_id": stretch}, sort=[("_id", ASCENDING)]))
+            return list(self._database.log_entries.find({"_id": key_range}, sort=[("_id", ASCENDING)]))
 
     def _to_kept(self, tenant_id: str, document: Document) -> Kept:
         entry, aside = entry_of(document), None
@@ -170,6 +170,6 @@ class Ledger:
         return self._signing_keys[0].sign(Checkpoint(origin_of(tenant_id), tree.size, tree.root()))
 
 
-def _goes_on(head: Frontier, kept: Frontier) -> bool:
-    """Tell whether the database has a log as far as the ledger has it."""
-    return head.size > kept.size or (head.size, head.hashes) == (kept.size, kept.hashes)
+def _has_all_entries(head: Frontier, copy: Frontier) -> bool:
+    """Return whether the database's log has all entries of the ledger's copy."""
+    return head.size > copy.size or (head.size, head.hashes) == (copy.size, copy.hashes)

@@ -1,27 +1,28 @@
-"""The life of a chat id within a tenant, and the one gate before everything that takes a chat away.
+"""The life cycle of a chat id within a tenant, and the only code that deletes a chat or moves it to the trash.
 
     absent ──create, import──▶ live ──trash──▶ trashed ──restore──▶ live
                                  │                │
                                  └──── delete ────┴──▶ deleted: the receipt is its tombstone, for ever
 
-Each arrow is a part of its caller's transaction, for several chats at once. Trash is the chat document, moved: every
-way to a message asks for its chat, so no query has a filter to forget, and a chat of any size is hidden by one write.
+Each arrow runs in its caller's transaction, for several chats at once. To trash a chat moves its document to another
+collection. Everything that reads a message looks up its chat first. So no query can forget to filter out trashed chats,
+and one write hides a chat of any size.
 
-What this module keeps, in every interleaving with posts, connections, creates, deletes and restores:
+Invariants, in every interleaving with posts, connections, creates, deletes and restores:
 
-1. A 200 to a delete means gone. From that commit on neither the chat nor any message of it can be read, and none
-   appears again.
-2. Any other outcome means that nothing changed, also after a crash at any point.
-3. Of any number of concurrent deletes, trashings and restores of a chat exactly one succeeds: its document can be
-   removed once from where it is.
-4. Posting and connecting write the chat document in their own transaction. A transaction that only *read* it could
-   commit beside a delete (write skew under snapshot isolation) and leave orphans.
-5. A deleted id never comes back: the receipt is written in the delete's own transaction, and creating a chat under its
-   id is refused. So it is under the id of a chat in the trash.
-6. What is held is not destroyed: a hold is a field of the chat's document, so placing one and taking the document away
-   conflict. It may be moved to the trash and back; the hold goes with it.
+1. A delete that was answered with 200 is final. From its commit on nobody can read the chat or any of its messages, and
+   none of them appears again.
+2. Any other outcome means that nothing changed, even after a crash at any point.
+3. Of any number of concurrent deletes, trashings and restores of a chat exactly one succeeds, because its document can
+   be removed only once from where it is.
+4. Posting and connecting write the chat document in their own transaction. If a transaction only *read* it, it could
+   commit beside a delete (write skew under snapshot isolation) and leave orphaned messages or leases.
+5. A deleted id never comes back: the delete's own transaction writes the receipt, and creating a chat under its id is
+   refused. So is creating one under the id of a chat in the trash.
+6. A held chat is not destroyed. The hold is a field of the chat's document, so placing a hold and removing the document
+   conflict. A held chat may be moved to the trash and back; its hold moves with it.
 7. Above the inline limit the messages stay for a purge, which the same transaction opens. So a delete costs the same
-   for ten messages and for ten million, and trashing and restoring always do.
+   for ten messages and for ten million. The cost of trashing and restoring never depends on the number of messages.
 """
 
 import uuid
@@ -45,60 +46,60 @@ from chat_service.repository.keys import chat_key, has_expired, unexpired
 from chat_service.repository.presence import LeaseCount, Presence
 from chat_service.repository.protection import UNHELD, log_refusals, on_everything, refusal, refusals
 from chat_service.repository.purges import Purges, remove_inline
-from chat_service.repository.receipts import in_grace, to_document
+from chat_service.repository.receipts import receipt_in_grace, to_document
 from chat_service.repository.unit_of_work import UnitOfWork
 
 SHARED_INLINE_LIMIT = 100
-"""Messages up to which a chat's own are removed with it in a shared transaction, which never holds more than 800."""
+"""Up to this many messages of a chat are removed inline in a shared transaction: 800 in all, at most."""
 
 _DUPLICATE = 11000
 
 CHAT_FIELDS = dict.fromkeys(("_id", "message_count", "first_seq", "open_purges", "revision"), True)
-"""What deleting a chat needs of it."""
+"""The fields of a chat that deleting it needs."""
 
 Chat = dict[str, Any]
 Verdict = Chat | Deletion | Trashing | ChatServiceError
-"""The document of a chat that was removed, or what became of it otherwise."""
+"""The document of a chat that was removed; or an outcome, if it was not."""
 
 Outcome = Deletion | Trashing | ChatServiceError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Removal:
-    """What one caller asks for: to take a chat away, for good or into the trash, on these conditions."""
+    """One caller's request to delete a chat, or to move it to the trash, and its conditions."""
 
     chat_id: str
     requested_by: str
     keep: timedelta | None = None
-    """How long it stays in the trash; None deletes it, also out of the trash."""
+    """How long the chat stays in the trash; None deletes it, even if it is in the trash."""
     revisions: Collection[int] | None = None
-    """At which the chat has to be."""
+    """The chat must be at one of these revisions; None allows any."""
     key: IdempotencyKey | None = None
     evict: bool = False
-    """Live connections do not refuse it: their leases go with the chat, and whoever holds the sockets closes them."""
+    """Remove the chat despite live connections: their leases go with it, and their workers close the sockets."""
     operation: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Names the run in what it leaves, so that it knows its own again when its answer was lost."""
+    """The id of this run, kept in what it writes: so it recognises its own work if the commit's answer was lost."""
     is_repeated: bool = False
-    """What an earlier run of the same operation has done counts as done, with the time of that."""
+    """If an earlier run of the same operation has removed the chat, that is the outcome, with the time of that run."""
     of_trash: bool = False
-    """Only a chat that is in the trash is meant."""
+    """Remove the chat only if it is in the trash."""
     export_sha256: str | None = None
-    """What the receipt says of the export that was taken before."""
+    """The digest of an export taken before, for the receipt."""
     grace: timedelta | None = None
-    """How long it stays in the trash, behind the answer of a delete: only who governs is told that it is there."""
+    """How long a deleted chat stays in the trash: answered as deleted, and seen only by keys that govern."""
     governs: bool = False
-    """What was deleted in grace is found too."""
+    """Find the chat even if it was deleted in grace."""
     is_due: bool = False
-    """Only one whose time is over, its own or that in the trash: nobody but the expiry finds it any more."""
+    """Remove the chat only if it has expired, live or in the trash: nothing but the expiry finds it any more."""
 
     @property
     def stay(self) -> timedelta | None:
-        """How long it stays in the trash, whatever is said of that; None: not at all."""
+        """How long the chat stays in the trash, openly or in grace; None if not at all."""
         return self.keep or self.grace
 
     @property
     def destroys(self) -> bool:
-        """Whether it is told to be gone, so that a hold refuses it: also of what is kept meanwhile, in grace."""
+        """Whether the answer says that the chat is gone, which a hold refuses: also that to a delete in grace."""
         return self.keep is None
 
 
@@ -111,39 +112,43 @@ class Lifecycle:
         self._inline_limit = inline_limit
 
     def take_away(self, tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict[Removal, Outcome]:
-        """Delete chats, or move them to the trash; return what became of each. No chat is in `removals` twice.
+        """Delete chats, or move them to the trash; return the outcome of each. No chat may be in `removals` twice.
 
-        Refused in this order: not there, at another revision, held, with live connections. What is to be moved to the
-        trash and is there already stays there as it is. That a hold refused it is told to the log.
+        The first of these refuses a removal: the chat does not exist, is at another revision, is held, has live
+        connections. A chat that is to be moved to the trash and is there already stays as it is. A refusal by a hold
+        is written to the log.
 
         Raises:
-            MiscountedError: several chats together do not have as many messages as they say.
-            DuplicateKeyError: one of them has a receipt, from before the database was restored.
+            MiscountedError: several chats together do not have as many messages as their documents say.
+            DuplicateKeyError: a chat has a receipt already, from before the database was restored.
         """
         leases = self._presence.count_each(tx, tenant_id, [removal.chat_id for removal in removals])
-        verdicts = _refused(tx, tenant_id, removals, leases)
+        verdicts = _refused_for_connections(tx, tenant_id, removals, leases)
         verdicts |= _remove(tx, tenant_id, [removal for removal in removals if removal not in verdicts])
         removed = {removal: chat for removal, chat in verdicts.items() if isinstance(chat, dict)}
-        held = [removal.chat_id for removal in removed if any(leases[removal.chat_id])]
-        if held:
-            # Taken along, so that a renewal that is under way conflicts with this or finds nothing.
-            self._presence.clear(tx, tenant_id, held)
+        leased = [removal.chat_id for removal in removed if any(leases[removal.chat_id])]
+        if leased:
+            # In this transaction, so that a concurrent renewal conflicts with it or finds no lease.
+            self._presence.clear(tx, tenant_id, leased)
         outcomes = {removal: verdict for removal, verdict in verdicts.items() if not isinstance(verdict, dict)}
-        outcomes |= _put_in_trash(tx, tenant_id, {one: chat for one, chat in removed.items() if one.stay is not None})
-        outcomes |= self._destroy(tx, tenant_id, {one: chat for one, chat in removed.items() if one.stay is None})
-        log_refusals(tx, tenant_id, [(one.chat_id, one.requested_by, outcomes[one]) for one in outcomes])
+        to_trash = {removal: chat for removal, chat in removed.items() if removal.stay is not None}
+        outcomes |= _put_in_trash(tx, tenant_id, to_trash)
+        to_destroy = {removal: chat for removal, chat in removed.items() if removal.stay is None}
+        outcomes |= self._destroy(tx, tenant_id, to_destroy)
+        requests = [(removal.chat_id, removal.requested_by, outcome) for removal, outcome in outcomes.items()]
+        log_refusals(tx, tenant_id, requests)
         return outcomes
 
     def _destroy(self, tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat]) -> dict[Removal, Outcome]:
-        """Take the messages of chats whose documents were just removed, write the receipts, and return them."""
+        """Remove the messages of chats whose documents were just removed; write and return the receipts."""
         if not removed:
             return {}
         limit = self._inline_limit if len(removed) == 1 else min(self._inline_limit, SHARED_INLINE_LIMIT)
-        at_once = [chat for chat in removed.values() if chat["message_count"] <= limit and not chat.get("open_purges")]
-        if at_once:
-            remove_inline(tx, at_once)
+        inline = [chat for chat in removed.values() if chat["message_count"] <= limit and not chat.get("open_purges")]
+        if inline:
+            remove_inline(tx, inline)
         receipts = {
-            removal: _at_once(tx, chat, removal) if chat in at_once else self._staged(tx, tenant_id, chat, removal)
+            removal: _inline_receipt(tx, chat, removal) if chat in inline else self._stage(tx, tenant_id, chat, removal)
             for removal, chat in removed.items()
         }
         documents = [to_document(tenant_id, receipt, removal.operation) for removal, receipt in receipts.items()]
@@ -153,14 +158,17 @@ class Lifecycle:
             if all(failure["code"] == _DUPLICATE for failure in error.details["writeErrors"]):
                 raise DuplicateKeyError("A chat lies beside its receipt.") from error
             raise
-        late = [receipt for receipt in receipts.values() if receipt.completed_at not in {None, receipt.deleted_at}]
-        if late:
-            self._purges.complete(tx, tenant_id, late)
+        # Chats that were deleted in grace: their messages are removed later than `deleted_at` says.
+        completed_later = [
+            receipt for receipt in receipts.values() if receipt.completed_at not in {None, receipt.deleted_at}
+        ]
+        if completed_later:
+            self._purges.complete(tx, tenant_id, completed_later)
         return {**receipts}
 
-    def _staged(self, tx: UnitOfWork, tenant_id: str, chat: Chat, removal: Removal) -> Deletion:
+    def _stage(self, tx: UnitOfWork, tenant_id: str, chat: Chat, removal: Removal) -> Deletion:
         """Open a purge of the chat's messages, and return the receipt."""
-        # What emptying the chat has left on the disk is still there: it is counted, and goes on being removed.
+        # Messages that an emptying of the chat has left on the disk are still there: count them, and remove them too.
         emptied = self._purges.take_over(tx, tenant_id, removal.chat_id) if chat.get("open_purges") else []
         first = min(chat["first_seq"], *(purge["_id"]["seq"] for purge in emptied), MAX_SEQ)
         count = chat["message_count"] + sum(purge["messages"] for purge in emptied)
@@ -169,17 +177,17 @@ class Lifecycle:
         return _receipt(tx, chat, removal, count, purged, None)
 
     def delete_again(self, tx: UnitOfWork, tenant_id: str, chat_id: str) -> None:
-        """Delete what a restore of the database has brought back beside its receipt: it was deleted, and that stands.
+        """Delete a chat that exists beside its receipt, because a restore of the database has brought it back.
 
-        What is held stays until it is released.
-        The receipt stays as it is; the completion counts what is removed now too.
+        A held chat stays until its hold is released. The receipt stays as it is. The completion will also count the
+        messages that are removed now.
         """
         key = {"_id": chat_key(tenant_id, chat_id)}
         receipt = tx.deletions.find_one(key)
         if receipt is None:
             return
-        kept = tx.trash.find_one(key)
-        chat = tx.chats.find_one(key) or (kept and kept["chat"])
+        trashed = tx.trash.find_one(key)
+        chat = tx.chats.find_one(key) or (trashed and trashed["chat"])
         if chat is None or refusal(tx, tenant_id, chat_id, chat):
             return
         tx.chats.delete_one(key)
@@ -195,115 +203,125 @@ class Lifecycle:
 def restore(  # noqa: PLR0913 - which chats, and who asks
     tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str], requested_by: str, operation: str, *, governs: bool
 ) -> dict[str, Chat | NotInTrashError]:
-    """Make chats of the trash live again; return the document of each, or that it was not there.
+    """Make trashed chats live again; return the document of each, or NotInTrashError if it was not in the trash.
 
-    It is as it was but for its revision, which has grown, so that no ETag from before fits any more; `operation` names
-    the run in it.
+    The chat is as it was, except for its revision: that has grown, so that no earlier ETag matches any more. The
+    document keeps `operation`, the id of this run.
     """
     keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
-    kept = tx.read("trash", {"_id": {"$in": keys}, "purge_at": {"$gt": tx.now}, **visible(governs=governs)}, {})
+    documents = tx.read("trash", {"_id": {"$in": keys}, "purge_at": {"$gt": tx.now}, **visible(governs=governs)}, {})
     restoration = {"operation": operation, "at": tx.now}
-    chats = {one["_id"]["chat_id"]: {**revived(one), "restoration": restoration} for one in kept}
+    chats = {
+        trashed["_id"]["chat_id"]: {**chat_from_trash(trashed), "restoration": restoration} for trashed in documents
+    }
     if chats:
         tx.trash.delete_many({"_id": {"$in": [chat["_id"] for chat in chats.values()]}})
         tx.chats.insert_many(list(chats.values()))
-        tx.log(tenant_id, *(_restored(chat, requested_by) for chat in chats.values()))
+        tx.log(tenant_id, *(_restored_event(chat, requested_by) for chat in chats.values()))
     return {chat_id: chats.get(chat_id) or NotInTrashError() for chat_id in chat_ids}
 
 
 def visible(*, governs: bool) -> dict[str, Any]:
-    """Return the condition that a chat in the trash is told of: what was deleted in grace, only to who governs."""
+    """Return the condition of the trashed chats that a caller may see: deleted in grace only if it `governs`."""
     return {} if governs else {"in_grace": {"$ne": True}}
 
 
-def revived(kept: Chat) -> Chat:
-    """Return the chat of a document in the trash; the trashing stays with it for those who repeat it."""
-    trashing = {name: kept[name] for name in ("operation", "trashed_at", "purge_at")}
-    revision = kept["chat"]["revision"] + 1
-    return {**kept["chat"], "_id": kept["_id"], "revision": revision, "last_trashing": trashing}
+def chat_from_trash(trashed: Chat) -> Chat:
+    """Return the live chat of a document in the trash; it keeps the facts of the trashing for a repeated request."""
+    trashing = {name: trashed[name] for name in ("operation", "trashed_at", "purge_at")}
+    revision = trashed["chat"]["revision"] + 1
+    return {**trashed["chat"], "_id": trashed["_id"], "revision": revision, "last_trashing": trashing}
 
 
-def _restored(chat: Chat, requested_by: str) -> Event:
+def _restored_event(chat: Chat, requested_by: str) -> Event:
     facts = {"message_count": chat["message_count"]}
     return Event(Kind.CHAT_RESTORED, chat["_id"]["chat_id"], requested_by, facts, chat["revision"])
 
 
-def _refused(
+def _refused_for_connections(
     tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal], leases: Mapping[str, LeaseCount]
 ) -> dict[Removal, Verdict]:
-    """Return why those cannot be removed that have live connections."""
-    occupied = [one for one in removals if leases[one.chat_id].live and not one.evict and not one.of_trash]
-    chats = _read(tx, "chats", tenant_id, occupied, {"revision": True, "expires_at": True, "holds": True})
-    there = {
+    """Return the errors of the removals whose chats have live connections."""
+    connected = [
+        removal for removal in removals if leases[removal.chat_id].live and not removal.evict and not removal.of_trash
+    ]
+    chats = _read(tx, "chats", tenant_id, connected, {"revision": True, "expires_at": True, "holds": True})
+    unexpired_chats = {
         removal: chats[removal.chat_id]
-        for removal in occupied
+        for removal in connected
         if removal.chat_id in chats and not has_expired(chats[removal.chat_id], tx.now)
     }
     refused: dict[Removal, Verdict] = {
-        removal: ActiveConnectionsError(leases[removal.chat_id].live) for removal in there
+        removal: ActiveConnectionsError(leases[removal.chat_id].live) for removal in unexpired_chats
     }
-    return {**refused, **_unmet(tx, tenant_id, there)}
+    return {**refused, **_unmet(tx, tenant_id, unexpired_chats)}
 
 
 def _unmet(tx: UnitOfWork, tenant_id: str, chats: Mapping[Removal, Chat]) -> dict[Removal, Verdict]:
-    """Return why those of the chats cannot be removed that are not as they have to be, or held."""
+    """Return the errors of the removals whose chats are at another revision, or held."""
     destroyed = {removal.chat_id: chat for removal, chat in chats.items() if removal.destroys}
     held = refusals(tx, tenant_id, destroyed)
-    refused: dict[Removal, Verdict] = {one: held[one.chat_id] for one in chats if one.destroys and one.chat_id in held}
-    return {**refused, **{one: PreconditionFailedError() for one in chats if not _is_at_revision(chats[one], one)}}
+    refused: dict[Removal, Verdict] = {
+        removal: held[removal.chat_id] for removal in chats if removal.destroys and removal.chat_id in held
+    }
+    changed = [removal for removal, chat in chats.items() if not _is_at_revision(chat, removal)]
+    return {**refused, **{removal: PreconditionFailedError() for removal in changed}}
 
 
 def _remove(tx: UnitOfWork, tenant_id: str, removals: Sequence[Removal]) -> dict[Removal, Verdict]:
-    """Remove the documents of the chats, and return each, or why it cannot be removed."""
-    alive = [removal for removal in removals if not removal.of_trash]
-    if len(removals) == 1 and alive and not (alive[0].destroys and on_everything(tx, tenant_id)):
-        # A single one with one command less.
-        removal = alive[0]
-        time = {"expires_at": {"$lte": tx.now}} if removal.is_due else unexpired(tx.now)
-        seen = {"_id": chat_key(tenant_id, removal.chat_id), **time, **at_revision(removal.revisions)}
-        seen |= UNHELD if removal.destroys else {}
-        chat = tx.chats.find_one_and_delete(seen, projection=CHAT_FIELDS if removal.stay is None else None)
+    """Remove the documents of the chats; return each document, or why it was not removed."""
+    may_be_live = [removal for removal in removals if not removal.of_trash]
+    if len(removals) == 1 and may_be_live and not (may_be_live[0].destroys and on_everything(tx, tenant_id)):
+        # A single chat costs one command less this way.
+        removal = may_be_live[0]
+        expiry = {"expires_at": {"$lte": tx.now}} if removal.is_due else unexpired(tx.now)
+        condition = {"_id": chat_key(tenant_id, removal.chat_id), **expiry, **at_revision(removal.revisions)}
+        condition |= UNHELD if removal.destroys else {}
+        chat = tx.chats.find_one_and_delete(condition, projection=CHAT_FIELDS if removal.stay is None else None)
         if chat is not None:
             return {removal: chat}
         if removal.revisions is None and not removal.destroys:
-            alive = []  # otherwise it may be there, at another revision or held
-    live = _read(tx, "chats", tenant_id, alive, {})
-    kept = _read(tx, "trash", tenant_id, [removal for removal in removals if removal.chat_id not in live], {})
-    verdicts = {one: _verdict(tx, one, live.get(one.chat_id), kept.get(one.chat_id)) for one in removals}
-    verdicts |= _unmet(tx, tenant_id, {one: chat for one, chat in verdicts.items() if isinstance(chat, dict)})
+            may_be_live = []  # otherwise the chat may still be there, at another revision or held
+    live = _read(tx, "chats", tenant_id, may_be_live, {})
+    trashed = _read(tx, "trash", tenant_id, [removal for removal in removals if removal.chat_id not in live], {})
+    verdicts = {
+        removal: _find(tx, removal, live.get(removal.chat_id), trashed.get(removal.chat_id)) for removal in removals
+    }
+    found = {removal: chat for removal, chat in verdicts.items() if isinstance(chat, dict)}
+    verdicts |= _unmet(tx, tenant_id, found)
     removed = [removal.chat_id for removal, verdict in verdicts.items() if isinstance(verdict, dict)]
-    for collection, chats in (tx.chats, live), (tx.trash, kept):
+    for collection, chats in (tx.chats, live), (tx.trash, trashed):
         if keys := [chats[chat_id]["_id"] for chat_id in removed if chat_id in chats]:
             collection.delete_many({"_id": {"$in": keys}})
     return verdicts
 
 
-def _verdict(tx: UnitOfWork, removal: Removal, live: Chat | None, kept: Chat | None) -> Verdict:
-    """Return the chat as it is where it is, or why it is not there for the removal."""
+def _find(tx: UnitOfWork, removal: Removal, live: Chat | None, trashed: Chat | None) -> Verdict:
+    """Return the removal's chat, out of its live or its trashed document; or the outcome, if there is none for it."""
     chat = live
     if live is not None and removal.is_due != has_expired(live, tx.now):
         return ChatNotFoundError()
     if live is None:
-        if kept is None or removal.is_due == (kept["purge_at"] > tx.now) or _is_hidden(kept, removal):
+        if trashed is None or removal.is_due == (trashed["purge_at"] > tx.now) or _is_hidden(trashed, removal):
             return ChatNotFoundError()
         if removal.keep is not None:
-            return told(kept, removal)
-        chat = {**kept["chat"], "_id": kept["_id"], **_told_in_grace(kept)}
+            return trash_outcome(trashed, removal)
+        chat = {**trashed["chat"], "_id": trashed["_id"], **_answered_in_grace(trashed)}
     assert chat is not None  # noqa: S101 - it is one of the two
     return chat
 
 
-def _is_hidden(kept: Chat, removal: Removal) -> bool:
-    """Tell whether a chat in the trash is as good as deleted to whoever wants it removed."""
-    sees = removal.is_due or (removal.governs and removal.of_trash)
-    return "in_grace" in kept and not sees
+def _is_hidden(trashed: Chat, removal: Removal) -> bool:
+    """Return whether a chat in the trash must look deleted to the removal's caller."""
+    may_see = removal.is_due or (removal.governs and removal.of_trash)
+    return "in_grace" in trashed and not may_see
 
 
-def _told_in_grace(kept: Chat) -> Chat:
-    """Return what was told of a chat that was deleted in grace, for its receipt to say the same."""
-    if "in_grace" not in kept:
+def _answered_in_grace(trashed: Chat) -> Chat:
+    """Return what the answer to a delete in grace said, so that the receipt says the same."""
+    if "in_grace" not in trashed:
         return {}
-    return {"gone_since": kept["trashed_at"], "export_sha256": kept.get("export_sha256")}
+    return {"gone_since": trashed["trashed_at"], "export_sha256": trashed.get("export_sha256")}
 
 
 def _is_at_revision(chat: Chat, removal: Removal) -> bool:
@@ -313,32 +331,38 @@ def _is_at_revision(chat: Chat, removal: Removal) -> bool:
 def _read(
     tx: UnitOfWork, collection: str, tenant_id: str, removals: Sequence[Removal], fields: dict[str, bool]
 ) -> dict[str, Chat]:
-    """Return what is in the collection of the chats, by their ids; no command if there are none."""
+    """Return the chats' documents in the collection, by chat id. One command; none without removals."""
     if not removals:
         return {}
     keys = [chat_key(tenant_id, removal.chat_id) for removal in removals]
-    return {found["_id"]["chat_id"]: found for found in tx.read(collection, {"_id": {"$in": keys}}, fields)}
+    documents = tx.read(collection, {"_id": {"$in": keys}}, fields)
+    return {document["_id"]["chat_id"]: document for document in documents}
 
 
 def _put_in_trash(tx: UnitOfWork, tenant_id: str, removed: Mapping[Removal, Chat]) -> dict[Removal, Outcome]:
-    """Write chats whose documents were just removed into the trash, and return until when they are there."""
+    """Write chats whose documents were just removed into the trash; return the outcomes."""
     if not removed:
         return {}
     documents = {
-        removal: in_trash(
-            chat, tx.now, _kept_until(tx, chat, removal), removal.requested_by, removal.operation, _told_of(removal)
+        removal: trash_document(
+            chat, tx.now, _purge_at(tx, chat, removal), removal.requested_by, removal.operation, _grace_facts(removal)
         )
         for removal, chat in removed.items()
     }
     tx.command({"insert": "trash", "documents": list(documents.values())})
-    tx.log(tenant_id, *(_trashed(document, removal) for removal, document in documents.items()))
-    return {removal: told(document, removal) for removal, document in documents.items()}
+    tx.log(tenant_id, *(_trashed_event(document, removal) for removal, document in documents.items()))
+    return {removal: trash_outcome(document, removal) for removal, document in documents.items()}
 
 
-def in_trash(  # noqa: PLR0913, PLR0917 - all that the trash knows of a chat
-    chat: Chat, trashed_at: datetime, purge_at: datetime, trashed_by: str, operation: str, told: Mapping[str, Any]
+def trash_document(  # noqa: PLR0913, PLR0917 - all that the trash knows of a chat
+    chat: Chat,
+    trashed_at: datetime,
+    purge_at: datetime,
+    trashed_by: str,
+    operation: str,
+    grace_facts: Mapping[str, Any],
 ) -> Chat:
-    """Return the document of a chat in the trash; `told` is what was answered that its receipt will have to say."""
+    """Return the document of a chat in the trash; `grace_facts` is what a delete in grace adds, for the receipt."""
     return {
         "_id": chat["_id"],
         "chat": {name: value for name, value in chat.items() if name != "_id"},
@@ -346,39 +370,40 @@ def in_trash(  # noqa: PLR0913, PLR0917 - all that the trash knows of a chat
         "purge_at": purge_at,
         "trashed_by": trashed_by,
         "operation": operation,
-        **told,
+        **grace_facts,
     }
 
 
-def _told_of(removal: Removal) -> dict[str, Any]:
-    told = {"in_grace": removal.grace is not None or None, "export_sha256": removal.export_sha256}
-    return {name: value for name, value in told.items() if value is not None}
+def _grace_facts(removal: Removal) -> dict[str, Any]:
+    facts = {"in_grace": removal.grace is not None or None, "export_sha256": removal.export_sha256}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
-def _trashed(kept: Chat, removal: Removal) -> Event:
-    facts = {"message_count": kept["chat"]["message_count"], "purge_at": kept["purge_at"], **_told_of(removal)}
-    return Event(Kind.CHAT_TRASHED, removal.chat_id, removal.requested_by, facts, kept["chat"]["revision"])
+def _trashed_event(trashed: Chat, removal: Removal) -> Event:
+    chat = trashed["chat"]
+    facts = {"message_count": chat["message_count"], "purge_at": trashed["purge_at"], **_grace_facts(removal)}
+    return Event(Kind.CHAT_TRASHED, removal.chat_id, removal.requested_by, facts, chat["revision"])
 
 
-def _kept_until(tx: UnitOfWork, chat: Chat, removal: Removal) -> datetime:
-    """Return until when a chat is in the trash: one that has an end of its own, not beyond that."""
+def _purge_at(tx: UnitOfWork, chat: Chat, removal: Removal) -> datetime:
+    """Return the end of the chat's stay in the trash: never later than the chat's own `expires_at`."""
     until: datetime = tx.now + (removal.stay or timedelta())
     return min(until, chat.get("expires_at") or until)
 
 
-def told(kept: Chat, removal: Removal) -> Deletion | Trashing:
-    """Return what is told of a chat that the removal has found in the trash, or put there."""
+def trash_outcome(trashed: Chat, removal: Removal) -> Deletion | Trashing:
+    """Return the outcome of a removal that has found its chat in the trash, or has put it there."""
     if removal.keep is None:
-        return in_grace({**kept, "_id": chat_key("", removal.chat_id), "trashed_by": removal.requested_by})
-    return Trashing(removal.chat_id, kept["trashed_at"], kept["purge_at"])
+        return receipt_in_grace({**trashed, "_id": chat_key("", removal.chat_id), "trashed_by": removal.requested_by})
+    return Trashing(removal.chat_id, trashed["trashed_at"], trashed["purge_at"])
 
 
-def _at_once(tx: UnitOfWork, chat: Chat, removal: Removal) -> Deletion:
-    """Return the receipt of a chat whose messages are gone."""
+def _inline_receipt(tx: UnitOfWork, chat: Chat, removal: Removal) -> Deletion:
+    """Return the receipt of a chat whose messages were removed inline."""
     return _receipt(tx, chat, removal, chat["message_count"], chat["message_count"], tx.now)
 
 
-def _receipt(  # noqa: PLR0913, PLR0917 - a chat that goes, and how far it has gone
+def _receipt(  # noqa: PLR0913, PLR0917 - a deleted chat, and how far its messages are removed
     tx: UnitOfWork, chat: Chat, removal: Removal, count: int, purged: int, completed_at: datetime | None
 ) -> Deletion:
     return Deletion(

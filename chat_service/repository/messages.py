@@ -1,7 +1,7 @@
-"""Messages: appended in a transaction that writes the chat document, read by stretches of the primary key.
+"""Messages: appended in a transaction that writes the chat document, and read by ranges of the primary key.
 
-Every way to a message asks for its chat too, and the chat says from which seq on messages are its own: what a delete or
-an emptying left for a purge cannot be reached.
+Whatever reads a message reads its chat too. The chat's `first_seq` says which messages are its own: those that a delete
+or an emptying has left for a purge cannot be read.
 """
 
 import sys
@@ -22,31 +22,31 @@ from chat_service.repository.keys import living, message_key, message_range
 from chat_service.repository.protection import UNHELD, log_refusals, on_everything, refusal
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 from chat_service.repository.together import Bounds, GroupCommit, Unit
-from chat_service.repository.transaction import Again
+from chat_service.repository.transaction import BeforeRetry
 from chat_service.repository.unit_of_work import UnitOfWork
 
 PAGE_BYTES = 2**20
-"""Of messages in a page: it lies in memory until its reader has taken it, and hundreds may read at once."""
+"""The size of a page of messages: it is in memory until its reader has received it, and hundreds may read at once."""
 
 BATCH_MESSAGES = 64
-"""Fetched at once for a page: ten megabytes of the longest, and any page of the default size in one go."""
+"""Messages in a batch of the cursor: ten megabytes of the longest, and enough for any page of the default size."""
 
 COMMAND_MESSAGES = 32
-"""In a plain insert command, which holds 16 MB: so many of the longest, each with the largest metadata, fit in it."""
+"""Messages in one plain insert command, which holds 16 MB: so many of the longest, with the largest metadata, fit."""
 
 MESSAGE_SIZE = 1_000
-"""What a message counts in a group at least, in characters of content."""
+"""The least that a message counts towards the size of a group, in characters of content."""
 
 POSTS = Bounds(units=1_000, size=2**20)
-"""What a single request may bring, so that a shared transaction is never slower than the slowest alone."""
+"""As much as a single request may contain, so that a shared transaction is never slower than the slowest alone."""
 
 
-Kept = list[list[Message] | ChatServiceError]
-"""The messages of each post as they are kept, or why they are not."""
+Outcomes = list[list[Message] | ChatServiceError]
+"""The messages of each post as they are stored, or why they are not."""
 
 
 class Post(NamedTuple):
-    """What one request brings."""
+    """The messages of one request."""
 
     chat_id: str
     new: Sequence[NewMessage]
@@ -60,62 +60,62 @@ class Messages:
         self._database = database
         self._purges = Purges(database)
         self._inline_limit = inline_limit
-        self._group_commit = GroupCommit(self._carry, POSTS, database.tracer)
+        self._group_commit = GroupCommit(self._commit_group, POSTS, database.tracer)
 
     def append(
         self, tenant_id: str, chat_id: str, new: Sequence[NewMessage], key: IdempotencyKey | None = None
     ) -> list[Message]:
-        """Append the messages to the chat, all or none, and return them as they are kept.
+        """Append the messages to the chat, all or none, and return them as they are stored.
 
-        Posts of a tenant that meet in this process share a transaction, see together.py; one with a key goes alone.
+        Concurrent posts of a tenant in this process share a transaction, see together.py; one with a key goes alone.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
-            IdempotencyKeyReusedError: `key` came with another request before.
+            IdempotencyKeyReusedError: `key` was used for another request before.
         """
         size = sum(max(len(message.content), MESSAGE_SIZE) for message in new)
         unit = Unit[Post, list[Message]](chat_id, Post(chat_id, new, key), size, goes_alone=key is not None)
         return self._group_commit.run(tenant_id, unit)
 
-    def _carry(self, tenant_id: str, posts: Sequence[Post], again: Again) -> Kept:
-        """Append what the posts bring in one transaction, and return what became of each."""
+    def _commit_group(self, tenant_id: str, posts: Sequence[Post], before_retry: BeforeRetry) -> Outcomes:
+        """Append the messages of all posts in one transaction; return the outcome of each post."""
         if len(posts) == 1:
-            return [self._database.transaction(self._alone(tenant_id, posts[0]), again)]
-        return self._database.transaction(lambda tx: self._append(tx, tenant_id, posts), again)
+            return [self._database.transaction(self._alone(tenant_id, posts[0]), before_retry)]
+        return self._database.transaction(lambda tx: self._append(tx, tenant_id, posts), before_retry)
 
     def _alone(self, tenant_id: str, post: Post) -> Callable[[UnitOfWork], list[Message] | ChatServiceError]:
-        def remember(kept: list[Message]) -> dict[str, Any]:
-            return {"seq": kept[0].seq, "at": kept[0].created_at}
+        def remember(messages: list[Message]) -> dict[str, Any]:
+            return {"seq": messages[0].seq, "at": messages[0].created_at}
 
         def recall(facts: dict[str, Any]) -> list[Message]:
-            return _keep(post.new, facts["seq"], facts["at"])
+            return _to_messages(post.new, facts["seq"], facts["at"])
 
         return once(post.key, lambda tx: self._append(tx, tenant_id, [post])[0], remember, recall)
 
-    def _append(self, tx: UnitOfWork, tenant_id: str, posts: Sequence[Post]) -> Kept:
+    def _append(self, tx: UnitOfWork, tenant_id: str, posts: Sequence[Post]) -> Outcomes:
         counts = Counter[str]()
         for post in posts:
             counts[post.chat_id] += len(post.new)
-        seqs = {chat_id: self._take_numbers(tx, tenant_id, chat_id, count) for chat_id, count in counts.items()}
-        kept: Kept = []
+        seqs = {chat_id: self._reserve_seqs(tx, tenant_id, chat_id, count) for chat_id, count in counts.items()}
+        outcomes: Outcomes = []
         documents: list[dict[str, Any]] = []
         for post in posts:
             seq = seqs[post.chat_id]
             if seq is None:
-                kept.append(ChatNotFoundError())
+                outcomes.append(ChatNotFoundError())
                 continue
-            messages = _keep(post.new, seq, tx.now)
-            kept.append(messages)
+            messages = _to_messages(post.new, seq, tx.now)
+            outcomes.append(messages)
             documents += (to_document(tenant_id, post.chat_id, message) for message in messages)
             seqs[post.chat_id] = seq + len(messages)
         if len(documents) > COMMAND_MESSAGES:
             tx.messages.insert_many(documents)
         elif documents:
             tx.command({"insert": "messages", "documents": documents})
-        return kept
+        return outcomes
 
-    def _take_numbers(self, tx: UnitOfWork, tenant_id: str, chat_id: str, count: int) -> int | None:
-        """Write the chat of so many new messages, and return the seq of the first; None if the chat is gone."""
+    def _reserve_seqs(self, tx: UnitOfWork, tenant_id: str, chat_id: str, count: int) -> int | None:
+        """Update the chat for `count` new messages; return the seq of the first, or None if there is no such chat."""
         change = {
             "$inc": {"next_seq": count, "message_count": count, "revision": 1},
             "$set": {"updated_at": tx.now, "last_message_at": tx.now},
@@ -125,7 +125,7 @@ class Messages:
         return None if chat is None else int(chat["next_seq"])
 
     def page(self, tenant_id: str, chat_id: str, span: Span, limit: int) -> list[Message]:
-        """Return the first messages of the span, `limit` of them at most, and fewer of long ones: see `is_full`.
+        """Return the first messages of the span, up to `limit`, and fewer if they are long: see `is_full`.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
@@ -133,8 +133,8 @@ class Messages:
         with self._database.operation():
             while True:
                 messages = self._read(tenant_id, chat_id, span, limit)
-                # The messages first, then the chat: a chat that is still there vouches for what was read before,
-                # because a delete takes both at once and a deleted id never comes back.
+                # First the messages, then the chat: if the chat still exists, the messages were its own when they were
+                # read, because a delete removes both at once and a deleted id never comes back.
                 chat = self._database.chats.find_one(
                     living(tenant_id, chat_id, self._database.now()), {"first_seq": True}
                 )
@@ -142,11 +142,11 @@ class Messages:
                     raise ChatNotFoundError
                 if all(message.seq >= chat["first_seq"] for message in messages):
                     return messages
-                # The chat was emptied, and a purge has not come to these yet.
+                # The chat was emptied, and the purge has not removed these messages yet.
                 span = replace(span, after=chat["first_seq"] - 1)
 
     def _read(self, tenant_id: str, chat_id: str, span: Span, limit: int) -> list[Message]:
-        found = self._database.messages.find(
+        cursor = self._database.messages.find(
             {"_id": message_range(tenant_id, chat_id, span.after + 1, span.before - 1)},
             sort=[("_id", DESCENDING if span.newest_first else ASCENDING)],
             limit=limit,
@@ -154,8 +154,8 @@ class Messages:
         )
         messages: list[Message] = []
         size = 0
-        with closing(found):
-            for document in found:
+        with closing(cursor):
+            for document in cursor:
                 messages.append(from_document(document))
                 size += _size(messages[-1])
                 if size >= PAGE_BYTES:
@@ -169,10 +169,10 @@ class Messages:
             ChatNotFoundError: there is no such chat (any more).
             MessageNotFoundError: the chat has no such message (any more).
         """
-        found = self.page(tenant_id, chat_id, Span(after=seq - 1, before=seq + 1), 1)
-        if not found:
+        messages = self.page(tenant_id, chat_id, Span(after=seq - 1, before=seq + 1), 1)
+        if not messages:
             raise MessageNotFoundError
-        return found[0]
+        return messages[0]
 
     def edit(self, tenant_id: str, chat_id: str, seq: int, changes: dict[str, Any], requested_by: str) -> Message:
         """Change the content or the metadata of a message, and return it.
@@ -185,14 +185,14 @@ class Messages:
         key = {"_id": message_key(tenant_id, chat_id, seq)}
 
         def work(tx: UnitOfWork) -> Message | ChatServiceError:
-            touched = self._touch(tx, tenant_id, chat_id, seq, requested_by)
-            if isinstance(touched, ChatServiceError):
-                return touched
-            tx.log(tenant_id, _event(Kind.MESSAGE_EDITED, chat_id, seq, requested_by, touched))
+            revision = self._touch(tx, tenant_id, chat_id, seq, requested_by)
+            if isinstance(revision, ChatServiceError):
+                return revision
+            tx.log(tenant_id, _event(Kind.MESSAGE_EDITED, chat_id, seq, requested_by, revision))
             edited = tx.messages.find_one_and_update(
                 key, {"$set": {**changes, "edited_at": tx.now}}, return_document=ReturnDocument.AFTER
             )
-            assert edited is not None  # noqa: S101 - it was there, in this transaction
+            assert edited is not None  # noqa: S101 - this transaction has read it
             return from_document(edited)
 
         return self._database.transaction(work)
@@ -207,10 +207,10 @@ class Messages:
         """
 
         def work(tx: UnitOfWork) -> ChatServiceError | None:
-            touched = self._touch(tx, tenant_id, chat_id, seq, requested_by, message_count=-1)
-            if isinstance(touched, ChatServiceError):
-                return touched
-            tx.log(tenant_id, _event(Kind.MESSAGE_DELETED, chat_id, seq, requested_by, touched))
+            revision = self._touch(tx, tenant_id, chat_id, seq, requested_by, message_count=-1)
+            if isinstance(revision, ChatServiceError):
+                return revision
+            tx.log(tenant_id, _event(Kind.MESSAGE_DELETED, chat_id, seq, requested_by, revision))
             tx.messages.delete_one({"_id": message_key(tenant_id, chat_id, seq)})
             return None
 
@@ -219,12 +219,12 @@ class Messages:
     def _touch(
         self, tx: UnitOfWork, tenant_id: str, chat_id: str, seq: int, requested_by: str, **counts: int
     ) -> int | ChatServiceError:
-        """Write the chat of a message that is about to change, and return its revision, or why that cannot be done.
+        """Update the chat of a message that is about to change; return its new revision, or why it may not change.
 
-        The message is looked up first, so that nothing has been written when the answer is that it is missing.
+        The message is read first, so that nothing has been written if it is missing.
         """
         key = living(tenant_id, chat_id, tx.now)
-        # A message before the chat's first seq is only waiting for its purge.
+        # A message before the chat's `first_seq` is only waiting for its purge.
         owning = {**key, "first_seq": {"$lte": seq}}
         change = {"$inc": {"revision": 1, **counts}, "$set": {"updated_at": tx.now}}
 
@@ -233,24 +233,24 @@ class Messages:
                 condition, change, projection={"revision": True}, return_document=ReturnDocument.AFTER
             )
 
-        is_there = tx.messages.find_one({"_id": message_key(tenant_id, chat_id, seq)}, {"_id": True})
-        is_open = is_there and not on_everything(tx, tenant_id)
-        touched = touch({**owning, **UNHELD}) if is_open else None
+        message = tx.messages.find_one({"_id": message_key(tenant_id, chat_id, seq)}, {"_id": True})
+        may_be_unheld = message and not on_everything(tx, tenant_id)
+        touched = touch({**owning, **UNHELD}) if may_be_unheld else None
         if touched is None:
             chat = tx.chats.find_one(key, {"first_seq": True, "revision": True, "holds": True})
             if chat is None:
                 return ChatNotFoundError()
-            if not is_there or chat["first_seq"] > seq:
+            if not message or chat["first_seq"] > seq:
                 return MessageNotFoundError()
-            if held := refusal(tx, tenant_id, chat_id, chat):
-                log_refusals(tx, tenant_id, [(chat_id, requested_by, held)])
-                return held
+            if refused := refusal(tx, tenant_id, chat_id, chat):
+                log_refusals(tx, tenant_id, [(chat_id, requested_by, refused)])
+                return refused
             touched = touch(owning)
-            assert touched is not None  # noqa: S101 - it was there, in this transaction
+            assert touched is not None  # noqa: S101 - this transaction has read it
         return int(touched["revision"])
 
     def clear(self, tenant_id: str, chat_id: str, requested_by: str) -> int:
-        """Delete all messages of the chat, keep the chat, and return how many there were. Numbers go on from before.
+        """Delete all messages of the chat but not the chat; return how many. Later messages continue the numbers.
 
         Raises:
             ChatNotFoundError: there is no such chat (any more).
@@ -262,21 +262,21 @@ class Messages:
             chat = tx.chats.find_one(key)
             if chat is None:
                 return ChatNotFoundError()
-            if held := refusal(tx, tenant_id, chat_id, chat):
-                log_refusals(tx, tenant_id, [(chat_id, requested_by, held)])
-                return held
+            if refused := refusal(tx, tenant_id, chat_id, chat):
+                log_refusals(tx, tenant_id, [(chat_id, requested_by, refused)])
+                return refused
             emptied = {"message_count": 0, "first_seq": chat["next_seq"], "last_message_at": None}
             is_large = chat["message_count"] > self._inline_limit
-            # So that a delete that comes before the purge is done knows of it, and its receipt is not complete.
+            # `open_purges` tells a delete that comes before the end of the purge that its receipt is not complete.
             change = {"$inc": {"revision": 1, "open_purges": int(is_large)}, "$set": {**emptied, "updated_at": tx.now}}
             tx.chats.update_one(key, change)
             facts = {"message_count": chat["message_count"]}
             tx.log(tenant_id, Event(Kind.CHAT_EMPTIED, chat_id, requested_by, facts, chat["revision"] + 1))
-            stretch = (chat["first_seq"], chat["next_seq"] - 1)
+            seq_range = (chat["first_seq"], chat["next_seq"] - 1)
             if is_large:
-                self._purges.open(tx, tenant_id, chat_id, stretch, chat["message_count"], of_deletion=False)
+                self._purges.open(tx, tenant_id, chat_id, seq_range, chat["message_count"], of_deletion=False)
                 return int(chat["message_count"])
-            removed = tx.messages.delete_many({"_id": message_range(tenant_id, chat_id, *stretch)})
+            removed = tx.messages.delete_many({"_id": message_range(tenant_id, chat_id, *seq_range)})
             return int(removed.deleted_count)
 
         return self._database.transaction(work)
@@ -287,16 +287,16 @@ def _event(kind: Kind, chat_id: str, seq: int, requested_by: str, revision: int)
 
 
 def is_full(messages: Sequence[Message]) -> bool:
-    """Tell whether a page ends with these because they are long, so that there may be more."""
+    """Return whether these long messages fill a page, so that more may come after them."""
     return sum(map(_size, messages)) >= PAGE_BYTES
 
 
 def _size(message: Message) -> int:
-    """Return about how many bytes a message takes, in memory and as JSON."""
+    """Return the approximate size of a message in bytes, in memory and as JSON."""
     return sys.getsizeof(message.content) + 100
 
 
-def _keep(new: Sequence[NewMessage], first_seq: int, now: datetime) -> list[Message]:
+def _to_messages(new: Sequence[NewMessage], first_seq: int, now: datetime) -> list[Message]:
     return [
         Message(seq, one.role.value, one.sender_id, one.content, one.metadata, created_at=now, edited_at=None)
         for seq, one in enumerate(new, first_seq)
@@ -304,7 +304,7 @@ def _keep(new: Sequence[NewMessage], first_seq: int, now: datetime) -> list[Mess
 
 
 def to_document(tenant_id: str, chat_id: str, message: Message) -> dict[str, Any]:
-    """Return the document that keeps `message`."""
+    """Return the document of a message."""
     return {
         "_id": message_key(tenant_id, chat_id, message.seq),
         "role": message.role,
@@ -317,7 +317,7 @@ def to_document(tenant_id: str, chat_id: str, message: Message) -> dict[str, Any
 
 
 def from_document(document: dict[str, Any]) -> Message:
-    """Return the message that `document` keeps."""
+    """Return the message of a document."""
     return Message(
         seq=document["_id"]["seq"],
         role=document["role"],

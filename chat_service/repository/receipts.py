@@ -1,6 +1,6 @@
-"""The receipts of deleted chats: facts about the operation, and no content. They are kept for ever, and never change.
+"""The receipts of deleted chats: facts about the deletion, without content. They are kept for ever and never change.
 
-How far the removal of a large chat's messages is, the purge says while it is open, and then its completion.
+The progress of removing a large chat's messages is in its purge while that is open, and then in its completion.
 """
 
 import threading
@@ -18,8 +18,9 @@ from chat_service.repository.lists import latest_first
 from chat_service.repository.purges import estimated_end
 
 KNOWN_SECONDS = 30.0
-"""How long a chat is known to have no receipt. A delete takes the chat away with the same commit, so this matters only
-where a restore of the database brings chats back beside their receipts: so long may they be seen after it."""
+"""How long the cache knows that a chat has no receipt. A delete writes the receipt and removes the chat in one commit,
+so this matters only after a restore of the database has brought chats back beside their receipts: they can be seen for
+so long."""
 
 KNOWN_CHATS = 20_000
 
@@ -31,7 +32,7 @@ KEPT_FIELDS = dict.fromkeys(("chat.message_count", "trashed_at", "purge_at", "tr
 
 
 class Receipts:
-    """Finds receipts; a delete writes them."""
+    """Reads receipts; the deletes write them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -39,47 +40,47 @@ class Receipts:
         self._lock = threading.Lock()
 
     def of_chats(self, tenant_id: str, chat_ids: Sequence[str]) -> dict[str, datetime]:
-        """Return when those of the chats that have a receipt were deleted, also if a restore has brought them back.
+        """Return the time of deletion of each chat that has a receipt, even if a restore has brought the chat back.
 
-        One command, and none for chats that were asked for a moment ago.
+        One command, or none if all chats were looked up within `KNOWN_SECONDS`.
         """
         with self._lock:
-            asked = [chat_id for chat_id in chat_ids if (tenant_id, chat_id) not in self._without]
-        if not asked:
+            unknown_ids = [chat_id for chat_id in chat_ids if (tenant_id, chat_id) not in self._without]
+        if not unknown_ids:
             return {}
-        keys = [chat_key(tenant_id, chat_id) for chat_id in asked]
+        keys = [chat_key(tenant_id, chat_id) for chat_id in unknown_ids]
         with self._database.operation():
             receipts = self._database.deletions.find({"_id": {"$in": keys}}, {"deleted_at": True})
             deleted = {receipt["_id"]["chat_id"]: receipt["deleted_at"] for receipt in receipts}
         with self._lock:
-            self._without.update({(tenant_id, chat_id): True for chat_id in asked if chat_id not in deleted})
+            self._without.update({(tenant_id, chat_id): True for chat_id in unknown_ids if chat_id not in deleted})
         return deleted
 
     def deleted_at(self, tenant_id: str, chat_id: str, *, had_grace: bool = False) -> datetime | None:
-        """Return when the tenant has deleted the chat, or None if it has not."""
+        """Return when the tenant deleted the chat, or None if it did not; with `had_grace`, also if it is in grace."""
         key = {"_id": chat_key(tenant_id, chat_id)}
         with self._database.operation():
             receipt = self._database.deletions.find_one(key, {"deleted_at": True})
             if receipt is None and had_grace:
-                kept = self._database.trash.find_one({**key, **IN_GRACE}, {"trashed_at": True})
-                return None if kept is None else kept["trashed_at"]
+                trashed = self._database.trash.find_one({**key, **IN_GRACE}, {"trashed_at": True})
+                return None if trashed is None else trashed["trashed_at"]
         return None if receipt is None else receipt["deleted_at"]
 
     def get(self, tenant_id: str, chat_id: str, *, had_grace: bool = False) -> Deletion:
-        """Return the receipt of a deleted chat; where the tenant `had_grace`, also what stands for one meanwhile.
+        """Return the receipt of a deleted chat; if the tenant `had_grace`, also the provisional one of a chat in grace.
 
         Raises:
-            DeletionNotFoundError: the tenant has deleted no such chat.
+            DeletionNotFoundError: the tenant has not deleted such a chat.
         """
         key = {"_id": chat_key(tenant_id, chat_id)}
         with self._database.operation():
             receipt = self._database.deletions.find_one(key)
             if receipt is not None:
                 return self._with_progress(tenant_id, [receipt])[0]
-            kept = self._database.trash.find_one({**key, **IN_GRACE}, KEPT_FIELDS) if had_grace else None
-        if kept is None:
+            trashed = self._database.trash.find_one({**key, **IN_GRACE}, KEPT_FIELDS) if had_grace else None
+        if trashed is None:
             raise DeletionNotFoundError
-        return in_grace(kept)
+        return receipt_in_grace(trashed)
 
     def page(
         self,
@@ -90,17 +91,17 @@ class Receipts:
         *,
         had_grace: bool = False,
     ) -> list[Deletion]:
-        """Return up to `limit` receipts that come after a place in the list, latest first, none before `since`."""
+        """Return up to `limit` receipts after a position in the list, latest first, none before `since`."""
         with self._database.operation():
-            receipts = self._find("deletions", "deleted_at", tenant_id, limit, since, after)
-            found = self._with_progress(tenant_id, receipts)
+            documents = self._find("deletions", "deleted_at", tenant_id, limit, since, after)
+            receipts = self._with_progress(tenant_id, documents)
             if had_grace:
-                found += map(in_grace, self._find("trash", "trashed_at", tenant_id, limit, since, after))
-                found.sort(key=lambda one: one.chat_id)
-                found.sort(key=lambda one: one.deleted_at, reverse=True)
-        return found[:limit]
+                receipts += map(receipt_in_grace, self._find("trash", "trashed_at", tenant_id, limit, since, after))
+                receipts.sort(key=lambda receipt: receipt.chat_id)
+                receipts.sort(key=lambda receipt: receipt.deleted_at, reverse=True)
+        return receipts[:limit]
 
-    def _find(  # noqa: PLR0913, PLR0917 - a stretch of a list, in one collection or the other
+    def _find(  # noqa: PLR0913, PLR0917 - a page of a list, from one collection or the other
         self,
         collection: str,
         time: str,
@@ -109,29 +110,29 @@ class Receipts:
         since: datetime | None,
         after: ListPosition | None,
     ) -> list[Document]:
-        of_kind = IN_GRACE if collection == "trash" else {}
+        in_grace = IN_GRACE if collection == "trash" else {}
         recent = {} if since is None else {time: {"$gte": since}}
-        condition: dict[str, Any] = {"_id.tenant_id": tenant_id, **of_kind, **recent}
-        fields = KEPT_FIELDS if of_kind else None
+        condition: dict[str, Any] = {"_id.tenant_id": tenant_id, **in_grace, **recent}
+        fields = KEPT_FIELDS if in_grace else None
         return latest_first(self._database.collections[collection], condition, time, limit, after, fields=fields)
 
     def _with_progress(self, tenant_id: str, receipts: Sequence[Document]) -> list[Deletion]:
-        """Return the receipts with how far their purges are: one command more, and two if any was staged."""
+        """Return the receipts with the progress of their purges: one more command, or two if any was staged."""
         ids = [receipt["_id"]["chat_id"] for receipt in receipts]
-        wanted = {"_id.tenant_id": tenant_id, "_id.chat_id": {"$in": ids}, "of_deletion": True}
-        purges = {found["_id"]["chat_id"]: found for found in self._database.purges.find(wanted)} if ids else {}
+        open_purges = {"_id.tenant_id": tenant_id, "_id.chat_id": {"$in": ids}, "of_deletion": True}
+        purges = {purge["_id"]["chat_id"]: purge for purge in self._database.purges.find(open_purges)} if ids else {}
         staged = [receipt["_id"] for receipt in receipts if receipt.get("staged", True)]
-        completions = self._database.completions.find({"_id": {"$in": staged}}) if staged else ()
-        completed = {found["_id"]["chat_id"]: found for found in completions}
+        documents = self._database.completions.find({"_id": {"$in": staged}}) if staged else ()
+        completions = {completion["_id"]["chat_id"]: completion for completion in documents}
         now = self._database.now()
         return [
-            from_document(receipt, purges.get(chat_id), completed.get(chat_id), now)
+            from_document(receipt, purges.get(chat_id), completions.get(chat_id), now)
             for receipt, chat_id in zip(receipts, ids, strict=True)
         ]
 
 
 def to_document(tenant_id: str, receipt: Deletion, operation: str) -> Document:
-    """Return the document that keeps the receipt; `operation` names the run that deletes."""
+    """Return the document of a receipt; `operation` is the id of the run that deletes."""
     return {
         "_id": chat_key(tenant_id, receipt.chat_id),
         "deleted_at": receipt.deleted_at,
@@ -146,7 +147,7 @@ def to_document(tenant_id: str, receipt: Deletion, operation: str) -> Document:
 def from_document(
     receipt: Document, purge: Document | None = None, completion: Document | None = None, now: datetime | None = None
 ) -> Deletion:
-    """Return the receipt that the document keeps, with the progress of its purge, or what that left when it ended."""
+    """Return the receipt of a document, with the progress of its purge, or with the purge's completion."""
     receipt, earlier = split(receipt)
     completion = completion or earlier
     purged, remaining, completed_at = receipt["message_count"], 0, receipt["deleted_at"]
@@ -169,28 +170,28 @@ def from_document(
     )
 
 
-def in_grace(kept: Document) -> Deletion:
-    """Return what stands for the receipt of a chat that was deleted in grace, and lies in the trash."""
-    count = kept.get("chat", {}).get("message_count", 0)
+def receipt_in_grace(trashed: Document) -> Deletion:
+    """Return the provisional receipt of a chat that was deleted in grace, and is still in the trash."""
+    count = trashed.get("chat", {}).get("message_count", 0)
     return Deletion(
-        chat_id=kept["_id"]["chat_id"],
-        deleted_at=kept["trashed_at"],
+        chat_id=trashed["_id"]["chat_id"],
+        deleted_at=trashed["trashed_at"],
         message_count=count,
-        requested_by=kept["trashed_by"],
+        requested_by=trashed["trashed_by"],
         purged=0,
         remaining=count,
         completed_at=None,
-        estimated_at=kept["purge_at"],
-        export_sha256=kept.get("export_sha256"),
+        estimated_at=trashed["purge_at"],
+        export_sha256=trashed.get("export_sha256"),
     )
 
 
 def split(receipt: Document) -> tuple[Document, Document | None]:
-    """Return a receipt in the form that does not change, and the completion that version 0.1 has written into it."""
+    """Return a receipt without the fields that change, and the completion that version 0.1 has written into it."""
     if "purged" not in receipt:
         return receipt, None
-    kept = {name: value for name, value in receipt.items() if name not in {"purged", "completed_at"}}
-    kept["staged"] = receipt["completed_at"] != receipt["deleted_at"]
-    if not kept["staged"] or receipt["completed_at"] is None:
-        return kept, None
-    return kept, {"_id": receipt["_id"], "purged": receipt["purged"], "completed_at": receipt["completed_at"]}
+    migrated = {name: value for name, value in receipt.items() if name not in {"purged", "completed_at"}}
+    migrated["staged"] = receipt["completed_at"] != receipt["deleted_at"]
+    if not migrated["staged"] or receipt["completed_at"] is None:
+        return migrated, None
+    return migrated, {"_id": receipt["_id"], "purged": receipt["purged"], "completed_at": receipt["completed_at"]}

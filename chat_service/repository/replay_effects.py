@@ -1,6 +1,6 @@
-"""What the entries of a log tell, done again to a database that was restored from before them; see replay.py.
+"""Applies the entries of a log again, to a database that was restored from a backup older than they are; see replay.py.
 
-Nothing is asked for: no hold, connection or revision. It was done once, and the log is there because it was.
+No hold, connection or revision is checked: the log has an entry only because its change was made once.
 """
 
 import uuid
@@ -13,19 +13,19 @@ from chat_service.repository import receipts, tenant_deletions
 from chat_service.repository.erasures import REDACTION, UNFINISHED, erase_messages
 from chat_service.repository.holds import unmark
 from chat_service.repository.keys import chat_key, erasure_key, hold_key, message_key
-from chat_service.repository.lifecycle import in_trash, revived
+from chat_service.repository.lifecycle import chat_from_trash, trash_document
 from chat_service.repository.protection import IN_FORCE_AFTER
 from chat_service.repository.purges import Purges, remove_inline
 from chat_service.repository.unit_of_work import UnitOfWork
 
 INLINE_LIMIT = 100
-"""Messages up to which a chat's own go in the transaction; those of larger ones are left to a purge."""
+"""Up to this many messages of a chat are removed in the transaction; those of a larger chat are left to a purge."""
 
 Document = dict[str, Any]
 
 
 class Effects:
-    """One for each kind of entry."""
+    """Applies entries, with one function for each kind of them."""
 
     def __init__(self, purges: Purges) -> None:
         self._purges = purges
@@ -41,20 +41,20 @@ class Effects:
             Kind.TENANT_DELETED: _delete_tenant,
         }
 
-    def of(self, tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
-        """Do what the entry tells; nothing for what changes no chat, and for holds, which came first."""
+    def apply(self, tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
+        """Apply the entry; nothing for kinds that change no chat, and for holds, which were applied before."""
         effect = self._of_kind.get(entry.event.kind)
         if effect is not None:
             effect(tx, tenant_id, entry)
 
     def _delete(self, tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
-        """Leave the receipt too, also of a chat that the backup has not: its id never comes back."""
+        """Delete the chat and write its receipt, even if the backup does not have the chat: its id never comes back."""
         key = chat_key(tenant_id, entry.event.chat_id)
         if tx.deletions.find_one({"_id": key}, {"_id": True}) is not None:
             return
         chat = tx.chats.find_one_and_delete({"_id": key})
-        if chat is None and (kept := tx.trash.find_one_and_delete({"_id": key})) is not None:
-            chat = {**kept["chat"], "_id": key}
+        if chat is None and (trashed := tx.trash.find_one_and_delete({"_id": key})) is not None:
+            chat = {**trashed["chat"], "_id": key}
         is_large = chat is not None and self._remove_messages(tx, tenant_id, chat)
         tx.deletions.insert_one({**_receipt(tenant_id, entry), "staged": is_large})
 
@@ -73,7 +73,7 @@ class Effects:
             remove_inline(tx, [chat])
 
     def _remove_messages(self, tx: UnitOfWork, tenant_id: str, chat: Document) -> bool:
-        """Remove the messages of a deleted chat; tell whether they are so many that a purge does it."""
+        """Remove the messages of a deleted chat; return whether they are so many that a purge has to remove them."""
         if chat["message_count"] <= INLINE_LIMIT and not chat.get("open_purges"):
             remove_inline(tx, [chat])
             return False
@@ -83,29 +83,29 @@ class Effects:
         return True
 
 
-def of_hold(tx: UnitOfWork, tenant_id: str, entry: LogEntry, name: str) -> None:
-    """Place, change or release a hold again; what was done before is not done twice."""
+def apply_hold(tx: UnitOfWork, tenant_id: str, entry: LogEntry, name: str) -> None:
+    """Place, change or release a hold again, unless the database has that already."""
     hold_id, facts = entry.event.chat_id, entry.event.facts
-    place = {"_id": hold_key(tenant_id, hold_id)}
-    hold = tx.holds.find_one(place)
+    key = {"_id": hold_key(tenant_id, hold_id)}
+    hold = tx.holds.find_one(key)
     is_standing = hold is not None and hold["released_at"] is None
     if entry.event.kind is Kind.HOLD_PLACED and hold is None:
-        tx.holds.insert_one({**place, **_hold(entry, name)})
+        tx.holds.insert_one({**key, **_hold_fields(entry, name)})
         if facts["everything"]:
             tx.tenants.update_one({"_id": tenant_id}, {"$addToSet": {"holds": hold_id}})
         _mark(tx, tenant_id, hold_id, facts["chat_ids"])
     elif entry.event.kind is Kind.HOLD_CHANGED and is_standing:
         _mark(tx, tenant_id, hold_id, facts["added"])
         unmark(tx, tenant_id, hold_id, facts["removed"], entry.at)
-        tx.holds.update_one(place, {"$set": {"chat_count": facts["chat_count"]}, "$inc": {"revision": 1}})
+        tx.holds.update_one(key, {"$set": {"chat_count": facts["chat_count"]}, "$inc": {"revision": 1}})
     elif entry.event.kind is Kind.HOLD_RELEASED and is_standing:
-        tx.holds.update_one(place, {"$set": {"released_at": entry.at, "is_lifting": True}, "$inc": {"revision": 1}})
+        tx.holds.update_one(key, {"$set": {"released_at": entry.at, "is_lifting": True}, "$inc": {"revision": 1}})
         if facts["everything"]:
             lifted = {"$pull": {"holds": hold_id}, "$set": {"hold_released_at": entry.at}}
             tx.tenants.update_one({"_id": tenant_id}, lifted)
 
 
-def _hold(entry: LogEntry, name: str) -> Document:
+def _hold_fields(entry: LogEntry, name: str) -> Document:
     facts = entry.event.facts
     return {
         "name": name,
@@ -120,11 +120,11 @@ def _hold(entry: LogEntry, name: str) -> Document:
 
 
 def _mark(tx: UnitOfWork, tenant_id: str, hold_id: str, chat_ids: Sequence[str]) -> None:
-    """Put those of the chats under the hold that the backup has."""
+    """Put the chats under the hold, as far as the backup has them."""
     keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
-    for collection, of in tx.places:
+    for collection, prefix in tx.chat_collections:
         if keys:
-            collection.update_many({"_id": {"$in": keys}}, {"$addToSet": {f"{of}holds": hold_id}})
+            collection.update_many({"_id": {"$in": keys}}, {"$addToSet": {f"{prefix}holds": hold_id}})
 
 
 def _trash(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
@@ -133,20 +133,20 @@ def _trash(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
     if chat is None:
         return
     purge_at = datetime.fromisoformat(event.facts["purge_at"])
-    told = {name: event.facts[name] for name in ("in_grace", "export_sha256") if name in event.facts}
-    tx.trash.insert_one(in_trash(chat, entry.at, purge_at, event.actor, uuid.uuid4().hex, told))
+    grace_facts = {name: event.facts[name] for name in ("in_grace", "export_sha256") if name in event.facts}
+    tx.trash.insert_one(trash_document(chat, entry.at, purge_at, event.actor, uuid.uuid4().hex, grace_facts))
 
 
 def _restore(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
-    kept = tx.trash.find_one_and_delete({"_id": chat_key(tenant_id, entry.event.chat_id)})
-    if kept is not None:
+    trashed = tx.trash.find_one_and_delete({"_id": chat_key(tenant_id, entry.event.chat_id)})
+    if trashed is not None:
         restoration = {"operation": uuid.uuid4().hex, "at": entry.at}
-        tx.chats.insert_one({**revived(kept), "restoration": restoration})
+        tx.chats.insert_one({**chat_from_trash(trashed), "restoration": restoration})
 
 
 def _receipt(tenant_id: str, entry: LogEntry) -> Document:
     event, count = entry.event, entry.event.facts["message_count"]
-    told = Deletion(
+    receipt = Deletion(
         chat_id=event.chat_id,
         deleted_at=entry.at,
         message_count=count,
@@ -156,7 +156,7 @@ def _receipt(tenant_id: str, entry: LogEntry) -> Document:
         completed_at=entry.at,
         export_sha256=event.facts.get("export_sha256"),
     )
-    return receipts.to_document(tenant_id, told, uuid.uuid4().hex)
+    return receipts.to_document(tenant_id, receipt, uuid.uuid4().hex)
 
 
 def _delete_message(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
@@ -166,10 +166,10 @@ def _delete_message(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
 
 
 def _redact_message(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
-    """What an edit has taken away stays away; what it put in its place no log has."""
+    """Redact an edited message: the old text must not come back, and the log does not have the new one."""
     seq, chat_id = entry.event.facts["message_seq"], entry.event.chat_id
-    taken = {"content": REDACTION["content"], "metadata": REDACTION["metadata"], "edited_at": entry.at}
-    if tx.messages.update_one({"_id": message_key(tenant_id, chat_id, seq)}, {"$set": taken}).matched_count:
+    redaction = {"content": REDACTION["content"], "metadata": REDACTION["metadata"], "edited_at": entry.at}
+    if tx.messages.update_one({"_id": message_key(tenant_id, chat_id, seq)}, {"$set": redaction}).matched_count:
         _touch(tx, tenant_id, entry)
 
 
@@ -179,32 +179,32 @@ def _touch(tx: UnitOfWork, tenant_id: str, entry: LogEntry, **counts: int) -> No
 
 
 def _erase(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
-    """Erase the messages that were one chat's, or complete the record where that was the last."""
+    """Erase the entry's messages of one chat; or complete the erasure's record, if the entry is of its end."""
     facts = entry.event.facts
-    place = {"_id": erasure_key(tenant_id, facts["erasure_id"])}
+    erasure = {"_id": erasure_key(tenant_id, facts["erasure_id"])}
     if not entry.event.chat_id:
-        _complete_erasure(tx, place, entry)
+        _complete_erasure(tx, erasure, entry)
         return
     keys = [message_key(tenant_id, entry.event.chat_id, seq) for seq in facts.get("message_seqs", ())]
     mode = ErasureMode(facts["mode"])
     if keys:
         erase_messages(tx, keys, mode)
-    left = -len(keys) if mode is ErasureMode.REMOVE else 0
-    chat, first = {"_id": chat_key(tenant_id, entry.event.chat_id)}, 0
-    for collection, of in tx.places:
-        first += collection.count_documents({**chat, f"{of}erasures": {"$ne": facts["erasure_id"]}})
+    count_change = -len(keys) if mode is ErasureMode.REMOVE else 0
+    chat, new_chats = {"_id": chat_key(tenant_id, entry.event.chat_id)}, 0
+    for collection, prefix in tx.chat_collections:
+        new_chats += collection.count_documents({**chat, f"{prefix}erasures": {"$ne": facts["erasure_id"]}})
         change = {
-            "$inc": {f"{of}revision": 1, f"{of}message_count": left},
-            "$addToSet": {f"{of}erasures": facts["erasure_id"]},
+            "$inc": {f"{prefix}revision": 1, f"{prefix}message_count": count_change},
+            "$addToSet": {f"{prefix}erasures": facts["erasure_id"]},
         }
         collection.update_one(chat, change)
-    # One that was under way in the backup goes on, and counts on.
-    tx.erasures.update_one({**place, "completed_at": None}, {"$inc": {"chats": first, "messages": len(keys)}})
+    # An erasure that was unfinished in the backup goes on, and continues its counts.
+    tx.erasures.update_one({**erasure, "completed_at": None}, {"$inc": {"chats": new_chats, "messages": len(keys)}})
 
 
-def _complete_erasure(tx: UnitOfWork, place: Document, entry: LogEntry) -> None:
+def _complete_erasure(tx: UnitOfWork, erasure: Document, entry: LogEntry) -> None:
     facts = entry.event.facts
-    told = {
+    record = {
         "mode": facts["mode"],
         "requested_at": datetime.fromisoformat(facts["requested_at"]),
         "requested_by": entry.event.actor,
@@ -214,21 +214,21 @@ def _complete_erasure(tx: UnitOfWork, place: Document, entry: LogEntry) -> None:
         "is_deferred": False,
         "completed_at": entry.at,
     }
-    tx.erasures.update_one(place, {"$set": told, "$unset": dict.fromkeys(UNFINISHED, "")}, upsert=True)
+    tx.erasures.update_one(erasure, {"$set": record, "$unset": dict.fromkeys(UNFINISHED, "")}, upsert=True)
 
 
 def _change_retention(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
     facts = entry.event.facts
-    policy: Document = {"$unset": {"retention": ""}}
+    change: Document = {"$unset": {"retention": ""}}
     if facts["delete_after_days"] is not None:
-        says = {name: facts[name] for name in ("delete_after_days", "action", "max_per_day")}
+        settings = {name: facts[name] for name in ("delete_after_days", "action", "max_per_day")}
         active_from = datetime.fromisoformat(facts["active_from"])
-        told = {**says, "active_from": active_from, "changed_at": entry.at, "changed_by": entry.event.actor}
-        policy = {"$set": {"retention": {**told, "before": None}}}
-    tx.tenants.update_one({"_id": tenant_id}, {**policy, "$inc": {"retention_version": 1}})
+        policy = {**settings, "active_from": active_from, "changed_at": entry.at, "changed_by": entry.event.actor}
+        change = {"$set": {"retention": {**policy, "before": None}}}
+    tx.tenants.update_one({"_id": tenant_id}, {**change, "$inc": {"retention_version": 1}})
 
 
 def _delete_tenant(tx: UnitOfWork, tenant_id: str, entry: LogEntry) -> None:
-    """Have a worker remove again what the backup has of it; that it was deleted, this entry says already."""
-    asked = {"requested_at": datetime.fromisoformat(entry.event.facts["requested_at"])}
-    tenant_deletions.begin(tx, tenant_id, {**asked, "requested_by": entry.event.actor, "is_logged": True})
+    """Let a worker delete again what the backup has of the tenant, without a second `tenant.deleted` entry."""
+    request = {"requested_at": datetime.fromisoformat(entry.event.facts["requested_at"])}
+    tenant_deletions.begin(tx, tenant_id, {**request, "requested_by": entry.event.actor, "is_logged": True})

@@ -1,43 +1,43 @@
-"""Who is told what the work of a request consists of: nobody, unless traces are on (telemetry/tracing.py)."""
+"""The interface to traces. `Tracer` records nothing; with traces on, telemetry/tracing.py takes its place."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-Place = Any
-"""A step of a request's work, as the tracer that gave it knows it; None if nobody was told of it."""
+Step = Any
+"""One step of a request's work, in the form of the tracer that returned it; None if it is not recorded."""
 
 
 class Outgoing:
-    """A request to somebody else."""
+    """The trace of a request that the service sends itself."""
 
     headers: Mapping[str, str] = {}
-    """What it has to carry along."""
+    """The headers to send with the request."""
 
     def end(self, status: int | None, error: str) -> None:
-        """Tell how it was answered: with a status, or why in a word it was not."""
+        """Record the status of the response, or the error, in one word, if there was no response."""
 
 
 class Tracer:
-    """Tells nobody."""
+    """The tracer that records nothing, and the base class of those that do."""
 
-    def here(self) -> Place:
-        """Return the step that this thread is at."""
+    def current_step(self) -> Step:
+        """Return the step that this thread is in."""
         return None
 
-    def step(self, _name: str, _links: Sequence[Place] = ()) -> AbstractContextManager[Place]:
-        """Take what is done in the block for a step, which serves those at `_links` too."""
+    def step(self, _name: str, _links: Sequence[Step] = ()) -> AbstractContextManager[Step]:
+        """Record the block as a step that also does work for the steps in `_links`."""
         return nullcontext()
 
-    def carried(self, _by: Place, _since: int) -> None:
-        """Take note that this thread has waited, since a time in nanoseconds, for what a step of another one did."""
+    def carried(self, _by: Step, _since: int) -> None:
+        """Record that this thread has waited since `_since`, in nanoseconds, for a step of another thread."""
 
     def outgoing(self, _url: str, _number: int) -> Outgoing:
-        """Begin a POST, the first or a later one of the same."""
+        """Begin the trace of a POST; `_number` counts the attempts of the same POST from 1."""
         return Outgoing()
 
     def end(self) -> None:
-        """Let go of what is kept, because the process ends."""
+        """Send what was recorded and release resources, because the process ends."""
 
 
 SILENT = Tracer()

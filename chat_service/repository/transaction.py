@@ -1,15 +1,15 @@
-"""The one place that opens a session.
+"""Runs transactions: retries, deadlines, and commits whose outcome is unknown. No other module starts one.
 
-What this module keeps (the findings behind it: docs/decisions/0003-transactions.md):
+Invariants (docs/decisions/0003-transactions.md has the findings behind them):
 
-- The callback may run several times, so it has no side effects outside the session.
-- The callback *returns* its verdict, also when it is an error ("gone", "busy"). The transaction is committed all the
-  same, and only then is the error raised: a 404 from an aborted transaction can come from data that rolls back later.
-- Only a commit error labelled TransientTransactionError proves that nothing happened. Any other leaves the outcome
-  unknown: the commit is sent again until the deadline, and then the caller is told so.
-- Every attempt has a deadline of its own inside the total, so that one dead socket cannot eat the whole budget.
-- A session whose transaction ended in doubt never goes back to the pool, and is killed on the server. Otherwise its
-  locks would hold the chat for 1.5 times the server's transaction lifetime: 90 seconds by default.
+- The callback may run several times, so it must have no side effects outside the session.
+- The callback *returns* its verdict, even if that is an error ("gone", "busy"). The transaction is committed all the
+  same, and the error is raised only then: a 404 from an aborted transaction can rest on data that rolls back later.
+- Only a commit error labelled TransientTransactionError proves that nothing happened. After any other commit error the
+  outcome is unknown: the commit is sent again until the deadline, and then OutcomeUnknownError is raised.
+- Every attempt has its own deadline within the total, so that one dead socket cannot use up the whole budget.
+- A session whose transaction ended in doubt never returns to the pool, and is killed on the server. Otherwise its locks
+  would block the chat for 1.5 times the server's transaction lifetime: 90 seconds by default.
 """
 
 import itertools
@@ -34,36 +34,37 @@ from chat_service.errors import ChatServiceError, DatabaseUnavailableError, Outc
 from chat_service.repository.deadline import at_most
 
 TOTAL_SECONDS = 12.0
-"""For a transaction with all its repetitions: an election (up to 11 s) fits in it. A request may have less left."""
+"""For a transaction with all its retries: an election (up to 11 s) fits in it. A request may have less time left."""
 
 ATTEMPT_SECONDS = 4.0
-"""For one attempt: a paused primary costs this much before the new one is asked; no healthy transaction needs it."""
+"""For one attempt: a paused primary costs this much before the new one is asked. A healthy transaction takes less."""
 
 ABORT_SECONDS = 1.0
-"""For an abort: it is a courtesy to the server, and the killer follows where it fails."""
+"""For an abort: it only frees the server's resources earlier."""
 
 KILL_SECONDS = 90.0
-"""How long killing a session is tried: then the server has given its transaction up by itself."""
+"""How long the killing of a session is retried: after that the server has aborted its transaction by itself."""
 
 KILL_AGAIN_SECONDS = 0.5
+"""From the first kill of a session to the second."""
 
 _OPTIONS = TransactionOptions(read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority", j=True))
 
 T = TypeVar("T")
 Work = Callable[[ClientSession], T | ChatServiceError]
-Again = Callable[[], None]
+BeforeRetry = Callable[[], None]
 
 
 class _TryAgainError(Exception):
-    """This attempt changed nothing, and another one may succeed."""
+    """This attempt changed nothing, and a retry may succeed."""
 
 
 class SessionKiller:
     """Kills abandoned sessions on the server, from one background thread that starts with the first of them.
 
-    All of them are killed by one command, which waits for a database that is away and goes out the moment it is back.
-    It is sent twice: a server that was paused first works off what had arrived, in any order, and a command of the dead
-    session that comes after the kill would open its transaction again.
+    One command kills all waiting sessions. While the database is away it is retried, and it is sent as soon as the
+    database is back. Each session is killed twice: a server that was paused first processes the commands that had
+    arrived, in any order. A command of the dead session that runs after the kill would open its transaction again.
     """
 
     def __init__(self, client: MongoClient[dict[str, Any]]) -> None:
@@ -73,7 +74,7 @@ class SessionKiller:
         self._thread: threading.Thread | None = None
 
     def kill(self, session: ClientSession) -> None:
-        """Have `session` killed soon. The caller forgets it: it must not be ended, which would pool it again."""
+        """Queue `session` to be killed. The caller must not end it: that would return it to the pool."""
         self._sessions.put(session.session_id["id"])
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
@@ -81,24 +82,24 @@ class SessionKiller:
                 self._thread.start()
 
     def _run(self) -> None:
-        again: list[Binary] = []
+        killed_once: list[Binary] = []
         while True:
-            sessions = [*again, *self._waiting(block=not again)]
+            sessions = [*killed_once, *self._queued_sessions(block=not killed_once)]
             killed = kill_sessions(self._client, sessions, give_up_at=time.monotonic() + KILL_SECONDS)
-            again = [session for session in sessions if killed and session not in again]
+            killed_once = [session for session in sessions if killed and session not in killed_once]
             time.sleep(KILL_AGAIN_SECONDS)
 
-    def _waiting(self, *, block: bool) -> list[Binary]:
-        """Return the sessions in the queue; with `block` there is at least one."""
-        found = [self._sessions.get()] if block else []
+    def _queued_sessions(self, *, block: bool) -> list[Binary]:
+        """Remove all sessions from the queue and return them; with `block`, wait until there is at least one."""
+        sessions = [self._sessions.get()] if block else []
         with suppress(queue.Empty):
             while True:
-                found.append(self._sessions.get_nowait())
-        return found
+                sessions.append(self._sessions.get_nowait())
+        return sessions
 
 
 def kill_sessions(client: MongoClient[dict[str, Any]], sessions: Sequence[Binary], give_up_at: float) -> bool:
-    """Kill the sessions of these ids, trying until it has worked or `give_up_at` has come; return whether it has."""
+    """Kill the sessions with these ids, with retries until `give_up_at`; return whether it succeeded."""
     while True:
         with suppress(PyMongoError), pymongo.timeout(2):
             client.admin.command({"killSessions": [{"id": session} for session in sessions]})
@@ -122,29 +123,30 @@ class TransactionRunner:
         self._attempt_seconds = attempt_seconds
         self._killer = SessionKiller(client)
 
-    def run(self, work: Work[T], again: Again = lambda: None) -> T:
-        """Run `work(session)` in a transaction, commit it, and return what it returned.
+    def run(self, work: Work[T], before_retry: BeforeRetry = lambda: None) -> T:
+        """Run `work(session)` in a transaction, commit it, and return the result of `work`.
 
-        `again()` is called before each repetition, when nothing is open; what it raises ends them.
+        `before_retry()` is called before each retry, when no transaction is open. An error that it raises ends the
+        retries, and is raised here.
 
         Raises:
             ChatServiceError: the error that `work` returned, after its transaction was committed.
             DatabaseUnavailableError: nothing was changed, and the deadline has passed.
-            OutcomeUnknownError: the commit was sent, and its outcome could not be learnt before the deadline.
+            OutcomeUnknownError: the commit was sent, and its outcome did not become known before the deadline.
         """
         seconds = at_most(self._total_seconds)
         if seconds <= 0:
             raise DatabaseUnavailableError
         deadline = time.monotonic() + seconds
-        for repetition in itertools.count():
+        for retry in itertools.count():
             try:
                 return self._attempt(work, deadline)
             except _TryAgainError as error:
                 # The driver's own back-off (transactions-convenient-api): 5 ms, growing by half up to 500, with jitter.
-                pause = random.random() * min(0.005 * 1.5 ** min(repetition, 20), 0.5)  # noqa: S311 - jitter, not a secret
+                pause = random.random() * min(0.005 * 1.5 ** min(retry, 20), 0.5)  # noqa: S311 - jitter, not a secret
                 if time.monotonic() + pause >= deadline:
                     raise DatabaseUnavailableError from error.__cause__
-                again()
+                before_retry()
                 time.sleep(pause)
         raise AssertionError  # pragma: no cover - count() does not end
 
@@ -170,21 +172,21 @@ class TransactionRunner:
 
     def _commit(self, session: ClientSession, deadline: float, *, changed: bool) -> None:
         if time.monotonic() >= deadline:
-            # This process was stopped, and what it has read is older than anybody reckons with: a hold on everything is
-            # promised from when the longest transaction has ended (protection.py).
+            # This process was stopped, and what it has read is too old. A hold on everything is promised as soon as the
+            # longest transaction must have ended (protection.py), and relies on none committing later than that.
             self._abort(session)
             raise DatabaseUnavailableError
-        for repetition in itertools.count():
+        for retry in itertools.count():
             try:
                 with pymongo.timeout(self._budget(deadline)):
                     session.commit_transaction()
             except PyMongoError as error:
                 if error.has_error_label("TransientTransactionError"):
-                    # The server has aborted it, but the driver would not send an abort to make sure.
+                    # The server has aborted the transaction, but the driver would not send an abort to make sure.
                     self._killer.kill(session)
                     raise _TryAgainError from error
-                pause = min(0.05 * 2 ** min(repetition, 10), 0.5)
-                if time.monotonic() + pause < deadline and _may_settle(error):
+                pause = min(0.05 * 2 ** min(retry, 10), 0.5)
+                if time.monotonic() + pause < deadline and _may_learn_outcome(error):
                     time.sleep(pause)
                     continue
                 self._killer.kill(session)
@@ -194,11 +196,11 @@ class TransactionRunner:
                 return
 
     def _budget(self, deadline: float) -> float:
-        """Return the seconds for the next step, never so few that it could not even be tried."""
+        """Return the seconds for the next step: at least 50 ms, so that it can be tried at all."""
         return max(min(self._attempt_seconds, deadline - time.monotonic()), 0.05)
 
     def _give_up(self, session: ClientSession, error: PyMongoError) -> None:
-        """Abort where the server answered; where it did not, whether an abort arrives is as unknown: kill."""
+        """Abort if the server answered; otherwise kill, because nobody knows whether an abort would arrive."""
         if isinstance(error, OperationFailure) and not error.timeout:
             self._abort(session)
         else:
@@ -209,8 +211,8 @@ class TransactionRunner:
             session.end_session()
 
 
-def _may_settle(error: PyMongoError) -> bool:
-    """Tell whether sending the commit again can bring an answer: not after a refusal that would only be repeated."""
+def _may_learn_outcome(error: PyMongoError) -> bool:
+    """Return whether sending the commit again can reveal its outcome; False for a refusal that would only recur."""
     return (
         isinstance(error, ConnectionFailure) or error.timeout or error.has_error_label("UnknownTransactionCommitResult")
     )

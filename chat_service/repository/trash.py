@@ -1,7 +1,7 @@
-"""Chats in the trash: listed and restored. How they come there is in lifecycle.py.
+"""Chats in the trash: lists and restores them. lifecycle.py moves them there.
 
-Until when a chat can be restored is judged by the database's time at the moment of the request. That an expiry comes by
-afterwards changes nothing that anybody could see, but that the chat has a receipt.
+A chat can be restored until its `purge_at`, by the database's time at the moment of the request. The expiry deletes it
+some time later. That changes nothing that a caller can see, except that the chat then has a receipt.
 """
 
 import uuid
@@ -20,7 +20,7 @@ from chat_service.repository.lifecycle import restore, visible
 from chat_service.repository.lists import latest_first
 from chat_service.repository.protection import refusals
 from chat_service.repository.together import Unit, run_together
-from chat_service.repository.transaction import Again
+from chat_service.repository.transaction import BeforeRetry
 from chat_service.repository.unit_of_work import UnitOfWork
 
 Outcome = Chat | ChatServiceError
@@ -40,26 +40,26 @@ class Trash:
     def page(
         self, tenant_id: str, limit: int, after: ListPosition | None, *, governs: bool = False
     ) -> list[TrashedChat]:
-        """Return up to `limit` chats that come after a place in the list, latest first."""
-        there = {"purge_at": {"$gt": self._database.now()}, **visible(governs=governs)}
-        own: dict[str, Any] = {"_id.tenant_id": tenant_id, **there}
+        """Return up to `limit` chats of the trash after a position in the list, latest first."""
+        restorable = {"purge_at": {"$gt": self._database.now()}, **visible(governs=governs)}
+        own: dict[str, Any] = {"_id.tenant_id": tenant_id, **restorable}
         with self._database.operation():
-            found = latest_first(self._database.trash, own, "trashed_at", limit, after, fields=FIELDS)
-            return self._from_documents(tenant_id, found)
+            documents = latest_first(self._database.trash, own, "trashed_at", limit, after, fields=FIELDS)
+            return self._from_documents(tenant_id, documents)
 
     def get(self, tenant_id: str, chat_id: str, *, governs: bool = False) -> TrashedChat:
         """Return a chat of the trash.
 
         Raises:
-            NotInTrashError: it is not there, or its time is over.
+            NotInTrashError: the chat is not in the trash, or its `purge_at` has come.
         """
-        there = {"purge_at": {"$gt": self._database.now()}, **visible(governs=governs)}
-        wanted = {"_id": chat_key(tenant_id, chat_id), **there}
+        restorable = {"purge_at": {"$gt": self._database.now()}, **visible(governs=governs)}
+        condition = {"_id": chat_key(tenant_id, chat_id), **restorable}
         with self._database.operation():
-            found = self._database.trash.find_one(wanted, FIELDS)
-            if found is None:
+            document = self._database.trash.find_one(condition, FIELDS)
+            if document is None:
                 raise NotInTrashError
-            return self._from_documents(tenant_id, [found])[0]
+            return self._from_documents(tenant_id, [document])[0]
 
     def _from_documents(self, tenant_id: str, documents: Sequence[dict[str, Any]]) -> list[TrashedChat]:
         chats = {document["_id"]["chat_id"]: document["chat"] for document in documents}
@@ -78,16 +78,16 @@ class Trash:
         """Make a chat of the trash live again, and return it. Five commands.
 
         Raises:
-            NotInTrashError: it is not there, or its time is over.
-            ChatNotFoundError: it was restored under `key` before, and is not there any more.
-            IdempotencyKeyReusedError: `key` came with another request before.
+            NotInTrashError: the chat is not in the trash, or its `purge_at` has come.
+            ChatNotFoundError: the chat was restored under `key` before, and does not exist any more.
+            IdempotencyKeyReusedError: `key` was used for another request before.
         """
 
         def work(tx: UnitOfWork) -> Chat | NotInTrashError:
             return self._restore(tx, tenant_id, [chat_id], requested_by, operation, governs=governs)[0]
 
         def recall(_: dict[str, Any]) -> None:
-            """Keep no fact: what is told of a chat is what is true of it now."""
+            """Recall nothing: a repeated request returns the chat as it is now."""
 
         operation = uuid.uuid4().hex
         self._database.rules.learn(tenant_id)
@@ -103,28 +103,29 @@ class Trash:
     def restore_together(
         self, tenant_id: str, requested_by: str, chat_ids: Sequence[str], operation: str, *, governs: bool = False
     ) -> list[Outcome]:
-        """Restore chats in one transaction, or one by one where they meet a conflict; return what became of each."""
+        """Restore chats in one transaction, or one by one if they meet a conflict; return the outcome of each."""
 
-        def carry(tenant_id: str, chat_ids: Sequence[str], again: Again) -> Sequence[Outcome]:
+        def commit_group(tenant_id: str, chat_ids: Sequence[str], before_retry: BeforeRetry) -> Sequence[Outcome]:
             try:
                 return self._database.transaction(
-                    lambda tx: self._restore(tx, tenant_id, chat_ids, requested_by, operation, governs=governs), again
+                    lambda tx: self._restore(tx, tenant_id, chat_ids, requested_by, operation, governs=governs),
+                    before_retry,
                 )
             except OutcomeUnknownError as error:
                 return self._settle(tenant_id, chat_ids, operation, error)
 
         self._database.rules.learn(tenant_id)
-        return run_together(carry, tenant_id, [Unit[str, Chat](chat_id, chat_id) for chat_id in chat_ids])
+        return run_together(commit_group, tenant_id, [Unit[str, Chat](chat_id, chat_id) for chat_id in chat_ids])
 
     def restored_before(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> dict[str, Outcome]:
-        """Return the chats that the operation has restored, and that are still there."""
+        """Return the chats that the operation has restored and that still exist, by id."""
         with self._database.operation():
             return self._restored(tenant_id, chat_ids, operation)
 
     def _restored(self, tenant_id: str, chat_ids: Sequence[str], operation: str) -> dict[str, Outcome]:
         keys = [chat_key(tenant_id, chat_id) for chat_id in chat_ids]
-        found = self._database.chats.find({"_id": {"$in": keys}, "restoration.operation": operation})
-        return {document["_id"]["chat_id"]: self._chats.to_chat(document, 0) for document in found}
+        documents = self._database.chats.find({"_id": {"$in": keys}, "restoration.operation": operation})
+        return {document["_id"]["chat_id"]: self._chats.to_chat(document, 0) for document in documents}
 
     def _restore(  # noqa: PLR0913 - as `restore`
         self,
@@ -137,17 +138,19 @@ class Trash:
         governs: bool,
     ) -> list[Chat | NotInTrashError]:
         restored = restore(tx, tenant_id, chat_ids, requested_by, operation, governs=governs)
-        return [self._chats.to_chat(one, 0) if isinstance(one, dict) else one for one in restored.values()]
+        return [
+            self._chats.to_chat(outcome, 0) if isinstance(outcome, dict) else outcome for outcome in restored.values()
+        ]
 
     def _settle(
         self, tenant_id: str, chat_ids: Sequence[str], operation: str, unknown: OutcomeUnknownError
     ) -> list[Outcome]:
-        """Return the chats of a restore whose answer was lost, as far as they are there."""
-        found: dict[str, Outcome] = {}
-        # Not to be able to look is not to know, as with deletes.
+        """After a commit whose answer was lost, return the chats that it has restored; `unknown` for the others."""
+        restored: dict[str, Outcome] = {}
+        # If the database does not answer, the outcome stays unknown, as with deletes.
         with suppress(DatabaseUnavailableError), self._database.operation(seconds=SETTLE_SECONDS):
-            found = self._restored(tenant_id, chat_ids, operation)
-        return [found.get(chat_id, unknown) for chat_id in chat_ids]
+            restored = self._restored(tenant_id, chat_ids, operation)
+        return [restored.get(chat_id, unknown) for chat_id in chat_ids]
 
 
 def _from_document(document: dict[str, Any], *, held: bool) -> TrashedChat:

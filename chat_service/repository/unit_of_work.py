@@ -1,8 +1,9 @@
-"""What a repository works with: the collections, all bound to one session, so that none can forget it.
+"""The unit of work: the collections of the database, all bound to one session, so that no command can forget it.
 
-A command outside the session of its transaction would run all the same, and see and leave what the transaction does
-not. Types, mongomock and mostly mongod let that pass. So the work of a transaction is handed a unit of work, and there
-is no other way to the collections that reads as well. `Database.unbound` gives that of single commands.
+A command that is sent without the session of its transaction runs outside the transaction: it does not see the
+transaction's writes, and what it writes stays even if the transaction is aborted. The type checker, mongomock and
+mostly mongod do not notice that. So the work of a transaction gets a `UnitOfWork` and uses the collections through it
+only. `Database.unbound` returns a unit of work for single commands outside any transaction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ Filter = Mapping[str, Any]
 
 
 class Bound:
-    """A collection, all of whose commands run in one session; with the methods of pymongo's that are used."""
+    """A collection whose commands all run in one session. It has those methods of pymongo's that the service uses."""
 
     __slots__ = ("_collection", "_session")
 
@@ -73,8 +74,8 @@ class Bound:
         return self._collection.aggregate_raw_batches(pipeline, **options, session=self._session)
 
 
-class _Of:
-    """The collection of its name, bound when it is asked for."""
+class _BoundCollection:
+    """A class attribute that returns the collection of the same name, bound to the unit of work's session."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -84,26 +85,26 @@ class _Of:
 
 
 class UnitOfWork:
-    """The collections in one session: of a transaction, of a snapshot, or in none."""
+    """The collections, bound to the session of a transaction or of a snapshot, or to none."""
 
-    tenants = _Of()
-    api_keys = _Of()
-    holds = _Of()
-    erasures = _Of()
-    webhooks = _Of()
-    deliveries = _Of()
-    chats = _Of()
-    messages = _Of()
-    presence = _Of()
-    deletions = _Of()
-    purges = _Of()
-    completions = _Of()
-    trash = _Of()
-    outbox = _Of()
-    log_entries = _Of()
-    log_heads = _Of()
-    log_position = _Of()
-    idempotency = _Of()
+    tenants = _BoundCollection()
+    api_keys = _BoundCollection()
+    holds = _BoundCollection()
+    erasures = _BoundCollection()
+    webhooks = _BoundCollection()
+    deliveries = _BoundCollection()
+    chats = _BoundCollection()
+    messages = _BoundCollection()
+    presence = _BoundCollection()
+    deletions = _BoundCollection()
+    purges = _BoundCollection()
+    completions = _BoundCollection()
+    trash = _BoundCollection()
+    outbox = _BoundCollection()
+    log_entries = _BoundCollection()
+    log_heads = _BoundCollection()
+    log_position = _BoundCollection()
+    idempotency = _BoundCollection()
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class UnitOfWork:
         session: ClientSession | None,
         now: datetime,
     ) -> None:
-        """Bind the `collections` of `database`, made once; `now` is the database's time, which the work goes by."""
+        """Bind the `collections` of `database` to `session`; `now` is the database's time, the work's only clock."""
         self.database = database
         self.collections = collections
         self.rules = rules
@@ -121,33 +122,37 @@ class UnitOfWork:
         self.now = now
 
     @property
-    def places(self) -> tuple[tuple[Bound, str], tuple[Bound, str]]:
-        """Where a chat can be, each with the path to its fields there."""
+    def chat_collections(self) -> tuple[tuple[Bound, str], tuple[Bound, str]]:
+        """The collections that a chat can be in, each with the path prefix of the chat's fields in it."""
         return (self.chats, ""), (self.trash, "chat.")
 
     def read(self, collection: str, condition: Filter, fields: Filter) -> list[Document]:
-        """Return these fields of all documents that meet the condition: what a transaction nearly always begins with.
+        """Return these fields of all documents that meet the condition. Nearly every transaction begins with this.
 
-        One batch is read by a command. Where it is not all, or no transaction asks again, the driver reads them.
+        In a transaction a plain command reads the first batch. The driver reads all if that is not complete, and
+        outside a transaction, where nothing else would retry.
         """
         if self.session is not None and self.session.in_transaction:
-            found = self.command({"find": collection, "filter": condition, "projection": fields})["cursor"]
-            if not found["id"]:
-                batch: list[Document] = found["firstBatch"]
+            cursor = self.command({"find": collection, "filter": condition, "projection": fields})["cursor"]
+            if not cursor["id"]:
+                batch: list[Document] = cursor["firstBatch"]
                 return batch
         return list(self.collections[collection].find(condition, fields, session=self.session))
 
     def log(self, tenant_id: str, *events: Event) -> None:
-        """Put events down: they will be in the log if this is committed. One command; see sequencer.py."""
+        """Write events to the outbox: if this is committed, the sequencer numbers them into the log. One command."""
         self.command({"insert": "outbox", "documents": [to_document(tenant_id, self.now, event) for event in events]})
 
     def command(self, command: Document) -> Document:
-        """Run one command as it is, and return the server's reply.
+        """Send one plain command, and return the server's reply.
 
-        The driver's methods for collections take a third longer to say the same, which matters for what is done most.
+        The driver's collection methods take a third longer for the same, which matters for the most frequent commands.
+
+        Raises:
+            BulkWriteError: the reply has write errors.
         """
-        options = self.database.codec_options  # else times would come without their zone
+        options = self.database.codec_options  # otherwise the reply's times would have no time zone
         reply: Document = self.database.command(command, codec_options=options, session=self.session)
-        if "writeErrors" in reply:  # which is no error to the driver when it does not know that this was a write
+        if "writeErrors" in reply:  # the driver does not raise them, because it does not know that this was a write
             raise BulkWriteError(reply)
         return reply

@@ -79,7 +79,7 @@ class OpenTelemetry(Tracer):
             _fail(span, answered.code or answered.error or str(answered.status))
         span.end()
 
-    def here(self) -> SpanContext | None:
+    def current_step(self) -> SpanContext | None:
         """Return the current span, if it is recorded."""
         span = trace.get_current_span()
         return span.get_span_context() if span.is_recording() else None
@@ -87,7 +87,7 @@ class OpenTelemetry(Tracer):
     @contextmanager
     def step(self, name: str, links: Sequence[SpanContext | None] = ()) -> Iterator[SpanContext | None]:
         """Record a span within the current one; do nothing if there is none, as in a job."""
-        if self.here() is None:
+        if self.current_step() is None:
             yield None
             return
         span_links = [Link(linked) for linked in links if linked is not None]
@@ -103,13 +103,13 @@ class OpenTelemetry(Tracer):
 
     def carried(self, leader: SpanContext | None, since: int) -> None:
         """Record the wait of a follower as a span that links to the leader's group commit."""
-        if self.here() is not None:
+        if self.current_step() is not None:
             links = [] if leader is None else [Link(leader)]
             self._tracer.start_span("carried by a group commit", links=links, start_time=since).end()
 
     def command_began(self, command: Command) -> None:
         """Begin a span for a command that is sent within the current one."""
-        if self.here() is None:
+        if self.current_step() is None:
             return
         attributes: dict[str, str | int] = {
             "db.system.name": "mongodb",

@@ -13,7 +13,7 @@ from chat_service.repository.bulk import Bulk
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
-from chat_service.repository.transaction import Again, T, TransactionRunner, Work
+from chat_service.repository.transaction import BeforeRetry, T, TransactionRunner, Work
 from chat_service.repository.trash import Trash
 
 TENANT = "t"
@@ -26,10 +26,10 @@ class LosingRunner(TransactionRunner):
     then: Callable[[], object]
     is_lost = False
 
-    def run(self, work: Work[T], again: Again = lambda: None) -> T:
+    def run(self, work: Work[T], before_retry: BeforeRetry = lambda: None) -> T:
         if self.is_lost:
             raise DatabaseUnavailableError
-        super().run(work, again)
+        super().run(work, before_retry)
         self.is_lost = True
         self.then()
         raise OutcomeUnknownError
@@ -38,11 +38,11 @@ class LosingRunner(TransactionRunner):
 class KeepingRunner(LosingRunner):
     """Loses nothing of its first transaction."""
 
-    def run(self, work: Work[T], again: Again = lambda: None) -> T:
+    def run(self, work: Work[T], before_retry: BeforeRetry = lambda: None) -> T:
         if self.is_lost:
             raise DatabaseUnavailableError
         self.is_lost = True
-        return TransactionRunner.run(self, work, again)
+        return TransactionRunner.run(self, work, before_retry)
 
 
 @pytest.fixture

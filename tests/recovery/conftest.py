@@ -63,7 +63,7 @@ def kept(app: Flask) -> Ledger:
 def keep_all(app: Flask, database: Database) -> None:
     """Return when what is committed is in the log, and in the ledger."""
     number_all(database)
-    while kept(app).keep_some():
+    while kept(app).copy_some():
         pass
     database.rules._tenants.clear()  # as after their 5 s
 

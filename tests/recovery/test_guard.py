@@ -96,7 +96,7 @@ def test_a_copy_that_is_not_marked_yet_is_no_restore(app: Flask, governor: Clien
     database.log_position.delete_one({"_id": f"ledger {ledger.id}"})
     serve(app, database, ledger)
     assert governor.send("GET", CHATS).status_code == 200
-    while kept(app).keep_some():
+    while kept(app).copy_some():
         pass
 
 

@@ -143,7 +143,7 @@ def test_posts_that_share_a_transaction_share_its_commands(recorded) -> None:
     chat_ids = [client.new_chat() for _ in range(3)]
     recorder.commands.clear()
     posts = [Post(chat_id, [NewMessage(Role.USER, "x", None, {})] * 2, None) for chat_id in chat_ids]
-    client.app.extensions["chat_service"].messages._carry(client.access.tenant_id, posts, lambda: None)
+    client.app.extensions["chat_service"].messages._commit_group(client.access.tenant_id, posts, lambda: None)
     assert [name for name, _ in recorder.commands] == [*["findAndModify"] * 3, "insert", "commitTransaction"]
 
 
