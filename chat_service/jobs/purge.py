@@ -5,7 +5,6 @@ import time
 import uuid
 
 from chat_service.errors import ClaimLostError
-from chat_service.jobs.pace import LOOK_SECONDS, Pace
 from chat_service.jobs.runner import Job
 from chat_service.models import Purge
 from chat_service.repository.purges import Purges
@@ -15,6 +14,12 @@ SLICE_SECONDS = 1.0
 
 IDLE_SECONDS = 2.0
 """Between two looks for work: receipts are completed soon, and an idle worker costs one command in that time."""
+
+BATCH_MESSAGES = 1_000
+"""A batch on an idle database: measured as the fastest, about 7 ms."""
+
+POLITE_MESSAGES = 100
+"""A batch while others use the chats: about 2 ms, so that no request waits longer behind it."""
 
 
 class PurgeWorker(Job):
@@ -27,9 +32,7 @@ class PurgeWorker(Job):
         self._purges = purges
         self._stop = stop or threading.Event()
         self._id = uuid.uuid4().hex
-        self._pace = Pace()
         self._last_tenant = ""
-        self._checked_at, self._operations = 0.0, 0
 
     def run_once(self) -> int | None:
         """Work on one purge for a slice of time; return the messages removed, or None if none was free.
@@ -50,29 +53,20 @@ class PurgeWorker(Job):
         removed, position = 0, purge.position
         slice_end = time.monotonic() + SLICE_SECONDS
         while time.monotonic() < slice_end and not self._stop.is_set():
-            began_at = time.monotonic()
+            began = time.monotonic()
             next_seq = self._purges.next_seq(purge, position)
-            read_at = time.monotonic()
             if next_seq is None:
                 if self._purges.next_seq(purge) is None:
                     self._purges.finish(purge)
                     return removed
                 position = purge.first_seq
                 continue
-            self._pace.learn(read_at - began_at)
-            if read_at - self._checked_at > LOOK_SECONDS:
-                self._check_for_others(read_at)
-            size = self._pace.batch
+            size = POLITE_MESSAGES if self._purges.traffic.is_shared else BATCH_MESSAGES
             removed += self._purges.remove(purge, next_seq, size)
             position = next_seq + size
-            self._stop.wait(self._pace.rest(time.monotonic() - read_at))
+            self._purges.traffic.step_aside(began, operations=0)
         self._purges.release(purge)
         return removed
-
-    def _check_for_others(self, now: float) -> None:
-        operations = self._purges.operations_of_others()
-        self._pace.learn_others(operations - self._operations if self._checked_at else 0)
-        self._checked_at, self._operations = now, operations
 
     def is_done(self) -> bool:
         """Return whether no purge is open."""

@@ -20,12 +20,8 @@ from chat_service.repository.deadline import at_most
 from chat_service.repository.deletions import GROUP_CHATS, Deletions
 from chat_service.repository.idempotency import claimed
 from chat_service.repository.lifecycle import Outcome, Removal
-from chat_service.repository.traffic import GROUP_OPERATIONS, Traffic
+from chat_service.repository.traffic import GROUP_OPERATIONS, REQUEST_REST, Traffic
 from chat_service.repository.trash import Trash
-
-POLITE_REST = 0.5
-"""The rest after a group while others use the database, as a multiple of the group's duration. With it the reads of
-others stay within twice their undisturbed p99; without it they sometimes do not."""
 
 POLITE_SECONDS = 4.0
 """A request that has run for this long rests no more: it needs the rest of its time for its own work."""
@@ -145,10 +141,9 @@ class Bulk:
             group, left = left[:GROUP_CHATS], left[GROUP_CHATS:]
             group_began = time.monotonic()
             outcomes.update(zip(group, run_group(group, operation), strict=True))
-            self._traffic.add(GROUP_OPERATIONS)
             after_group()
-            if left and group_began - began < POLITE_SECONDS and self._traffic.look_for_others():
-                time.sleep((time.monotonic() - group_began) * POLITE_REST)
+            if left and group_began - began < POLITE_SECONDS:
+                self._traffic.step_aside(group_began, GROUP_OPERATIONS, REQUEST_REST)
         return {**outcomes, **{chat_id: DatabaseUnavailableError() for chat_id in left}}
 
 

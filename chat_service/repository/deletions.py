@@ -22,7 +22,7 @@ from chat_service.repository.presence import Presence
 from chat_service.repository.purges import INLINE_LIMIT, Purges
 from chat_service.repository.receipts import KEPT_FIELDS, from_document
 from chat_service.repository.together import Bounds, GroupCommit, Unit, run_together
-from chat_service.repository.traffic import Traffic
+from chat_service.repository.traffic import GROUP_OPERATIONS, Traffic
 from chat_service.repository.transaction import BeforeRetry
 from chat_service.repository.unit_of_work import UnitOfWork
 
@@ -137,7 +137,7 @@ class Deletions:
             group, left = left[:size], left[size:]
             began = time.monotonic()
             outcomes = self.remove_together(tenant_id, group)
-            self._traffic.step_aside(began)
+            self._traffic.step_aside(began, GROUP_OPERATIONS)
             yield sum(not isinstance(outcome, ChatServiceError) for outcome in outcomes)
 
     def done_before(self, tenant_id: str, removals: Sequence[Removal]) -> dict[Removal, Outcome]:

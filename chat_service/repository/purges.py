@@ -23,7 +23,7 @@ from chat_service.repository.keys import chat_key, message_key, message_range, o
 from chat_service.repository.lists import next_in_turn
 from chat_service.repository.pending import purged
 from chat_service.repository.processes import own_name
-from chat_service.repository.traffic import chat_operations
+from chat_service.repository.traffic import Traffic
 from chat_service.repository.unit_of_work import UnitOfWork
 
 INLINE_LIMIT = 1_000
@@ -41,6 +41,7 @@ class Purges:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.traffic = Traffic(database)
 
     def open(  # noqa: PLR0913 - a range of a chat, and what to record of it
         self,
@@ -203,10 +204,6 @@ class Purges:
         ]
         tx.command({"insert": "completions", "documents": documents})
         tx.log(tenant_id, *(purged(receipt.chat_id, receipt.purged) for receipt in receipts))
-
-    def operations_of_others(self) -> int:
-        """Return how many operations the server has ever run on the chats. Every request runs some; no purge does."""
-        return chat_operations(self._database)
 
     def progress(self, seconds: float | None = None) -> PurgeProgress:
         """Return what is left to purge; with the timeout `seconds`, only of up to `COUNTED` purges.

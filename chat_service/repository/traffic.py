@@ -1,4 +1,8 @@
-"""Detects whether requests of others use the chats, so that jobs and bulk operations can yield to them."""
+"""The one rule of backpressure for work on many chats or messages: while requests of others use the chats, it yields.
+
+Each piece of such work is small then, and is followed by a rest in proportion to its own time. So when the database is
+slow, because many use it, the rests are longer too. Purges, jobs and bulk requests differ only in the proportion.
+"""
 
 import math
 import threading
@@ -23,7 +27,11 @@ GROUP_OPERATIONS = 2
 """How many operations on the chats collection the transaction of a group counts as."""
 
 JOB_REST = 6.0
-"""How long a job pauses after a piece of work while others use the chats, in multiples of the piece's own time."""
+"""How long a job rests after a piece of work while others use the chats, in multiples of the piece's own time."""
+
+REQUEST_REST = 0.5
+"""The same for a bulk request, whose caller waits. With it the reads of others stay within twice their undisturbed p99;
+without it they sometimes do not."""
 
 OTHERS_PER_SECOND = 20.0
 """Up to this rate of operations on the chats there are no others: only leases and occasional requests."""
@@ -63,15 +71,16 @@ class Traffic:
         """Whether the last look has seen others: then pieces of work should be small. No command."""
         return self._is_busy
 
-    def step_aside(self, begun: float, operations: int = GROUP_OPERATIONS) -> None:
-        """Pause if others use the chats, after a piece of a job's work that began at `begun`, monotonic.
+    def step_aside(self, began: float, operations: int, rest: float = JOB_REST) -> None:
+        """Rest if others use the chats, after a piece of work that began at `began` (monotonic).
 
-        `operations` is how many operations on the chats collection the piece was; each statement of an update is one.
+        `operations` is how many operations on the chats collection the piece was: each statement of an update counts as
+        one. `rest` is a multiple of the time that the piece took.
         """
         self.add(operations)
-        worked = time.monotonic() - begun
+        worked = time.monotonic() - began
         if self.look_for_others():
-            time.sleep(worked * JOB_REST)
+            time.sleep(worked * rest)
 
     def look_for_others(self) -> bool:
         """Return whether others used the chats between the last two looks. A command, at most each `LOOK_SECONDS`."""

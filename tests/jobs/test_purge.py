@@ -1,7 +1,10 @@
 """Staged deletes and their purge on a real mongod."""
 
 import threading
+import time
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,9 +15,9 @@ from chat_service.errors import (
     DeletionNotFoundError,
     MessageNotFoundError,
 )
-from chat_service.jobs.pace import FEW_OPERATIONS
-from chat_service.jobs.purge import PurgeWorker
+from chat_service.jobs.purge import BATCH_MESSAGES, PurgeWorker
 from chat_service.models import Caller, NewMessage, Role, Span
+from chat_service.repository import traffic
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
@@ -176,16 +179,30 @@ def test_tenants_take_turns(database, deletions, purges, new_chat) -> None:
     assert served == ["a", "b", "c", "a", "a"]
 
 
-def test_others_are_noticed(deletions, purges, chats, new_chat) -> None:
-    """What requests do with chats counts, and what a purge does does not."""
+def test_a_purge_steps_aside_for_others(deletions, purges, chats, new_chat, monkeypatch) -> None:
+    """What requests do with chats counts, and what a purge does does not: alone it takes no rest."""
+    rests: list[float] = []
+    monkeypatch.setattr(traffic, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(traffic, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rests.append))
     deletions.delete(TENANT, new_chat(), "key")
-    before = purges.operations_of_others()
-    PurgeWorker(purges).run_once()
-    alone = purges.operations_of_others() - before
-    assert alone < FEW_OPERATIONS
-    for _ in range(FEW_OPERATIONS):
-        chats.create(TENANT, None, {})
-    assert purges.operations_of_others() - before - alone >= FEW_OPERATIONS
+    worker = PurgeWorker(purges)
+    while worker.run_once() is not None:
+        assert rests == []
+    chat_id = new_chat()
+    deletions.delete(TENANT, chat_id, "key")
+    remove = purges.remove
+
+    def remove_while_others_read(*batch: Any) -> int:
+        for _ in range(20):
+            with pytest.raises(ChatNotFoundError):
+                chats.get(TENANT, chat_id)
+        return remove(*batch)
+
+    monkeypatch.setattr(purges, "remove", remove_while_others_read)
+    while worker.run_once() is not None:
+        pass
+    assert len(rests) > MANY / BATCH_MESSAGES, "small batches, with a rest after each"
+    assert all(rest > 0 for rest in rests)
 
 
 def test_several_workers_share_the_work(database, deletions, new_chat, receipts) -> None:
