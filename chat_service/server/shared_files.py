@@ -5,15 +5,24 @@ not writable, is noticed before it is used: a write to a mapped file without roo
 """
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 MEMORY = "/dev/shm"  # noqa: S108 - each file in it has an unpredictable name
 
 _FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable in which prometheus_client looks for its folder."""
+
+_PREFIX = "chat-service-metrics-"
+
+UNLOCKED_SECONDS = 60
+"""A younger folder may belong to a master that has not locked it yet."""
 
 ROOM_BYTES = 2**20
 """What the files of several workers need. A container's shared memory has 64 MiB."""
@@ -37,11 +46,41 @@ def share_metrics(folder: str | None) -> None:
     """Make a new folder in which the workers keep their metrics. It is removed when this process, the master, ends.
 
     prometheus_client reads the variable when it is imported, and only workers import it. After SIGHUP the folder stays,
-    so that no counter falls. A new master (SIGUSR2) makes a folder of its own.
+    so that no counter falls. A new master (SIGUSR2) makes a folder of its own. The folders of masters that were killed
+    are removed here: each takes about a MiB of memory.
     """
-    metrics_folder = tempfile.mkdtemp(prefix=f"chat-service-metrics-{os.getpid()}-", dir=folder)
+    metrics_folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=folder)
     os.environ[_FOLDER_VARIABLE] = metrics_folder
+    _lock(metrics_folder)  # until this process and its workers, which inherit the lock, have all ended
     atexit.register(_remove, metrics_folder, os.getpid())
+    for other in Path(metrics_folder).parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another user's, or removed meanwhile
+            _remove_if_abandoned(other)
+
+
+def _lock(folder: str | Path) -> int:
+    """Lock a folder; return the descriptor that holds the lock.
+
+    Raises:
+        OSError: a living process holds it, or this user may not.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    """Remove the folder of a service of which no process lives; a process id could belong to another container."""
+    descriptor = _lock(folder)
+    try:
+        if time.time() - folder.stat().st_mtime > UNLOCKED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(folder: str, owner: int) -> None:

@@ -101,3 +101,25 @@ def test_the_place_has_room(tmp_path: Path) -> None:
     """A folder that is not there, or full, is passed over."""
     assert folder_with_room((str(tmp_path / "absent"), "/proc", str(tmp_path))) == str(tmp_path)
     assert folder_with_room((str(tmp_path / "absent"),)) is None
+
+
+def test_a_killed_master_leaves_no_folder(mongod: EmbeddedMongod) -> None:
+    """The next service removes the folder of one that was killed, and not that of one that lives."""
+    living, killed = (EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") for _ in range(2))
+    with living, killed:
+        workers = workers_of(killed)
+        os.kill(killed.process.pid, signal.SIGKILL)
+        killed.process.wait()
+        wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 30)
+        folders = {service: folder_of(service) for service in (living, killed)}
+        for folder in folders.values():
+            os.utime(folder, (0, 0))
+        with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as successor:
+            assert [folders[service].exists() for service in (living, killed)] == [True, False]
+            assert folder_of(successor).exists()
+
+
+def folder_of(service: EmbeddedGunicorn) -> Path:
+    """Return the folder of a service's metrics."""
+    (folder,) = Path(MEMORY).glob(f"chat-service-metrics-{service.process.pid}-*")
+    return folder
