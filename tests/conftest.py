@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from chat_service.repository.receipts import Receipts
 from chat_service.repository.sealing import Sealer, new_key
 from chat_service.repository.shape import COLLECTIONS
 from chat_service.repository.tenants import Tenants
+from chat_service.server.shared_files import MEMORY
 from chat_service.settings import Settings
 from chat_service.telemetry import metrics
 from tests.client import Client, TenantAccess
@@ -37,6 +40,9 @@ from tests.mock_database import MockDatabase
 from tests.numbering import numbering
 
 MAX_BODY_BYTES = 2**20
+
+DATABASE_BYTES = 6 * 2**30
+"""The databases of all processes of a run take less."""
 
 
 SLOW_FOLDERS = [
@@ -85,10 +91,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedMongod]:
+def mongod() -> Iterator[EmbeddedMongod]:
     """A real mongod, a one-node replica set with failpoints allowed."""
-    with EmbeddedMongod(tmp_path_factory.mktemp("mongod"), parameters=("enableTestCommands=1",)) as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="chat-service-mongod-", dir=_folder_for_databases()) as folder,
+        EmbeddedMongod(Path(folder), parameters=("enableTestCommands=1",)) as running,
+    ):
         yield running
+
+
+def _folder_for_databases() -> str | None:
+    """Return shared memory if it has room, for a commit waits there for no disk; None is the system's choice."""
+    has_room = Path(MEMORY).is_dir() and shutil.disk_usage(MEMORY).free > DATABASE_BYTES
+    return MEMORY if has_room else None
 
 
 @pytest.fixture(scope="session")
