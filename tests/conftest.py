@@ -17,7 +17,6 @@ from chat_service.api.context import Repositories
 from chat_service.app import create_app
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.proof.notes import SigningKey
 from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
@@ -36,6 +35,7 @@ from chat_service.settings import Settings
 from chat_service.telemetry import metrics
 from tests.client import Client, TenantAccess
 from tests.failpoint import FailPoint
+from tests.forked import ForkedGunicorn
 from tests.mock_database import MockDatabase
 from tests.numbering import numbering
 
@@ -237,11 +237,11 @@ def bob(app: Flask, new_tenant: Callable[..., TenantAccess]) -> Client:
 
 
 @pytest.fixture(scope="session")
-def gunicorn(mongod: EmbeddedMongod, real_database: Database) -> Iterator[EmbeddedGunicorn]:
+def gunicorn(mongod: EmbeddedMongod, real_database: Database) -> Iterator[ForkedGunicorn]:
     """The real service, two workers, on the session's mongod."""
     del real_database  # its collections are in place
     keys = {"SIGNING_KEY": SigningKey.new(), "WEBHOOK_SECRET_KEY": new_key()}
-    with EmbeddedGunicorn(mongod.uri, free_port(), MAX_BODY_BYTES=str(MAX_BODY_BYTES), **keys) as running:
+    with ForkedGunicorn(mongod.uri, free_port(), MAX_BODY_BYTES=str(MAX_BODY_BYTES), **keys) as running:
         yield running
 
 
@@ -253,7 +253,7 @@ def sequencer(database: Database) -> Iterator[None]:
 
 
 @pytest.fixture
-def live(gunicorn: EmbeddedGunicorn, database: Database) -> tuple[EmbeddedGunicorn, Callable[..., TenantAccess]]:
+def live(gunicorn: ForkedGunicorn, database: Database) -> tuple[ForkedGunicorn, Callable[..., TenantAccess]]:
     """The running service on an empty database, and a maker of tenants with keys."""
     return gunicorn, tenant_maker(database)
 

@@ -10,8 +10,9 @@ from typing import IO
 
 import pytest
 
-from chat_service.embedded.process import free_port, start, stop
+from chat_service.embedded.process import free_port, stop
 from chat_service.server.hooks import PAUSE_MOST_SECONDS, pause_after
+from tests.forked import start
 from tests.wait import PATIENCE, wait_until
 
 WORKERS = 2

@@ -16,8 +16,7 @@ import pytest
 import requests
 
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.embedded.process import free_port, start
-from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.embedded.process import free_port
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
@@ -28,6 +27,7 @@ from chat_service.repository.messages import Messages
 from chat_service.repository.orphans import ABANDONED_SECONDS, Orphans, orphaned, process_of
 from tests.client import CHATS, TenantAccess
 from tests.failpoint import FailPoint
+from tests.forked import ForkedGunicorn, start
 from tests.purging import purge_all
 from tests.realtime.sockets import Peer
 from tests.wait import PATIENCE, wait_until
@@ -38,8 +38,8 @@ BLOCK_SECONDS = 2 * FREE_SECONDS
 
 
 @pytest.fixture(scope="module")
-def service(mongod: EmbeddedMongod) -> Iterator[EmbeddedGunicorn]:
-    with EmbeddedGunicorn(mongod.uri, free_port()) as running:
+def service(mongod: EmbeddedMongod) -> Iterator[ForkedGunicorn]:
+    with ForkedGunicorn(mongod.uri, free_port()) as running:
         yield running
 
 
@@ -60,7 +60,7 @@ def holder(database: Database, dead: Collection[int] = ()) -> int:
     raise AssertionError("no transaction was seen")
 
 
-def child_of(service: EmbeddedGunicorn, but: int) -> int:
+def child_of(service: ForkedGunicorn, but: int) -> int:
     """Return the pid of the only worker, once it is another one."""
     path = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
     wait_until(lambda: path.read_text().split() not in ([], [str(but)]), 5, every=0.001)
@@ -73,12 +73,12 @@ def new_chat(database: Database, access: TenantAccess) -> str:
     return chat_id
 
 
-def delete(service: EmbeddedGunicorn, access: TenantAccess, chat_id: str) -> int:
+def delete(service: ForkedGunicorn, access: TenantAccess, chat_id: str) -> int:
     url = f"http://127.0.0.1:{service.port}{CHATS}/{chat_id}"
     return requests.delete(url, headers=access.headers, timeout=30).status_code
 
 
-def begin_delete(service: EmbeddedGunicorn, access: TenantAccess, chat_id: str) -> threading.Thread:
+def begin_delete(service: ForkedGunicorn, access: TenantAccess, chat_id: str) -> threading.Thread:
     def run() -> None:
         with suppress(requests.ConnectionError):
             delete(service, access, chat_id)
@@ -88,7 +88,7 @@ def begin_delete(service: EmbeddedGunicorn, access: TenantAccess, chat_id: str) 
     return thread
 
 
-def delete_within_the_promise(service: EmbeddedGunicorn, access: TenantAccess, chat_id: str) -> int:
+def delete_within_the_promise(service: ForkedGunicorn, access: TenantAccess, chat_id: str) -> int:
     """Delete as a client does that repeats when it is cut off: the replacement of the dead may just be starting."""
     began = time.monotonic()
     while True:
@@ -101,7 +101,7 @@ def delete_within_the_promise(service: EmbeddedGunicorn, access: TenantAccess, c
 
 
 def held_chat(
-    service: EmbeddedGunicorn, access: TenantAccess, database: Database, failpoint: FailPoint, command: str
+    service: ForkedGunicorn, access: TenantAccess, database: Database, failpoint: FailPoint, command: str
 ) -> tuple[str, threading.Thread, int]:
     """Return a chat whose delete is stuck in its transaction, the client that waits for it, and the worker's pid.
 
@@ -209,7 +209,7 @@ def test_a_service_that_died_as_a_whole_is_cleaned_up_by_the_jobs(mongod, access
     chat_id = new_chat(database, access)
     jobs = start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=mongod.uri)
     wait_until_looking(database, jobs.pid)
-    service = EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
+    service = ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
     try:
         # When the server is done with the command, the transaction is open, and nobody is there to end it.
         with service:
@@ -291,7 +291,7 @@ def test_the_connections_of_a_killed_worker_hold_no_chat(service, access, databa
 @pytest.mark.parametrize("rounds", [1, pytest.param(50, marks=pytest.mark.soak)])
 def test_the_successor_releases_what_its_predecessor_held(mongod, access, database, failpoint, kills, rounds) -> None:
     """Alone: no other worker is there, and no `jobs run`. With two kills the first successor dies before it is done."""
-    with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as service:
+    with ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as service:
         for _ in range(rounds):
             connected, deleted = new_chat(database, access), new_chat(database, access)
             with Peer(service, connected, access):

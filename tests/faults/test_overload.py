@@ -17,7 +17,6 @@ import requests
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role
 from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
@@ -26,6 +25,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
+from tests.forked import ForkedGunicorn
 from tests.pause import paused
 from tests.wait import PATIENCE, wait_until
 
@@ -72,10 +72,10 @@ def own_database(own_mongod: EmbeddedMongod) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def service(own_mongod: EmbeddedMongod, own_database: Database) -> Iterator[EmbeddedGunicorn]:
+def service(own_mongod: EmbeddedMongod, own_database: Database) -> Iterator[ForkedGunicorn]:
     del own_database  # its collections are in place
     environment = {"WEB_CONCURRENCY": str(WORKERS), "THREADS": str(THREADS)}
-    with EmbeddedGunicorn(own_mongod.uri, free_port(), **environment) as running:
+    with ForkedGunicorn(own_mongod.uri, free_port(), **environment) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from chat_service.embedded.service import EmbeddedGunicorn
+from tests.forked import ForkedGunicorn
 from tests.realtime.sockets import Service
 
 HERE = Path(__file__).parent
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.interop
 
 
 @pytest.fixture(scope="module")
-def document(gunicorn: EmbeddedGunicorn, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def document(gunicorn: ForkedGunicorn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The document, as the service gives it out."""
     found = tmp_path_factory.mktemp("document") / "openapi.json"
     found.write_text(requests.get(f"http://127.0.0.1:{gunicorn.port}/openapi.json", timeout=30).text)

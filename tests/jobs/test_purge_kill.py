@@ -9,7 +9,6 @@ import time
 import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.embedded.process import start
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
@@ -19,6 +18,7 @@ from chat_service.repository.keys import message_key, message_range
 from chat_service.repository.messages import Messages
 from chat_service.repository.purges import Purges
 from chat_service.repository.receipts import Receipts
+from tests.forked import start
 
 TENANT = "tenant"
 DEADLINE_SECONDS = 170

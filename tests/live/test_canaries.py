@@ -9,8 +9,7 @@ import pytest
 import requests
 
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.embedded.process import free_port, start, stop
-from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.embedded.process import free_port, stop
 from chat_service.models import Scope
 from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.database import Database
@@ -18,6 +17,7 @@ from chat_service.repository.sealing import new_key
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS
 from tests.failpoint import FailPoint
+from tests.forked import ForkedGunicorn, start
 from tests.telemetry.collector import Collector
 from tests.telemetry.test_trace_context import VALID
 from tests.wait import wait_until
@@ -67,7 +67,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         hooks = {"WEBHOOK_SECRET_KEY": new_key(), "WEBHOOK_PRIVATE_NETWORKS": "on", **collector.settings}
         hooks["OTEL_BSP_SCHEDULE_DELAY"] = str(10**6)
         told = {**hooks, "DELETE_INLINE_LIMIT": "0"}
-        with EmbeddedGunicorn(mongod.uri, free_port(), output=said, folder=None, **told) as running:
+        with ForkedGunicorn(mongod.uri, free_port(), output=said, folder=None, **told) as running:
             worker = start("flask", "--app", "wsgi", "jobs", "run", output=worked, MONGODB_URI=mongod.uri, **hooks)
 
             def end() -> None:

@@ -19,9 +19,10 @@ import requests
 from pymongo import ASCENDING
 
 from chat_service.embedded.mongod import EmbeddedMongod, launch
-from chat_service.embedded.process import free_port, start, stop
+from chat_service.embedded.process import free_port, stop
 from chat_service.server.shared_files import MEMORY
 from tests.client import CHATS
+from tests.forked import start
 from tests.mounts import InOwnMounts
 from tests.wait import wait_until
 

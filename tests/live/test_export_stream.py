@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
 from tests.client import CHATS, TenantAccess
+from tests.forked import ForkedGunicorn
 from tests.purging import purge_all
 
 THREADS = 16
@@ -31,7 +31,7 @@ def alice(live) -> TenantAccess:
     return live[1]()
 
 
-def send(gunicorn: EmbeddedGunicorn, access: TenantAccess, method: str, path: str, body: bytes | None = None) -> Any:
+def send(gunicorn: ForkedGunicorn, access: TenantAccess, method: str, path: str, body: bytes | None = None) -> Any:
     """Send one request on a connection of its own and return the answer's JSON."""
     with closing(http.client.HTTPConnection("127.0.0.1", gunicorn.port, timeout=30)) as connection:
         connection.request(method, path, body, {**access.headers, "Content-Type": "application/json"})
@@ -41,7 +41,7 @@ def send(gunicorn: EmbeddedGunicorn, access: TenantAccess, method: str, path: st
 
 
 @contextmanager
-def export(gunicorn: EmbeddedGunicorn, access: TenantAccess, chat_id: str) -> Iterator[http.client.HTTPResponse]:
+def export(gunicorn: ForkedGunicorn, access: TenantAccess, chat_id: str) -> Iterator[http.client.HTTPResponse]:
     """Ask for an export and read its first byte only; a small receive buffer keeps the rest with the server."""
     with closing(http.client.HTTPConnection("127.0.0.1", gunicorn.port, timeout=30)) as connection:
         connection.sock = socket.socket()
@@ -55,7 +55,7 @@ def export(gunicorn: EmbeddedGunicorn, access: TenantAccess, chat_id: str) -> It
 
 
 @pytest.fixture
-def big_chat(gunicorn: EmbeddedGunicorn, database: Database, alice: TenantAccess) -> str:
+def big_chat(gunicorn: ForkedGunicorn, database: Database, alice: TenantAccess) -> str:
     """A chat of 20,000 messages: too large for the buffers between server and client to hold its export."""
     chat_id: str = send(gunicorn, alice, "POST", CHATS, b"{}")["id"]
     batch = [NewMessage(Role.USER, "x" * 500, None, {})] * 1_000

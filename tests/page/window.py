@@ -13,9 +13,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from chat_service.embedded.service import EmbeddedGunicorn
 from tests.browser import errors
 from tests.client import CHATS, TenantAccess
+from tests.forked import ForkedGunicorn
 
 WAIT_SECONDS = 20
 PHONE = (390, 844)
@@ -99,7 +99,7 @@ class Window:
 class Tenant:
     """Somebody with a key, a browser, and other programs."""
 
-    def __init__(self, service: EmbeddedGunicorn, access: TenantAccess) -> None:
+    def __init__(self, service: ForkedGunicorn, access: TenantAccess) -> None:
         self.service = service
         self.access = access
 

@@ -7,10 +7,10 @@ from typing import Any, Self
 import requests
 import websocket
 
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.chats import Chats
 from chat_service.repository.database import Database
 from tests.client import CHATS, TenantAccess
+from tests.forked import ForkedGunicorn
 
 WAIT_SECONDS = 15.0
 
@@ -18,9 +18,7 @@ WAIT_SECONDS = 15.0
 class Peer:
     """One connection, from outside."""
 
-    def __init__(
-        self, service: EmbeddedGunicorn, path: str, access: TenantAccess | None = None, **options: Any
-    ) -> None:
+    def __init__(self, service: ForkedGunicorn, path: str, access: TenantAccess | None = None, **options: Any) -> None:
         """Connect; `path` is the chat's id and may have a query."""
         chat_id, _, query = path.partition("?")
         url = f"ws://127.0.0.1:{service.port}{CHATS}/{chat_id}/ws{'?' * bool(query)}{query}"
@@ -84,7 +82,7 @@ class Peer:
 class Service:
     """The running service, as one tenant sees it."""
 
-    def __init__(self, gunicorn: EmbeddedGunicorn, access: TenantAccess, database: Database) -> None:
+    def __init__(self, gunicorn: ForkedGunicorn, access: TenantAccess, database: Database) -> None:
         self.gunicorn, self.access, self.database = gunicorn, access, database
         self.peers = ExitStack()
 

@@ -12,9 +12,9 @@ import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from tests.client import CHATS, TenantAccess
+from tests.forked import ForkedGunicorn
 from tests.live.test_shutdown import request
 from tests.realtime.line import CLOSE, Closed, Line, RefusedError, together
 from tests.realtime.sockets import Service
@@ -28,7 +28,7 @@ EXIT_SECONDS = 10.0
 @pytest.fixture
 def own(mongod: EmbeddedMongod, database: Database, new_tenant: Callable[..., TenantAccess]) -> Iterator[Service]:
     """A service of two workers, to be ended."""
-    with EmbeddedGunicorn(mongod.uri, free_port()) as gunicorn:
+    with ForkedGunicorn(mongod.uri, free_port()) as gunicorn:
         yield Service(gunicorn, new_tenant(), database)
 
 

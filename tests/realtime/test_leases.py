@@ -11,10 +11,10 @@ import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.repository.database import Database
 from tests.client import TenantAccess
 from tests.conftest import tenant_maker
+from tests.forked import ForkedGunicorn
 from tests.pause import paused
 from tests.realtime.sockets import Peer, Service
 from tests.wait import wait_until
@@ -28,7 +28,7 @@ LOOK_SECONDS = 3.0
 @pytest.fixture
 def own(mongod: EmbeddedMongod, database: Database, new_tenant: Callable[..., TenantAccess]) -> Iterator[Service]:
     """A service of one worker, to be killed and stopped."""
-    with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as gunicorn:
+    with ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as gunicorn:
         service = Service(gunicorn, new_tenant(), database)
         with service.peers:
             yield service
@@ -120,7 +120,7 @@ def test_a_database_that_stands_still(tmp_path: Path) -> None:
     with EmbeddedMongod(tmp_path) as mongod:
         database = Database(mongod.uri)
         database.prepare()
-        with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as gunicorn:
+        with ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as gunicorn:
             service = Service(gunicorn, tenant_maker(database)(), database)
             chat_id = service.chat()
             peer = service.connect(chat_id)

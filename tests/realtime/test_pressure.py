@@ -12,13 +12,13 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.models import NewMessage, Role
 from chat_service.realtime import connection
 from chat_service.realtime.closing import TOO_SLOW
 from chat_service.realtime.connection import QueuedTotal, Socket
 from chat_service.repository.messages import Messages
 from chat_service.server.websocket_protocol import PING_SECONDS, PINGS, PONG_SECONDS, WebSocket
+from tests.forked import ForkedGunicorn
 from tests.realtime.line import Line, together
 from tests.realtime.sockets import Service
 from tests.wait import wait_until
@@ -35,7 +35,7 @@ GROWTH_MEBIBYTES = 160
 def small_service(mongod, database, new_tenant) -> Any:
     """A service of one worker that lets few in."""
     caps = {"CONNECTIONS_PER_CHAT": "3", "CONNECTIONS_PER_TENANT": "5", "CONNECTIONS_PER_WORKER": "7"}
-    with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1", **caps) as gunicorn:
+    with ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1", **caps) as gunicorn:
         service = Service(gunicorn, new_tenant(), database)
         with service.peers:
             yield service
@@ -69,7 +69,7 @@ def memory(pid: int) -> float:
 def test_slow_readers_do_not_fill_the_memory(mongod, database, new_tenant, query) -> None:
     """50 of them, and 200 MiB for their chats; somebody who reads hears everything meanwhile."""
     environment = {"WEB_CONCURRENCY": "1", "MAX_BODY_BYTES": str(8 * MEBIBYTE)}
-    with EmbeddedGunicorn(mongod.uri, free_port(), **environment) as gunicorn:
+    with ForkedGunicorn(mongod.uri, free_port(), **environment) as gunicorn:
         service = Service(gunicorn, new_tenant(), database)
         chat_ids = [service.chat() for _ in range(SLOW_CHATS)]
         post = [NewMessage(Role.USER, "x" * 32_000, None, {})] * 64  # 2 MiB

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from chat_service.embedded.process import free_port
-from chat_service.embedded.service import EmbeddedGunicorn
 from chat_service.server import balance
 from chat_service.server.balance import SLOTS, Acceptor, Counts, Loop
+from tests.forked import ForkedGunicorn
 from tests.pause import paused
 from tests.wait import wait_until
 from tests.workers import workers_of
@@ -26,12 +26,12 @@ WORKERS, CONNECTIONS = 2, 40
 
 
 @pytest.fixture
-def service(mongod) -> Iterator[EmbeddedGunicorn]:
-    with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY=str(WORKERS)) as running:
+def service(mongod) -> Iterator[ForkedGunicorn]:
+    with ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY=str(WORKERS)) as running:
         yield running
 
 
-def holders(service: EmbeddedGunicorn) -> Counter[int]:
+def holders(service: ForkedGunicorn) -> Counter[int]:
     """How many of the established connections to the service each worker holds."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     inodes = {row[9] for row in rows if int(row[1].split(":")[1], 16) == service.port and row[3] == "01"}
@@ -43,14 +43,14 @@ def holders(service: EmbeddedGunicorn) -> Counter[int]:
     return +found
 
 
-def connect(service: EmbeddedGunicorn, stack: ExitStack) -> http.client.HTTPConnection:
+def connect(service: ForkedGunicorn, stack: ExitStack) -> http.client.HTTPConnection:
     connection = stack.enter_context(closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)))
     connection.request("GET", "/healthz")
     assert connection.getresponse().read()
     return connection
 
 
-def connect_until_all_serve(service: EmbeddedGunicorn, stack: ExitStack) -> None:
+def connect_until_all_serve(service: ForkedGunicorn, stack: ExitStack) -> None:
     wait_until(lambda: connect(service, stack) and len(holders(service)) == WORKERS, 20, every=0.05)
 
 

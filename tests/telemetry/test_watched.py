@@ -18,8 +18,7 @@ import requests
 
 from chat_service import __version__
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.embedded.process import free_port, start, stop
-from chat_service.embedded.service import EmbeddedGunicorn
+from chat_service.embedded.process import free_port, stop
 from chat_service.models import RateLimit, Scope
 from chat_service.page.guides import slug
 from chat_service.repository.database import Database
@@ -28,6 +27,7 @@ from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
 from tests.conftest import empty, tenant_maker
 from tests.failpoint import FailPoint
+from tests.forked import ForkedGunicorn, start
 from tests.realtime.sockets import Peer
 from tests.telemetry.collector import EXPORTER, Collector, Span
 from tests.telemetry.prometheus import PROGRAM, Prometheus, Query, queries, rules, series_of, unserved
@@ -49,7 +49,7 @@ COMMANDS_OF_A_DELETE = [
 class Watched:
     """The processes, who uses them, and what is heard of them."""
 
-    service: EmbeddedGunicorn
+    service: ForkedGunicorn
     collector: Collector
     database: Database
     outputs: dict[str, Path]
@@ -117,7 +117,7 @@ def started(
         web, worker = (ends.enter_context(path.open("wb")) for path in outputs.values())
         told = {"WEBHOOK_SECRET_KEY": new_key(), "WEBHOOK_PRIVATE_NETWORKS": "on", **collector.settings}
         one = {"WEB_CONCURRENCY": "1", "DELETE_INLINE_LIMIT": str(INLINE_LIMIT)}
-        service = EmbeddedGunicorn(mongod.uri, free_port(), output=web, **told, **one)
+        service = ForkedGunicorn(mongod.uri, free_port(), output=web, **told, **one)
         jobs = start("flask", "--app", "wsgi", "jobs", "run", output=worker, MONGODB_URI=mongod.uri, **told)
         ends.callback(stop, jobs, 20)
         ends.enter_context(service)

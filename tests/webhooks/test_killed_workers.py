@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.embedded.process import start, stop
+from chat_service.embedded.process import stop
 from chat_service.repository.database import Database
 from tests.client import Client
+from tests.forked import start
 from tests.wait import wait_until
 from tests.webhooks.conftest import KEY
 from tests.webhooks.receiver import Receiver, _Handler
