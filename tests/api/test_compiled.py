@@ -73,7 +73,7 @@ def test_a_compiled_schema_reads_as_the_schema_does(schema: Schema, values: list
 @example("[1e400, -0, 1.0]")
 def test_json_is_read_as_strictly_by_the_short_way(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strict_json, "_plain_keys", lambda _: -1)
+        patch.setattr(strict_json, "_count_keys", lambda _: -1)
         expected = outcome(strict_json.parse_json, text.encode())
     found = outcome(strict_json.parse_json, text.encode())
     assert (found, type(found)) == (expected, type(expected))
