@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from gunicorn.arbiter import Arbiter
 
 from chat_service import __version__
+from chat_service.embedded.process import die_with_parent
 from chat_service.errors import (
     ChatServiceError,
     DatabaseUnavailableError,
@@ -247,10 +248,18 @@ def post_worker_init(worker: Any) -> None:
     An export makes thousands of dictionaries at a time. The search for cycles in them took a fifth of its time.
     """
     worker.phase[0] = Phase.SERVING
+    _end_with_master(worker)
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     _return_large_blocks()
+
+
+def _end_with_master(worker: Any) -> None:
+    """Have this worker end in good order when its master was killed. Else it would serve on, and keep the port."""
+    die_with_parent()
+    if os.getppid() != worker.ppid:  # it was killed before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _return_large_blocks() -> None:

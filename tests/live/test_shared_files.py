@@ -17,7 +17,7 @@ from chat_service.server.shared_files import MEMORY, folder_with_room
 from tests.forked import ForkedGunicorn
 from tests.mounts import InOwnMounts
 from tests.wait import wait_until
-from tests.workers import workers_of
+from tests.workers import is_running, workers_of
 
 ASKED = 20
 COUNTED = re.compile(r'^chat_service_request_duration_seconds_count\{.*route="/healthz".*\} (\S+)$', re.MULTILINE)
@@ -105,21 +105,21 @@ def test_the_place_has_room(tmp_path: Path) -> None:
 
 def test_a_killed_master_leaves_no_folder(mongod: EmbeddedMongod) -> None:
     """The next service removes the folder of one that was killed, and not that of one that lives."""
-    living, killed = (EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") for _ in range(2))
+    living, killed = (ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") for _ in range(2))
     with living, killed:
+        ask(killed)
         workers = workers_of(killed)
         os.kill(killed.process.pid, signal.SIGKILL)
-        killed.process.wait()
-        wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 30)
+        wait_until(lambda: not any(map(is_running, workers)), 30)
         folders = {service: folder_of(service) for service in (living, killed)}
         for folder in folders.values():
             os.utime(folder, (0, 0))
-        with EmbeddedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as successor:
+        with ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as successor:
             assert [folders[service].exists() for service in (living, killed)] == [True, False]
             assert folder_of(successor).exists()
 
 
-def folder_of(service: EmbeddedGunicorn) -> Path:
+def folder_of(service: ForkedGunicorn) -> Path:
     """Return the folder of a service's metrics."""
     (folder,) = Path(MEMORY).glob(f"chat-service-metrics-{service.process.pid}-*")
     return folder

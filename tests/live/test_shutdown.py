@@ -17,7 +17,7 @@ from tests.client import CHATS, TenantAccess
 from tests.forked import ForkedGunicorn
 from tests.pause import paused
 from tests.wait import PATIENCE, wait_until
-from tests.workers import workers_of
+from tests.workers import is_running, workers_of
 
 BLOCK_SECONDS = 2.0
 EXIT_SECONDS = 6.0 * PATIENCE
@@ -166,3 +166,14 @@ def test_a_reload_drops_no_request(service, access) -> None:
         for thread in threads:
             thread.join(30)
     assert set(statuses) == {200}
+
+
+def test_workers_of_a_killed_master_end(mongod: EmbeddedMongod) -> None:
+    """They do not serve on without it, and the next service gets the port."""
+    with ForkedGunicorn(mongod.uri, free_port()) as killed:
+        wait_until(lambda: len(workers_of(killed)) == 2, 30)
+        workers = workers_of(killed)
+        os.kill(killed.process.pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_running, workers)), 30)
+        with ForkedGunicorn(mongod.uri, killed.port):
+            pass
