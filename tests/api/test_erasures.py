@@ -195,7 +195,7 @@ class TestHolds:
 
     def pass_time(self, database: Database, by: timedelta) -> None:
         """Let the next look be due, and the release be so long ago."""
-        database.erasures.update_many({}, {"$set": {"lease_until": database.now()}})
+        database.erasures.update_many({}, {"$set": {"lease_until": database.now() - timedelta(seconds=1)}})
         for collection, field in (database.chats, "hold_released_at"), (database.tenants, "hold_released_at"):
             for one in collection.find({field: {"$exists": True}}):
                 collection.update_one({"_id": one["_id"]}, {"$set": {field: one[field] - by}})
