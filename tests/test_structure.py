@@ -2,10 +2,14 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from pkgutil import iter_modules
+
+from chat_service import repository
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +44,12 @@ def test_no_two_modules_have_the_same_name() -> None:
     for path in (*MODULES, *(file.relative_to(ROOT) for file in ROOT.glob("*.py"))):
         folders[path.stem].add(path.parent)
     assert {name for name, where in folders.items() if len(where) > 1 and where != MIRRORED} == set()
+
+
+def test_the_repository_says_where_to_look() -> None:
+    """Its docstring lists each of its modules once, and no other."""
+    modules = sorted(module.name for module in iter_modules(repository.__path__))
+    assert sorted(re.findall(r"`(\w+)`", repository.__doc__ or "")) == modules
 
 
 def test_nobody_passes_a_session_by_hand() -> None:
