@@ -72,16 +72,17 @@ class Run:
             found += new
         return found
 
-    def end(self, signum: signal.Signals) -> None:
-        """Send a signal, and see that nothing is left."""
+    def end(self, signum: signal.Signals) -> str:
+        """Send a signal, and see that nothing is left; return what was printed meanwhile."""
         family = self.family()
         assert len(family) >= 4, "mongod, gunicorn, its worker and the purge worker"
         self.process.send_signal(signum)
-        self.process.communicate(timeout=30)
+        printed, _ = self.process.communicate(timeout=30)
         deadline = time.monotonic() + 30
         while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
+        return printed
 
 
 @pytest.fixture
@@ -120,7 +121,9 @@ def test_serves_and_keeps_its_data(run: Callable[..., Run], folder: Path) -> Non
     assert fragment == "key=your-tenant-api-key"
     assert "<title>Chat service</title>" in requests.get(page, timeout=30).text
     assert requests.post(f"{first.url}/messages", json={"content": "kept"}, headers=KEY, timeout=30).status_code == 201
-    first.end(signal.SIGINT)
+    log = first.end(signal.SIGINT)
+    assert "process=worker" in log
+    assert "{" not in log, "lines for people, also those of the worker"
 
     second = run()
     second.said()
