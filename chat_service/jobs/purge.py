@@ -21,6 +21,9 @@ BATCH_MESSAGES = 1_000
 POLITE_MESSAGES = 100
 """A batch while others use the chats: about 2 ms, so that no request waits longer behind it."""
 
+POLITE_REST = 3.0
+"""The rest after such a batch, as a multiple of its time: three of four requests meet no batch."""
+
 
 class PurgeWorker(Job):
     """One worker. It works on purges in slices, and on the tenants in turn."""
@@ -64,7 +67,7 @@ class PurgeWorker(Job):
             size = POLITE_MESSAGES if self._purges.traffic.is_shared else BATCH_MESSAGES
             removed += self._purges.remove(purge, next_seq, size)
             position = next_seq + size
-            self._purges.traffic.step_aside(began, operations=0)
+            self._purges.traffic.step_aside(began, operations=0, rest=POLITE_REST)
         self._purges.release(purge)
         return removed
 
