@@ -49,7 +49,7 @@ class InvalidJsonError(ChatServiceError):
 
 
 class InvalidCursorError(ChatServiceError):
-    """The cursor was not given out for this list, or it was altered."""
+    """This list did not return the cursor, or the cursor was changed."""
 
 
 class ValidationFailedError(ChatServiceError):
@@ -106,23 +106,23 @@ class PreconditionFailedError(ChatServiceError):
 
 
 class ExportCutError(ChatServiceError):
-    """An export could not be finished after it had begun; what was sent of it is not whole."""
+    """An export was cut off after it had begun; the part that was sent is not complete."""
 
 
 class ExportEndedError(ExportCutError):
-    """The chat was deleted while it was exported: from then on nothing of it is given out."""
+    """The chat was deleted during its export, which ended there: nothing of a deleted chat is sent."""
 
 
 class ExportOutdatedError(ExportCutError):
-    """A slow export outlived the moment that it shows, and the rest of the chat has changed since."""
+    """A slow export outlived its snapshot in the database, and the rest of the chat has changed since."""
 
 
 class TooManyExportsError(ChatServiceError):
-    """As many exports are under way as there may be: of the key, of the tenant, or in this process."""
+    """As many exports are running as are allowed: of the key, of the tenant, or in this process."""
 
 
 class InvalidImportError(ChatServiceError):
-    """What is being imported is not a whole export; `reason` says where it fails. Nothing was created."""
+    """What is being imported is not a complete export; `reason` says what is wrong. Nothing was created."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -130,7 +130,7 @@ class InvalidImportError(ChatServiceError):
 
 
 class ImportTooLargeError(ChatServiceError):
-    """An export is larger than what is taken back in over HTTP, or takes longer than a request may."""
+    """An export is larger than an import over HTTP may be, or its import takes longer than a request may."""
 
 
 class UploadStorageError(ChatServiceError):
@@ -142,15 +142,15 @@ class TooManyListenersError(ChatServiceError):
 
 
 class TooMuchUnreadError(ChatServiceError):
-    """The tenant's clients have not read so many bytes of their responses that it gets no further response."""
+    """The tenant's clients have left so many bytes of responses unread that it gets no further response."""
 
 
 class ChatExistsError(ChatServiceError):
-    """A chat is being created under an id that is in use."""
+    """A chat cannot be created under this id: the tenant has a chat with this id."""
 
 
 class ChatIdRetiredError(ChatServiceError):
-    """A chat is being created under the id of a deleted one; a deleted id never comes back."""
+    """A chat cannot be created under this id: a chat with this id was deleted, and its id is never used again."""
 
 
 class ActiveConnectionsError(ChatServiceError):
@@ -162,7 +162,7 @@ class ActiveConnectionsError(ChatServiceError):
 
 
 class LegalHoldError(ChatServiceError):
-    """Holds keep the chat, so nothing of it was deleted; `revision` is the chat's unchanged revision."""
+    """A hold forbids what was asked, and nothing was changed; `revision` is the chat's unchanged revision."""
 
     def __init__(self, holds: list[str], revision: int = 0) -> None:
         super().__init__(holds, revision)
@@ -171,7 +171,7 @@ class LegalHoldError(ChatServiceError):
 
 
 class NotDeletableError(ChatServiceError):
-    """A hold keeps the chat, but the caller may not learn of holds."""
+    """A hold forbids what was asked, but the caller may not know of holds."""
 
 
 class HoldNotFoundError(ChatServiceError):
@@ -191,11 +191,11 @@ class WebhookNotFoundError(ChatServiceError):
 
 
 class WebhooksOffError(ChatServiceError):
-    """The operator has given no key to seal webhooks' secrets with."""
+    """There is no key to encrypt the secrets of webhooks with. Set WEBHOOK_SECRET_KEY; `webhooks key` makes one."""
 
 
 class SecretsUnreadableError(ChatServiceError):
-    """A secret was sealed with a key that the operator does not give any more."""
+    """The secret of a webhook was encrypted with a key that is no longer in WEBHOOK_SECRET_KEY."""
 
 
 class TooManyWebhooksError(ChatServiceError):
@@ -211,11 +211,11 @@ class ReceiverRefusedError(ChatServiceError):
 
 
 class NotSignedError(ChatServiceError):
-    """The operator has given no key to sign checkpoints with."""
+    """There is no key to sign checkpoints with. Set SIGNING_KEY; `keys signing` makes one."""
 
 
 class ProofNotReadyError(ChatServiceError):
-    """The log does not say so, or not yet."""
+    """The log does not have the entry that is to be proved, or not yet."""
 
 
 class UnknownSizeError(ChatServiceError):
@@ -231,7 +231,7 @@ class NoRetentionError(ChatServiceError):
 
 
 class UnknownChatsError(ChatServiceError):
-    """The tenant has no chats of these ids, neither live nor in the trash; nothing was done."""
+    """The tenant has no chats with these ids, neither live nor in the trash; nothing was done."""
 
     def __init__(self, chat_ids: list[str]) -> None:
         super().__init__(chat_ids)
@@ -247,15 +247,15 @@ class ChangesLostError(ChatServiceError):
 
 
 class DatabaseUnavailableError(ChatServiceError):
-    """The database could not be asked in time, and nothing was changed."""
+    """The database could not be reached in time, and nothing was changed."""
 
 
 class LedgerBehindError(DatabaseUnavailableError):
-    """The database lacks what the ledger has: a backup was restored, and has to be brought up to it first."""
+    """The database lacks entries that the ledger has, because a backup was restored. Run `ledger replay` first."""
 
 
 class OutcomeUnknownError(ChatServiceError):
-    """A write was sent and its outcome could not be learnt in time: it may or may not have happened."""
+    """The database's reply to a change did not come in time: the change was made completely, or not at all."""
 
 
 class WrongCollectionsError(ChatServiceError):

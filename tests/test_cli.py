@@ -175,7 +175,7 @@ def test_a_database_that_is_away_is_said_soon(caplog: pytest.LogCaptureFixture) 
     began = time.monotonic()
     output = run(app, "tenants", "list", code=1).output
     assert time.monotonic() - began < REACH_SECONDS + 1
-    assert output == "Error: The database could not be asked in time, and nothing was changed.\n"
+    assert output == "Error: The database could not be reached in time, and nothing was changed.\n"
     assert "No primary of the replica set in MONGODB_URI answers at 127.0.0.1." in caplog.text
     database.close()
 

@@ -56,28 +56,39 @@ def _deletion_extras(error: errors.ChatNotFoundError) -> Extras:
 
 
 INTERNAL = Problem(
-    500, "internal_error", "Internal error", "Something failed in the service. The request id finds it in our logs."
+    500,
+    "internal_error",
+    "Internal error",
+    "An unexpected error occurred in the service. Give the request id to its operator: the log has the cause under it.",
 )
 
 DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
     errors.InvalidChatIdError: Problem(
-        400, "invalid_chat_id", "Invalid chat id", "The chat id in the path must be a UUID: 8-4-4-4-12 hex digits."
+        400,
+        "invalid_chat_id",
+        "Invalid chat id",
+        "The chat id in the path must be a UUID: 8-4-4-4-12 hexadecimal digits.",
     ),
     errors.InvalidJsonError: Problem(
         400,
         "invalid_json",
         "Invalid JSON",
-        "The body must be one JSON value in UTF-8, without duplicate keys, NaN or unpaired surrogates.",
+        "The body must be one JSON value in UTF-8, without duplicate keys, NaN or unpaired surrogates. `reason` says "
+        "what is wrong.",
         extras=lambda error: {"reason": error.reason},
     ),
     errors.InvalidCursorError: Problem(
-        400, "invalid_cursor", "Invalid cursor", "Pass next_cursor of a page of this very list, unchanged."
+        400,
+        "invalid_cursor",
+        "Invalid cursor",
+        "The cursor is not one of this list. Pass `next_cursor` of the page before, unchanged, or start without one.",
     ),
     errors.InvalidApiKeyError: Problem(
         401,
         "invalid_api_key",
         "Invalid API key",
-        "Send your tenant's API key in the X-API-Key header. One that has expired says so in `expired_at`.",
+        "The request has no valid API key or ticket. Send one of your tenant's keys in the X-API-Key header. If there "
+        "is an `expired_at`, the key that you sent has expired.",
         extras=lambda error: {} if error.expired_at is None else {"expired_at": seconds(error.expired_at)},
         headers=lambda _: {"WWW-Authenticate": 'ApiKey realm="chat-service"'},
     ),
@@ -85,14 +96,14 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         403,
         "insufficient_scope",
         "Insufficient scope",
-        "The key is good, but it was not given the scope this operation needs.",
+        "The key is valid, but does not have the scope that this operation needs. Use a key with `required_scope`.",
         extras=lambda error: {"required_scope": error.scope},
     ),
     errors.RateLimitedError: Problem(
         429,
         "rate_limited",
         "Rate limited",
-        "Nothing was done: your key may ask only so often. Wait as many seconds as Retry-After says, and try again.",
+        "Nothing was done: the key has used up its rate limit. Wait for as many seconds as Retry-After says.",
         extras=lambda error: {"limited_scope": error.scope},
         headers=lambda error: {"Retry-After": str(error.retry_after)},
     ),
@@ -100,21 +111,22 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         429,
         "too_much_unread",
         "Too much unread",
-        "Your tenant's clients have not read the answers they asked for. Read them, or hang up, and try again.",
+        "Your tenant's clients have left too much of their earlier responses unread. Read those responses or close "
+        "their connections, then try again.",
         headers=_retry_after(2),
     ),
     errors.TooManyExportsError: Problem(
         429,
         "too_many_exports",
         "Too many exports",
-        "As many exports are under way as there may be at once. Read those that you have begun, and try again.",
+        "Too many exports are running at once. Read those that you have started to their end, then try again.",
         headers=_retry_after(5),
     ),
     errors.TooManyListenersError: Problem(
         429,
         "too_many_listeners",
         "Too many listeners",
-        "As many of your tenant follow the log, or wait for it, as may at once. End some, or ask without `wait`.",
+        "Too many clients follow the log, or wait for it, at once. Close some of yours, or ask without `wait`.",
         headers=_retry_after(5),
     ),
     errors.ChatNotFoundError: Problem(
@@ -128,44 +140,49 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         404,
         "message_not_found",
         "Message not found",
-        "The chat has no message with this seq (any more).",
+        "The chat has no message with this seq: it was never posted, or it was deleted.",
     ),
     errors.DeletionNotFoundError: Problem(
-        404, "not_found", "Not found", "Your tenant has no receipt for this id: it has deleted no such chat."
+        404, "not_found", "Not found", "There is no receipt for this id: your tenant has deleted no such chat."
     ),
     errors.NotInTrashError: Problem(
-        404, "not_in_trash", "Not in trash", "Your tenant's trash has no chat with this id (any more)."
+        404,
+        "not_in_trash",
+        "Not in trash",
+        "Your tenant's trash has no chat with this id: it was restored, it was deleted, or it was never there.",
     ),
     errors.InvalidIdempotencyKeyError: Problem(
         400,
         "invalid_idempotency_key",
         "Invalid idempotency key",
-        "The Idempotency-Key must be 1 to 255 visible ASCII characters, without spaces and commas.",
+        "The Idempotency-Key must be 1 to 255 visible ASCII characters, without spaces or commas.",
     ),
     errors.IdempotencyKeyReusedError: Problem(
         422,
         "idempotency_key_reused",
         "Idempotency key reused",
-        "This Idempotency-Key came with another request within the last 24 hours. Use a new key for a new request.",
+        "Nothing was done: this Idempotency-Key was sent with a different request within the last 24 hours. Use a new "
+        "key for each new request.",
     ),
     errors.RequestInProgressError: Problem(
         409,
         "request_in_progress",
         "Request in progress",
-        "The same request is still being worked on under this Idempotency-Key. Repeat it later to hear how it went.",
+        "The same request is still running under this Idempotency-Key. Repeat it later, with the same key, to "
+        "get its response.",
         headers=_retry_after(5),
     ),
     errors.PreconditionFailedError: Problem(
         412,
         "precondition_failed",
         "Precondition failed",
-        "The chat has changed since you saw it, and nothing was done. Look again, and send its new ETag in If-Match.",
+        "Nothing was done: the chat has changed since you read it. Read it again, and send its new ETag in If-Match.",
     ),
     errors.InvalidImportError: Problem(
         422,
         "invalid_import",
         "Invalid import",
-        "The body is not a whole ndjson export, so nothing was created.",
+        "Nothing was created: the body is not a complete, unchanged ndjson export. `reason` says what is wrong.",
         extras=lambda error: {"reason": error.reason},
     ),
     errors.ActiveConnectionsError: Problem(
@@ -180,49 +197,65 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         409,
         "legal_hold",
         "Legal hold",
-        "Nothing was deleted or changed: the holds under `holds` keep the chat. Release them, or take it out of them.",
+        "Nothing was deleted or changed: the holds in `holds` forbid it. Release them, or remove the chat from them.",
         extras=lambda error: {"holds": error.holds},
     ),
     errors.NotDeletableError: Problem(
         409,
         "not_deletable",
         "Not deletable",
-        "Nothing was deleted or changed: your tenant's administration keeps this chat. It can be moved to the trash.",
+        "Nothing was deleted or changed: your tenant's administrators do not allow it for this chat. It can be moved "
+        "to the trash.",
     ),
-    errors.HoldNotFoundError: Problem(404, "hold_not_found", "Hold not found", "Your tenant has no hold of this id."),
+    errors.HoldNotFoundError: Problem(
+        404, "hold_not_found", "Hold not found", "Your tenant has no hold with this id. `GET /holds` lists its holds."
+    ),
     errors.ErasureNotFoundError: Problem(
-        404, "erasure_not_found", "Erasure not found", "Your tenant has no erasure of this id."
+        404,
+        "erasure_not_found",
+        "Erasure not found",
+        "Your tenant has no erasure with this id. `GET /erasures` lists its erasures.",
     ),
     errors.WebhookNotFoundError: Problem(
-        404, "webhook_not_found", "Webhook not found", "Your tenant has no webhook of this id."
+        404,
+        "webhook_not_found",
+        "Webhook not found",
+        "Your tenant has no webhook with this id. `GET /webhooks` lists its webhooks.",
     ),
     errors.WebhooksOffError: Problem(
         409,
         "webhooks_off",
         "Webhooks off",
-        "Nothing was made: the service has no key to seal secrets with. Its operator sets WEBHOOK_SECRET_KEY.",
+        "Nothing was created or changed: the service has no key to encrypt the secrets of webhooks with. Its operator "
+        "can set one in WEBHOOK_SECRET_KEY.",
     ),
     errors.TooManyWebhooksError: Problem(
-        409, "too_many_webhooks", "Too many webhooks", "Your tenant has as many as it may have. Delete one first."
+        409,
+        "too_many_webhooks",
+        "Too many webhooks",
+        "Nothing was created: your tenant has as many webhooks as are allowed. Delete one first.",
     ),
     errors.NotSignedError: Problem(
         404,
         "not_signed",
         "Not signed",
-        "This service signs nothing. Its operator makes a key with `flask --app wsgi keys signing`.",
+        "The service has no signing key, so there are no checkpoints and no proofs. Its operator can make a key with "
+        "`flask --app wsgi keys signing`, and set it in SIGNING_KEY.",
     ),
     errors.ProofNotReadyError: Problem(
         404,
         "proof_not_ready",
         "Proof not ready",
-        "The log does not say so yet. It does within a second of a deletion, or when a large chat's purge is done.",
+        "The log does not have the entry yet. It has `chat.deleted` within a second of the deletion, and `chat.purged` "
+        "of a large chat when its purge is complete. Ask again then.",
         headers=_retry_after(1),
     ),
     errors.UnknownSizeError: Problem(
         404,
         "unknown_size",
         "Unknown size",
-        "Your log never had as many entries. Was the checkpoint of another tenant, or of another service?",
+        "Your log never had as many entries as `old` says: it has `size`. Check that the checkpoint is of this tenant "
+        "and of this service.",
         extras=lambda error: {"size": error.size},
     ),
     errors.NoRetentionError: Problem(
@@ -232,87 +265,128 @@ DOMAIN: dict[type[errors.ChatServiceError], Problem] = {
         409,
         "hold_unchangeable",
         "Hold unchangeable",
-        "Nothing was changed: the hold was released, or is on everything. Place another one.",
+        "Nothing was changed: the hold was released, or it is on everything. Place another hold.",
     ),
     errors.ChatExistsError: Problem(
-        409, "chat_exists", "Chat exists", "Your tenant has a chat with this id. Choose another, or leave the id out."
+        409,
+        "chat_exists",
+        "Chat exists",
+        "Nothing was created: your tenant has a chat with this id. Choose another id, or leave it out.",
     ),
     errors.ChatInTrashError: Problem(
-        409, "chat_in_trash", "Chat in trash", "A chat with this id is in your tenant's trash. Restore that one."
+        409,
+        "chat_in_trash",
+        "Chat in trash",
+        "Nothing was created: your tenant's trash has a chat with this id. Restore that chat, or choose another id.",
     ),
     errors.ChatIdRetiredError: Problem(
-        409, "chat_id_retired", "Chat id retired", "A chat with this id was deleted, and a deleted id never comes back."
+        409,
+        "chat_id_retired",
+        "Chat id retired",
+        "Nothing was created: a chat with this id was deleted, and its id is never used again. Choose another id.",
     ),
     errors.ValidationFailedError: Problem(
         422,
         "validation_error",
         "Validation error",
-        "The request was understood, but the fields under `errors` need to change.",
+        "Some fields are not valid. `errors` says for each of them what to change.",
         extras=lambda error: {"errors": error.errors},
     ),
     errors.ImportTooLargeError: Problem(
         413,
         "import_too_large",
         "Import too large",
-        "The export is over the limit for imports (MAX_IMPORT_BYTES), or takes longer than a request may. Nothing was "
-        "created. Whoever runs the service can take in a file of any size with `flask --app wsgi chats import`.",
+        "Nothing was created: the export is larger than MAX_IMPORT_BYTES, or its import takes longer than a request "
+        "may. The service's operator can import a file of any size with `flask --app wsgi chats import`.",
     ),
     errors.UploadStorageError: Problem(
         503,
         "upload_storage_unavailable",
         "Upload storage unavailable",
-        "The server has no place to keep the body while it arrives. Nothing was changed; try again later.",
+        "Nothing was changed: the server has no room to store the body while it arrives. Try again later.",
         headers=_retry_after(30),
     ),
     errors.DatabaseUnavailableError: Problem(
         503,
         "database_unavailable",
         "Database unavailable",
-        "The database could not be asked in time. Nothing was changed; try again.",
+        "Nothing was changed: the database could not be reached in time. Try again in a few seconds.",
         headers=_retry_after(2),
     ),
     errors.LedgerBehindError: Problem(
         503,
         "ledger_behind",
         "Ledger behind",
-        "A backup was restored, and what was deleted since then has to be deleted again first. Nothing was done.",
+        "Nothing was done: a backup of the database was restored, and what was deleted since the backup must be "
+        "deleted again first. Try again later.",
         headers=_retry_after(30),
     ),
     errors.OutcomeUnknownError: Problem(
         503,
         "outcome_unknown",
         "Outcome unknown",
-        "The change was sent to the database and no answer came: it was made whole or not at all. Look, or try again.",
+        "The database's reply to the change was lost: the change was made completely, or not at all. Look whether it "
+        "was made, or repeat the request with its Idempotency-Key.",
         headers=_retry_after(2),
     ),
 }
 
 HTTP: dict[int, Problem] = {
-    400: Problem(400, "bad_request", "Bad request", "The request is not well-formed HTTP."),
+    400: Problem(
+        400, "bad_request", "Bad request", "The request is not valid HTTP. Check its headers and its body's length."
+    ),
     403: Problem(
         403,
         "forbidden_origin",
         "Forbidden origin",
-        "Pages of this origin may not connect. The service's operator lists those that may in CORS_ORIGINS.",
+        "Pages of this origin may not open a WebSocket. The service's operator can add the origin to CORS_ORIGINS.",
     ),
-    404: Problem(404, "not_found", "Not found", "There is nothing at this address. See the API documentation."),
-    405: Problem(405, "method_not_allowed", "Method not allowed", "The Allow header lists what can be done here."),
-    406: Problem(406, "not_acceptable", "Not acceptable", "The answer is application/json; let Accept include it."),
-    408: Problem(408, "request_timeout", "Request timeout", "The body took too long to arrive. Nothing was changed."),
+    404: Problem(404, "not_found", "Not found", "There is nothing at this path. The documentation is at /docs."),
+    405: Problem(
+        405,
+        "method_not_allowed",
+        "Method not allowed",
+        "This path does not support the method. The Allow header lists those that it supports.",
+    ),
+    406: Problem(
+        406,
+        "not_acceptable",
+        "Not acceptable",
+        "Accept excludes the media type of the response. Accept application/json, or the type that the API's "
+        "documentation names for this path.",
+    ),
+    408: Problem(
+        408,
+        "request_timeout",
+        "Request timeout",
+        "Nothing was changed: the request took too long to arrive. Send it again, or in smaller parts.",
+    ),
     413: Problem(
-        413, "content_too_large", "Content too large", "The body is over the limit. Send it in smaller parts."
+        413, "content_too_large", "Content too large", "The body is larger than allowed. Send it in smaller parts."
     ),
-    414: Problem(414, "uri_too_long", "URI too long", "The request line is over the limit."),
+    414: Problem(414, "uri_too_long", "URI too long", "The request line is too long. Shorten the query."),
     415: Problem(
         415,
         "unsupported_media_type",
         "Unsupported media type",
-        "Send the body as `Content-Type: application/json`, in UTF-8, without a Content-Encoding.",
+        "Send the body as application/json, an import as application/x-ndjson, in UTF-8, without a Content-Encoding.",
     ),
-    426: Problem(426, "upgrade_required", "Upgrade required", "This address speaks WebSocket only."),
-    431: Problem(431, "headers_too_large", "Request header fields too large", "Send fewer or shorter header fields."),
+    426: Problem(
+        426, "upgrade_required", "Upgrade required", "This path accepts only WebSockets. Open it with ws:// or wss://."
+    ),
+    431: Problem(
+        431,
+        "headers_too_large",
+        "Request header fields too large",
+        "Send fewer or shorter header fields. Large cookies are a common cause.",
+    ),
     500: INTERNAL,
-    501: Problem(501, "not_implemented", "Not implemented", "Only `Transfer-Encoding: chunked` is understood."),
+    501: Problem(
+        501,
+        "not_implemented",
+        "Not implemented",
+        "The only supported Transfer-Encoding is chunked. Send the body chunked, or with a Content-Length.",
+    ),
 }
 
 
