@@ -27,8 +27,8 @@ def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
     """Create a chat.
 
     Choose the id yourself, or send an `Idempotency-Key`: then a retry after a lost response cannot create a second
-    chat. The id of a deleted chat is never free again: 409 `chat_id_retired`. The id of a chat in the trash is not free
-    either: 409 `chat_in_trash`.
+    chat. The id of a deleted chat cannot be used again: 409 `chat_id_retired`. Nor can the id of a chat in the trash:
+    409 `chat_in_trash`.
     """
     _require_future(new["expires_at"])
     chat = repositories().chats.create(
@@ -45,7 +45,7 @@ def create_chat(new: dict[str, Any]) -> tuple[Chat, dict[str, str]]:
 def list_chats(limit: int, after: ListPosition | None) -> list[Chat]:
     """List the tenant's chats, latest activity first.
 
-    Follow `next_cursor` until it is null. A chat that changes meanwhile moves to the front, and may be listed twice.
+    Follow `next_cursor` until it is null. A chat that changes in between moves to the front, and may be listed twice.
     """
     tenant_id, chats = caller().tenant_id, list[Chat]()
     while len(chats) < limit:
@@ -64,9 +64,9 @@ def list_chats(limit: int, after: ListPosition | None) -> list[Chat]:
 @honours_if_none_match
 @blueprint.response(200, ChatOut())
 def get_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
-    """Get a chat, with the numbers of its messages and live connections.
+    """Get a chat, with the number of its messages and of its live connections.
 
-    Send its `ETag` in `If-Match` of a PATCH or DELETE to change the chat only if it is still as you saw it.
+    Send its `ETag` in `If-Match` with a PATCH or DELETE, and it is done only if the chat has not changed since.
     """
     chat = repositories().chats.get(caller().tenant_id, chat_id)
     return chat, etag(chat.revision, chat.active_connections, chat.taken_at)
@@ -94,7 +94,7 @@ def _require_future(expires_at: datetime | None) -> None:
         ValidationFailedError: it is not.
     """
     if expires_at is not None and expires_at <= repositories().database.now():
-        raise ValidationFailedError({"expires_at": ["Not in the future."]})
+        raise ValidationFailedError({"expires_at": ["Must be in the future."]})
 
 
 def created(chat: Chat) -> tuple[Chat, dict[str, str]]:

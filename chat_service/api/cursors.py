@@ -32,7 +32,7 @@ def requested_span(query: dict[str, Any], tenant_id: str, chat_id: str) -> Span:
     bounds = [name for name in ("after", "before", "order") if query[name] is not None]
     if query["cursor"] is not None:
         if bounds:
-            raise ValidationFailedError({name: ["The cursor carries this already; leave it out."] for name in bounds})
+            raise ValidationFailedError({name: ["The cursor already contains this. Leave it out."] for name in bounds})
         return _read_span(query["cursor"], tenant_id, chat_id)
     return Span(
         after=query["after"] or 0,

@@ -74,7 +74,7 @@ class Rfc3339(fields.Field[datetime]):
             with suppress(ValueError, OverflowError):
                 time = datetime.fromisoformat(f"{minute}{second}{(fraction or '')[:7]}{offset}")
                 return (time + leap).astimezone(UTC)
-        raise ValidationError("Not a time like 2024-01-15T10:45:00.000Z.")
+        raise ValidationError("Must be a time in RFC 3339, like 2024-01-15T10:45:00.000Z.")
 
 
 class Metadata(fields.Dict):
@@ -84,18 +84,18 @@ class Metadata(fields.Dict):
         loaded: dict[str, Any] = super()._deserialize(value, *args, **kwargs)  # type: ignore[no-untyped-call]
         _check_storable(loaded, METADATA_DEPTH)
         if len(orjson.dumps(loaded)) > METADATA_BYTES:
-            raise ValidationError(f"Longer than {METADATA_BYTES:,} bytes as JSON.")
+            raise ValidationError(f"Must be at most {METADATA_BYTES:,} bytes long as JSON.")
         return loaded
 
 
 def _check_storable(value: Any, depth: int) -> None:
     """Refuse what MongoDB cannot store, or would read as an operator."""
     if depth == 0:
-        raise ValidationError(f"Nested deeper than {METADATA_DEPTH} levels.")
+        raise ValidationError(f"Must be nested at most {METADATA_DEPTH} levels deep.")
     if isinstance(value, dict):
         for key, inner in value.items():
             if key.startswith("$") or "." in key or "\0" in key:
-                raise ValidationError("A key may not start with $ or contain a dot or NUL.")
+                raise ValidationError("A key must not start with $, and must not contain a dot or NUL.")
             _check_storable(inner, depth - 1)
     elif isinstance(value, list):
         for inner in value:
@@ -113,7 +113,7 @@ class Text(fields.String):
 
 def _refuse_nul(text: str) -> None:
     if "\0" in text:
-        raise ValidationError("May not contain NUL.")
+        raise ValidationError("Must not contain NUL (U+0000).")
 
 
 class Uuid(fields.String):
@@ -125,7 +125,7 @@ class Uuid(fields.String):
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         canonical = parse_uuid(super()._deserialize(value, *args, **kwargs))
         if canonical is None:
-            raise ValidationError("Not a UUID: 8-4-4-4-12 hexadecimal digits.")
+            raise ValidationError("Must be a UUID: 8-4-4-4-12 hexadecimal digits.")
         return canonical
 
 
@@ -134,7 +134,7 @@ class Flag(fields.Boolean):
 
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> bool:
         if not isinstance(value, bool):
-            raise ValidationError("Neither true nor false.")
+            raise ValidationError("Must be true or false.")
         return value
 
 
@@ -144,7 +144,7 @@ class WholeNumber(fields.Integer):
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if not is_whole or isinstance(value, bool):
-            raise ValidationError("Not a whole number.")
+            raise ValidationError("Must be a whole number.")
         number = super()._deserialize(value, *args, **kwargs)
         assert number is not None  # noqa: S101 - fields.Integer returns None only for None
         return number
@@ -155,7 +155,7 @@ class Number(fields.Integer):
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
         if not re.fullmatch("[0-9]{1,18}", str(value), re.ASCII):
-            raise ValidationError("Not a whole number of at most 18 digits.")
+            raise ValidationError("Must be a whole number of at most 18 digits, without a sign.")
         number = super()._deserialize(value, *args, **kwargs)
         assert number is not None  # noqa: S101 - fields.Integer returns None only for None
         return number

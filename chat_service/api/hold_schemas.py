@@ -17,20 +17,22 @@ def _chat_ids(least: int, **options: Any) -> fields.List[Any]:
 
 
 class HoldIn(Schema):
-    """What to hold: these chats, or everything of the tenant, also chats that are created later."""
+    """What to hold: these chats, or all chats of the tenant, including chats that are created later."""
 
     name = Text(NAME_CHARACTERS, required=True, metadata={"example": "Inquiry 42"})
     chat_ids = _chat_ids(1)
-    everything = Flag(validate=validate.Equal(True), metadata={"description": "In place of `chat_ids`: `true`."})
+    everything = Flag(
+        validate=validate.Equal(True), metadata={"description": "`true`: all chats, in place of `chat_ids`."}
+    )
 
     @validates_schema
     def _check(self, data: dict[str, Any], **_: Any) -> None:
         if ("chat_ids" in data) == ("everything" in data):
-            raise ValidationError("Name either `chat_ids`, or `everything: true`.")
+            raise ValidationError("Send either `chat_ids` or `everything: true`.")
 
 
 class HoldPatch(Schema):
-    """Which chats to put under the hold, and which to take out of it."""
+    """Which chats to add to the hold, and which to remove from it."""
 
     add = _chat_ids(1)
     remove = _chat_ids(1)
@@ -38,26 +40,26 @@ class HoldPatch(Schema):
     @validates_schema
     def _check(self, data: dict[str, Any], **_: Any) -> None:
         if not data:
-            raise ValidationError("Name chats to `add` or to `remove`.")
+            raise ValidationError("Send chats to `add` or to `remove`.")
         if set(data.get("add", ())) & set(data.get("remove", ())):
-            raise ValidationError("A chat cannot be added and removed at once.")
+            raise ValidationError("`add` and `remove` must not have a chat in common.")
 
 
 class HoldOut(Schema):
-    """A hold: its chats must not be destroyed until it is released."""
+    """A hold: until it is released, its chats cannot be deleted."""
 
     id = fields.String(metadata={"format": "uuid"})
     name = fields.String()
-    everything = fields.Boolean(metadata={"description": "Whether it is on all chats, also those still to come."})
-    chat_count = fields.Integer(metadata={"description": "On how many chats it is; 0 if on everything."})
+    everything = fields.Boolean(metadata={"description": "Whether it is on all chats, including future ones."})
+    chat_count = fields.Integer(metadata={"description": "How many chats it is on; 0 if it is on everything."})
     placed_at = Time()
-    active_from = Time(metadata={"description": "From then on nothing that it is on is destroyed."})
-    placed_by = fields.String(metadata={"description": "The id of the key that asked for it, or `operator`."})
+    active_from = Time(metadata={"description": "From then on nothing of its chats can be deleted."})
+    placed_by = fields.String(metadata={"description": "The id of the key that placed it, or `operator`."})
     released_at = Time(allow_none=True)
 
 
 class HoldPageOut(Schema):
-    """A page of holds, latest first, also released ones."""
+    """A page of holds, latest first, including released ones."""
 
     items = fields.List(fields.Nested(HoldOut()))
     next_cursor = fields.String(allow_none=True)

@@ -91,7 +91,7 @@ class Export:
             self._digest.update(line.text)
             message: Message = _load(read_exported_message, line)
             if message.seq <= last_seq:
-                _refuse(line, "seq must grow from message to message.")
+                _refuse(line, "seq must be larger than in the message before.")
             if size >= BATCH_BYTES or len(batch) == BATCH_MESSAGES:
                 yield batch
                 batch, size = [], 0
@@ -104,9 +104,9 @@ class Export:
         end: dict[str, Any] = _load(ExportedEndIn().load, line)
         messages = line.number - 2
         if end["message_count"] != messages:
-            _refuse(line, f"It counts {end['message_count']} messages, and there are {messages}.")
+            _refuse(line, f"It says that there are {end['message_count']} messages, but there are {messages}.")
         if not hmac.compare_digest(self._digest.hexdigest(), end["sha256"]):
-            _refuse(line, "Its SHA-256 is not that of the lines before.")
+            _refuse(line, "Its SHA-256 does not match the lines before it.")
 
 
 def _lines(source: BinaryIO, on_line: Callable[[bytes], object]) -> Iterator[_Line]:

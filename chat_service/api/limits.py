@@ -33,7 +33,7 @@ def count_request(scope: Scope, counts: str | None) -> None:
     tokens = _length(counts) if counts else 1
     if counts and tokens > limit.burst:
         # Not a 429: a client that waits and retries would do so for ever.
-        raise ValidationFailedError({counts: [f"Your rate limit lets at most {limit.burst} through at once."]})
+        raise ValidationFailedError({counts: [f"Send at most {limit.burst}: your rate limit allows no more at once."]})
     verdict = limits.take(caller(), scope, tokens)
     if verdict is None:
         return

@@ -48,7 +48,7 @@ LOGGED = {
 
 _EVENT_ID = re.compile("[0-9]{1,18}", re.ASCII)
 
-blueprint = Blueprint("log", __name__, url_prefix="/api/v1", description="What was taken away and brought back")
+blueprint = Blueprint("log", __name__, url_prefix="/api/v1", description="What was deleted, restored or held")
 
 
 class LogIn(Schema):
@@ -57,17 +57,17 @@ class LogIn(Schema):
     after = Number(
         load_default=0,
         validate=validate.Range(0, MOST_SEQ),
-        metadata={"description": "The last `seq` you have; 0 for the beginning."},
+        metadata={"description": "The `seq` of the last entry that you have; 0 starts at the beginning."},
     )
     limit = Number(load_default=ENTRIES_DEFAULT, validate=validate.Range(1, ENTRIES_MOST))
     kind = fields.String(load_default=None, validate=validate.OneOf([kind.value for kind in Kind]))
     wait = Number(
         load_default=0,
         validate=validate.Range(0, WAIT_MOST),
-        metadata={"description": "Seconds to hold the answer until there is an entry."},
+        metadata={"description": "How many seconds to wait for an entry, if there is none yet."},
     )
     ticket = fields.String(
-        load_default=None, metadata={"description": "In place of a key, from `POST /log/tickets`: for browsers."}
+        load_default=None, metadata={"description": "In place of a key, for browsers: from `POST /log/tickets`."}
     )
 
 
@@ -85,12 +85,12 @@ class Listener:
 @requires(Scope.READ)
 @raises(TooManyListenersError, headers="Last-Event-ID")
 @blueprint.arguments(LogIn(), location="query")
-@blueprint.doc(responses={"200": {"description": "Entries after the one you have.", "content": LOGGED}})
+@blueprint.doc(responses={"200": {"description": "The entries after `after`.", "content": LOGGED}})
 def read_log(query: dict[str, Any]) -> Response:
-    """Read what was taken away, brought back or held since the last entry you have seen, in order and without gaps.
+    """Read what was deleted, restored or held since the last entry that you have, in order and without gaps.
 
-    Keep `next_after` and send it as `after` of the next request: then you miss nothing. With `wait` the response is
-    held until there is an entry. With `Accept: text/event-stream` entries come live, as server-sent events, and
+    Send `next_after` as `after` of your next request: then you miss nothing. With `wait`, the response waits for an
+    entry if there is none yet. With `Accept: text/event-stream`, entries come live, as server-sent events, and
     `Last-Event-ID` continues where the last connection ended.
     """
     media_type = preferred("application/json", EVENTS)
@@ -133,7 +133,7 @@ def _resume_after(after: int, last_event_id: str | None) -> int:
     if not last_event_id:
         return after
     if not _EVENT_ID.fullmatch(last_event_id):
-        raise ValidationFailedError({"Last-Event-ID": ["Not an id of an event of this stream."]})
+        raise ValidationFailedError({"Last-Event-ID": ["Must be the id of an event of this stream."]})
     return int(last_event_id)
 
 

@@ -274,9 +274,9 @@ def _check_query() -> None:
     errors: dict[str, object] = {}
     for name, values in request.args.lists():
         if name not in allowed:
-            errors[name] = ["Unknown parameter."]
+            errors[name] = ["Unknown parameter. Leave it out."]
         elif len(values) > 1:
-            errors[name] = ["Given more than once."]
+            errors[name] = ["Must not be sent more than once."]
     if errors:
         raise ValidationFailedError(errors)
 

@@ -30,9 +30,9 @@ def parse_json(raw: bytes) -> Any:
             raw, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_int64
         )
     except orjson.JSONDecodeError as error:
-        raise InvalidJsonError(f"Line {error.lineno}, column {error.colno}.") from None
+        raise InvalidJsonError(f"The error is at line {error.lineno}, column {error.colno}.") from None
     except RecursionError:
-        raise InvalidJsonError("Nested too deep.") from None
+        raise InvalidJsonError("Nested too deeply.") from None
 
 
 def _count_keys(value: Any) -> int:

@@ -44,7 +44,7 @@ class _Frame(MessageIn):
         """Return what the frame asks for."""
         client_id = data.pop("client_id")
         if client_id is not None and not _CLIENT_ID.fullmatch(client_id):
-            raise ValidationError("1 to 100 visible ASCII characters, without spaces.", "client_id")
+            raise ValidationError("Must be 1 to 100 visible ASCII characters, without spaces.", "client_id")
         return MessageCreate(NewMessage(**data), client_id)
 
 

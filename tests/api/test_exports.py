@@ -114,7 +114,7 @@ class TestImport:
         """Also under a true digest, every line is held to the rules of the API, and no content is told."""
         chat, *messages, _ = export(alice, alice.new_chat("a", "b"), "ndjson").splitlines()
         for lines, reason in (
-            ([chat, messages[1], messages[0]], "Line 3: seq must grow"),
+            ([chat, messages[1], messages[0]], "Line 3: seq must be larger"),
             ([chat, messages[0].replace(b'"a"', b'""')], "Line 2: These fields are wrong: message."),
             ([chat, messages[0].replace(b'"a"', b'"canary\\u0000"')], "Line 2: These fields are wrong: message."),
             ([messages[0], messages[1]], "Line 1: These fields are wrong: "),

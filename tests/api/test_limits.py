@@ -123,7 +123,7 @@ def test_more_than_the_bucket_ever_holds_is_no_429(alice: Client) -> None:
     """Whoever waits and repeats would do so for ever: a 422 tells how many are let through, and takes no token."""
     refused = alice.send("POST", f"{CHATS}/delete", json={"chat_ids": [UNKNOWN] * (BURST + 1)})
     assert (refused.status_code, refused.get_json()["code"]) == (422, "validation_error")
-    assert refused.get_json()["errors"] == {"chat_ids": ["Your rate limit lets at most 5 through at once."]}
+    assert refused.get_json()["errors"] == {"chat_ids": ["Send at most 5: your rate limit allows no more at once."]}
     assert "Retry-After" not in refused.headers
     assert left(alice.send("POST", f"{CHATS}/delete", json={"chat_ids": [UNKNOWN] * BURST})) == 0
 
