@@ -16,7 +16,7 @@ blueprint = Blueprint(
     __name__,
     url_prefix="/api/v1",
     description="Live connections to a chat. Connect by WebSocket to `/api/v1/chats/{chat_id}/ws`, with the key or "
-    "`?ticket=`; OpenAPI has no words for what is said there, docs/api.md has.",
+    "`?ticket=`. OpenAPI cannot describe the frames of a WebSocket: see docs/api.md.",
 )
 
 
@@ -38,7 +38,7 @@ class UpgradeRequired(HTTPException):
 def list_connections(limit: int, after: ListPosition | None, chat_id: str) -> list[Lease]:
     """List the live connections to the chat, latest first.
 
-    While there are any, a DELETE of the chat is refused, unless it evicts them.
+    While there are any, a DELETE of the chat is refused, unless its `on_active` is `evict`.
     """
     return repositories().presence.page(caller().tenant_id, chat_id, limit, after)
 

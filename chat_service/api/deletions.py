@@ -31,7 +31,7 @@ from chat_service.errors import (
 )
 from chat_service.models import Deletion, DeletionPreview, ListPosition, Scope
 
-blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="Deleting chats, and the receipts")
+blueprint = Blueprint("deletions", __name__, url_prefix="/api/v1", description="Deleting chats, and their receipts")
 
 
 @blueprint.delete("/chats/<chat_id>")
@@ -43,11 +43,11 @@ def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
     """Delete a chat with all its messages, permanently and atomically.
 
     Either everything is deleted, or nothing is changed. Refused with 409 `active_connections` while WebSockets to the
-    chat are live, unless `on_active` is `evict`: then their clients are told, and disconnected. A chat under a hold is
+    chat are live, unless `on_active` is `evict`: then they get a `chat.deleted`, and are closed. A chat under a hold is
     not deleted: 409 `legal_hold` for a key with the scope `govern`, `not_deletable` for others. With an
     `Idempotency-Key`, a retry gets the first response again. After 503 `outcome_unknown`, retry, or look up the
     receipt. The id is never used again: a second delete is 404. A chat in the trash is deleted too. With the `ETag` of
-    an export in `If-Match`, exactly what was exported is deleted.
+    an export in `If-Match`, exactly what was exported is deleted, or the response is 412.
     """
     who, options = caller(), {"evict": query["on_active"] == "evict", "export_sha256": query["export_sha256"]}
     return repositories().deletions.delete(
@@ -59,7 +59,7 @@ def delete_chat(query: dict[str, Any], chat_id: str) -> Deletion:
 @requires(Scope.READ)
 @blueprint.response(200, PreviewOut())
 def preview_deletion(chat_id: str) -> tuple[DeletionPreview, dict[str, str]]:
-    """Preview what deleting the chat now would do; its ETag in If-Match deletes exactly what you saw.
+    """Preview what deleting the chat now would do. Its ETag in If-Match deletes exactly what you saw.
 
     Nothing is deleted or reserved.
     """
@@ -108,7 +108,7 @@ def list_deletions(limit: int, after: ListPosition | None, since: datetime | Non
 def get_deletion(chat_id: str) -> Deletion:
     """Get a receipt: when and by which key the chat was deleted, and how far its purge is.
 
-    No route can read what is left to purge.
+    No route can read messages that are left to purge.
     """
     who = caller()
     return repositories().receipts.get(who.tenant_id, chat_id, had_grace=who.grace is not None)

@@ -13,11 +13,13 @@ STATES = ["running", "deferred", "complete"]
 class ErasureIn(Schema):
     """Which sender to erase, and how."""
 
-    sender_id = Text(SENDER_ID_CHARACTERS, required=True, metadata={"description": "As the messages have it."})
+    sender_id = Text(
+        SENDER_ID_CHARACTERS, required=True, metadata={"description": "The `sender_id` of the messages to erase."}
+    )
     mode = fields.String(
         required=True,
         validate=validate.OneOf(MODES),
-        metadata={"description": "`redact` takes content, sender and metadata; `remove` removes the messages."},
+        metadata={"description": "`redact` overwrites content, sender and metadata; `remove` removes the messages."},
     )
 
 
@@ -37,17 +39,17 @@ class ErasureOut(Schema):
         metadata={
             "type": "string",
             "enum": STATES,
-            "description": "`deferred`: what is left, a hold keeps, or kept until lately. It is looked for again.",
+            "description": "`deferred`: a hold keeps what is left, or kept it until recently. It is erased later.",
         },
     )
     requested_at = Time()
-    requested_by = fields.String(metadata={"description": "The id of the key that asked for it, or `operator`."})
-    chats = fields.Integer(metadata={"description": "In which something was erased so far."})
-    messages = fields.Integer(metadata={"description": "That were erased so far."})
+    requested_by = fields.String(metadata={"description": "The id of the key that requested it, or `operator`."})
+    chats = fields.Integer(metadata={"description": "How many chats had something erased so far."})
+    messages = fields.Integer(metadata={"description": "How many messages were erased so far."})
     deferred_chats = fields.Integer(
-        attribute="deferred", metadata={"description": "That had to be passed over at the last look at everything."}
+        attribute="deferred", metadata={"description": "How many chats the last full scan skipped because of a hold."}
     )
-    completed_at = Time(allow_none=True, metadata={"description": "When a look at everything had found nothing."})
+    completed_at = Time(allow_none=True, metadata={"description": "When a full scan had found nothing left to erase."})
 
 
 class ErasurePageOut(Schema):

@@ -23,11 +23,11 @@ blueprint = Blueprint("erasures", __name__, url_prefix="/api/v1", description="E
 @blueprint.arguments(ErasureIn())
 @blueprint.response(202, ErasureOut())
 def request_erasure(body: dict[str, Any]) -> tuple[Erasure, dict[str, str]]:
-    """Request the erasure of everything of a sender, in all chats of the tenant, also those in the trash.
+    """Request the erasure of all messages of a sender, in all chats of the tenant, including those in the trash.
 
-    A worker does it; `Location` is where to see its progress. What a hold keeps is erased after the hold's release, but
-    not before 24 h have passed. The erasure is complete when a last look has found nothing; then it names the sender
-    nowhere.
+    A worker does it; `Location` is the path of its progress. What a hold keeps is erased after the hold's release, but
+    not before 24 h have passed. The erasure is complete when a full scan has found nothing left; its record then no
+    longer has the sender's id.
     """
     who, mode = caller(), ErasureMode(body["mode"])
     erasure = repositories().erasures.request(who.tenant_id, body["sender_id"], mode, who.key_id, idempotency_key())

@@ -27,7 +27,7 @@ from chat_service.errors import ImportTooLargeError, InvalidImportError, TooMany
 from chat_service.models import Chat, Scope, milliseconds
 from chat_service.repository.exports import Row
 
-blueprint = Blueprint("exports", __name__, url_prefix="/api/v1", description="Whole chats, out and back in")
+blueprint = Blueprint("exports", __name__, url_prefix="/api/v1", description="Export of whole chats, and their import")
 
 Batches = Iterator[list[Row]]
 
@@ -48,12 +48,12 @@ EXPORTED = {
 @blueprint.arguments(ExportIn(), location="query")
 @blueprint.doc(responses={"200": {"description": "The chat, streamed.", "content": EXPORTED}})
 def export_chat(query: dict[str, Any], chat_id: str) -> Response:
-    """Download the whole chat, as it is at this moment.
+    """Export the whole chat as a download, as it is at this moment.
 
-    `ndjson` can be imported again: its last line has the number of messages and the SHA-256 of every byte before;
-    without that line the export was cut off. It is cut off, recognisably, when the chat is deleted meanwhile. The
-    `ETag` is the `revision` of the last line in quotes: a delete with it in `If-Match` deletes exactly what you have,
-    and with `export_sha256` the receipt says that you have it.
+    Only `ndjson` can be imported again: its last line has the number of messages and the SHA-256 of every byte before
+    it. Without that line the export was cut off, for example because the chat was deleted during the export. The `ETag`
+    is the `revision` of the last line in quotes: a delete with it in `If-Match` deletes exactly what you have, and with
+    `export_sha256` the receipt says that you have it.
     """
     media_type, suffix, write = _FORMATS[query["format"]]
     require_acceptable(media_type)
@@ -74,8 +74,8 @@ def export_chat(query: dict[str, Any], chat_id: str) -> Response:
 def import_chat() -> tuple[Chat, dict[str, str]]:
     """Create a new chat from an ndjson export: all of it, or nothing.
 
-    The chat gets a new id; messages keep their numbers and times. The body may be larger than others: up to
-    `MAX_IMPORT_BYTES`.
+    The chat gets a new id; the messages keep their numbers and times. The body may have up to `MAX_IMPORT_BYTES`, more
+    than other bodies.
     """
     require_export()
     fingerprint = Fingerprint()

@@ -16,7 +16,7 @@ from chat_service.api.schemas import PageIn
 from chat_service.errors import HoldUnchangeableError, UnknownChatsError, ValidationFailedError
 from chat_service.models import Hold, ListPosition, Scope
 
-blueprint = Blueprint("holds", __name__, url_prefix="/api/v1", description="Chats that must not be destroyed")
+blueprint = Blueprint("holds", __name__, url_prefix="/api/v1", description="Chats that must not be deleted")
 
 
 @blueprint.post("/holds")
@@ -25,11 +25,11 @@ blueprint = Blueprint("holds", __name__, url_prefix="/api/v1", description="Chat
 @blueprint.arguments(HoldIn())
 @blueprint.response(201, HoldOut())
 def place_hold(body: dict[str, Any]) -> Hold:
-    """Hold up to 1,000 chats, or everything: nothing of them is destroyed until the hold is released.
+    """Hold up to 1,000 chats, or all of them: nothing of them is deleted until the hold is released.
 
     After the response, deleting or emptying one of these chats fails with 409, and so does editing or deleting its
     messages. The chats can be moved to the trash, and new messages can be posted. A hold on everything is guaranteed
-    from `active_from` on, 20 s later at most. All of the chats are held, or none: 422 names those that do not exist.
+    from `active_from` on, at most 20 s later. All of the chats are held, or none: 422 names those that do not exist.
     """
     who, chat_ids = caller(), _distinct(body.get("chat_ids"))
     with _unknown_chats_by_field({"chat_ids": chat_ids or []}):
@@ -42,7 +42,7 @@ def place_hold(body: dict[str, Any]) -> Hold:
 @blueprint.response(200, HoldPageOut())
 @paged("holds", lambda hold: ListPosition(hold.placed_at, hold.id))
 def list_holds(limit: int, after: ListPosition | None) -> list[Hold]:
-    """List the holds of the tenant, latest first; released ones stay in the list.
+    """List the holds of the tenant, latest first, including released ones.
 
     Follow `next_cursor` until it is null.
     """
@@ -53,7 +53,7 @@ def list_holds(limit: int, after: ListPosition | None) -> list[Hold]:
 @requires(Scope.GOVERN)
 @blueprint.response(200, HoldOut())
 def get_hold(hold_id: str) -> Hold:
-    """Get a hold: on how many chats it is, since when, and whether it was released.
+    """Get a hold: how many chats it is on, since when, and whether it was released.
 
     The log says which chats it is on.
     """
@@ -66,10 +66,10 @@ def get_hold(hold_id: str) -> Hold:
 @blueprint.arguments(HoldPatch())
 @blueprint.response(200, HoldOut())
 def change_hold(body: dict[str, Any], hold_id: str) -> Hold:
-    """Put up to 1,000 chats under a hold, and take up to 1,000 out of it.
+    """Add up to 1,000 chats to a hold, and remove up to 1,000 from it.
 
-    A chat that is already under the hold, or already out of it, stays so. Everything is done, or nothing: 422 names
-    chats that do not exist.
+    A chat to add may be under the hold already, and a chat to remove need not be. Everything is done, or nothing: 422
+    names chats that do not exist.
     """
     who, add, remove = caller(), _distinct(body.get("add")) or [], _distinct(body.get("remove")) or []
     with _unknown_chats_by_field({"add": add}):
@@ -82,7 +82,7 @@ def change_hold(body: dict[str, Any], hold_id: str) -> Hold:
 def release_hold(hold_id: str) -> Hold:
     """Release a hold: its chats can be deleted again, unless another hold keeps them. The record stays.
 
-    The service deletes what was due meanwhile, but not before 24 h have passed. A released hold stays released.
+    What became due for deletion under the hold is deleted too, but not before 24 h have passed. A release is final.
     """
     who = caller()
     return repositories().holds.release(who.tenant_id, hold_id, who.key_id)

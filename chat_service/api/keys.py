@@ -15,7 +15,7 @@ blueprint = Blueprint("keys", __name__, url_prefix="/api/v1", description="The k
 
 
 class LimitOut(Schema):
-    """A token bucket: `burst` requests at once, and `rate` more with each second."""
+    """A token bucket: `burst` requests at once, and then `rate` requests a second."""
 
     rate = fields.Float()
     burst = fields.Integer()
@@ -37,7 +37,7 @@ class MeOut(Schema):
     label = fields.String()
     scopes = fields.List(fields.Enum(Scope, by_value=True))
     limits = fields.Nested(LimitsOut())
-    expires_at = Time(allow_none=True, metadata={"description": "Null: it does not expire."})
+    expires_at = Time(allow_none=True, metadata={"description": "Null if it does not expire."})
 
 
 @blueprint.get("/me")
@@ -46,7 +46,7 @@ class MeOut(Schema):
 def describe_caller() -> dict[str, Any]:
     """Describe the key of this request: whose it is, and what it may do.
 
-    Limits are requests per second and burst; null is no limit.
+    A limit is null if there is none.
     """
     key = repositories().keys.get(caller().tenant_id, caller().key_id)
     limits = {scope: repositories().limits.of(caller().limits, scope) for scope in EVERYDAY_SCOPES}

@@ -39,7 +39,7 @@ _read_message = compiled(MessageIn())
 
 
 class BatchIn(Schema):
-    """Several messages to post, all or none."""
+    """Several messages to post: all or none."""
 
     messages = fields.List(fields.Nested(MessageIn()), required=True, validate=validate.Length(1, BATCH_MESSAGES))
 
@@ -54,7 +54,7 @@ _read_batch = compiled(BatchIn())
 
 
 class MessagesIn(BatchIn):
-    """One message, or `{"messages": [...]}`; loads to a list either way."""
+    """One message, or `{"messages": [...]}`; it is loaded as a list either way."""
 
     def load(self, data: Any, **_: Any) -> list[NewMessage]:
         """Return the messages to post.
@@ -120,7 +120,7 @@ _SEQS = validate.Range(0, MOST_SEQ)
 
 
 class PageIn(Schema):
-    """Which messages of a chat to list."""
+    """Which messages of the chat to list."""
 
     after = Number(load_default=None, validate=_SEQS, metadata={"description": "Only messages with a larger seq."})
     before = Number(load_default=None, validate=_SEQS, metadata={"description": "Only messages with a smaller seq."})

@@ -37,7 +37,8 @@ blueprint = Blueprint("messages", __name__, url_prefix="/api/v1", description="M
 def post_messages(new: list[NewMessage], chat_id: str) -> Response:
     """Post one message, or up to 1,000 at once: all or none.
 
-    Numbers (`seq`) grow without gaps in the order of posting. With an `Idempotency-Key`, a retry posts nothing twice.
+    They are numbered by `seq`, in the order of posting, without gaps. With an `Idempotency-Key`, a retry posts nothing
+    twice.
     """
     messages = repositories().messages.append(caller().tenant_id, chat_id, new, idempotency_key())
     return _json({"messages": [message_json(message) for message in messages]}, 201)
@@ -50,8 +51,8 @@ def post_messages(new: list[NewMessage], chat_id: str) -> Response:
 def list_messages(query: dict[str, Any], chat_id: str) -> Response:
     """List a page of messages; it takes the same time wherever in the chat it is.
 
-    Choose with `after`, `before` and `order`; follow `next_cursor` until it is null. A page of long messages has fewer
-    than `limit`.
+    Choose with `after`, `before` and `order`; follow `next_cursor` until it is null. A page of long messages may have
+    fewer than `limit`.
     """
     owners = caller().tenant_id, chat_id
     span = requested_span(query, *owners)
@@ -67,7 +68,7 @@ def list_messages(query: dict[str, Any], chat_id: str) -> Response:
 def clear_messages(chat_id: str) -> dict[str, int]:
     """Empty the chat and keep it; the numbers of its messages are not used again.
 
-    All messages are deleted at once, also while connections are live.
+    All messages are deleted at once, even if connections are live.
     """
     who = caller()
     return {"deleted": repositories().messages.clear(who.tenant_id, chat_id, who.key_id)}
@@ -92,7 +93,7 @@ def get_message(chat_id: str, seq: int) -> Response:
 def edit_message(changes: dict[str, Any], chat_id: str, seq: int) -> Response:
     """Change the content or the metadata of a message; `edited_at` is the time of the last change.
 
-    A field that is left out stays as it is. Live connections are told that the chat has changed.
+    A field that is left out stays as it is. Live connections get a `chat.updated`.
     """
     who = caller()
     return _json(message_json(repositories().messages.edit(who.tenant_id, chat_id, seq, changes, who.key_id)))

@@ -81,14 +81,14 @@ def complete(app: Flask, document: dict[str, Any]) -> dict[str, Any]:
         _add_headers(operation["responses"])
         if rule.rule.startswith(API_PREFIX):
             scope = view.required_scope
-            needs = f"Needs the scope `{scope.value}`." if scope else "Any key may ask."
+            needs = f"Needs the scope `{scope.value}`." if scope else "Every key may use it."
             operation["description"] = f"{operation['description']}\n\n{needs}"
             for response in operation["responses"].values():
                 response["headers"].update(_refer_to_limits())
         else:
             operation["security"] = []
         if "If-None-Match" in getattr(view, "honours", ()):
-            operation["responses"]["304"] = {"description": "The chat is still as you saw it."}
+            operation["responses"]["304"] = {"description": "The chat has not changed."}
         _add_errors(operation["responses"], components["responses"], _errors(rule, method, operation, view))
     for path, item in document["paths"].items():
         item.pop("parameters", None)

@@ -22,7 +22,7 @@ TEXT = "text/plain"
 
 _AS_TEXT = {TEXT: {"schema": {"type": "string"}}}
 
-blueprint = Blueprint("proofs", __name__, url_prefix="/api/v1", description="Proof of what the log says")
+blueprint = Blueprint("proofs", __name__, url_prefix="/api/v1", description="Proofs of what the log says")
 
 
 class ProofIn(Schema):
@@ -31,17 +31,19 @@ class ProofIn(Schema):
     kind = fields.String(
         load_default=Kind.CHAT_DELETED.value,
         validate=validate.OneOf([Kind.CHAT_DELETED.value, Kind.CHAT_PURGED.value]),
-        metadata={"description": "That nothing can be read, or that nothing is left in the collection."},
+        metadata={
+            "description": "`chat.deleted`: nothing can be read; `chat.purged`: nothing is left in the collection."
+        },
     )
 
 
 class GrowthIn(Schema):
-    """Since which checkpoint to prove growth."""
+    """The checkpoint since which to prove growth."""
 
     old = Number(
         required=True,
         validate=validate.Range(0, MOST_SEQ),
-        metadata={"description": "The size in the older checkpoint."},
+        metadata={"description": "The number of entries in the older checkpoint."},
     )
 
 
@@ -49,8 +51,8 @@ class LogKeyOut(Schema):
     """The keys that verify the log's checkpoints."""
 
     origin = fields.String(metadata={"description": "The name of your tenant's log."})
-    key = fields.String(metadata={"description": "The key that signs now, as `chat-service verify --key` takes it."})
-    keys = fields.List(fields.String(), metadata={"description": "This one, and those before it that still verify."})
+    key = fields.String(metadata={"description": "The key that signs now, to give to `chat-service verify --key`."})
+    keys = fields.List(fields.String(), metadata={"description": "That key, and earlier keys, which still verify."})
 
 
 @blueprint.get("/log/key")
@@ -58,7 +60,7 @@ class LogKeyOut(Schema):
 @raises(NotSignedError)
 @blueprint.response(200, LogKeyOut())
 def get_log_key() -> dict[str, Any]:
-    """Get the public key of your tenant's log: keep it where nobody who can change the service can change it.
+    """Get the public key of your tenant's log. Keep it where nobody who can change the service can change it.
 
     The key has the form of C2SP signed-note.
     """
@@ -74,7 +76,7 @@ def get_log_key() -> dict[str, Any]:
 def get_checkpoint() -> Response:
     """Get a signed checkpoint: how many entries your log has, and the hash of all of them (C2SP tlog-checkpoint).
 
-    Keep one, and nobody can remove or change an entry before it unnoticed: see `/log/consistency`.
+    If you keep one, no earlier entry can be removed or changed without your noticing: see `/log/consistency`.
     """
     require_acceptable(TEXT)
     key = _signing_keys()[0]
@@ -106,8 +108,8 @@ def prove_growth(query: dict[str, Any]) -> Response:
 def prove_deletion(query: dict[str, Any], chat_id: str) -> Response:
     """Prove a deletion: the entry, the proof that it is in the log, and the signature. It is verified offline.
 
-    Keep the file: `chat-service verify FILE --key KEY` and the page `/verify` show what it proves, also when the
-    database is gone. The proof is there within a second of the deletion; that of a large chat's purge, when it is done.
+    Keep the file: `chat-service verify FILE --key KEY` and the page `/verify` show what it proves, even if the database
+    is lost. The proof is ready within a second of the deletion; that of a large chat's purge, when that is complete.
     """
     require_acceptable(TEXT)
     who, kind = caller(), Kind(query["kind"])

@@ -12,7 +12,7 @@ from chat_service.api.retention_schemas import RetentionIn, RetentionOut, Retent
 from chat_service.errors import NoRetentionError
 from chat_service.models import Retention, RetentionAction, RetentionPreview, Scope
 
-blueprint = Blueprint("retention", __name__, url_prefix="/api/v1", description="How long chats are kept")
+blueprint = Blueprint("retention", __name__, url_prefix="/api/v1", description="How long inactive chats are kept")
 
 
 @blueprint.get("/retention")
@@ -20,7 +20,7 @@ blueprint = Blueprint("retention", __name__, url_prefix="/api/v1", description="
 @raises(NoRetentionError)
 @blueprint.response(200, RetentionOut())
 def get_retention() -> Retention:
-    """Get the tenant's policy, in force or not yet.
+    """Get the tenant's policy, whether or not it is in force yet.
 
     404 `no_retention` if there is none: chats stay until somebody deletes them.
     """
@@ -33,10 +33,11 @@ def get_retention() -> Retention:
 @blueprint.arguments(RetentionIn())
 @blueprint.response(200, RetentionOut())
 def put_retention(body: dict[str, Any]) -> Retention:
-    """Delete or trash chats after so many days without activity. The policy takes effect after 24 h: `active_from`.
+    """Set a policy: delete or trash chats after so many days without activity. It takes effect in 24 h: `active_from`.
 
-    By the same delete as that of all callers: with receipts, in the log, refused by holds. Chats with live connections
-    are passed over until they have none. A chat's own `expires_at` takes precedence. Look at the preview first.
+    It deletes as callers do: with receipts and entries in the log, and not if a hold forbids it. Chats with live
+    connections are passed over until they have none. A chat's own `expires_at` takes precedence. Look at the preview
+    first.
     """
     who, action = caller(), RetentionAction(body["action"])
     return repositories().retention.put(
@@ -49,9 +50,9 @@ def put_retention(body: dict[str, Any]) -> Retention:
 @raises(NoRetentionError)
 @blueprint.response(204)
 def end_retention() -> None:
-    """End the policy at once: within seconds it deletes and trashes nothing any more.
+    """End the policy at once: within seconds, it stops deleting and trashing chats.
 
-    The chats that it has moved to the trash stay there until their time is over.
+    The chats that it has moved to the trash stay there until their `purge_at`.
     """
     repositories().retention.end(caller().tenant_id, caller().key_id)
 

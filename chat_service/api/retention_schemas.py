@@ -12,7 +12,7 @@ ACTIONS = [action.value for action in RetentionAction]
 
 
 class RetentionIn(Schema):
-    """Which chats the policy takes, and what becomes of them."""
+    """After how long the policy applies to a chat, and what it does."""
 
     delete_after_days = WholeNumber(
         required=True,
@@ -22,12 +22,12 @@ class RetentionIn(Schema):
     action = fields.String(
         load_default=RetentionAction.DELETE.value,
         validate=validate.OneOf(ACTIONS),
-        metadata={"description": "`trash` leaves them in the trash for 30 days more."},
+        metadata={"description": "`trash` keeps the chats in the trash for 30 more days."},
     )
     max_per_day = WholeNumber(
         load_default=PER_DAY_MOST,
         validate=validate.Range(1, PER_DAY_MOST),
-        metadata={"description": "A fuse: no more are taken in a day (UTC), whatever is due."},
+        metadata={"description": "A safety limit: the policy deletes or trashes no more chats in a day (UTC)."},
     )
 
 
@@ -42,13 +42,13 @@ class EarlierOut(Schema):
 class RetentionOut(EarlierOut):
     """A tenant's policy."""
 
-    active_from = Time(metadata={"description": "24 h after the change: until then it can be taken back."})
+    active_from = Time(metadata={"description": "24 h after the change. Until then the change can be undone."})
     changed_at = Time()
-    changed_by = fields.String(metadata={"description": "The id of the key that asked for it, or `operator`."})
+    changed_by = fields.String(metadata={"description": "The id of the key that changed it, or `operator`."})
     before = fields.Nested(
         EarlierOut(),
         allow_none=True,
-        metadata={"description": "What was in force: until `active_from` only what both would take is taken."},
+        metadata={"description": "The earlier policy. Until `active_from`, only chats that both cover are affected."},
     )
 
 
@@ -59,10 +59,10 @@ class RetentionPreviewIn(Schema):
 
 
 class RetentionPreviewOut(Schema):
-    """What the policy would take if it were in force now."""
+    """What the policy would delete or trash if it were in force now."""
 
     delete_after_days = fields.Integer()
     chats = fields.Integer()
     messages = fields.Integer()
-    held = fields.Integer(metadata={"description": "Chats that a hold keeps; they are not among `chats`."})
+    held = fields.Integer(metadata={"description": "Chats that a hold keeps. They are not counted in `chats`."})
     as_of = Time()

@@ -14,9 +14,11 @@ BULK_CHATS = 1_000
 PAGE_DEFAULT = 50
 PAGE_MOST = 200
 
-EXPIRES_AT = {"description": "From this moment on the chat is gone for everybody. It must be in the future."}
+EXPIRES_AT = {
+    "description": "When the chat expires: every route then answers as if it were deleted. It must be in the future."
+}
 
-CURSOR = {"description": "`next_cursor` of the page before, unchanged.", "format": "cursor"}
+CURSOR = {"description": "`next_cursor` of the previous page, unchanged.", "format": "cursor"}
 
 
 class ChatIn(Schema):
@@ -24,7 +26,9 @@ class ChatIn(Schema):
 
     title = Text(TITLE_CHARACTERS, 0, load_default=None, allow_none=True, metadata={"example": "Where is my parcel?"})
     metadata = Metadata(load_default=dict)
-    id = Uuid(load_default=None, metadata={"description": "Choose the id yourself, so that a retry cannot create two."})
+    id = Uuid(
+        load_default=None, metadata={"description": "Choose it yourself, so that a retry cannot create a second chat."}
+    )
     expires_at = Rfc3339(load_default=None, allow_none=True, metadata=EXPIRES_AT)
 
 
@@ -33,7 +37,7 @@ class ChatPatch(Schema):
 
     title = Text(TITLE_CHARACTERS, 0, allow_none=True, metadata={"example": "My parcel"})
     metadata = Metadata()
-    expires_at = Rfc3339(allow_none=True, metadata={"description": f"{EXPIRES_AT['description']} Null takes it away."})
+    expires_at = Rfc3339(allow_none=True, metadata={"description": f"{EXPIRES_AT['description']} Null removes it."})
 
     @validates_schema
     def _check(self, data: dict[str, Any], **_: Any) -> None:
@@ -61,18 +65,22 @@ class ChatOut(Schema):
         allow_none=True,
         attribute="ends_at",
         metadata={
-            "description": "Its own end, to the millisecond; or when the tenant's retention takes it at the earliest."
+            "description": "When the chat expires, to the millisecond; or the earliest time at which the tenant's "
+            "retention policy deletes or trashes it."
         },
     )
     expires_by = fields.String(
         allow_none=True,
         attribute="ends_by",
-        metadata={"enum": ["chat", "policy", None], "description": "What has given it its end."},
+        metadata={
+            "enum": ["chat", "policy", None],
+            "description": "Whether `expires_at` is the chat's own, or follows from the tenant's retention policy.",
+        },
     )
 
 
 class PageIn(Schema):
-    """Which page of a list."""
+    """Which page of a list to return."""
 
     limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
     cursor = fields.String(load_default=None, metadata=CURSOR)
@@ -99,7 +107,7 @@ class PreviewOut(Schema):
     chat_id = fields.String(metadata={"format": "uuid"})
     message_count = fields.Integer()
     active_connections = fields.Integer()
-    bytes = fields.Integer(metadata={"description": "As stored; above 1,000 messages estimated from a sample."})
+    bytes = fields.Integer(metadata={"description": "The stored size; above 1,000 messages, estimated from a sample."})
     bytes_estimated = fields.Boolean()
     mode = fields.Function(
         lambda preview: "staged" if preview.staged else "inline",
@@ -108,12 +116,12 @@ class PreviewOut(Schema):
     deletable = fields.Function(lambda preview: not preview.held, metadata={"type": "boolean"})
     holds = ListIfThere(
         fields.String(metadata={"format": "uuid"}),
-        metadata={"description": "Those that keep it, to a key with the scope `govern`."},
+        metadata={"description": "The holds that forbid it; only for a key with the scope `govern`."},
     )
 
 
 class BulkIn(Schema):
-    """The ids of chats. An id that is given twice has one result."""
+    """The ids of chats. An id that is sent twice has one result."""
 
     chat_ids = fields.List(
         fields.String(validate=validate.Length(1, 64)),
@@ -131,7 +139,7 @@ class Deleted(Schema):
 
 
 class NotDone(Schema):
-    """A chat that was not changed, and why: with the status and the code of a request for this chat alone."""
+    """A chat that was not changed, and why: `status` and `code` are those that a request for this chat alone gets."""
 
     chat_id = fields.String()
     status = fields.Integer()
@@ -146,7 +154,7 @@ class BulkOut(Schema):
 
 
 class PurgeOut(Schema):
-    """The progress of a purge, which removes the messages of a deleted chat. Nobody can reach them meanwhile."""
+    """The progress of a purge, which removes the messages of a deleted chat. No route can read them any more."""
 
     state = fields.Function(
         lambda deletion: "running" if deletion.completed_at is None else "complete",
@@ -163,7 +171,7 @@ class ConnectionOut(Schema):
 
     id = fields.String(attribute="connection_id", metadata={"format": "uuid"})
     name = fields.String(
-        allow_none=True, metadata={"description": "What its client calls itself; nobody vouches for it."}
+        allow_none=True, metadata={"description": "The name that the client gave itself, which nobody checks."}
     )
     connected_at = Time()
     expires_at = Time()
@@ -177,29 +185,29 @@ class ConnectionPageOut(Schema):
 
 
 class TicketOut(Schema):
-    """A ticket, which is valid for one connection."""
+    """A ticket that is valid for one connection."""
 
-    ticket = fields.String(metadata={"description": "Send it as `?ticket=`; it is shown only here."})
+    ticket = fields.String(metadata={"description": "Send it as `?ticket=`. It is shown only once."})
     expires_at = Time()
 
 
 class DeleteIn(Schema):
-    """How a chat is deleted."""
+    """How to delete a chat."""
 
     on_active = fields.String(
         load_default="fail",
         validate=validate.OneOf(["fail", "evict"]),
-        metadata={"description": "What to do about live connections: refuse (409), or close them with 4410."},
+        metadata={"description": "If connections are live, `fail` refuses with 409, `evict` closes them with 4410."},
     )
 
 
 class DeleteChatIn(DeleteIn):
-    """How a chat is deleted, and what its receipt says of the export."""
+    """How to delete a chat, and which export of it the receipt names."""
 
     export_sha256 = fields.String(
         load_default=None,
         validate=[validate.Regexp("^[0-9a-f]{64}$"), validate.Length(equal=64)],  # `$` accepts a line end after it
-        metadata={"description": "The SHA-256 of the export that you keep: the receipt and the log will say it."},
+        metadata={"description": "The SHA-256 of the export that you keep, for the receipt and the log. Unchecked."},
     )
 
 
@@ -212,22 +220,22 @@ class _Itself(fields.Nested):
 
 
 class ReceiptOut(Schema):
-    """The receipt of a deleted chat. It outlives the chat, and keeps no content."""
+    """The receipt of a deleted chat. It outlives the chat, and has no content."""
 
     chat_id = fields.String(metadata={"format": "uuid"})
     deleted_at = Seconds()
     message_count = fields.Integer()
     purge = _Itself(PurgeOut())
-    requested_by = fields.String(metadata={"description": "The id of the key that asked for it."})
+    requested_by = fields.String(metadata={"description": "The id of the key that requested it."})
     export_sha256 = IfThere(
-        metadata={"description": "Of the export that was kept, as whoever asked for the delete said; else left out."}
+        metadata={"description": "The SHA-256 of the export that was kept, if the delete named it; else left out."}
     )
 
 
 class ReceiptPageIn(Schema):
     """Which receipts of the tenant to list."""
 
-    since = Rfc3339(load_default=None, metadata={"description": "Only deletes at this time or later."})
+    since = Rfc3339(load_default=None, metadata={"description": "Only chats that were deleted at this time or later."})
     limit = Number(load_default=PAGE_DEFAULT, validate=validate.Range(1, PAGE_MOST))
     cursor = fields.String(load_default=None, metadata=CURSOR)
 

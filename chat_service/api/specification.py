@@ -9,17 +9,18 @@ from chat_service.models import WITHHELD, Kind, Scope
 INFO = {
     "summary": "Chats of many tenants, deleted atomically, once, and for good.",
     "description": (
-        "Send your tenant's API key in `X-API-Key`. Every error has one shape, `application/problem+json`, with a "
-        "`code` to act on and a `request_id` to ask about. Lists page by `next_cursor`."
+        "Send your tenant's API key in `X-API-Key`. All errors have the format `application/problem+json`, with a "
+        "`code` for programs to decide by and a `request_id` to give to the operator. For the next page of a list, "
+        "send its `next_cursor` as `cursor`."
     ),
     "license": {"name": "MIT", "identifier": "MIT"},
 }
 
 SERVERS = [
-    {"url": "/", "description": "Where this document was loaded from."},
+    {"url": "/", "description": "The server that this document was loaded from."},
     {
         "url": "{origin}",
-        "description": "Where the service is, for a client that was generated from this document.",
+        "description": "The service's address, for a client that was generated from this document.",
         "variables": {"origin": {"default": "http://127.0.0.1:8000"}},
     },
 ]
@@ -44,19 +45,19 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 IF_MATCH_FIELD = {
     "in": "header",
     "name": "If-Match",
-    "description": "An `ETag` of the chat, or `*`: do it only if the chat is still as you saw it.",
+    "description": "An `ETag` of the chat, or `*`: do it only if the chat has not changed since. Otherwise 412.",
     "schema": {"type": "string", "pattern": IF_MATCH},
 }
 IF_NONE_MATCH_FIELD = {
     "in": "header",
     "name": "If-None-Match",
-    "description": "An `ETag` of the chat: answer 304 if it is still as you saw it.",
+    "description": "An `ETag` of the chat: answer 304 if the chat has not changed since.",
     "schema": {"type": "string"},
 }
 IDEMPOTENCY_KEY_FIELD = {
     "in": "header",
     "name": "Idempotency-Key",
-    "description": "Your name for this request. For 24 hours the same key and request get the first answer again.",
+    "description": "Your name for this request. For 24 hours, a retry with the same key gets the first response again.",
     "schema": {
         "type": "string",
         "format": "idempotency-key",
@@ -69,18 +70,18 @@ IDEMPOTENCY_KEY_FIELD = {
 LAST_EVENT_ID_FIELD = {
     "in": "header",
     "name": "Last-Event-ID",
-    "description": "Of a live stream: the last `id` you have. It goes before `after`; browsers send it by themselves.",
+    "description": "For a live stream: the last `id` that you have. It overrides `after`. Browsers send it themselves.",
     "schema": {"type": "string", "pattern": "^[0-9]{0,18}$"},
 }
 
 RATE_LIMIT_HEADERS = {
     "RateLimit": {
-        "description": "What is left: `r` tokens, and the bucket is full in `t` seconds. Where there is a limit.",
+        "description": "`r` tokens are left, and the bucket is full in `t` seconds. Left out if there is no limit.",
         "schema": {"type": "string"},
         "example": '"delete";r=19;t=1',
     },
     "RateLimit-Policy": {
-        "description": "The limit: a full bucket holds `q` tokens, and fills in `w` seconds. Where there is one.",
+        "description": "A full bucket holds `q` tokens, and fills in `w` seconds. Left out if there is no limit.",
         "schema": {"type": "string"},
         "example": '"delete";q=20;w=2',
     },
@@ -93,8 +94,8 @@ COMPONENTS = {
     "Metadata": {
         "type": "object",
         # Its values are any JSON. A schema that refers to itself could say so, but code generators cannot read that.
-        "description": "An object of your own: at most 16 KiB as JSON, 32 levels deep, integers of at most 64 bits, no "
-        "key with `.` or a first `$`.",
+        "description": "An object with your own data: at most 16 KiB as JSON, at most 32 levels deep, integers of at "
+        "most 64 bits. No key may contain `.` or start with `$`.",
         "propertyNames": {"pattern": r"^([^$.\u0000][^.\u0000]*)?$"},
         "additionalProperties": True,
         "example": {"customer": 42},
@@ -109,7 +110,7 @@ COMPONENTS = {
     },
     "ExportedChat": {
         "type": "object",
-        "description": "What an export keeps of a chat.",
+        "description": "The part of a chat that an export contains.",
         "required": ["id", "title", "metadata", "message_count", "created_at", "updated_at", "last_message_at"],
         "properties": {
             "id": {"type": "string", "format": "uuid"},
@@ -123,51 +124,58 @@ COMPONENTS = {
     },
     "LogEntry": {
         "type": "object",
-        "description": "What has happened, by ids, numbers and times; never content.",
+        "description": "An event, with its ids, numbers and times; never content.",
         "required": ["seq", "kind", "at"],
         "properties": {
             "seq": {"type": "integer", "minimum": 1, "description": "Counts from 1 in your log, without gaps."},
             "kind": {
                 "type": "string",
                 "enum": [*(kind.value for kind in Kind), WITHHELD],
-                "description": "`withheld`: of holds, which only a key with the scope `govern` reads; nothing else is "
-                "in such an entry.",
+                "description": "`withheld` stands for a kind that only a key with the scope `govern` may read; the "
+                "entry then has nothing but `seq` and `at`.",
             },
             "at": {"type": "string", "format": "date-time"},
-            "chat_id": {"type": "string", "format": "uuid", "description": "Of what is of a chat."},
+            "chat_id": {"type": "string", "format": "uuid", "description": "The chat, if the entry is about one."},
             "actor": {
                 "type": "string",
-                "description": "The id of the key that asked for it; or `expiry`, `retention`, `purge`, `operator`.",
+                "description": "The id of the key that requested it, or `expiry`, `retention`, `purge`, `operator`.",
             },
             "message_count": {
                 "type": "integer",
-                "description": "Of `chat.…`: how many messages it had; of `sender.erased`: how many were erased.",
+                "description": "In `chat.…`: how many messages it had; in `sender.erased`: how many were erased.",
             },
-            "export_sha256": {"type": "string", "description": "Of `chat.deleted`: of the export that was kept."},
-            "message_seq": {"type": "integer", "description": "Of `message.…`: which message."},
-            "purge_at": {"type": "string", "format": "date-time", "description": "Of `chat.trashed`: until when."},
-            "hold_id": {"type": "string", "format": "uuid", "description": "Of `hold.…`: which hold."},
-            "everything": {"type": "boolean", "description": "Of `hold.…`: whether it is on all chats."},
-            "chat_count": {"type": "integer", "description": "Of `hold.…`: on how many chats it is."},
-            "chat_ids": {**_CHAT_IDS, "description": "Of `hold.placed`: on which chats."},
-            "added": {**_CHAT_IDS, "description": "Of `hold.changed`: which chats it is on from now on."},
-            "removed": {**_CHAT_IDS, "description": "Of `hold.changed`: which it is not on any more."},
-            "erasure_id": {"type": "string", "format": "uuid", "description": "Of `sender.erased`: which erasure."},
-            "mode": {"type": "string", "description": "Of `sender.erased`: `redact` or `remove`."},
+            "export_sha256": {
+                "type": "string",
+                "description": "In `chat.deleted`: the SHA-256 of the export that the caller kept.",
+            },
+            "message_seq": {"type": "integer", "description": "In `message.…`: the `seq` of the message."},
+            "purge_at": {
+                "type": "string",
+                "format": "date-time",
+                "description": "In `chat.trashed`: until when the chat can be restored.",
+            },
+            "hold_id": {"type": "string", "format": "uuid", "description": "In `hold.…`: the hold."},
+            "everything": {"type": "boolean", "description": "In `hold.…`: whether the hold is on all chats."},
+            "chat_count": {"type": "integer", "description": "In `hold.…`: how many chats the hold is on."},
+            "chat_ids": {**_CHAT_IDS, "description": "In `hold.placed`: the chats that the hold is on."},
+            "added": {**_CHAT_IDS, "description": "In `hold.changed`: the chats that were added."},
+            "removed": {**_CHAT_IDS, "description": "In `hold.changed`: the chats that were removed."},
+            "erasure_id": {"type": "string", "format": "uuid", "description": "In `sender.erased`: the erasure."},
+            "mode": {"type": "string", "description": "In `sender.erased`: `redact` or `remove`."},
             "delete_after_days": {
                 "type": ["integer", "null"],
-                "description": "Of `retention.changed`: the new policy; null if there is none any more.",
+                "description": "In `retention.changed`: the days of the new policy; null if the policy was ended.",
             },
-            "action": {"type": "string", "description": "Of `retention.changed`: `delete` or `trash`."},
+            "action": {"type": "string", "description": "In `retention.changed`: `delete` or `trash`."},
             "active_from": {
                 "type": "string",
                 "format": "date-time",
-                "description": "Of `retention.changed`: from when on it is in force.",
+                "description": "In `retention.changed`: when the new policy takes effect.",
             },
             "hold_ids": {
                 "type": "array",
                 "items": {"type": "string", "format": "uuid"},
-                "description": "Of `deletion.refused`: which holds kept the chat.",
+                "description": "In `deletion.refused`: the holds that forbade it.",
             },
         },
         "additionalProperties": False,
@@ -177,24 +185,24 @@ COMPONENTS = {
         "required": ["items", "next_after", "head"],
         "properties": {
             "items": {"type": "array", "items": {"$ref": "#/components/schemas/LogEntry"}},
-            "next_after": {"type": "integer", "description": "What to ask with next, as `after`."},
-            "head": {"type": "integer", "description": "The last seq there is."},
+            "next_after": {"type": "integer", "description": "Send it as `after` of the next request."},
+            "head": {"type": "integer", "description": "The last `seq` of the log; 0 if it is empty."},
         },
         "additionalProperties": False,
     },
     "Problem": {
         "type": "object",
-        "description": "RFC 9457, with `success: false` beside it.",
+        "description": "An error, as in RFC 9457, with `success: false` in addition.",
         "required": ["type", "title", "status", "detail", "success", "code", "request_id"],
         "properties": {
             "type": {"type": "string", "format": "uri-reference"},
             "title": {"type": "string"},
             "status": {"type": "integer"},
-            "detail": {"type": "string", "description": "What to do."},
+            "detail": {"type": "string", "description": "What is wrong, and what to do, for people."},
             "success": {"type": "boolean", "const": False},
-            "code": {"type": "string", "enum": CODES, "description": "What to act on."},
+            "code": {"type": "string", "enum": CODES, "description": "What is wrong, for programs to decide by."},
             "request_id": {"type": "string"},
-            "errors": {"type": "object", "description": "With `validation_error`: what to change, by field."},
+            "errors": {"type": "object", "description": "With `validation_error`: for each field, what to change."},
             "reason": {"type": "string"},
             "required_scope": {"type": "string", "enum": [scope.value for scope in Scope]},
             "limited_scope": {"type": "string", "enum": [scope.value for scope in Scope]},
@@ -202,10 +210,14 @@ COMPONENTS = {
             "holds": {
                 "type": "array",
                 "items": {"type": "string", "format": "uuid"},
-                "description": "With `legal_hold`: which holds keep the chat.",
+                "description": "With `legal_hold`: the holds that forbid it.",
             },
-            "deleted_at": {"type": "string", "format": "date-time", "description": "When your tenant has deleted it."},
-            "deletion": {"type": "string", "format": "uri-reference", "description": "Where the receipt of that is."},
+            "deleted_at": {
+                "type": "string",
+                "format": "date-time",
+                "description": "When your tenant deleted the chat.",
+            },
+            "deletion": {"type": "string", "format": "uri-reference", "description": "The path of the receipt."},
         },
     },
 }

@@ -15,7 +15,7 @@ blueprint = Blueprint("system", __name__, description="The service itself; no ke
 
 
 class HealthOut(Schema):
-    """The process is alive, and runs this code."""
+    """The process is alive, and runs this version."""
 
     status = fields.String()
     version = fields.String()
@@ -40,9 +40,9 @@ class ProblemOut(Schema):
 @blueprint.get("/healthz")
 @blueprint.response(200, HealthOut())
 def healthz() -> dict[str, str | None]:
-    """Report that the process is alive, and which code it runs; no other process is asked.
+    """Report that the process is alive, and which version it runs. Nothing else is checked.
 
-    For liveness probes: 200 also while the database is unavailable.
+    For liveness probes: the status is 200 even if the database is unavailable.
     """
     return {"status": "ok", "version": current_app.config["API_VERSION"], "commit": current_app.config["COMMIT"]}
 
@@ -53,7 +53,7 @@ def healthz() -> dict[str, str | None]:
 def readyz() -> dict[str, str]:
     """Report whether requests can be served: the database has a primary that answers.
 
-    For readiness probes; the log says what is wrong.
+    For readiness probes. If the status is 503, the log of the process says what is wrong.
     """
     if not repositories().database.is_ready():
         raise DatabaseUnavailableError

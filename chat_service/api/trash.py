@@ -36,11 +36,11 @@ blueprint = Blueprint("trash", __name__, url_prefix="/api/v1", description="Chat
 @blueprint.arguments(DeleteIn(), location="query")
 @blueprint.response(200, TrashingOut())
 def trash_chat(body: dict[str, Any], query: dict[str, Any], chat_id: str) -> Trashing:
-    """Move a chat to the trash: from now on every route answers as if it were deleted, and it can be restored.
+    """Move a chat to the trash: from now on every route answers as if it were deleted, but it can be restored.
 
-    Refused with 409 `active_connections` like a delete, and with the same `on_active`. A chat that is already in the
-    trash stays there as it is. After `purge_at` it is deleted, as by `DELETE /chats/{chat_id}`, which also deletes it
-    before that.
+    Refused with 409 `active_connections` like a delete, with the same `on_active`. A chat that is already in the trash
+    stays there, with the same `purge_at`. At `purge_at` it is deleted, as by `DELETE /chats/{chat_id}`, which can also
+    delete it earlier.
     """
     who, keep, evict = caller(), timedelta(days=body["keep_days"]), query["on_active"] == "evict"
     return repositories().deletions.move_to_trash(
@@ -84,9 +84,9 @@ def list_trash(limit: int, after: ListPosition | None) -> list[TrashedChat]:
 @raises(NotInTrashError)
 @blueprint.response(200, TrashedChatOut())
 def get_trashed_chat(chat_id: str) -> TrashedChat:
-    """Get a chat of the trash: since when it is there, until when, and which key has moved it there.
+    """Get a chat of the trash: since when it is there, until when, and which key moved it there.
 
-    Its messages can be read again when it is restored.
+    Its messages can be read only after it was restored.
     """
     return repositories().trash.get(caller().tenant_id, chat_id, governs=caller().governs)
 
@@ -96,10 +96,10 @@ def get_trashed_chat(chat_id: str) -> TrashedChat:
 @raises(NotInTrashError, headers="Idempotency-Key")
 @blueprint.response(200, ChatOut())
 def restore_chat(chat_id: str) -> tuple[Chat, dict[str, str]]:
-    """Take a chat out of the trash: it is as it was, with all its messages.
+    """Restore a chat from the trash: it is as it was, with all its messages.
 
-    Its revision has grown, so that an ETag from before no longer matches. Nobody is connected to it again, and tickets
-    from before are no longer valid.
+    Its revision has grown, so ETags from before no longer match. Its clients have to connect again, and tickets from
+    before are no longer valid.
     """
     who = caller()
     chat = repositories().trash.restore(who.tenant_id, chat_id, who.key_id, idempotency_key(), governs=who.governs)

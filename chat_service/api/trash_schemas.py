@@ -10,7 +10,7 @@ KEEP_DAYS_MOST = 90
 
 
 class TrashIn(Schema):
-    """For how long a chat can be restored."""
+    """For how many days the chat can be restored."""
 
     may_be_left_out = True
 
@@ -33,9 +33,9 @@ class TrashedChatOut(Schema):
     title = fields.String(allow_none=True)
     message_count = fields.Integer()
     trashed_at = Time()
-    purge_at = Time(metadata={"description": "Until when it can be restored."})
-    trashed_by = fields.String(metadata={"description": "The id of the key that asked for it."})
-    held = fields.Boolean(metadata={"description": "Whether it can be restored, and not be deleted."})
+    purge_at = Time(metadata={"description": "Until then it can be restored."})
+    trashed_by = fields.String(metadata={"description": "The id of the key that moved it there."})
+    held = fields.Boolean(metadata={"description": "Whether a hold forbids its deletion. It can be restored."})
 
 
 class TrashPageOut(Schema):
@@ -46,7 +46,7 @@ class TrashPageOut(Schema):
 
 
 class BulkTrashIn(BulkIn, TrashIn):
-    """The chats to move to the trash, and for how long. An id that is given twice has one result."""
+    """The chats to move to the trash, and for how many days. An id that is sent twice has one result."""
 
     may_be_left_out = False
 
@@ -67,7 +67,7 @@ class BulkTrashOut(Schema):
 
 
 class BulkRestoreIn(BulkIn):
-    """The chats to restore. An id that is given twice has one result."""
+    """The chats to restore. An id that is sent twice has one result."""
 
 
 class BulkRestored(Schema):

@@ -20,13 +20,13 @@ def _kinds(**options: Any) -> fields.List[Any]:
         fields.String(validate=validate.OneOf(KINDS)),
         validate=validate.Length(1, len(KINDS)),
         allow_none=True,
-        metadata={"description": "Which kinds of entries; null for all.", "example": ["chat.deleted"]},
+        metadata={"description": "The kinds of entries to send; null for all.", "example": ["chat.deleted"]},
         **options,
     )
 
 
 class WebhookIn(Schema):
-    """The address to send the log to, and which kinds of entries."""
+    """The address to send entries of the log to, and which kinds of entries."""
 
     url = Text(URL_CHARACTERS, required=True, metadata=_URL)
     kinds = _kinds(load_default=None)
@@ -37,7 +37,7 @@ class WebhookPatch(Schema):
 
     url = Text(URL_CHARACTERS, metadata=_URL)
     kinds = _kinds()
-    enabled = Flag(metadata={"description": "Enabled again, it goes on in the log where it was."})
+    enabled = Flag(metadata={"description": "If it is enabled again, it continues in the log where it was."})
 
     @validates_schema
     def _check(self, data: dict[str, Any], **_: Any) -> None:
@@ -49,17 +49,17 @@ class WebhookOut(Schema):
 
     id = fields.String(metadata={"format": "uuid"})
     url = fields.String(metadata={"format": "uri"})
-    kinds = fields.List(fields.String(), allow_none=True, metadata={"description": "Null: all kinds."})
+    kinds = fields.List(fields.String(), allow_none=True, metadata={"description": "Null for all kinds."})
     enabled = fields.Boolean()
     disabled_by = fields.String(
         allow_none=True,
         validate=validate.OneOf(["key", "operator", "410", None]),
-        metadata={"description": "`410`: the receiver has answered that it is gone."},
+        metadata={"description": "`410`: the receiver answered 410, which means that it is gone."},
     )
     created_at = Time()
-    created_by = fields.String(metadata={"description": "The id of the key that asked for it."})
-    position = fields.Integer(metadata={"description": "The seq up to which it was told, or is being told."})
-    secret = IfThere(metadata={"description": "`whsec_…`, to check signatures with: shown once, when it is made."})
+    created_by = fields.String(metadata={"description": "The id of the key that created it."})
+    position = fields.Integer(metadata={"description": "The last `seq` for which deliveries were created."})
+    secret = IfThere(metadata={"description": "`whsec_…`, to verify signatures with. It is shown only once."})
 
 
 class WebhookPageOut(Schema):
@@ -70,7 +70,7 @@ class WebhookPageOut(Schema):
 
 
 class ReplayIn(Schema):
-    """From which entry on to send the log again."""
+    """From where to send the log again: from the entry after `after`."""
 
     after = WholeNumber(required=True, validate=validate.Range(0, MOST_SEQ))
 
@@ -78,20 +78,22 @@ class ReplayIn(Schema):
 class DeliveryOut(Schema):
     """The delivery of an entry to a webhook, and its result so far."""
 
-    id = fields.String(metadata={"format": "uuid", "description": "The `webhook-id`, without its `msg_`."})
-    seq = fields.Integer(allow_none=True, metadata={"description": "Which entry of the log; null of a test."})
+    id = fields.String(metadata={"format": "uuid", "description": "The `webhook-id`, without the prefix `msg_`."})
+    seq = fields.Integer(allow_none=True, metadata={"description": "The `seq` of the entry; null for a test."})
     type = fields.String(attribute="kind")
     state = fields.String(validate=validate.OneOf([state.value for state in DeliveryState]))
     created_at = Time()
     tries = fields.Integer()
     tried_at = Time(allow_none=True)
     next_try_at = Time(allow_none=True)
-    status = fields.Integer(allow_none=True, metadata={"description": "What the receiver has answered last."})
-    reason = fields.String(allow_none=True, metadata={"description": "Why it was not taken, in a word."})
+    status = fields.Integer(
+        allow_none=True, metadata={"description": "Of the receiver's last response; null if there was none."}
+    )
+    reason = fields.String(allow_none=True, metadata={"description": "Why the last attempt failed, in a word."})
 
 
 class DeliveryPageOut(Schema):
-    """A page of deliveries, latest first. They are kept for 30 days after they are over."""
+    """A page of deliveries, latest first. Finished deliveries are kept for 30 days."""
 
     items = fields.List(fields.Nested(DeliveryOut()))
     next_cursor = fields.String(allow_none=True)

@@ -31,7 +31,7 @@ from chat_service.errors import (
 )
 from chat_service.models import Delivery, Kind, ListPosition, Scope, Webhook
 
-blueprint = Blueprint("webhooks", __name__, url_prefix="/api/v1", description="The log, told to other services")
+blueprint = Blueprint("webhooks", __name__, url_prefix="/api/v1", description="The log, sent to other services")
 
 
 @blueprint.post("/webhooks")
@@ -40,7 +40,7 @@ blueprint = Blueprint("webhooks", __name__, url_prefix="/api/v1", description="T
 @blueprint.arguments(WebhookIn())
 @blueprint.response(201, WebhookOut())
 def create_webhook(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Send entries of the log to an address, from now on. The response has the secret: it is shown only this once.
+    """Send entries of the log to an address, from now on. The response has the secret, which is shown only once.
 
     As in Standard Webhooks: a POST for each entry with `webhook-id`, `webhook-timestamp`, `webhook-signature`, and
     `{type, timestamp, data}`, where `data` is the entry. A POST that is not answered with 2xx within 15 s is retried
@@ -73,7 +73,7 @@ def list_webhooks(limit: int, after: ListPosition | None) -> list[Webhook]:
 def get_webhook(webhook_id: str) -> Webhook:
     """Get a webhook.
 
-    Its secret is not shown again; `rotate` makes a new one.
+    Its secret is not shown again. `POST /webhooks/{webhook_id}/rotate` makes a new one.
     """
     return repositories().webhooks.get(caller().tenant_id, webhook_id)
 
@@ -110,7 +110,7 @@ def delete_webhook(webhook_id: str) -> None:
 def rotate_secret(webhook_id: str) -> dict[str, Any]:
     """Give a webhook a new secret, and show it once. For 24 h every message has the signatures of both.
 
-    So a receiver can switch to the new secret at any time in between.
+    So the receiver can switch to the new secret at any time within those 24 h.
     """
     webhook, secret = repositories().webhooks.rotate(caller().tenant_id, webhook_id)
     return {**asdict(webhook), "secret": secret}
@@ -120,7 +120,7 @@ def rotate_secret(webhook_id: str) -> dict[str, Any]:
 @requires(Scope.GOVERN)
 @blueprint.response(202, DeliveryOut())
 def test_webhook(webhook_id: str) -> Delivery:
-    """Send a message of the type `webhook.test`, to see whether it arrives.
+    """Send a message of the type `webhook.test`, to test whether it arrives.
 
     The result is in the list of deliveries.
     """
