@@ -63,8 +63,8 @@ def from_env() -> Settings:
     except EnvValidationError as error:
         reasons = dict(error.error_messages) if isinstance(error.error_messages, Mapping) else {}
         lines = [f"{name}: {' '.join(texts)}" for name, texts in reasons.items()]
-        hint = "For a local try-out use `make run`; for a server see docs/operations.md."
-        raise ConfigError("\n".join(["The environment is not usable:", *lines, hint])) from None
+        hint = "To try the service on this machine use `make run`; for a server see docs/operations.md."
+        raise ConfigError("\n".join(["Settings are missing or wrong:", *lines, hint])) from None
     return settings
 
 
@@ -83,17 +83,17 @@ def _check_rate_limit(text: str) -> None:
 def _check_origins(origins: list[str]) -> None:
     wrong = [origin for origin in origins if not _ORIGIN.fullmatch(origin)]
     if wrong:
-        raise ValidationError(f"Not an exact origin, like https://app.example.com: {', '.join(wrong)}.")
+        raise ValidationError(f"Not an exact origin: {', '.join(wrong)}. Write it like https://app.example.com.")
 
 
 def _check_public_url(url: str) -> None:
     if url and not _PUBLIC_URL.fullmatch(url):
-        raise ValidationError("Not an address without a path at its end, like https://chats.example.com.")
+        raise ValidationError("Must be an address without a path, like https://chats.example.com.")
 
 
 def _check_keys(keys: list[str]) -> None:
     if not all(map(is_key, keys)):
-        raise ValidationError("Not keys as `flask --app wsgi webhooks key` makes them, with commas between.")
+        raise ValidationError("Must be keys that `flask --app wsgi webhooks key` makes, separated by commas.")
 
 
 def _check_signing_keys(keys: list[str]) -> None:
@@ -101,12 +101,12 @@ def _check_signing_keys(keys: list[str]) -> None:
         for key in keys:
             SigningKey(key)
     except MalformedError:
-        raise ValidationError("Not keys as `flask --app wsgi keys signing` makes them, with commas between.") from None
+        raise ValidationError("Must be keys that `flask --app wsgi keys signing` makes, separated by commas.") from None
 
 
 def _check_ledger_file(path: str) -> None:
     if not Path(path).resolve().parent.is_dir():
-        raise ValidationError(f"There is no folder {Path(path).resolve().parent}.")
+        raise ValidationError(f"There is no folder {Path(path).resolve().parent}; create it, or name another file.")
 
 
 def _wants_traces() -> bool:

@@ -66,7 +66,7 @@ def parse_limit(text: str) -> RateLimit | None:
         return None
     match = _LIMIT.fullmatch(text)
     if match is None or float(match[1]) == 0:
-        raise ValueError(f"Not a limit: {LIMIT_SYNTAX}.")
+        raise ValueError(f"Not a limit. Write {LIMIT_SYNTAX}.")
     return RateLimit(float(match[1]), int(match[2]))
 
 

@@ -99,7 +99,7 @@ class TestKeysThatEnd:
         old = run(app, "keys", "create", tenant_id, "--label", "back end", "--scope", "read")
         key_id = old.stderr.strip().rsplit(" ", 1)[1]
         new = run(app, "keys", "rotate", tenant_id, key_id)
-        assert f"{key_id} is good until" in new.stderr
+        assert f"{key_id} stays valid until" in new.stderr
         for made in (old, new):
             client = Client(app, TenantAccess(tenant_id, made.stdout.strip(), ""))
             assert client.send("GET", CHATS).status_code == 200
@@ -111,13 +111,13 @@ class TestKeysThatEnd:
 
     @pytest.mark.parametrize("span", ["90", "90m", "-1d", "1.5d", "", "4000d"])
     def test_what_is_no_span_is_said_plainly(self, app: Flask, tenant_id: str, span: str) -> None:
-        assert "neither hours nor days" in run(app, "keys", "create", tenant_id, "--expires", span, code=2).output
+        assert "is not in hours or days" in run(app, "keys", "create", tenant_id, "--expires", span, code=2).output
 
 
 @pytest.mark.parametrize("either_database", ["mongod"], indirect=True)
 def test_check_says_how_far_the_oplog_reaches(app: Flask) -> None:
     """The oplog still has what was deleted, as docs/proof.md says."""
-    assert re.search(r"The oplog reaches back \d+\.\d h: until it has rolled over", run(app, "check").stdout)
+    assert re.search(r"The oplog reaches back \d+\.\d h\. Until it has rolled over", run(app, "check").stdout)
 
 
 def test_a_signing_key_is_one(app: Flask) -> None:
@@ -145,7 +145,7 @@ def test_an_export_of_any_size_comes_back_in(app: Flask, tenant_id: str, tmp_pat
     assert client.send("GET", f"{CHATS}/{made}").get_json()["message_count"] == 2
     file.write_bytes(file.read_bytes().replace(b"first", b"forged"))
     error = run(app, "chats", "import", tenant_id, str(file), code=1).stderr
-    assert "Error: This is not a whole export. Line 4: Its SHA-256" in error
+    assert "Error: Nothing was created: this is not a complete export. Line 4: Its SHA-256" in error
     assert len(client.send("GET", CHATS).get_json()["items"]) == 2
 
 
@@ -193,7 +193,7 @@ def test_the_status_of_the_log(app: Flask, either_database: Database) -> None:
         status = app.test_cli_runner().invoke(args=["log", "status"])
         assert (status.exit_code, "Written by" in status.output) == (0, True), status.output
     stopped = app.test_cli_runner().invoke(args=["log", "status"])
-    assert (stopped.exit_code, "Nobody writes it" in stopped.output) == (1, True)
+    assert (stopped.exit_code, "No worker writes it" in stopped.output) == (1, True)
 
 
 class TestStatus:
@@ -224,13 +224,13 @@ class TestStatus:
         shown = run(app, "status", code=1).stdout
         either_database.prepare()
         for row, text, advice in (
-            ("log", "never written", "Nobody writes it"),
-            ("expiry", "1 five minutes past", "No worker takes them"),
+            ("log", "never written", "No worker writes it"),
+            ("expiry", "1 overdue by five minutes", "No worker deletes them"),
             ("webhooks", r"1 due, the oldest for 3[56]\d s", "No worker sends them"),
             ("collections", "1 wrong", "The collection outbox is missing"),
         ):
             assert re.search(rf"^! {row} +{text}.*\n +{advice}", shown, re.MULTILINE), shown
-        assert re.search(r"^  keys +1 to expire within 7 days", shown, re.MULTILINE)
+        assert re.search(r"^  keys +1 will expire within 7 days", shown, re.MULTILINE)
 
 
 def test_limits_of_a_tenant_are_set_taken_back_and_shown(app: Flask, tenant_id: str) -> None:
@@ -253,7 +253,7 @@ def test_limits_of_a_tenant_are_set_taken_back_and_shown(app: Flask, tenant_id: 
 
 def test_what_is_no_limit_is_said_plainly(app: Flask, tenant_id: str) -> None:
     error = run(app, "tenants", "limit", tenant_id, "--read", "lots", code=2).stderr
-    assert "'lots' is neither `default` nor `off`, or requests per second and burst" in error
+    assert "'lots' is not a limit. Write `default`, `off`, or requests per second and burst" in error
 
 
 class TestHolds:
@@ -265,14 +265,14 @@ class TestHolds:
         assert client.send("DELETE", f"{CHATS}/{chat_id}").get_json()["code"] == "not_deletable"
         listed = run(app, "holds", "list", tenant_id).stdout
         assert hold_id in listed
-        assert "1 chats  in force  Inquiry 42" in listed
-        assert "Released: 1 chats." in run(app, "holds", "release", tenant_id, hold_id).stdout
+        assert "1 chat  in force  Inquiry 42" in listed
+        assert "Released: 1 chat." in run(app, "holds", "release", tenant_id, hold_id).stdout
         assert "released" in run(app, "holds", "list", tenant_id).stdout
         assert client.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
 
     def test_on_everything(self, app: Flask, tenant_id: str) -> None:
         placed = run(app, "holds", "place", tenant_id, "Inquiry", "--everything")
-        assert "Nothing of it is deleted from" in placed.stderr
+        assert "on nothing that it covers can be deleted" in placed.stderr
         assert "everything  in force" in run(app, "holds", "list", tenant_id).stdout
 
     def test_what_is_wrong_is_said(self, app: Flask, tenant_id: str) -> None:
@@ -286,15 +286,15 @@ class TestHolds:
 class TestRetention:
     def test_set_shown_previewed_ended(self, app: Flask, tenant_id: str) -> None:
         assert "No policy" in run(app, "retention", "show", tenant_id).stdout
-        words = "trash after 90 days without activity, 500 a day at most; in force from"
+        words = "trash after 90 days without activity, at most 500 chats a day; in force from"
         shown = run(app, "retention", "set", tenant_id, "90", "--action", "trash", "--max-per-day", "500").stdout
         assert words in shown
         assert words in run(app, "retention", "show", tenant_id).stdout
         assert run(app, "retention", "preview", tenant_id, "30").stdout == (
-            "0 chats with 0 messages; 0 more are held.\n"
+            "0 chats with 0 messages; holds keep 0 more.\n"
         )
         assert "Ended" in run(app, "retention", "end", tenant_id).stdout
-        assert "no policy" in run(app, "retention", "end", tenant_id, code=1).stderr
+        assert "no retention policy" in run(app, "retention", "end", tenant_id, code=1).stderr
 
     def test_a_change_says_what_holds_until_then(self, app: Flask, tenant_id: str, either_database: Database) -> None:
         run(app, "retention", "set", tenant_id, "90")
@@ -302,7 +302,7 @@ class TestRetention:
         run(app, "retention", "set", tenant_id, "30")
         shown = run(app, "retention", "show", tenant_id).stdout
         assert "delete after 30 days" in shown
-        assert "Until then: what both take, this and delete after 90 days" in shown
+        assert "Until then it removes only what the earlier policy also removes: delete after 90 days" in shown
 
     def test_what_is_wrong_is_said(self, app: Flask, tenant_id: str) -> None:
         unknown = "11111111-2222-4333-8444-555555555555"
@@ -352,9 +352,9 @@ class TestWebhooks:
         webhooks = app.extensions["chat_service"].webhooks
         webhook, secret = webhooks.create(tenant_id, "https://example.com/hook", None, "key")
         listed = run(app, "webhooks", "list", tenant_id).stdout
-        assert f"{webhook.id}  enabled  up to 0  all kinds  https://example.com/hook" in listed
+        assert f"{webhook.id}  enabled  up to entry 0  all kinds  https://example.com/hook" in listed
         assert secret not in listed
-        assert "are told again" in run(app, "webhooks", "replay", tenant_id, webhook.id, "0").stdout
+        assert "will be delivered again" in run(app, "webhooks", "replay", tenant_id, webhook.id, "0").stdout
         assert "Disabled" in run(app, "webhooks", "disable", tenant_id, webhook.id).stdout
         assert "disabled by operator" in run(app, "webhooks", "list", tenant_id).stdout
 

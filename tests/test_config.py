@@ -73,7 +73,7 @@ def test_without_traces_the_service_runs(monkeypatch, caplog, spoil) -> None:
     monkeypatch.delitem(sys.modules, "chat_service.telemetry.tracing", raising=False)
     spoil(monkeypatch)
     assert app._tracer(Settings(URI, 2**20, threads=8, log_format="json", traces=True)) is None
-    assert "There will be no traces: " in caplog.text
+    assert "Traces are off: " in caplog.text
 
 
 def test_keys_of_webhooks_are_keys(monkeypatch) -> None:
@@ -129,7 +129,7 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
     for name in ("MONGODB_URI", "MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "METRICS", "CORS"):
         assert name in str(error.value)
     for scope in EVERYDAY_SCOPES:
-        assert f"RATE_LIMIT_{scope.name}: Not a limit: `off`, or requests per second and burst" in str(error.value)
+        assert f"RATE_LIMIT_{scope.name}: Not a limit. Write `off`, or requests per second and burst" in str(error.value)
     assert "CHAT_PAGE" in str(error.value)
     assert "make run" in str(error.value)
 

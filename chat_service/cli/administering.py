@@ -35,7 +35,7 @@ def _read_limit(_ctx: click.Context, _param: click.Parameter, value: str | None)
     try:
         return parse_limit(value) or value
     except ValueError:
-        raise click.BadParameter(f"{value!r} is neither `{_DEFAULT}` nor {LIMIT_SYNTAX}.") from None
+        raise click.BadParameter(f"{value!r} is not a limit. Write `{_DEFAULT}`, {LIMIT_SYNTAX}.") from None
 
 
 def _read_grace(_ctx: click.Context, _param: click.Parameter, value: str) -> timedelta:
@@ -44,14 +44,14 @@ def _read_grace(_ctx: click.Context, _param: click.Parameter, value: str) -> tim
         return timedelta()
     match = re.fullmatch(r"([1-9][0-9]?)d", value, re.ASCII)
     if match is None or int(match[1]) > GRACE_DAYS_MOST:
-        raise click.BadParameter(f"{value!r} is neither `off` nor days from 1d to {GRACE_DAYS_MOST}d.")
+        raise click.BadParameter(f"{value!r} is neither `off` nor a number of days from 1d to {GRACE_DAYS_MOST}d.")
     return timedelta(days=int(match[1]))
 
 
 class Duration(click.ParamType[timedelta]):
     """Hours or days, like 48h or 90d, up to `days_most` days."""
 
-    name = "span"
+    name = "duration"
 
     def __init__(self, days_most: int) -> None:
         self._longest = timedelta(days=days_most)
@@ -61,7 +61,7 @@ class Duration(click.ParamType[timedelta]):
         match = re.fullmatch(r"([0-9]{1,5})([hd])", value, re.ASCII)
         duration = timedelta(**{{"h": "hours", "d": "days"}[match[2]]: int(match[1])}) if match else None
         if duration is None or duration > self._longest:
-            self.fail(f"{value!r} is neither hours nor days, like 48h or 90d, up to {self._longest.days}d.", param, ctx)
+            self.fail(f"{value!r} is not in hours or days, like 48h or 90d, up to {self._longest.days}d.", param, ctx)
         return duration
 
 
@@ -92,23 +92,23 @@ def _name_and_state(tenant: Tenant) -> str:
 @click.argument("grace", callback=_read_grace)
 @report_errors
 def grant_grace(tenant_id: str, grace: timedelta) -> None:
-    """Have the deletes of TENANT_ID be taken back by keys with the scope `govern` for GRACE, like 7d; or `off`.
+    """Let keys with the scope `govern` restore what TENANT_ID deletes, for GRACE, like 7d; `off` ends this.
 
-    Its front ends need not know: they are answered as if the chat were gone. All processes know within 5 seconds.
+    To all other keys a deleted chat is gone at once. All processes apply the change within 5 seconds.
     """
     with known_tenant(tenant_id):
         repositories().tenants.set_grace(tenant_id, grace)
-    click.echo(f"Deletes can be taken back for {grace.days} d." if grace else "Deletes are for good at once.")
+    click.echo(f"Deleted chats can be restored for {grace.days} d." if grace else "Deletes are final at once.")
 
 
 @tenants.command("limit")
 @click.argument("tenant_id")
 @click.option("--read", callback=_read_limit, help=f"{LIMIT_SYNTAX}; or `{_DEFAULT}`.")
-@click.option("--write", callback=_read_limit, help="The same.")
-@click.option("--delete", callback=_read_limit, help="The same.")
+@click.option("--write", callback=_read_limit, help="As for --read.")
+@click.option("--delete", callback=_read_limit, help="As for --read.")
 @report_errors
 def limit_tenant(tenant_id: str, **options: RateLimit | str | None) -> None:
-    """Set how often each key of TENANT_ID may ask, in every process within 5 seconds; show what holds."""
+    """Set the rate limits of each key of TENANT_ID, in every process within 5 seconds; then show all limits."""
     changes = {Scope(name): limit for name, limit in options.items() if limit is not None}
     to_default = [scope for scope, limit in changes.items() if limit == _DEFAULT]
     own_limits = {
@@ -129,11 +129,11 @@ def limit_tenant(tenant_id: str, **options: RateLimit | str | None) -> None:
 @keys.command("create")
 @click.argument("tenant_id")
 @click.option("--label", default="", help="What the key is for.")
-@click.option("--scope", "scopes", type=_SCOPES, multiple=True, help="May be repeated; without it: all but govern.")
-@click.option("--expires", "life", type=Duration(LIFE_DAYS_MOST), help="After how long, like 90d; without it: never.")
+@click.option("--scope", "scopes", type=_SCOPES, multiple=True, help="May be repeated. Default: all but govern.")
+@click.option("--expires", "life", type=Duration(LIFE_DAYS_MOST), help="Lifetime, like 90d. Default: no end.")
 @report_errors
 def create_key(tenant_id: str, label: str, scopes: tuple[str, ...], life: timedelta | None) -> None:
-    """Make a key for TENANT_ID and print it: the only time it is shown."""
+    """Create a key for TENANT_ID and print it. It is shown only this once."""
     key_scopes = [Scope(scope) for scope in scopes] or EVERYDAY_SCOPES
     with known_tenant(tenant_id):
         key, record = repositories().keys.create(tenant_id, label, key_scopes, life=life)
@@ -144,35 +144,39 @@ def create_key(tenant_id: str, label: str, scopes: tuple[str, ...], life: timede
 @click.argument("tenant_id")
 @click.argument("key_id")
 @click.option(
-    "--overlap", type=Duration(OVERLAP_DAYS_MOST), default="48h", show_default=True, help="0h ends it at once."
+    "--overlap",
+    type=Duration(OVERLAP_DAYS_MOST),
+    default="48h",
+    show_default=True,
+    help="How long the old key stays valid; 0h ends it at once.",
 )
 @report_errors
 def rotate_key(tenant_id: str, key_id: str, overlap: timedelta) -> None:
-    """Make a key in the place of KEY_ID of TENANT_ID and print it; KEY_ID goes on for the overlap.
+    """Create a key that replaces KEY_ID of TENANT_ID, and print it. KEY_ID stays valid for the overlap.
 
-    It has the same label and scopes, and as long a life.
+    The new key has the same label, scopes and lifetime.
     """
     try:
         key, record, old_key_ends_at = repositories().keys.rotate(tenant_id, key_id, overlap)
     except LookupError:
         raise _no_live_key(tenant_id, key_id) from None
     _show_once(key, record)
-    click.echo(f"{key_id} is good until {old_key_ends_at:%Y-%m-%d %H:%M} UTC.", err=True)
+    click.echo(f"{key_id} stays valid until {old_key_ends_at:%Y-%m-%d %H:%M} UTC.", err=True)
 
 
 def _show_once(key: str, record: ApiKey) -> None:
     click.echo(key)
-    end = f" It expires {record.expires_at:%Y-%m-%d %H:%M} UTC." if record.expires_at else ""
-    click.echo(f"Keep it now, it is stored only as a digest.{end} Its id, to revoke it: {record.id}", err=True)
+    end = f" It expires at {record.expires_at:%Y-%m-%d %H:%M} UTC." if record.expires_at else ""
+    click.echo(f"Save the key now: only its digest is stored.{end} Its id, to revoke it: {record.id}", err=True)
 
 
 def _no_live_key(tenant_id: str, key_id: str) -> click.ClickException:
-    return click.ClickException(f"Tenant {tenant_id} has no live key {key_id}; `keys list {tenant_id}` shows them.")
+    return click.ClickException(f"Tenant {tenant_id} has no live key {key_id}; `keys list {tenant_id}` shows its keys.")
 
 
 @keys.command("signing")
 def make_signing_key() -> None:
-    """Print a new key to sign checkpoints of the log with: for SIGNING_KEY, before those that it has already."""
+    """Print a new key that signs checkpoints of the log. Put it into SIGNING_KEY, before the keys that are there."""
     click.echo(SigningKey.new())
 
 
@@ -180,7 +184,7 @@ def make_signing_key() -> None:
 @click.argument("tenant_id")
 @report_errors
 def list_keys(tenant_id: str) -> None:
-    """List the keys of TENANT_ID, without the keys themselves."""
+    """List the keys of TENANT_ID: what is known about each, but not the key itself."""
     now = repositories().database.now()
     for key in repositories().keys.list(tenant_id):
         scopes, used = ",".join(sorted(key.scopes)), f"used {key.last_used_on or 'never'}"
@@ -200,7 +204,7 @@ def _state(key: ApiKey, now: datetime) -> str:
 @click.argument("key_id")
 @report_errors
 def revoke_key(tenant_id: str, key_id: str) -> None:
-    """Revoke the key KEY_ID of TENANT_ID; it is dead in every process within 5 seconds."""
+    """Revoke the key KEY_ID of TENANT_ID. It stops working in every process within 5 seconds."""
     if not repositories().keys.revoke(tenant_id, key_id):
         raise _no_live_key(tenant_id, key_id)
     click.echo("Revoked.")

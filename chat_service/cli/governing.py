@@ -10,7 +10,7 @@ from flask.cli import AppGroup
 from chat_service.api.context import repositories
 from chat_service.api.erasure_schemas import MODES
 from chat_service.api.retention_schemas import ACTIONS, DAYS_MOST, PER_DAY_MOST
-from chat_service.cli.plainly import known_tenant, report_errors
+from chat_service.cli.plainly import counted, known_tenant, report_errors
 from chat_service.errors import HoldNotFoundError, NoRetentionError, UnknownChatsError, WebhookNotFoundError
 from chat_service.models import ErasureMode, Hold, Retention, RetentionAction
 from chat_service.repository.sealing import new_key
@@ -20,31 +20,33 @@ BY_OPERATOR = "operator"
 
 MOST_SHOWN = 1_000
 
-holds = AppGroup("holds", help="Chats that must not be destroyed.")
-webhooks = AppGroup("webhooks", help="The log, told to other services.")
-erasures = AppGroup("erasures", help="Erasing what a person has said.")
-retention = AppGroup("retention", help="After how long without activity chats are taken.")
+holds = AppGroup("holds", help="Holds, which keep chats from being deleted.")
+webhooks = AppGroup("webhooks", help="Webhooks: the log, delivered to other services.")
+erasures = AppGroup("erasures", help="Erasures of what one person has written.")
+retention = AppGroup("retention", help="Retention: removing chats after a time without activity.")
 
 
 @holds.command("place")
 @click.argument("tenant_id")
 @click.argument("name")
 @click.argument("chat_ids", nargs=-1, type=click.UUID)
-@click.option("--everything", is_flag=True, help="In place of CHAT_IDS: all chats, also those that are still to come.")
+@click.option("--everything", is_flag=True, help="Hold all chats, also future ones, in place of CHAT_IDS.")
 @report_errors
 def place_hold(tenant_id: str, name: str, chat_ids: tuple[uuid.UUID, ...], *, everything: bool) -> None:
-    """Hold CHAT_IDS of TENANT_ID, or everything, under a NAME; print the hold's id."""
+    """Place a hold called NAME on CHAT_IDS of TENANT_ID, or on everything; print the hold's id."""
     if everything == bool(chat_ids):
-        raise click.UsageError("Name either chats, or --everything.")
+        raise click.UsageError("Give either CHAT_IDS or --everything.")
     ids = None if everything else list(dict.fromkeys(map(str, chat_ids)))
     with known_tenant(tenant_id):
         repositories().tenants.get(tenant_id)
     try:
         hold = repositories().holds.place(tenant_id, name, ids, BY_OPERATOR)
     except UnknownChatsError as error:
-        raise click.ClickException(f"There is no such chat of this tenant: {', '.join(error.chat_ids)}") from None
+        raise click.ClickException(
+            f"No hold was placed, because this tenant has no such chats: {', '.join(error.chat_ids)}"
+        ) from None
     click.echo(hold.id)
-    click.echo(f"Nothing of it is deleted from {hold.active_from:%Y-%m-%d %H:%M:%S} UTC on.", err=True)
+    click.echo(f"From {hold.active_from:%Y-%m-%d %H:%M:%S} UTC on nothing that it covers can be deleted.", err=True)
 
 
 @holds.command("list")
@@ -62,25 +64,25 @@ def list_holds(tenant_id: str) -> None:
 @click.argument("hold_id", type=click.UUID)
 @report_errors
 def release_hold(tenant_id: str, hold_id: uuid.UUID) -> None:
-    """Release the hold HOLD_ID of TENANT_ID; jobs delete what was due meanwhile after 24 h."""
+    """Release the hold HOLD_ID of TENANT_ID. What became due during the hold is deleted no sooner than 24 h later."""
     try:
         hold = repositories().holds.release(tenant_id, str(hold_id), BY_OPERATOR)
     except HoldNotFoundError:
         raise click.ClickException(
-            f"Tenant {tenant_id} has no hold {hold_id}; `holds list {tenant_id}` shows them."
+            f"Tenant {tenant_id} has no hold {hold_id}; `holds list {tenant_id}` shows its holds."
         ) from None
     click.echo(f"Released: {_extent(hold)}.")
 
 
 def _extent(hold: Hold) -> str:
-    return "everything" if hold.everything else f"{hold.chat_count:,} chats"
+    return "everything" if hold.everything else counted(hold.chat_count, "chat")
 
 
 @retention.command("show")
 @click.argument("tenant_id")
 @report_errors
 def show_retention(tenant_id: str) -> None:
-    """Show the policy of TENANT_ID."""
+    """Show the retention policy of TENANT_ID."""
     with known_tenant(tenant_id):
         repositories().tenants.get(tenant_id)
     try:
@@ -90,17 +92,29 @@ def show_retention(tenant_id: str) -> None:
         return
     click.echo(_describe(policy))
     if policy.before is not None and repositories().database.now() < policy.active_from:
-        click.echo(f"Until then: what both take, this and {_describe(policy.before)}")
+        click.echo(f"Until then it removes only what the earlier policy also removes: {_describe(policy.before)}")
 
 
 @retention.command("set")
 @click.argument("tenant_id")
 @click.argument("days", type=click.IntRange(1, DAYS_MOST))
-@click.option("--action", type=click.Choice(ACTIONS), default=RetentionAction.DELETE.value, show_default=True)
-@click.option("--max-per-day", type=click.IntRange(1, PER_DAY_MOST), default=PER_DAY_MOST, show_default=True)
+@click.option(
+    "--action",
+    type=click.Choice(ACTIONS),
+    default=RetentionAction.DELETE.value,
+    show_default=True,
+    help="Delete the chats, or move them to the trash.",
+)
+@click.option(
+    "--max-per-day",
+    type=click.IntRange(1, PER_DAY_MOST),
+    default=PER_DAY_MOST,
+    show_default=True,
+    help="How many chats may be removed in a day.",
+)
 @report_errors
 def set_retention(tenant_id: str, days: int, action: str, max_per_day: int) -> None:
-    """Have chats of TENANT_ID taken after DAYS without activity; in force 24 h later."""
+    """Have chats of TENANT_ID removed after DAYS without activity. The policy is in force 24 h later."""
     with known_tenant(tenant_id):
         policy = repositories().retention.put(tenant_id, days, RetentionAction(action), max_per_day, BY_OPERATOR)
     click.echo(_describe(policy))
@@ -111,26 +125,27 @@ def set_retention(tenant_id: str, days: int, action: str, max_per_day: int) -> N
 @click.argument("days", type=click.IntRange(1, DAYS_MOST))
 @report_errors
 def preview_retention(tenant_id: str, days: int) -> None:
-    """Count what a policy of DAYS would take of TENANT_ID if it were in force now."""
+    """Count the chats of TENANT_ID that a policy of DAYS would remove if it were in force now."""
     preview = repositories().retention.preview(tenant_id, days)
-    click.echo(f"{preview.chats:,} chats with {preview.messages:,} messages; {preview.held:,} more are held.")
+    click.echo(f"{preview.chats:,} chats with {preview.messages:,} messages; holds keep {preview.held:,} more.")
 
 
 @retention.command("end")
 @click.argument("tenant_id")
 @report_errors
 def end_retention(tenant_id: str) -> None:
-    """End the policy of TENANT_ID, at once."""
+    """End the retention policy of TENANT_ID at once."""
     try:
         repositories().retention.end(tenant_id, BY_OPERATOR)
     except NoRetentionError:
-        raise click.ClickException(f"Tenant {tenant_id} has no policy.") from None
-    click.echo("Ended: nothing more is taken.")
+        raise click.ClickException(f"Tenant {tenant_id} has no retention policy.") from None
+    click.echo("Ended: retention removes no more chats.")
 
 
 def _describe(policy: Retention) -> str:
     rule = (
-        f"{policy.action} after {policy.delete_after_days} days without activity, {policy.max_per_day:,} a day at most"
+        f"{policy.action} after {policy.delete_after_days} days without activity, "
+        f"at most {policy.max_per_day:,} chats a day"
     )
     return f"{rule}; in force from {policy.active_from:%Y-%m-%d %H:%M} UTC."
 
@@ -138,10 +153,10 @@ def _describe(policy: Retention) -> str:
 @erasures.command("request")
 @click.argument("tenant_id")
 @click.argument("sender_id")
-@click.option("--mode", type=click.Choice(MODES), required=True, help="Take what the messages say, or the messages.")
+@click.option("--mode", type=click.Choice(MODES), required=True, help="Empty the messages, or remove them.")
 @report_errors
 def request_erasure(tenant_id: str, sender_id: str, mode: str) -> None:
-    """Have everything erased that SENDER_ID has said in chats of TENANT_ID; print the id of the erasure."""
+    """Erase everything that SENDER_ID has written in chats of TENANT_ID; print the id of the erasure."""
     with known_tenant(tenant_id):
         repositories().tenants.get(tenant_id)
     click.echo(repositories().erasures.request(tenant_id, sender_id, ErasureMode(mode), BY_OPERATOR).id)
@@ -154,16 +169,16 @@ def list_erasures(tenant_id: str) -> None:
     """List the erasures of TENANT_ID, latest first."""
     for erasure in repositories().erasures.page(tenant_id, MOST_SHOWN, None):
         state = f"complete {erasure.completed_at:%Y-%m-%d %H:%M}" if erasure.completed_at else "under way"
-        deferred = f", {erasure.deferred:,} chats wait for a hold" if erasure.is_deferred else ""
+        deferred = f", {erasure.deferred:,} chats wait until a hold is released" if erasure.is_deferred else ""
         done = f"{erasure.mode}: {erasure.messages:,} messages in {erasure.chats:,} chats{deferred}"
         click.echo(f"{erasure.id}  {erasure.requested_at:%Y-%m-%d %H:%M}  {state}  {done}")
 
 
 @webhooks.command("key")
 def make_webhook_key() -> None:
-    """Print a new key to seal webhooks' secrets with, for WEBHOOK_SECRET_KEY.
+    """Print a new key for WEBHOOK_SECRET_KEY, which encrypts the secrets of webhooks.
 
-    To change keys put the new one before the old one, with a comma between.
+    To change keys, put the new one before the old one, separated by a comma.
     """
     click.echo(new_key())
 
@@ -176,7 +191,7 @@ def list_webhooks(tenant_id: str) -> None:
     for webhook in repositories().webhooks.page(tenant_id, MOST_SHOWN, None):
         state = "enabled" if webhook.enabled else f"disabled by {webhook.disabled_by}"
         kinds = "all kinds" if webhook.kinds is None else ",".join(webhook.kinds)
-        click.echo(f"{webhook.id}  {state}  up to {webhook.position}  {kinds}  {webhook.url}")
+        click.echo(f"{webhook.id}  {state}  up to entry {webhook.position}  {kinds}  {webhook.url}")
 
 
 @webhooks.command("replay")
@@ -185,10 +200,10 @@ def list_webhooks(tenant_id: str) -> None:
 @click.argument("after", type=click.IntRange(0))
 @report_errors
 def replay_webhook(tenant_id: str, webhook_id: uuid.UUID, after: int) -> None:
-    """Tell the webhook WEBHOOK_ID of TENANT_ID again what comes AFTER an entry."""
+    """Deliver to the webhook WEBHOOK_ID of TENANT_ID again all entries of the log after number AFTER."""
     with _known_webhook(tenant_id):
         webhook = repositories().webhooks.replay(tenant_id, str(webhook_id), after)
-    click.echo(f"Entries {after + 1} to {webhook.position} are told again.")
+    click.echo(f"Entries {after + 1} to {webhook.position} will be delivered again.")
 
 
 @webhooks.command("disable")
@@ -196,7 +211,7 @@ def replay_webhook(tenant_id: str, webhook_id: uuid.UUID, after: int) -> None:
 @click.argument("webhook_id", type=click.UUID)
 @report_errors
 def disable_webhook(tenant_id: str, webhook_id: uuid.UUID) -> None:
-    """Tell the webhook WEBHOOK_ID of TENANT_ID nothing more, until it is enabled again."""
+    """Deliver nothing more to the webhook WEBHOOK_ID of TENANT_ID until it is enabled again."""
     with _known_webhook(tenant_id):
         repositories().webhooks.disable(tenant_id, str(webhook_id), BY_OPERATOR)
     click.echo("Disabled.")
@@ -208,5 +223,5 @@ def _known_webhook(tenant_id: str) -> Iterator[None]:
         yield
     except WebhookNotFoundError:
         raise click.ClickException(
-            f"Tenant {tenant_id} has no such webhook; `webhooks list {tenant_id}` shows them."
+            f"Tenant {tenant_id} has no such webhook; `webhooks list {tenant_id}` shows its webhooks."
         ) from None

@@ -22,9 +22,9 @@ from chat_service.models import Kind, TenantDeletion
 @with_appcontext
 @report_errors
 def export_tenant(tenant_id: str, file: Path) -> None:
-    """Write all chats of TENANT_ID, those in the trash too, and its log into the zip FILE.
+    """Write all chats of TENANT_ID, also those in the trash, and its log into the zip FILE.
 
-    Each chat is an ndjson export of one moment, which `chats import` takes. FILE is there when it is whole.
+    Each chat is an ndjson export of one moment, which `chats import` accepts. FILE appears when it is complete.
     """
     with known_tenant(tenant_id):
         tenant = repositories().tenants.get(tenant_id)
@@ -35,36 +35,38 @@ def export_tenant(tenant_id: str, file: Path) -> None:
 
 
 def _summary(counts: MemberCount) -> str:
-    return f"{counted(counts.chats, 'chat')}, {counts.trashed:,} of the trash, {counts.entries:,} of the log."
+    return f"{counted(counts.chats, 'chat')}, {counts.trashed:,} more in the trash, {counts.entries:,} log entries."
 
 
 @click.command("delete")
 @click.argument("tenant_id")
-@click.option("--name", required=True, help="The tenant's name, so that no other one is meant.")
+@click.option("--name", required=True, help="The tenant's name, to make sure that this is the right tenant.")
 @with_appcontext
 @report_errors
 def delete_tenant(tenant_id: str, name: str) -> None:
-    """Delete TENANT_ID with all its chats, for good; `jobs run` does it. Said again it tells how far that is.
+    """Delete TENANT_ID with all its chats, for good. `jobs run` does the work; repeat this command to see the progress.
 
-    Its keys end at once, its id never comes back. The log and the receipts stay: `tenants proof` takes them as proof.
+    Its keys stop working at once, and its id never comes back. The log and the receipts stay, for `tenants proof`.
     """
     repos = repositories()
     with known_tenant(tenant_id):
         tenant = repos.tenants.get(tenant_id)
         if tenant.deletion_requested_at is None and tenant.name != name:
-            raise click.ClickException(f"Tenant {tenant_id} has another name; `tenants list` shows it.")
+            raise click.ClickException(
+                f"Nothing was deleted: tenant {tenant_id} has another name; `tenants list` shows it."
+            )
         try:
             repos.tenant_deletions.request(tenant_id, BY_OPERATOR)
         except LegalHoldError as error:
             raise click.ClickException(
-                f"Nothing was deleted: the tenant holds chats. Release them first: {', '.join(error.holds)}"
+                f"Nothing was deleted: holds keep chats of this tenant. Release them first: {', '.join(error.holds)}"
             ) from None
     click.echo(_progress(repos.tenant_deletions.get(tenant_id)))
 
 
 def _progress(deletion: TenantDeletion) -> str:
     if deletion.completed_at is not None:
-        return f"Deleted {deletion.completed_at:%Y-%m-%d %H:%M} UTC."
+        return f"Deleted at {deletion.completed_at:%Y-%m-%d %H:%M} UTC."
     return f"Being deleted: {counted(deletion.chats, 'chat')} left, {counted(deletion.purges, 'purge')} open."
 
 
@@ -74,15 +76,15 @@ def _progress(deletion: TenantDeletion) -> str:
 @with_appcontext
 @report_errors
 def prove_deletion(tenant_id: str, file: TextIO) -> None:
-    """Write the proof that TENANT_ID was deleted into FILE; `chat-service verify` tells what it shows."""
+    """Write the proof that TENANT_ID was deleted into FILE; `chat-service verify` verifies it."""
     try:
         file.write(signed(repositories().proofs.inclusion(tenant_id, "", Kind.TENANT_DELETED)))
     except ProofNotReadyError:
         raise click.ClickException(
-            f"The log does not say so yet: `tenants delete {tenant_id}` tells how far it is. Is a worker running?"
+            f"The deletion is not in the log yet; `tenants delete {tenant_id}` shows its progress. Is a worker running?"
         ) from None
     except NotSignedError:
-        raise click.ClickException("There is no SIGNING_KEY; `keys signing` makes one.") from None
+        raise click.ClickException("SIGNING_KEY is not set; `keys signing` makes a key for it.") from None
 
 
 COMMANDS = (export_tenant, delete_tenant, prove_deletion)

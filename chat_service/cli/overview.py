@@ -32,7 +32,7 @@ class Row(NamedTuple):
 @unguarded
 @report_errors
 def status() -> None:
-    """Show how the service is: database, log, and what waits for workers. Ends with 1 if anything needs a look."""
+    """Show the health of the database, the log and the background work. Exits with 1 if anything needs attention."""
     repos = repositories()
     now = repos.database.now()
     click.echo(f"chat-service {current_app.config['API_VERSION']}, {now:%Y-%m-%d %H:%M:%S} UTC")
@@ -56,7 +56,7 @@ def _rows(repos: Repositories) -> Iterator[Row]:
     yield Row("purges", f"{purges.open:,} open, {counted(purges.messages, 'message')} left")
     yield from _backlog_rows(repos.health.backlog(), repos.health.webhooks().late)
     overdue = sum(repos.retention.overdue().values())
-    advice = "Chats should have gone two days ago: is a worker running? Is max_per_day too low?"
+    advice = "They were due two days ago: is a worker running? Is max_per_day too low?"
     yield Row("retention", f"{counted(overdue, 'chat')} overdue", advice if overdue else "")
 
 
@@ -68,14 +68,14 @@ def _database_row(repos: Repositories) -> Row:
     lag = f"{server.lag.total_seconds():.0f} s"
     text = f"{text}, {counted(server.members, 'member')}, the majority {lag} behind"
     return Row(
-        "database", text, "Deletes wait for the majority: look at the secondaries." if server.lag > BEHIND else ""
+        "database", text, "Deletes wait for a majority: look at the secondaries." if server.lag > BEHIND else ""
     )
 
 
 def _collections_row(repos: Repositories) -> Row:
     shortcomings = repos.database.shortcomings()
     return Row(
-        "collections", f"{len(shortcomings)} wrong" if shortcomings else "as they must be", " ".join(shortcomings)
+        "collections", f"{len(shortcomings)} wrong" if shortcomings else "as required", " ".join(shortcomings)
     )
 
 
@@ -91,9 +91,9 @@ def _log_row(repos: Repositories) -> Row:
     behind = "never written" if log.behind is None else f"{log.behind.total_seconds():.1f} s behind"
     rescan = ", looking through all receipts" if log.is_rescanning else ""
     if log.process is None:
-        return Row("log", behind, "Nobody writes it: start `flask --app wsgi jobs run`.")
+        return Row("log", behind, "No worker writes it: start `flask --app wsgi jobs run`.")
     is_late = log.behind is not None and log.behind > BEHIND
-    advice = "Caches and webhooks hear late: see `When the log is behind` in docs/operations.md." if is_late else ""
+    advice = "Caches and webhooks get it late: see `When the log is behind` in docs/operations.md." if is_late else ""
     return Row("log", f"{behind}, written by {log.process}{rescan}", advice)
 
 
@@ -104,13 +104,13 @@ def _ledger_row(ledger: Ledger) -> Row:
         return Row("ledger", "cannot be used", str(error))
     if behind:
         advice = "A backup was restored. Stop the workers, and run `flask --app wsgi ledger replay`."
-        return Row("ledger", f"has what the database lacks, of {counted(len(behind), 'tenant')}", advice)
-    return Row("ledger", f"{ledger.file.count():,} entries, and the database has them too")
+        return Row("ledger", f"has entries of {counted(len(behind), 'tenant')} that the database lacks", advice)
+    return Row("ledger", f"{ledger.file.count():,} entries, all in the database too")
 
 
 def _backlog_rows(backlog: Backlog, late_by: timedelta) -> Iterator[Row]:
-    expiry_advice = "No worker takes them: is `flask --app wsgi jobs run` running?" if backlog.overdue else ""
-    yield Row("expiry", f"{_number(backlog.overdue)} five minutes past their end", expiry_advice)
+    expiry_advice = "No worker deletes them: is `flask --app wsgi jobs run` running?" if backlog.overdue else ""
+    yield Row("expiry", f"{_number(backlog.overdue)} overdue by five minutes", expiry_advice)
     yield Row("erasures", f"{_number(backlog.erasures)} under way")
     yield Row("tenants", f"{_number(backlog.tenants)} being deleted")
     texts = [f"{_number(backlog.deliveries)} due", f"the oldest for {late_by.total_seconds():.0f} s"]
@@ -118,7 +118,7 @@ def _backlog_rows(backlog: Backlog, late_by: timedelta) -> Iterator[Row]:
     if backlog.disabled_webhooks:
         texts.append(f"{_number(backlog.disabled_webhooks)} disabled by a receiver")
     yield Row("webhooks", ", ".join(texts), webhook_advice)
-    yield Row("keys", f"{_number(backlog.expiring_keys)} to expire within 7 days")
+    yield Row("keys", f"{_number(backlog.expiring_keys)} will expire within 7 days")
     yield Row("connections", f"{_number(backlog.connections)} live")
 
 

@@ -59,4 +59,4 @@ def known_tenant(tenant_id: str) -> Iterator[None]:
     try:
         yield
     except LookupError:
-        raise click.ClickException(f"There is no tenant {tenant_id}; `tenants list` shows them.") from None
+        raise click.ClickException(f"There is no tenant {tenant_id}; `tenants list` shows all tenants.") from None

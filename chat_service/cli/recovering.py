@@ -18,14 +18,14 @@ from chat_service.repository.replay import Replay
 PROGRESS_SECONDS = 0.5
 """The time between two lines of progress."""
 
-ledger = AppGroup("ledger", help="The copy of the log outside the database, and how a backup is brought up to it.")
+ledger = AppGroup("ledger", help="The copy of the log outside the database, which brings a restored backup up to date.")
 
 
 @ledger.command("status")
 @unguarded
 @report_errors
 def show_ledger() -> None:
-    """Tell what LEDGER_FILE has, and whether the database has it too. Ends with 1 if not, or if the file is damaged."""
+    """Show what LEDGER_FILE has. Exits with 1 if the database lacks some of it, or if the file is damaged."""
     log_copy = _ledger()
     file, behind = log_copy.file, log_copy.behind()
     logs = file.logs()
@@ -34,7 +34,7 @@ def show_ledger() -> None:
         click.echo(f"The database lacks entries of tenant {tenant_id}: run `flask --app wsgi ledger replay`.")
     damaged = list(file.damaged())
     for tenant_id in damaged:
-        click.echo(f"The entries of tenant {tenant_id} in the file are not what its tree says: it was changed.")
+        click.echo(f"The entries of tenant {tenant_id} in the file do not fit its hash tree: the file was changed.")
     if behind or damaged:
         click.get_current_context().exit(1)
 
@@ -43,7 +43,7 @@ def show_ledger() -> None:
 @unguarded
 @report_errors
 def export_ledger() -> None:
-    """Print all entries, a line of JSON each, as they are in the trees of their logs."""
+    """Print all entries, one line of JSON each, exactly as the hash trees of the logs contain them."""
     file = _ledger().file
     for kept_log in file.logs():
         after = 0
@@ -57,10 +57,10 @@ def export_ledger() -> None:
 @unguarded
 @report_errors
 def replay_ledger() -> None:
-    """Bring a database that was restored from a backup up to LEDGER_FILE. Stop the workers first; safe to repeat.
+    """Bring a database that was restored from a backup up to date with LEDGER_FILE. Stop the workers first.
 
-    What was held is held again, what was deleted, trashed or erased since the backup is so again, and the log goes on
-    where it was.
+    Holds are placed again. What was deleted, trashed or erased since the backup is deleted, trashed or erased again,
+    and the log continues where it was. Safe to repeat.
     """
     log_copy, stop = _ledger(), threading.Event()
     done, reported_at = 0, -math.inf

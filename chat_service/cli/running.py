@@ -32,33 +32,34 @@ END_SECONDS = 3.0
 """How long each job may take to release its claims when the process ends. Claims that are not released expire."""
 
 database = AppGroup("db", help="The database's collections and indexes.")
-jobs = AppGroup("jobs", help="Background work: purging the messages of large deleted chats.")
-log = AppGroup("log", help="The log of what was taken away and brought back.")
-chats = AppGroup("chats", help="Chats that are too large for HTTP.")
+jobs = AppGroup("jobs", help="Background work, such as the log, purges and webhooks.")
+log = AppGroup("log", help="The log of what was deleted, trashed, erased and restored.")
+chats = AppGroup("chats", help="Imports of chats that are too large for HTTP.")
 
 
 @database.command("init")
 @report_errors
 def init() -> None:
-    """Create the collections and indexes that are missing, and bring what earlier versions wrote into today's form.
+    """Create the collections and indexes that are missing, and migrate the documents of earlier versions.
 
-    Safe to repeat, and while the service runs; the release phase runs it.
+    Safe to repeat, also while the service runs. The release phase runs it.
     """
     repositories().database.prepare()
     click.echo("Collections and indexes are in place.")
     done = 0
     for documents in migrate(repositories().database):
         done += documents
-        click.echo(f"{done:,} documents of an earlier version brought into today's form.")
+        click.echo(f"{done:,} documents of an earlier version migrated.")
 
 
 @jobs.command("run")
-@click.option("--until-idle", is_flag=True, help="End when no purge is open, and show how it goes.")
+@click.option("--until-idle", is_flag=True, help="Exit when no purge is open, and show the progress.")
 @report_errors
 def run_jobs(*, until_idle: bool) -> None:
-    """Write the log, purge, delete what has expired, free what dead processes hold, until told to stop (SIGTERM).
+    """Run all background jobs until SIGTERM.
 
-    Any number of these may run at once, and be killed.
+    They write the log, purge, delete what has expired, deliver webhooks, and release what dead processes hold. Any
+    number of workers may run at once, and any may be killed at any time.
     """
     stop, started = threading.Event(), list[threading.Thread]()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -107,21 +108,21 @@ def run_jobs(*, until_idle: bool) -> None:
 @jobs.command("status")
 @report_errors
 def show_jobs() -> None:
-    """Tell how much is left to purge."""
+    """Show how much is left to purge."""
     click.echo("{} purges open, {:,} messages left".format(*repositories().purges.progress()))
 
 
 @log.command("status")
 @report_errors
 def show_log() -> None:
-    """Tell how far the log is behind what is committed, and which process writes it. Ends with 1 if none does."""
+    """Show how far the log is behind what was committed, and which process writes it. Exits with 1 if none does."""
     status = repositories().sequencer.status()
     if status.up_to is None or status.behind is None:
-        click.echo("The log was never written; `flask --app wsgi jobs run` does it.")
+        click.echo("The log was never written; `flask --app wsgi jobs run` writes it.")
     else:
         rescan = " It is looking through all receipts." if status.is_rescanning else ""
         click.echo(f"Up to {status.up_to:%Y-%m-%d %H:%M:%S} UTC, {status.behind.total_seconds():.1f} s ago.{rescan}")
-    click.echo(f"Written by {status.process}." if status.process else "Nobody writes it: is a worker running?")
+    click.echo(f"Written by {status.process}." if status.process else "No worker writes it: is one running?")
     if status.process is None:
         click.get_current_context().exit(1)
 
@@ -131,7 +132,7 @@ def show_log() -> None:
 @click.argument("file", type=click.File("rb"))
 @report_errors
 def import_chat(tenant_id: str, file: BinaryIO) -> None:
-    """Make a chat of TENANT_ID from the ndjson export FILE, however large, and print its id: all of it, or nothing."""
+    """Create a chat of TENANT_ID, whole or not at all, from the ndjson export FILE of any size; print its id."""
     with known_tenant(tenant_id):
         repositories().tenants.get(tenant_id)
     size = os.fstat(file.fileno()).st_size
@@ -139,21 +140,21 @@ def import_chat(tenant_id: str, file: BinaryIO) -> None:
         try:
             chat = create_from_export(tenant_id, file, lambda line: bar.update(len(line)))
         except InvalidImportError as error:
-            raise click.ClickException(f"This is not a whole export. {error.reason}") from None
+            raise click.ClickException(f"Nothing was created: this is not a complete export. {error.reason}") from None
     click.echo(chat.id)
 
 
 @click.command("check")
-@click.option("--repair", is_flag=True, help="Mend what can be mended without a person.")
+@click.option("--repair", is_flag=True, help="Repair what needs no judgement.")
 @with_appcontext
 @report_errors
 def check(*, repair: bool) -> None:
-    """Look for messages, leases, counts and receipts that do not agree. Ends with 1 if there are any."""
+    """Look for messages, leases, counts and receipts that do not agree. Exits with 1 if there are any."""
     shortcomings = repositories().database.shortcomings()
     for sentence in shortcomings:
         click.echo(sentence)
     for tenant_id, count in repositories().retention.overdue().items():
-        shortcomings.append(f"retention_overdue  tenant {tenant_id}  {count} chats should have gone two days ago.")
+        shortcomings.append(f"retention_overdue  tenant {tenant_id}  {count} chats were due two days ago.")
         click.echo(shortcomings[-1])
     finding_count = len(shortcomings)
     for finding in repositories().checks.run(repair=repair):
@@ -161,7 +162,7 @@ def check(*, repair: bool) -> None:
         click.echo(f"{finding.kind}  tenant {finding.tenant_id}  chat {finding.chat_id}  {finding.detail}")
     window = repositories().database.oplog_window()
     reach = "cannot be read by this user" if window is None else f"reaches back {window.total_seconds() / 3600:,.1f} h"
-    click.echo(f"The oplog {reach}: until it has rolled over it has what was deleted, and so have backups.")
-    click.echo(f"{finding_count} findings{', mended where that is possible' if finding_count and repair else ''}.")
+    click.echo(f"The oplog {reach}. Until it has rolled over it contains what was deleted; backups contain it too.")
+    click.echo(f"{finding_count} findings{', repaired where that is possible' if finding_count and repair else ''}.")
     if finding_count:
         click.get_current_context().exit(1)

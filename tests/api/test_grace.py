@@ -178,8 +178,8 @@ def test_the_command_line_grants_it(app: Flask, alice: Client) -> None:
         result = app.test_cli_runner().invoke(args=["tenants", "grace", *words])
         return result.exit_code, result.output
 
-    assert run(alice.access.tenant_id, "7d") == (0, "Deletes can be taken back for 7 d.\n")
-    assert run(alice.access.tenant_id, "off") == (0, "Deletes are for good at once.\n")
+    assert run(alice.access.tenant_id, "7d") == (0, "Deleted chats can be restored for 7 d.\n")
+    assert run(alice.access.tenant_id, "off") == (0, "Deletes are final at once.\n")
     assert run("nobody", "7d")[0] == 1
     for wrong in ("0d", "91d", "7", "x"):
         assert run(alice.access.tenant_id, wrong)[0] == 2

@@ -13,4 +13,4 @@ if _HOW == "killed":
 elif _HOW == "disk full":
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 elif _HOW == "wrong setting":
-    raise ConfigError("The environment is not usable: DYING.")
+    raise ConfigError("Settings are missing or wrong: DYING.")

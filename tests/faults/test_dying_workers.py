@@ -95,7 +95,7 @@ def test_a_wrong_setting_ends_the_service(mongod, tmp_path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as output, dying("wrong setting", mongod.uri, output) as process:
         assert process.wait(20) != 0
-    assert "The environment is not usable" in log.read_text()
+    assert "Settings are missing or wrong" in log.read_text()
 
 
 def test_the_pause_grows_and_is_bounded() -> None:

@@ -211,7 +211,7 @@ class TestExport:
     def test_every_chat_comes_back_in_from_it(self, app: Flask, leaving: Client, new_tenant, tmp_path: Path) -> None:
         leaving.send("PATCH", f"{CHATS}/{leaving.new_chat('titled')}", json={"title": "Grüße"})
         file, other = tmp_path / "all.zip", Client(app, new_tenant())
-        assert "3 chats, 1 of the trash" in run(app, "export", leaving.access.tenant_id, str(file)).output
+        assert "3 chats, 1 more in the trash" in run(app, "export", leaving.access.tenant_id, str(file)).output
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             for name in names:
@@ -245,7 +245,7 @@ class TestExport:
         monkeypatch.setattr("chat_service.repository.exports.FIRST_BYTES", 1)
         monkeypatch.setattr("chat_service.repository.exports.GROWTH", 1)
         monkeypatch.setattr(Exports, "_later", delete_first)
-        assert "1 chat, 1 of the trash" in run(app, "export", leaving.access.tenant_id, str(tmp_path / "z.zip")).output
+        assert "1 chat, 1 more in the trash" in run(app, "export", leaving.access.tenant_id, str(tmp_path / "z.zip")).output
         with zipfile.ZipFile(tmp_path / "z.zip") as archive:
             assert f"chats/{large}.ndjson" not in archive.namelist()
 
