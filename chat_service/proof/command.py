@@ -22,25 +22,25 @@ class _Key(click.ParamType[VerifierKey]):
 
 @click.group()
 def main() -> None:
-    """What one can do without the service."""
+    """Commands that need no running service."""
 
 
 @main.command("verify")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--key", "keys", type=_Key(), multiple=True, required=True, help="As GET /api/v1/log/key gives it.")
-@click.option("--chat", "chat_id", help="The chat that the proof has to be of.")
+@click.option("--key", "keys", type=_Key(), multiple=True, required=True, help="As GET /api/v1/log/key returns it.")
+@click.option("--chat", "chat_id", help="The chat that the proof must be about.")
 @click.option("--since", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="An older checkpoint.")
 def verify_file(file: Path, keys: tuple[VerifierKey, ...], chat_id: str | None, since: Path | None) -> None:
-    """Tell whether FILE proves what it says. Ends with 1 if it does not.
+    """Verify the proof in FILE. Exits with 1 if it proves nothing.
 
-    FILE is the proof of a deletion, or with --since one that the log has only grown since an older checkpoint.
+    FILE proves a deletion or, with --since, that the log has only grown since an older checkpoint.
     """
     try:
         if since is None:
             statement = sentence(verify(file.read_bytes(), keys, chat_id))
         else:
             old, new = verify_growth(file.read_bytes(), since.read_bytes(), keys)
-            statement = f"The log has grown from {old.size:,} to {new.size:,} entries, and nothing before has changed."
+            statement = f"The log has grown from {old.size:,} to {new.size:,} entries, and no old entry has changed."
     except NotProvedError as error:
         click.echo(f"NOT PROVED. {error}", err=True)
         sys.exit(1)

@@ -124,8 +124,8 @@ class LedgerFile:
                 tree.append(leaf_hash(entry.leaf))
             if (tree.size, tree.hashes) != (expected.size, expected.hashes):
                 raise LedgerError(
-                    f"The log of tenant {tenant_id} does not go on from what LEDGER_FILE has of it: the database was "
-                    "changed by hand, or went on after a restore without a replay. See docs/operations.md."
+                    f"The log of tenant {tenant_id} does not continue what LEDGER_FILE has of it: the database was "
+                    "changed by hand, or used after a restore without a replay. See docs/operations.md."
                 )
             rows = [(tenant_id, *entry) for entry in new]
             file.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)

@@ -85,7 +85,7 @@ class VerifierKey(NamedTuple):
             raise MalformedError("The key is not an Ed25519 key.")
         key = cls(parts[0], kind_and_key[1:])
         if key.id.hex() != parts[1]:
-            raise MalformedError("The key does not fit its name: a character of it is missing or wrong.")
+            raise MalformedError("The key does not fit its name: a character is missing or wrong.")
         return key
 
     def has_signed(self, text: str, signature: bytes) -> bool:
@@ -108,7 +108,7 @@ class SigningKey:
         """
         seed = _from_base64(text, "signing key")
         if len(seed) != HASH_BYTES:
-            raise MalformedError("The signing key has not 32 bytes.")
+            raise MalformedError("The signing key does not have 32 bytes.")
         self._private = Ed25519PrivateKey.from_private_bytes(seed)
 
     @staticmethod
@@ -148,7 +148,7 @@ def open_checkpoint(note: str, keys: Sequence[VerifierKey]) -> tuple[Checkpoint,
     for line in lines:
         match = _SIGNATURE.fullmatch(line)
         if match is None:
-            raise MalformedError("A signature of the checkpoint is not one.")
+            raise MalformedError("A signature line of the checkpoint is malformed.")
         signature = _from_base64(match[2], "signature")
         for key in keys:
             names_key = (match[1], signature[:KEY_ID_BYTES]) == (key.name, key.id) and key.name == checkpoint.origin
@@ -156,14 +156,14 @@ def open_checkpoint(note: str, keys: Sequence[VerifierKey]) -> tuple[Checkpoint,
                 if key.has_signed(text + "\n", signature[KEY_ID_BYTES:]):
                     return checkpoint, key
                 raise MalformedError("The signature of the checkpoint is wrong: it was changed.")
-    raise MalformedError("The checkpoint is signed by none of the keys: it is another log's, or another service's.")
+    raise MalformedError("None of the keys has signed the checkpoint: it is another log's, or another service's.")
 
 
 def _parse_checkpoint(text: str) -> Checkpoint:
     match text.split("\n"):
         case [origin, size, root] if origin:
             return Checkpoint(origin, _number(size, "size"), _hash(root))
-    raise MalformedError("The checkpoint has not the three lines that it must have.")
+    raise MalformedError("The checkpoint does not have exactly three lines.")
 
 
 def proof_text(proof: Proof) -> str:
@@ -181,7 +181,7 @@ def parse_proof(text: str) -> Proof:
     head, separator, note = text.partition("\n\n")
     lines = head.split("\n")
     if not separator or lines[0] != PROOF_HEADER:
-        raise MalformedError(f"This is no proof: its first line is not {PROOF_HEADER}.")
+        raise MalformedError(f"This is not a proof: its first line is not {PROOF_HEADER}.")
     if len(lines) < len(("header", "extra", "index")) or not lines[1].startswith("extra "):
         raise MalformedError("The proof has no entry.")
     if not lines[2].startswith("index "):
@@ -206,20 +206,20 @@ def parse_consistency(text: str) -> tuple[int, list[bytes], str]:
     head, separator, note = text.partition("\n\n")
     lines = head.split("\n")
     if not separator or not lines[0].startswith("old "):
-        raise MalformedError("This is no proof of consistency: its first line names no old size.")
+        raise MalformedError("This is not a proof of consistency: its first line does not name the old size.")
     return _number(lines[0].removeprefix("old "), "old size"), [_hash(line) for line in lines[1:]], note
 
 
 def _number(text: str, what: str) -> int:
     if not _NUMBER.fullmatch(text):
-        raise MalformedError(f"The {what} is no number.")
+        raise MalformedError(f"The {what} is not a number.")
     return int(text)
 
 
 def _hash(text: str) -> bytes:
     data = _from_base64(text, "hash")
     if len(data) != HASH_BYTES:
-        raise MalformedError("A hash has not 32 bytes.")
+        raise MalformedError("A hash does not have 32 bytes.")
     return data
 
 

@@ -43,14 +43,14 @@ def verify(data: bytes, keys: Sequence[VerifierKey], chat_id: str | None = None)
     except MalformedError as error:
         raise NotProvedError(str(error)) from None
     if proof.index >= checkpoint.size:
-        raise NotProvedError("The checkpoint is of an older log, which had no such entry yet.")
+        raise NotProvedError("The checkpoint is older than the entry: the log did not have it yet.")
     if not is_included(leaf_hash(proof.leaf), proof.index, checkpoint.size, proof.path, checkpoint.root):
         raise NotProvedError("The entry is not in the log that was signed: the entry or the path was changed.")
     entry = json.loads(proof.leaf)
     if origin_of(entry["tenant_id"]) != checkpoint.origin or entry["seq"] != proof.index + 1:
-        raise NotProvedError("The entry names another log or another place than it was found in.")
+        raise NotProvedError("The entry says that it is in another log, or at another place in the log.")
     if chat_id is not None and entry.get("chat_id") != chat_id:
-        raise NotProvedError(f"The proof is of another chat: {entry.get('chat_id', 'none')}.")
+        raise NotProvedError(f"The proof is about another chat: {entry.get('chat_id', 'none')}.")
     return Proved(entry, checkpoint, key)
 
 
@@ -69,7 +69,7 @@ def verify_growth(data: bytes, old_note: bytes, keys: Sequence[VerifierKey]) -> 
     if (old.origin, old.size) != (new.origin, size):
         raise NotProvedError("The proof is not about this old checkpoint.")
     if not is_consistent(old.size, old.root, new.size, new.root, path):
-        raise NotProvedError("The log was rewritten: the new checkpoint does not go on from the old one.")
+        raise NotProvedError("The log was rewritten: the new checkpoint does not continue the old one.")
     return old, new
 
 

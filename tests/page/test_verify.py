@@ -76,7 +76,7 @@ def test_the_verdicts(page: Page, files: Path) -> None:
     page.says("Not proved", "not text")
     page.choose(files / "good")
     page.enter("chat", chat(4))
-    page.says("Not proved", f"of another chat: {chat(3)}")
+    page.says("Not proved", f"about another chat: {chat(3)}")
     page.enter("chat", "")
     page.enter("key", str(Log("00000000-0000-4000-8000-000000000001").verifier))
     page.says("Not proved", "another log's")
