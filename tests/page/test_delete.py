@@ -78,7 +78,7 @@ class TestDelete:
         with Peer(tenant.service, chat_id, tenant.access), Peer(tenant.service, chat_id, tenant.access):
             self.ask(window, chat_id)
             self.confirm(window)
-            window.wait_for("#deletion", "2 other connections to this chat are live, so nothing was deleted")
+            window.wait_for("#deletion", "2 other connections to this chat are open, so nothing was deleted")
             window.shot("delete-409")
             assert tenant.contents(chat_id) == ["one"]
         window.wait(lambda: tenant.send("GET", f"/{chat_id}/connections").json()["items"] == [])
@@ -91,7 +91,7 @@ class TestDelete:
         with Peer(tenant.service, chat_id, tenant.access) as peer:
             self.ask(window, chat_id)
             self.confirm(window)
-            window.wait_for("#deletion", "1 other connection to this chat is live")
+            window.wait_for("#deletion", "1 other connection to this chat is open")
             window.press(Keys.ESCAPE)
             window.is_live()
             window.say("back")
@@ -106,7 +106,7 @@ class TestDelete:
         other.is_live()
         self.ask(window, chat_id)
         self.confirm(window)
-        window.wait_for("#deletion", "1 other connection to this chat is live")
+        window.wait_for("#deletion", "1 other connection to this chat is open")
         self.confirm(window)
         window.wait_for("#gone-title", "Deleted")
         other.wait_for("#gone-title", "deleted by somebody else")
@@ -153,7 +153,7 @@ class TestDelete:
         chat_id = tenant.chat("Large", *map(str, range(60)))
         self.ask(window, chat_id)
         self.confirm(window)
-        assert "60 messages to go; none can be read" in window.wait_for("#gone .receipt").text
+        assert "60 messages still to remove; nobody can read them" in window.wait_for("#gone .receipt").text
 
     def test_from_the_list_while_another_is_open(self, window: Window, tenant: Tenant) -> None:
         """The conversation stays as it is."""

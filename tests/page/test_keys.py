@@ -49,7 +49,7 @@ class TestKeysAsPeopleTypeThem:
         window.wait_for("#key")
         window.driver.execute_script("document.getElementById('key').value = arguments[0]", key)
         window.click("#key-form button")
-        window.wait_for("#key-error", "This API key is wrong, or was revoked.")
+        window.wait_for("#key-error", "This API key is wrong, was revoked, or has expired.")
 
     def test_a_plus_sign_in_the_address_is_one(self, window: Window) -> None:
         """No form has made it a space."""

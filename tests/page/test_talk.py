@@ -96,10 +96,10 @@ class TestTalk:
         tenant.send("PATCH", f"/{chat_id}", json={"expires_at": "9999-12-31T23:59:59Z"})
         window.open(f"#chat={chat_id}")
         window.is_live()
-        window.wait_for("#chats a", "until 31 Dec 9999")
+        window.wait_for("#chats a", "expires 31 Dec 9999")
         soon = (database.now() + timedelta(seconds=2)).isoformat()
         assert tenant.send("PATCH", f"/{chat_id}", json={"expires_at": soon}).status_code == 200
-        window.wait_for("#gone-title", "The time of this chat was over")
+        window.wait_for("#gone-title", "This chat has expired")
         window.wait(lambda: window.texts("#chats li") == [])
 
     def test_older_messages_come_when_scrolled_to(self, window: Window, tenant: Tenant) -> None:
@@ -129,7 +129,7 @@ class TestTalk:
         window.driver.execute_script(
             f"{fill} text.value += text.value; document.getElementById('composer').requestSubmit()"
         )
-        window.wait_for("#pending .about", "longer than")
+        window.wait_for("#pending .about", "too long")
         window.click("#pending button")
         assert window.texts("#pending li") == []
 

@@ -139,7 +139,7 @@ export class Api {
       const name = /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition"))[1];
       return { blob: await answer.blob(), name, etag: answer.headers.get("ETag") };
     } catch {
-      throw new Problem(0, { detail: "The export was cut off, and is not whole. Try again." });
+      throw new Problem(0, { detail: "The export was interrupted and is not complete. Try again." });
     }
   }
 
@@ -149,7 +149,7 @@ export class Api {
 
   async _send(method, path, { body, file, headers = {} } = {}) {
     if (!SENDABLE.test(this._key)) {
-      const problem = new Problem(401, { detail: "This is no API key: it has characters that none has." });
+      const problem = new Problem(401, { detail: "This is not an API key: it contains characters that no API key has." });
       this._onKeyRejected(problem);
       throw problem;
     }
@@ -173,7 +173,7 @@ export class Api {
 async function readProblem(answer) {
   const members = await answer.json().catch(() => ({}));
   const retryAfter = Number(answer.headers.get("Retry-After")) || null;
-  return new Problem(answer.status, { detail: `The answer was ${answer.status}.`, ...members }, retryAfter);
+  return new Problem(answer.status, { detail: `The service answered with status ${answer.status}.`, ...members }, retryAfter);
 }
 
 function query(fields) {

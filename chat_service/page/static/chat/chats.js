@@ -120,7 +120,7 @@ export class Chats {
       this._rows.set(chat.id, { row: element("li", {}, link, remove), link, remove });
     }
     const { row, link, remove } = this._rows.get(chat.id);
-    const end = chat.expires_at ? `, until ${when(chat.expires_at)}` : "";
+    const end = chat.expires_at ? `, expires ${when(chat.expires_at)}` : "";
     const about = `${count(chat.message_count, "message")}, ${when(chat.last_message_at ?? chat.created_at)}${end}`;
     link.replaceChildren(
       element("b", { textContent: titleOf(chat) }),

@@ -46,7 +46,7 @@ export class Deletion {
     this._isDone = false;
     this._wasOpen = false;
     this._preview = null;
-    this._show("Delete this chat?", ["Looking at what would be lost…"], [this._cancel("Cancel")]);
+    this._show("Delete this chat?", ["Checking what would be deleted…"], [this._cancel("Cancel")]);
     await this._ask(null);
   }
 
@@ -70,7 +70,7 @@ export class Deletion {
   /** Makes the delete apply only to the state in the saved copy. */
   async _kept({ blob, etag }) {
     this._copy = { etag, exportSha256: await sha256(blob) };
-    this._note("You have a copy. Should the chat change before you go on, nothing is deleted.");
+    this._note("You have saved a copy. If the chat changes before you delete it, nothing is deleted.");
   }
 
   async _ask(note) {
@@ -85,10 +85,10 @@ export class Deletion {
     if (!this._dialog.open) return;
     if (!this._preview.deletable) return this._showHeld(this._preview);
     const { message_count: messages, bytes, bytes_estimated: estimated } = this._preview;
-    const what = messages ? `${count(messages, "message")} (${estimated ? "about " : ""}${size(bytes)})` : "No message";
+    const what = messages ? `${count(messages, "message")} (${estimated ? "about " : ""}${size(bytes)})` : "This chat, without any message,";
     const text = [
       element("p", {}, "“", element("b", { textContent: titleOf(this._chat) }), "”"),
-      element("p", { textContent: `${what} will be gone for everybody. From the trash it can be restored; deleted for good, it cannot be undone.` }),
+      element("p", { textContent: `${what} will disappear for everybody. From the trash you can restore the chat. Deleting it for good cannot be undone.` }),
     ];
     const label = messages ? `Delete ${count(messages, "message")} for good` : "Delete for good";
     this._show("Delete this chat?", text, [
@@ -151,8 +151,8 @@ export class Deletion {
   _showBusy({ activeConnections, requestId }, { toTrash }) {
     const others = count(activeConnections, "other connection");
     const text = [
-      element("p", { textContent: `${others} to this chat ${activeConnections === 1 ? "is" : "are"} live, so nothing was deleted.` }),
-      element("p", { textContent: "Wait until everybody has left, or disconnect them: they are told that the chat was deleted." }),
+      element("p", { textContent: `${others} to this chat ${activeConnections === 1 ? "is" : "are"} open, so nothing was deleted.` }),
+      element("p", { textContent: "Wait until everybody has left, or disconnect them: they will see that the chat was deleted." }),
       element("p", { className: "quiet", textContent: `409 active_connections, request ${requestId}` }),
     ];
     this._show("Others are connected", text, [
@@ -170,7 +170,7 @@ export class Deletion {
   _showHeld({ holds = [] }) {
     const text = [
       element("p", {}, "“", element("b", { textContent: titleOf(this._chat) }), "”"),
-      element("p", { textContent: "It is being kept, so it cannot be deleted, nor its messages changed. It can be moved to the trash, and will be there." }),
+      element("p", { textContent: "This chat must be kept: it cannot be deleted, and its messages cannot be changed. It can be moved to the trash, and stays there." }),
       ...holds.map((hold) => element("p", { className: "quiet", textContent: `Hold ${hold}` })),
     ];
     const buttons = [this._cancel("Close")];

@@ -28,7 +28,7 @@ function enter() {
     askForKey(null);
     return;
   }
-  api = new Api(session.key(), ({ requestId }) => askForKey({ detail: "This API key is wrong, or was revoked.", requestId }));
+  api = new Api(session.key(), ({ requestId }) => askForKey({ detail: "This API key is wrong, was revoked, or has expired.", requestId }));
   deletion = new Deletion(api, { suspend, resume, onDeleted, onTrashed });
   trash = new Trash(api, { onRestored, onDelete: (chat) => deletion.openTrashed(chat) });
   byId("trash").open = false;
@@ -109,7 +109,7 @@ async function follow() {
   conversation = new Conversation(api, chat, {
     changed: (changed) => chats.update(changed),
     gone: (id, wasDeletedNow) => (wasDeletedNow ? wasTakenAway(id) : notThere(id, null)),
-    keyRejected: () => askForKey({ detail: "This API key was revoked." }),
+    keyRejected: () => askForKey({ detail: "This API key was revoked, or has expired." }),
   });
   conversation.start();
   // On a phone the keyboard would cover the messages.
@@ -126,12 +126,12 @@ async function notThere(chatId, problem) {
   const receipt = await showReceipt(api, chatId, byId("gone-receipt"));
   const kept = receipt ? null : await api.trashed(chatId).catch(() => null);
   if (wanted !== chatId) return;
-  if (receipt) sayGone("This chat was deleted", "This is what remains of it.");
+  if (receipt) sayGone("This chat was deleted", "Only this receipt is left of it.");
   if (kept) isInTrash(kept, "This chat is in the trash");
 }
 
 function wasDeleted(chatId, title) {
-  showGone(title, "It is gone for good, with all its messages. This is what remains of it.");
+  showGone(title, "The chat and all its messages are gone for good. Only this receipt is left.");
   chats.remove(chatId);
   showReceipt(api, chatId, byId("gone-receipt"));
   close();
@@ -144,11 +144,11 @@ async function wasTakenAway(chatId) {
   const kept = receipt ? null : await api.trashed(chatId).catch(() => null);
   if (wanted !== chatId) return;
   if (kept) isInTrash(kept, "This chat was moved to the trash by somebody else");
-  else wasDeleted(chatId, hadAnEnd ? "The time of this chat was over" : "This chat was deleted by somebody else");
+  else wasDeleted(chatId, hadAnEnd ? "This chat has expired" : "This chat was deleted by somebody else");
 }
 
 function isInTrash(chat, title) {
-  showGone(title, `It can be restored until ${momentOf(chat.purge_at)}. Then it is deleted for good.`);
+  showGone(title, `It can be restored until ${momentOf(chat.purge_at)}. After that it is deleted for good.`);
   byId("gone-restore").replaceChildren(trash.restoreButton(chat));
   chats.remove(chat.id);
   close();

@@ -28,7 +28,7 @@ export class Outbox {
     this._waiting.set(frame.client_id, { frame, row });
     this._place.append(row);
     if (encoder.encode(JSON.stringify(frame)).length > LARGEST_FRAME) {
-      this.fail(frame.client_id, { detail: "This message is longer than a connection carries (64 KiB)." }, false);
+      this.fail(frame.client_id, { detail: "This message is too long: it may have at most 64 KiB." }, false);
     } else {
       this._send(frame.client_id);
     }

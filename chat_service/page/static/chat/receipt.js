@@ -13,7 +13,7 @@ export async function showReceipt(api, chatId, place) {
     receipt = await api.receipt(chatId);
   } catch (problem) {
     place.replaceChildren();
-    if (problem.status !== 404) place.append(element("p", { textContent: "The receipt could not be read just now." }));
+    if (problem.status !== 404) place.append(element("p", { textContent: "The receipt could not be loaded. Try again later." }));
     return null;
   }
   if (place.dataset.receipt !== token) return receipt;
@@ -28,13 +28,13 @@ function draw({ chat_id, deleted_at, message_count, purge, requested_by, export_
   const state =
     purge.state === "complete"
       ? "all removed"
-      : `${count(purge.deleted, "message")} removed, ${count(purge.remaining, "message")} to go; none can be read`;
+      : `${count(purge.deleted, "message")} removed, ${count(purge.remaining, "message")} still to remove; nobody can read them`;
   const rows = [
     ["Deleted", momentOf(deleted_at)],
     ["Messages", `${count(message_count, "message")}, ${state}`],
     ["By key", requested_by],
     ["Chat", chat_id],
-    ...(export_sha256 ? [["Copy kept, SHA-256", export_sha256]] : []),
+    ...(export_sha256 ? [["Saved copy, SHA-256", export_sha256]] : []),
   ];
   return element(
     "dl",

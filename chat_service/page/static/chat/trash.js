@@ -63,11 +63,11 @@ export class Trash {
       const remove = element("button", { type: "button", className: "danger-quiet", textContent: "Delete for good" });
       remove.ariaLabel = `Delete ${titleOf(chat)} for good`;
       remove.onclick = () => this._onDelete(chat);
-      const about = `${count(chat.message_count, "message")}, until ${momentOf(chat.purge_at)}`;
+      const about = `${count(chat.message_count, "message")}, kept until ${momentOf(chat.purge_at)}`;
       const text = element("p", {}, element("b", { textContent: titleOf(chat) }), element("span", { className: "quiet", textContent: about }));
       return element("li", {}, text, element("div", {}, this.restoreButton(chat), remove));
     });
-    if (!rows.length) rows.push(element("li", { className: "quiet", textContent: "Nothing is in the trash." }));
+    if (!rows.length) rows.push(element("li", { className: "quiet", textContent: "The trash is empty." }));
     if (areMore) rows.push(element("li", { className: "quiet", textContent: "and more" }));
     byId("trash-list").replaceChildren(...rows);
   }
