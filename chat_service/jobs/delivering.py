@@ -101,7 +101,7 @@ class Delivering(Job):
             await asyncio.get_running_loop().run_in_executor(self._threads, settle, attempt, *result)
         except ChatServiceError as error:
             # The claim expires, and the delivery is attempted again.
-            _log.warning("What came of a delivery was not put down: %s", type(error).__name__)
+            _log.warning("The outcome of a delivery was not stored: %s", type(error).__name__)
         finally:
             with self._lock:
                 self._in_progress[attempt.webhook_id] -= 1

@@ -34,7 +34,7 @@ class Keeping(Job):
         except LedgerError as error:
             # An operator has to act, for this does not pass by itself, and must see the cause.
             if time.monotonic() >= self._next_log_at:
-                _log.error("The log is not kept outside the database. %s", error)
+                _log.error("The log is not copied to the ledger. %s", error)
                 self._next_log_at = time.monotonic() + LOG_SECONDS
             return None
 

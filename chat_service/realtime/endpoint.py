@@ -198,7 +198,7 @@ class Sockets:
         except OSError:
             pass  # the client has disconnected
         except Exception as error:  # noqa: BLE001 - any error: no connection may outlive its lease
-            _log.error("A connection failed: %s", type(error).__name__)
+            _log.error("A WebSocket failed: %s", type(error).__name__)
             socket.close(closing.INTERNAL)
         finally:
             await self._end(socket, code)

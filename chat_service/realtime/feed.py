@@ -97,7 +97,7 @@ class Feed:
             return not self._is_running
 
     def _lose(self, error: Exception) -> None:
-        _log.warning("The feed of changes ended: %s", type(error).__name__)
+        _log.warning("The change stream ended: %s", type(error).__name__)
         with self._lock:
             was_following, waiting = bool(self._tenants), list(self._waiting.values())
             self._is_running, self._tenants = False, frozenset()
@@ -130,7 +130,7 @@ class Feed:
         except ChatNotFoundError:
             return  # deleted since; that change comes next
         except ChatServiceError as error:
-            _log.warning("A change of a chat was not told: %s", type(error).__name__)
+            _log.warning("A change of a chat was not sent to its connections: %s", type(error).__name__)
             return
         self._call(self._send_update, (tenant_id, chat_id), chat.expires_at, frames.chat_updated(chat))
 
@@ -139,7 +139,7 @@ class Feed:
         try:
             leased_ids = self._presence.since_restored(tenant_id, chat_id)
         except ChatServiceError as error:
-            _log.warning("Whether a chat was restored was not found out: %s", type(error).__name__)
+            _log.warning("It is unknown whether a chat was restored, so it is closed: %s", type(error).__name__)
             self._call(self._close_chat, (tenant_id, chat_id))
         else:
             self._call(self._close_deleted, (tenant_id, chat_id), leased_ids)

@@ -145,11 +145,11 @@ class Leases:
             await self._run(self._presence.close, self._worker_id, connection_ids)
         except Exception as error:  # noqa: BLE001 - as above
             self.expect_strays()
-            _log.warning("Leases of connections were not given up: %s", type(error).__name__)
+            _log.warning("Leases of connections were not released: %s", type(error).__name__)
 
     async def give_up_all(self) -> None:
         """Give up all leases of this process, because it ends."""
         try:
             await self._run(self._presence.close_worker, self._worker_id)
         except Exception as error:  # noqa: BLE001 - as above
-            _log.warning("Leases of connections were not given up: %s", type(error).__name__)
+            _log.warning("Leases of connections were not released: %s", type(error).__name__)

@@ -196,7 +196,7 @@ class LogFeed:
                     if self._ended_keys:
                         self._wake_all()
             except ChatServiceError as error:
-                _log.warning("The log was not looked at: %s", type(error).__name__)
+                _log.warning("The log could not be checked for new entries: %s", type(error).__name__)
             checks += 1
             await asyncio.sleep(LOOK_SECONDS)
 

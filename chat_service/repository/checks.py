@@ -172,19 +172,23 @@ class Checks:
 def _findings(tenant_id: str, chat_id: str, state: _State, now: datetime) -> list[Finding]:
     problems: list[tuple[str, str]] = []
     if state.chat and state.chat["message_count"] != state.reachable:
-        problems.append(("wrong_count", f"It says {state.chat['message_count']} messages and has {state.reachable}."))
+        problems.append(
+            ("wrong_count", f"Its count says {state.chat['message_count']} messages, and it has {state.reachable}.")
+        )
     if state.leases and (state.is_trashed or not state.chat):
-        problems.append(("orphaned_presence", f"{state.leases} leases of a chat that is not there."))
+        problems.append(("orphaned_presence", f"{state.leases} leases of a chat that is deleted or in the trash."))
     if state.unreachable and not state.purges:
-        problems.append(("orphaned_messages", f"{state.unreachable} messages that nobody can reach, and no purge."))
+        problems.append(
+            ("orphaned_messages", f"{state.unreachable} messages that nobody can read, and no purge removes them.")
+        )
     if not state.is_complete and not any(purge["of_deletion"] for purge in state.purges):
-        problems.append(("endless_receipt", "A receipt that is not complete, and no purge."))
+        problems.append(("endless_receipt", "Its receipt says that a purge is running, and there is none."))
     if state.chat and state.receipt:
         problems.append(
-            ("chat_and_receipt", "A chat that was deleted is there again, as after a restore of the database.")
+            ("chat_and_receipt", "It was deleted and exists again, as after a restore of the database.")
         )
     if any(now - purge["lease_until"] > STALLED for purge in state.purges):
-        problems.append(("stalled_purge", "No worker has touched it for an hour; is `jobs run` running?"))
+        problems.append(("stalled_purge", "No worker has touched its purge for an hour; is `jobs run` running?"))
     return [Finding(kind, tenant_id, chat_id, detail) for kind, detail in problems]
 
 

@@ -119,7 +119,9 @@ class Database:
             self.client = _connect(uri, (self._clock, self._outage, *listeners), max_pool_size)
             self._hosts = _hosts(uri)
         except (InvalidURI, ConfigurationError, ValueError) as error:
-            raise UnsupportedServerError("MONGODB_URI is not a usable MongoDB address.") from error
+            raise UnsupportedServerError(
+                "MONGODB_URI is not a valid MongoDB address, like mongodb://host:27017/chat_service?replicaSet=rs0."
+            ) from error
         self._use(self.client.get_default_database(DEFAULT_DATABASE))
         self._transactions = runner(self.client)
 

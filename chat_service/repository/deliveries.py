@@ -158,7 +158,7 @@ class Deliveries:
                 try:
                     return self._to_attempt(delivery, webhook, now)
                 except SecretsUnreadableError:
-                    _log.warning("A webhook's secret cannot be opened: WEBHOOK_SECRET_KEY has not the key for it.")
+                    _log.warning("A webhook's secret cannot be decrypted: its key is not in WEBHOOK_SECRET_KEY.")
             self._postpone(delivery)
 
     def _postpone(self, delivery: Document) -> None:

@@ -89,7 +89,7 @@ class RateLimits:
                 self._logged_at = now
         if is_due:
             _log.warning(
-                "The database did not answer for a rate limit, so requests go on without: %s", type(error).__name__
+                "The database did not answer in time, so requests pass without rate limits: %s", type(error).__name__
             )
 
 

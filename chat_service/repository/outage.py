@@ -69,7 +69,7 @@ PASSING = {
 
 REFUSED = {
     11: "MongoDB at {hosts} does not know the user of MONGODB_URI.",
-    13: "MongoDB at {hosts} does not let the user of MONGODB_URI work; it needs the role readWrite on {database}.",
+    13: "MongoDB at {hosts} refuses a command: the user of MONGODB_URI needs the role readWrite on {database}.",
     18: "MongoDB at {hosts} refuses the user or the password of MONGODB_URI.",
 }
 """Error codes that last until somebody fixes users, passwords or roles: also 503, with a log line that says why."""
@@ -93,7 +93,7 @@ def reasons(error: PyMongoError, hosts: str, database: str) -> list[str]:
     if is_refused(error):
         return [REFUSED[error.code or 0].format(hosts=hosts, database=database)]
     if isinstance(error, ConfigurationError):
-        return [f"DNS does not say where {hosts} of MONGODB_URI is."]
+        return [f"DNS has no address for {hosts} of MONGODB_URI."]
     if isinstance(error, ServerSelectionTimeoutError):
         return [f"No primary of the replica set in MONGODB_URI answers at {hosts}."]
     return []

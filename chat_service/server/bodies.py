@@ -140,7 +140,7 @@ class _Body:
                     break
         except OSError as error:
             # The folder is not logged: asking for it fails where no folder can be written.
-            _log.error("A body could not be kept in TMPDIR: %s", error.strerror)
+            _log.error("A request body could not be written to TMPDIR: %s", error.strerror)
             raise UploadStorageError from error
         return file
 

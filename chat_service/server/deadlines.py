@@ -24,7 +24,7 @@ BEHIND_SECONDS = 300.0
 """No request takes this long to arrive. Beyond that a clock is wrong, too."""
 
 _WRONG = (
-    "X-Request-Start is {} the clock of this machine: one of the two is wrong, and requests count from their arrival."
+    "X-Request-Start is {} the clock of this machine: one of the two clocks is wrong. Deadlines count from the arrival."
 )
 AHEAD = _WRONG.format("ahead of")
 BEHIND = _WRONG.format("minutes behind")

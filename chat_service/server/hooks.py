@@ -201,7 +201,7 @@ def post_fork(read_settings: ReadSettings, server: Any, worker: Any) -> None:
     """Begin to release what the dead held. Then pause, if workers before this one ended before they served."""
     processes.set_number(worker.age)
     if not shared_files.keep_metrics_as(_metrics_number(worker)):
-        server.log.warning("There is no room for the metrics of a worker: it serves, and /metrics tells too little.")
+        server.log.warning("There is no room for the metrics of a worker: it serves, but /metrics is incomplete.")
     from chat_service.telemetry import metrics  # noqa: PLC0415 - only now is it known where metrics are kept
 
     metrics.count_deaths(worker.deaths)
@@ -236,7 +236,7 @@ def release_dead_workers(predecessors: Sequence[DeadWorker], mongodb_uri: str, l
                     if orphans.release(dead.name):
                         dead.phase[0] = Phase.RELEASED
                 except Exception as error:  # noqa: BLE001 - any error: the release is tried again, for a while
-                    log.debug("What a dead worker held was not released yet: %s", type(error).__name__)
+                    log.debug("What a dead worker held is not released yet: %s", type(error).__name__)
             time.sleep(RELEASE_EVERY_SECONDS)
     finally:
         database.close()

@@ -34,14 +34,18 @@ _requests = Histogram(
 _deletes = Counter("chat_service_deletes", "Deletes of chats, by outcome.", ["outcome"], registry=_registry)
 _unlimited = Counter(
     "chat_service_rate_limits_failed_open",
-    "Requests that went on without a rate limit, because the database did not say in time what is left.",
+    "Requests that passed without their rate limit, because the database did not answer in time.",
     registry=_registry,
 )
-_opened = Counter("chat_service_database_connections_created", "Connections to the database.", registry=_registry)
-_closed = Counter("chat_service_database_connections_closed", "Of these, the closed ones.", registry=_registry)
+_opened = Counter(
+    "chat_service_database_connections_created", "Database connections that were opened.", registry=_registry
+)
+_closed = Counter(
+    "chat_service_database_connections_closed", "Database connections that were closed.", registry=_registry
+)
 _refused = Counter(
     "chat_service_database_connections_refused",
-    "Commands for which no connection became free in time, or none could be made.",
+    "Commands for which no connection became free in time, or none could be opened.",
     registry=_registry,
 )
 _in_use = Gauge(
@@ -61,7 +65,7 @@ _listeners = Gauge(
 )
 _info = Gauge(
     "chat_service_info",
-    "1, with the version and the commit that run.",
+    "Always 1; the labels say which version and commit run.",
     ["version", "commit"],
     registry=_registry,
     multiprocess_mode="livemax",
@@ -75,20 +79,20 @@ _waiting = Gauge(
 )
 _deaths = Counter(
     "chat_service_workers_died",
-    "Web workers that ended without being told to. Those of the same service that came after them have counted them.",
+    "Web workers that ended without being asked to, counted by the workers that came after them.",
     registry=_registry,
 )
 
 DATABASE_GAUGES = {
     "chat_service_log_writers": "1 while a worker writes the log, else 0.",
-    "chat_service_log_behind_seconds": "How long ago everything was committed that the log has.",
+    "chat_service_log_behind_seconds": "How many seconds the log is behind what was committed.",
     "chat_service_purges_open": "Purges that are not complete, up to 10,000.",
-    "chat_service_purge_messages_left": "Messages that these have left to remove.",
-    "chat_service_purge_waiting_seconds": "For how long no worker has touched the purge that has waited longest.",
-    "chat_service_webhooks_enabled": "Webhooks that are told of the log.",
-    "chat_service_webhooks_failing": "Of these, the ones with a delivery that was tried and not taken yet.",
-    "chat_service_webhook_late_seconds": "How long ago the delivery was due that has waited longest for a worker.",
-    "chat_service_retention_overdue_chats": "Chats that should have been taken two days ago, up to 1,000 a tenant.",
+    "chat_service_purge_messages_left": "Messages that the open purges have left to remove.",
+    "chat_service_purge_waiting_seconds": "Time since a worker touched the purge that has waited longest, or 0.",
+    "chat_service_webhooks_enabled": "Webhooks that are enabled.",
+    "chat_service_webhooks_failing": "Enabled webhooks with a delivery that was tried and has not been accepted yet.",
+    "chat_service_webhook_late_seconds": "How long the oldest delivery that no worker has tried is overdue, or 0.",
+    "chat_service_retention_overdue_chats": "Chats that were due for retention two days ago, up to 1,000 a tenant.",
 }
 """Gauges for which all processes report the same value: a query takes the max of them."""
 

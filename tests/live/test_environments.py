@@ -144,10 +144,10 @@ def _view(database: Any) -> None:
 
 
 AWAY = "No primary of the replica set in MONGODB_URI answers at "
-DNS = "DNS does not say where nowhere.invalid of MONGODB_URI is."
+DNS = "DNS has no address for nowhere.invalid of MONGODB_URI."
 REFUSED = "refuses the user or the password of MONGODB_URI"
-ROLE = "does not let the user of MONGODB_URI work; it needs the role readWrite on chat"
-ADDRESS = "MONGODB_URI is not a usable MongoDB address."
+ROLE = "refuses a command: the user of MONGODB_URI needs the role readWrite on chat"
+ADDRESS = "MONGODB_URI is not a valid MongoDB address"
 ENDS = 0
 """In place of a status: a setting that is wrong for good ends the service as it starts."""
 IN_PLACE = "Collections and indexes are in place."

@@ -150,7 +150,7 @@ def test_a_full_disk_is_logged_and_passes(app: Flask, governor: Client, database
         broken.setattr("chat_service.proof.ledger_file.sqlite3.connect", _refuse)
         assert job.run_once() is None
         assert job.run_once() is None
-    assert caplog.text.count("The log is not kept outside the database. LEDGER_FILE cannot be used") <= 1
+    assert caplog.text.count("The log is not copied to the ledger. LEDGER_FILE cannot be used") <= 1
     assert job.run_once() == 2
 
 
