@@ -79,7 +79,7 @@ export class Deletion {
     try {
       this._preview = await this._api.preview(this._chat.id);
     } catch (problem) {
-      this._failed(problem, () => this._ask(note));
+      this._failed(problem, () => this._ask(note), "Nothing was deleted");
       return;
     }
     if (!this._dialog.open) return;
@@ -179,11 +179,11 @@ export class Deletion {
     this._show("This chat cannot be deleted", text, buttons);
   }
 
-  _failed(problem, again) {
+  _failed(problem, again, title = isRefusal(problem) ? "Nothing was deleted" : "It is not known whether the chat was deleted") {
     const text = [element("p", { textContent: sentence(problem) })];
     const buttons = [this._cancel("Cancel")];
     if (again !== null && problem.status !== 403) buttons.push(this._button("Try again", "primary", again));
-    this._show(isRefusal(problem) ? "Nothing was deleted" : "The chat was not deleted, as far as is known", text, buttons);
+    this._show(title, text, buttons);
   }
 
   async _done(title) {
