@@ -129,7 +129,9 @@ def test_every_wrong_variable_is_named_at_once(monkeypatch) -> None:
     for name in ("MONGODB_URI", "MAX_BODY_BYTES", "THREADS", "DELETE_INLINE_LIMIT", "LOG_FORMAT", "METRICS", "CORS"):
         assert name in str(error.value)
     for scope in EVERYDAY_SCOPES:
-        assert f"RATE_LIMIT_{scope.name}: Not a limit. Write `off`, or requests per second and burst" in str(error.value)
+        assert f"RATE_LIMIT_{scope.name}: Not a limit. Write `off`, or requests per second and burst" in str(
+            error.value
+        )
     assert "CHAT_PAGE" in str(error.value)
     assert "make run" in str(error.value)
 

@@ -67,16 +67,12 @@ def _database_row(repos: Repositories) -> Row:
         return Row("database", text)
     lag = f"{server.lag.total_seconds():.0f} s"
     text = f"{text}, {counted(server.members, 'member')}, the majority {lag} behind"
-    return Row(
-        "database", text, "Deletes wait for a majority: look at the secondaries." if server.lag > BEHIND else ""
-    )
+    return Row("database", text, "Deletes wait for a majority: look at the secondaries." if server.lag > BEHIND else "")
 
 
 def _collections_row(repos: Repositories) -> Row:
     shortcomings = repos.database.shortcomings()
-    return Row(
-        "collections", f"{len(shortcomings)} wrong" if shortcomings else "as required", " ".join(shortcomings)
-    )
+    return Row("collections", f"{len(shortcomings)} wrong" if shortcomings else "as required", " ".join(shortcomings))
 
 
 def _oplog_row(repos: Repositories) -> Row:

@@ -184,9 +184,7 @@ def _findings(tenant_id: str, chat_id: str, state: _State, now: datetime) -> lis
     if not state.is_complete and not any(purge["of_deletion"] for purge in state.purges):
         problems.append(("endless_receipt", "Its receipt says that a purge is running, and there is none."))
     if state.chat and state.receipt:
-        problems.append(
-            ("chat_and_receipt", "It was deleted and exists again, as after a restore of the database.")
-        )
+        problems.append(("chat_and_receipt", "It was deleted and exists again, as after a restore of the database."))
     if any(now - purge["lease_until"] > STALLED for purge in state.purges):
         problems.append(("stalled_purge", "No worker has touched its purge for an hour; is `jobs run` running?"))
     return [Finding(kind, tenant_id, chat_id, detail) for kind, detail in problems]

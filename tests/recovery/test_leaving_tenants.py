@@ -245,7 +245,10 @@ class TestExport:
         monkeypatch.setattr("chat_service.repository.exports.FIRST_BYTES", 1)
         monkeypatch.setattr("chat_service.repository.exports.GROWTH", 1)
         monkeypatch.setattr(Exports, "_later", delete_first)
-        assert "1 chat, 1 more in the trash" in run(app, "export", leaving.access.tenant_id, str(tmp_path / "z.zip")).output
+        assert (
+            "1 chat, 1 more in the trash"
+            in run(app, "export", leaving.access.tenant_id, str(tmp_path / "z.zip")).output
+        )
         with zipfile.ZipFile(tmp_path / "z.zip") as archive:
             assert f"chats/{large}.ndjson" not in archive.namelist()
 
