@@ -101,7 +101,7 @@ def test_nothing_is_left_but_the_proof(app: Flask, leaving: Client, new_tenant, 
     run(app, "proof", tenant_id, code=1)
     rested(database)
     work(app, database)
-    assert "Deleted 20" in delete(app, leaving)
+    assert "Deleted at 20" in delete(app, leaving)
     assert "(deleted 20" in run(app, "list").output
     assert named_in(database, tenant_id) <= KEPT
     assert database.tenants.find_one({"_id": tenant_id})["name"] == ""
@@ -152,7 +152,7 @@ def test_a_hold_wins(app: Flask, leaving: Client, database: Database) -> None:
     assert [one["_id"]["chat_id"] for one in database.chats.find()] == [held], "not before it has rested"
     rested(database)
     work(app, database)
-    assert "Deleted 20" in delete(app, leaving)
+    assert "Deleted at 20" in delete(app, leaving)
 
 
 def test_a_message_of_no_chat_keeps_it_until_somebody_has_looked(
@@ -167,7 +167,7 @@ def test_a_message_of_no_chat_keeps_it_until_somebody_has_looked(
     assert "Being deleted: 0 chats left" in delete(app, leaving)
     list(Checks(database).run(repair=True))
     work(app, database)
-    assert "Deleted 20" in delete(app, leaving)
+    assert "Deleted at 20" in delete(app, leaving)
 
 
 def test_any_number_of_workers_end_it_once(app: Flask, leaving: Client, database: Database) -> None:
