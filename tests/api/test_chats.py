@@ -13,14 +13,14 @@ UNKNOWN = "11111111-2222-4333-8444-555555555555"
 
 class TestDelete:
     def test_without_a_key_is_401(self, alice: Client) -> None:
-        """The key is checked before anything about the chat is told."""
+        """The key is checked first, and without one nothing is said about the chat."""
         chat_id = alice.new_chat("hello")
         answer = alice.send("DELETE", f"{CHATS}/{chat_id}", headers={"X-API-Key": ""})
         assert (answer.status_code, answer.get_json()["code"]) == (401, "invalid_api_key")
         assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 1
 
     def test_of_another_tenants_chat_is_404_and_changes_nothing(self, alice: Client, bob: Client) -> None:
-        """A foreign chat answers exactly like one that never was."""
+        """The response for another tenant's chat is identical to that for a chat that never existed."""
         chat_id = alice.new_chat("hello")
         request_id = {"X-Request-ID": "same"}
         foreign = bob.send("DELETE", f"{CHATS}/{chat_id}", headers=request_id)
@@ -29,8 +29,8 @@ class TestDelete:
         assert (foreign.data, foreign.headers) == (absent.data, absent.headers)
         assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 1
 
-    def test_answers_as_published_and_takes_everything(self, alice: Client, either_database: Database) -> None:
-        """200 with the three published fields, to the byte; no document of the chat is left."""
+    def test_response_is_as_published_and_everything_is_removed(self, alice: Client, either_database: Database) -> None:
+        """The response is 200 with exactly the three published fields; no document of the chat is left."""
         chat_id = alice.new_chat("one", "two")
         other = alice.new_chat("stays")
         answer = alice.send("DELETE", f"{CHATS}/{chat_id}")
@@ -47,7 +47,7 @@ class TestDelete:
         assert [message["content"] for message in either_database.messages.find()] == ["stays"]
 
     def test_writes_a_receipt_without_content(self, alice: Client, either_database: Database) -> None:
-        """The receipt says what was deleted, when and with which key, and nothing of what was said."""
+        """The receipt says what was deleted, when and with which key, and contains no title and no message."""
         chat_id = alice.new_chat("secret words", title="secret title")
         alice.send("DELETE", f"{CHATS}/{chat_id}")
         (receipt,) = either_database.deletions.find()
@@ -61,12 +61,12 @@ class TestDelete:
         }
 
     def test_twice_is_404(self, alice: Client) -> None:
-        """A chat can be deleted once."""
+        """A chat can be deleted only once."""
         chat_id = alice.new_chat()
         assert [alice.send("DELETE", f"{CHATS}/{chat_id}").status_code for _ in range(2)] == [200, 404]
 
     def test_with_live_connections_is_409_and_changes_nothing(self, alice: Client, either_database: Database) -> None:
-        """The answer tells how many there are; once they are closed the delete goes through."""
+        """The response has the number of connections; once they are closed, the delete succeeds."""
         chat_id = alice.new_chat("hello")
         presence = Presence(either_database)
         for connection in ("a", "b"):
@@ -82,7 +82,7 @@ class TestDelete:
             presence.close("worker", [connection])
         assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
 
-    def test_takes_the_uuid_in_upper_case(self, alice: Client) -> None:
+    def test_accepts_the_uuid_in_upper_case(self, alice: Client) -> None:
         """RFC 9562: hexadecimal digits are accepted in either case."""
         chat_id = alice.new_chat()
         assert alice.send("DELETE", f"{CHATS}/{chat_id.upper()}").status_code == 200
@@ -97,16 +97,16 @@ class TestDelete:
 
 class TestCreate:
     def test_without_a_key_is_401(self, alice: Client) -> None:
-        """Also with a body that is wrong: nothing is told."""
+        """The key is checked before the body: the response is 401 even if the body is invalid."""
         assert alice.send("POST", CHATS, headers={"X-API-Key": ""}, data=b"{").status_code == 401
 
     def test_under_another_tenants_id_is_201(self, alice: Client, bob: Client) -> None:
-        """One tenant's ids are no oracle for another's: each has its own."""
+        """Ids are separate for each tenant, so nobody can find out which ids another tenant uses."""
         chat_id = alice.new_chat()
         assert bob.send("POST", CHATS, json={"id": chat_id}).status_code == 201
 
-    def test_answers_the_chat_and_where_it_is(self, alice: Client) -> None:
-        """201 with Location, and GET there gives the same."""
+    def test_returns_the_chat_and_its_location(self, alice: Client) -> None:
+        """The response is 201 with Location, and a GET of that address returns the same chat."""
         answer = alice.send("POST", CHATS, json={"title": "Hi 🎉", "metadata": {"a": [1, {"b": None}]}})
         assert answer.status_code == 201
         chat = answer.get_json()
@@ -117,14 +117,14 @@ class TestCreate:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", chat["created_at"])
 
     def test_under_an_id_in_use_is_409(self, alice: Client) -> None:
-        """The chat that is there stays as it is."""
+        """The existing chat does not change."""
         chat_id = alice.new_chat(title="first")
         answer = alice.send("POST", CHATS, json={"id": chat_id.upper(), "title": "second"})
         assert (answer.status_code, answer.get_json()["code"]) == (409, "chat_exists")
         assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["title"] == "first"
 
     def test_under_a_deleted_id_is_409(self, alice: Client) -> None:
-        """A deleted id never comes back."""
+        """The id of a deleted chat is never used again."""
         chat_id = alice.new_chat()
         alice.send("DELETE", f"{CHATS}/{chat_id}")
         answer = alice.send("POST", CHATS, json={"id": chat_id})
@@ -138,18 +138,18 @@ class TestGet:
         assert alice.send("GET", f"{CHATS}/{alice.new_chat()}", headers={"X-API-Key": "wrong"}).status_code == 401
 
     def test_of_another_tenants_chat_is_404(self, alice: Client, bob: Client) -> None:
-        """A foreign chat answers like one that never was."""
+        """The response is the one for a chat that never existed."""
         answer = bob.send("GET", f"{CHATS}/{alice.new_chat()}")
         assert (answer.status_code, answer.get_json()["code"]) == (404, "chat_not_found")
 
     def test_counts_messages(self, alice: Client) -> None:
-        """message_count and last_message_at follow the messages."""
+        """message_count and last_message_at change with each message."""
         chat = alice.send("GET", f"{CHATS}/{alice.new_chat('a', 'b')}").get_json()
         assert chat["message_count"] == 2
         assert chat["last_message_at"] == chat["updated_at"]
 
-    def test_gives_an_etag_that_follows_changes(self, alice: Client) -> None:
-        """It changes with the chat and its messages."""
+    def test_etag_changes_with_every_change(self, alice: Client) -> None:
+        """A change of the chat or of its messages changes the ETag."""
         chat_id = alice.new_chat("a")
         tags = [alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"]]
         for method, path, body in (
@@ -163,8 +163,8 @@ class TestGet:
             tags.append(alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"])
         assert len(set(tags)) == len(tags)
 
-    def test_that_was_seen_already_is_304(self, alice: Client) -> None:
-        """No body, and the same ETag; whatever else the caller names, the chat comes whole."""
+    def test_with_a_matching_if_none_match_is_304(self, alice: Client) -> None:
+        """A 304 has no body and the same ETag; with any other If-None-Match the whole chat is returned."""
         path = f"{CHATS}/{alice.new_chat()}"
         seen = alice.send("GET", path).headers["ETag"]
         for tags in (seen, f"W/{seen}", f'"x", {seen}', "*"):
@@ -177,8 +177,8 @@ class TestGet:
         alice.send("PATCH", path, json={"title": "t"})
         assert alice.send("GET", path, headers={"If-None-Match": seen}).get_json()["title"] == "t"
 
-    def test_with_other_connections_is_not_what_was_seen(self, alice: Client, either_database: Database) -> None:
-        """They are in the body, so 304 would be wrong; but they are no change that If-Match looks for."""
+    def test_with_a_changed_number_of_connections_is_not_304(self, alice: Client, either_database: Database) -> None:
+        """The body has their number, so 304 would be wrong; but for If-Match they are no change."""
         chat_id = alice.new_chat()
         path = f"{CHATS}/{chat_id}"
         tags = [alice.send("GET", path).headers["ETag"]]
@@ -199,16 +199,16 @@ class TestUpdate:
         """The key is checked first."""
         assert alice.send("PATCH", f"{CHATS}/{UNKNOWN}", headers={"X-API-Key": ""}).status_code == 401
 
-    def test_changes_what_is_named_and_nothing_else(self, alice: Client) -> None:
-        """200 with the whole chat."""
+    def test_changes_only_the_given_fields(self, alice: Client) -> None:
+        """The response is 200 with the whole chat; fields that are not in the body stay."""
         chat_id = alice.new_chat("hello", title="old", metadata={"a": 1})
         before = alice.send("GET", f"{CHATS}/{chat_id}").get_json()
         changed = alice.send("PATCH", f"{CHATS}/{chat_id}", json={"title": None}).get_json()
         assert changed.pop("updated_at") >= before.pop("updated_at")
         assert changed == {**before, "title": None}
 
-    def test_with_an_etag_that_no_longer_holds_is_412(self, alice: Client) -> None:
-        """Nothing is overwritten that the caller has not seen; with the new ETag, or *, it goes through."""
+    def test_with_an_outdated_etag_is_412(self, alice: Client) -> None:
+        """A change that the caller has not seen is not overwritten; with the new ETag, or *, the update succeeds."""
         chat_id = alice.new_chat(title="first")
         path = f"{CHATS}/{chat_id}"
         seen = alice.send("GET", path).headers["ETag"]
@@ -222,7 +222,7 @@ class TestUpdate:
             assert alice.send("PATCH", path, json={"title": "x"}, headers={"If-Match": fresh}).status_code == 200
 
     def test_delete_honours_if_match_too(self, alice: Client) -> None:
-        """A chat that has grown since it was looked at is not deleted."""
+        """A chat that has got a message since the caller read it is not deleted."""
         chat_id = alice.new_chat()
         path = f"{CHATS}/{chat_id}"
         seen = alice.send("GET", path).headers["ETag"]
@@ -240,7 +240,7 @@ class TestList:
         assert alice.send("GET", CHATS, headers={"X-API-Key": ""}).status_code == 401
 
     def test_shows_the_tenants_own_chats_only(self, alice: Client, bob: Client) -> None:
-        """Nothing of another tenant is in the list, nor counted."""
+        """The list has no chat of another tenant."""
         chat_id = alice.new_chat(title="mine")
         bob.new_chat(title="yours")
         (item,) = alice.send("GET", CHATS).get_json()["items"]
@@ -248,7 +248,7 @@ class TestList:
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 7])
     def test_runs_from_the_latest_activity_to_the_earliest(self, alice: Client, limit: int) -> None:
-        """Each chat once, in pages of the size asked for, while others are added and deleted in between."""
+        """Each chat is listed once, in pages of the requested size, although chats are added and deleted meanwhile."""
         ids = [alice.new_chat() for _ in range(7)]
         alice.send("POST", f"{CHATS}/{ids[2]}/messages", json={"content": "bump"})
         seen: list[tuple[str, str]] = []
@@ -257,16 +257,16 @@ class TestList:
             page = alice.send("GET", f"{CHATS}?{query}").get_json()
             seen += [(chat["updated_at"], chat["id"]) for chat in page["items"]]
             assert len(page["items"]) <= limit
-            alice.new_chat()  # at the top, where this walk has been already
+            alice.new_chat()  # at the top of the list, which this loop has passed already
             alice.send("DELETE", f"{CHATS}/{page['items'][-1]['id']}")
             query = f"limit={limit}&cursor={page['next_cursor']}" if page["next_cursor"] else ""
-        times, found = zip(*seen, strict=True)
-        assert sorted(found) == sorted(ids)
+        times, seen_ids = zip(*seen, strict=True)
+        assert sorted(seen_ids) == sorted(ids)
         assert list(times) == sorted(times, reverse=True)
         assert (max(times), ids[2]) in seen
 
     def test_counts_live_connections(self, alice: Client, either_database: Database) -> None:
-        """With those of each chat."""
+        """Each chat in the list has the number of its own connections."""
         ids = [alice.new_chat() for _ in range(3)]
         for number, chat_id in enumerate(ids):
             for connection in range(number):
@@ -275,7 +275,7 @@ class TestList:
         assert {item["id"]: item["active_connections"] for item in items} == dict(zip(ids, range(3), strict=True))
 
     def test_a_cursor_belongs_to_its_tenant(self, alice: Client, bob: Client) -> None:
-        """A cursor of another tenant is an error."""
+        """The cursor of another tenant is refused."""
         alice.new_chat(), alice.new_chat()
         cursor = alice.send("GET", f"{CHATS}?limit=1").get_json()["next_cursor"]
         assert bob.send("GET", f"{CHATS}?cursor={cursor}").get_json()["code"] == "invalid_cursor"

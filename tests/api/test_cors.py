@@ -1,4 +1,4 @@
-"""Browsers on other origins: let in by CORS_ORIGINS, exactly, and by default not at all."""
+"""Browsers on other origins: only the exact origins in CORS_ORIGINS are allowed, and by default none is."""
 
 import pytest
 from flask import Flask
@@ -15,7 +15,7 @@ PREFLIGHT = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-
 
 @pytest.fixture
 def either_database() -> MockDatabase:
-    """Nothing here asks the database anything that mongomock answers otherwise."""
+    """These tests send no command for which mongomock differs from mongod."""
     return MockDatabase()
 
 
@@ -25,8 +25,8 @@ def app(either_database: MockDatabase) -> Flask:
     return create_app(config, either_database)
 
 
-def test_a_browser_deletes_from_an_origin_that_is_let_in(alice: Client, app: Flask) -> None:
-    """The preflight, which has no key, is answered; then the delete, whose answer the page may read."""
+def test_a_browser_deletes_from_an_allowed_origin(alice: Client, app: Flask) -> None:
+    """The preflight succeeds without a key; then the delete does, and the page may read its response."""
     path = f"{CHATS}/{alice.new_chat()}"
     preflight = app.test_client().options(path, headers={"Origin": GOOD, **PREFLIGHT})
     assert preflight.status_code == 204
@@ -43,7 +43,7 @@ def test_a_browser_deletes_from_an_origin_that_is_let_in(alice: Client, app: Fla
 
 
 def test_errors_can_be_read_too(app: Flask) -> None:
-    """A page has to see why it was refused."""
+    """A page can read the response that says why its request was refused."""
     answer = app.test_client().delete(f"{CHATS}/x", headers={"Origin": GOOD})
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (401, GOOD)
 
@@ -52,8 +52,8 @@ def test_errors_can_be_read_too(app: Flask) -> None:
     "origin",
     ["https://evil.example", "null", "https://good.example.evil.com", "http://good.example", f"{GOOD}:8443", "*", ""],
 )
-def test_no_other_origin_is_let_in(app: Flask, alice: Client, origin: str) -> None:
-    """Neither by preflight nor by request; caches are told that the answer depends on the origin."""
+def test_no_other_origin_is_allowed(app: Flask, alice: Client, origin: str) -> None:
+    """No response allows it; Vary tells caches that the response depends on the origin."""
     for answer in (
         app.test_client().options(CHATS, headers={"Origin": origin, **PREFLIGHT}),
         alice.send("GET", CHATS, headers={"Origin": origin}),
@@ -62,16 +62,16 @@ def test_no_other_origin_is_let_in(app: Flask, alice: Client, origin: str) -> No
         assert "Origin" in answer.headers["Vary"]
 
 
-def test_by_default_no_origin_is_let_in(either_database: MockDatabase) -> None:
-    """Without CORS_ORIGINS there is no such header, and a preflight is a request without a key."""
+def test_by_default_no_origin_is_allowed(either_database: MockDatabase) -> None:
+    """Without CORS_ORIGINS no CORS header is sent, and a preflight is refused as a request without a key."""
     app = create_app(Settings("unused", 2**20, threads=8, log_format="json"), either_database)
     answer = app.test_client().options(CHATS, headers={"Origin": GOOD, **PREFLIGHT})
     assert answer.status_code == 401
     assert not [name for name in answer.headers.keys() if name.startswith("Access-Control")]  # noqa: SIM118 - not a dict
 
 
-def test_settings_that_are_no_origin_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `*` would let every page in; the sentence names what is wrong."""
+def test_settings_that_are_not_origins_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the setting; `*` is refused because it would allow every page."""
     monkeypatch.setenv("MONGODB_URI", "mongodb://127.0.0.1")
     for wrong in ("*", "null", "https://good.example/", "good.example", "https://*.good.example"):
         monkeypatch.setenv("CORS_ORIGINS", f"{GOOD},{wrong}")
@@ -82,6 +82,6 @@ def test_settings_that_are_no_origin_are_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_key_is_still_needed(app: Flask) -> None:
-    """CORS opens nothing to those without one."""
+    """A request from an allowed origin is refused without a valid key."""
     client = Client(app, TenantAccess("t", "wrong", "k"))
     assert client.send("GET", CHATS, headers={"Origin": GOOD}).status_code == 401

@@ -1,4 +1,4 @@
-"""Erasing a person: everything that a sender has said, wherever it is, once, and counted."""
+"""Erasures: every message of a sender, wherever it is stored, is erased once and counted."""
 
 import json
 from datetime import timedelta
@@ -27,7 +27,7 @@ PERSON, OTHER = "canary-person@example.org", "somebody else"
 
 @pytest.fixture
 def either_database(database: Database) -> Database:
-    """Erasing rests on what mongomock does not do: pipelines over keys, and transactions."""
+    """Only mongod: erasures need pipelines over keys, and transactions, which mongomock does not have."""
     return database
 
 
@@ -39,7 +39,7 @@ def governor(app: Flask, alice: Client, either_database: Database) -> Client:
 
 
 def new_chat(client: Client, *senders: str | None) -> str:
-    """Make a chat in which these have said something."""
+    """Make a chat with one message of each sender."""
     chat_id = client.new_chat()
     messages = [
         {"content": f"canary-content {number}", "sender_id": sender, "role": "assistant", "metadata": {"n": number}}
@@ -49,21 +49,21 @@ def new_chat(client: Client, *senders: str | None) -> str:
     return chat_id
 
 
-def said(client: Client, chat_id: str) -> list[tuple[int, str, str | None]]:
+def messages_of(client: Client, chat_id: str) -> list[tuple[int, str, str | None]]:
     messages = client.send("GET", f"{CHATS}/{chat_id}/messages").get_json()["items"]
-    return [(one["seq"], one["content"], one["sender_id"]) for one in messages]
+    return [(message["seq"], message["content"], message["sender_id"]) for message in messages]
 
 
 def request(governor: Client, mode: str, sender_id: str = PERSON) -> dict[str, Any]:
     answer = governor.send("POST", ERASURES, json={"sender_id": sender_id, "mode": mode})
     assert answer.status_code == 202, answer.get_data()
-    found: dict[str, Any] = answer.get_json()
-    assert answer.headers["Location"] == f"{ERASURES}/{found['id']}"
-    return found
+    erasure: dict[str, Any] = answer.get_json()
+    assert answer.headers["Location"] == f"{ERASURES}/{erasure['id']}"
+    return erasure
 
 
 def work(client: Client) -> int:
-    """Do all that can be done now; return how many messages were erased."""
+    """Run the job until it has nothing to do; return how many messages were erased."""
     job, erased = Erasing(client.app.extensions["chat_service"].erasures), 0
     while (number := job.run_once()) is not None:
         erased += number
@@ -71,13 +71,13 @@ def work(client: Client) -> int:
 
 
 def look(governor: Client, erasure: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = governor.send("GET", f"{ERASURES}/{erasure['id']}").get_json()
-    return found
+    current: dict[str, Any] = governor.send("GET", f"{ERASURES}/{erasure['id']}").get_json()
+    return current
 
 
 class TestRedact:
-    def test_takes_what_was_said_and_by_whom(self, alice: Client, governor: Client) -> None:
-        """Number, role and times stay; others' messages as they are; the chat's revision has grown."""
+    def test_removes_content_and_sender(self, alice: Client, governor: Client) -> None:
+        """Number, role and times stay, other senders' messages do not change, and the chat's ETag changes."""
         chat_id = new_chat(alice, PERSON, OTHER, PERSON, None)
         before = alice.send("GET", f"{CHATS}/{chat_id}/messages").get_json()["items"]
         etag = alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"]
@@ -94,16 +94,16 @@ class TestRedact:
         assert (done["state"], done["chats"], done["messages"], done["deferred_chats"]) == ("complete", 1, 2, 0)
         exported = alice.send("GET", f"{CHATS}/{chat_id}/export?format=ndjson").data
         imported = alice.send("POST", f"{CHATS}/import", data=exported, content_type="application/x-ndjson")
-        assert imported.status_code == 201, "and comes back in"
+        assert imported.status_code == 201, "an export of it can be imported"
 
 
 class TestRemove:
     def test_removes_the_messages(self, alice: Client, governor: Client, either_database: Database) -> None:
-        chat_id, all_of_it = new_chat(alice, PERSON, OTHER, PERSON), new_chat(alice, PERSON)
+        chat_id, emptied = new_chat(alice, PERSON, OTHER, PERSON), new_chat(alice, PERSON)
         erasure = request(governor, "remove")
         assert work(alice) == 3
-        assert said(alice, chat_id) == [(2, "canary-content 2", OTHER)]
-        assert said(alice, all_of_it) == []
+        assert messages_of(alice, chat_id) == [(2, "canary-content 2", OTHER)]
+        assert messages_of(alice, emptied) == []
         assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 1
         done = look(governor, erasure)
         assert (done["state"], done["chats"], done["messages"]) == ("complete", 2, 3)
@@ -118,28 +118,28 @@ class TestWhere:
         erasure = request(governor, mode)
         assert work(alice) == 1
         assert alice.send("POST", f"{TRASH}/{chat_id}/restore").status_code == 200
-        assert PERSON not in str(said(alice, chat_id))
-        assert "canary-content 1" not in str(said(alice, chat_id))
+        assert PERSON not in str(messages_of(alice, chat_id))
+        assert "canary-content 1" not in str(messages_of(alice, chat_id))
         assert look(governor, erasure)["state"] == "complete"
         assert list(Checks(either_database).run()) == []
 
-    def test_only_of_this_tenant(self, alice: Client, bob: Client, governor: Client) -> None:
+    def test_only_in_this_tenant(self, alice: Client, bob: Client, governor: Client) -> None:
         foreign = new_chat(bob, PERSON)
         request(governor, "remove")
         assert work(alice) == 0
-        assert len(said(bob, foreign)) == 1
+        assert len(messages_of(bob, foreign)) == 1
 
     @pytest.mark.parametrize("sender", ["$content", "", " canary", "ada\u202e", "x" * 100])
-    def test_whatever_the_name_is(self, alice: Client, governor: Client, sender: str) -> None:
-        """It is a value and nothing else, also where it looks like a field."""
+    def test_with_any_sender_id(self, alice: Client, governor: Client, sender: str) -> None:
+        """The sender is always compared as a value, even if it looks like a field path."""
         chat_id = new_chat(alice, sender or "x", OTHER)
         answer = governor.send("POST", ERASURES, json={"sender_id": sender, "mode": "remove"})
         assert answer.status_code == (202 if sender else 422)
         assert work(alice) == bool(sender)
-        assert len(said(alice, chat_id)) == 2 - bool(sender)
+        assert len(messages_of(alice, chat_id)) == 2 - bool(sender)
 
     def test_many_in_one_chat_and_many_chats(self, alice: Client, governor: Client, either_database: Database) -> None:
-        """More than share a transaction, and more than one look."""
+        """All messages are erased, even if they need several transactions and several scans."""
         large = new_chat(alice, *[PERSON, OTHER] * 500)
         for _ in range(2):
             messages = {"messages": [{"content": "x", "sender_id": PERSON}] * 1_000}
@@ -149,12 +149,12 @@ class TestWhere:
         assert work(alice) == 2_530
         done = look(governor, erasure)
         assert (done["state"], done["chats"], done["messages"]) == ("complete", 31, 2_530)
-        assert [len(said(alice, chat_id)) for chat_id in small] == [1] * 30
+        assert [len(messages_of(alice, chat_id)) for chat_id in small] == [1] * 30
         assert either_database.messages.count_documents({"sender_id": PERSON}) == 0
         assert list(Checks(either_database).run()) == []
 
-    def test_what_waits_for_a_purge(self, alice: Client, governor: Client, either_database: Database) -> None:
-        """It is left to the purge, and the erasure is not complete before."""
+    def test_messages_that_wait_for_a_purge(self, alice: Client, governor: Client, either_database: Database) -> None:
+        """They are left to the purge, and the erasure is not complete before it."""
         alice.app.extensions["chat_service"].messages._inline_limit = 0
         chat_id = new_chat(alice, PERSON, PERSON)
         alice.send("DELETE", f"{CHATS}/{chat_id}/messages")
@@ -170,7 +170,7 @@ class TestWhere:
 
 class TestHolds:
     @pytest.mark.parametrize("everything", [False, True], ids=["a chat", "everything"])
-    def test_what_is_held_waits_for_the_release(
+    def test_a_held_chat_waits_for_the_release(
         self, alice: Client, governor: Client, either_database: Database, everything: bool
     ) -> None:
         held, free = new_chat(alice, PERSON), new_chat(alice, PERSON)
@@ -181,9 +181,9 @@ class TestHolds:
         assert work(alice) == (0 if everything else 1)
         seen = look(governor, erasure)
         assert (seen["state"], seen["deferred_chats"]) == ("deferred", 0 if everything else 1)
-        assert (len(said(alice, held)), len(said(alice, free))) == (1, int(everything))
+        assert (len(messages_of(alice, held)), len(messages_of(alice, free))) == (1, int(everything))
         holds.release(alice.access.tenant_id, hold.id, "key")
-        for lift in (lambda: None, holds.lift_some):  # its mark is on the chats for a while
+        for lift in (lambda: None, holds.lift_some):  # the hold's mark stays on the chats for a while
             lift()
             self.pass_time(either_database, timedelta())
             assert work(alice) == 0, "not before 24 h have passed"
@@ -194,16 +194,16 @@ class TestHolds:
         assert (done["state"], done["chats"], done["messages"], done["deferred_chats"]) == ("complete", 2, 2, 0)
 
     def pass_time(self, database: Database, by: timedelta) -> None:
-        """Let the next look be due, and the release be so long ago."""
+        """Make the next run due, and move the time of the release back by `by`."""
         database.erasures.update_many({}, {"$set": {"lease_until": database.now() - timedelta(seconds=1)}})
         for collection, field in (database.chats, "hold_released_at"), (database.tenants, "hold_released_at"):
-            for one in collection.find({field: {"$exists": True}}):
-                collection.update_one({"_id": one["_id"]}, {"$set": {field: one[field] - by}})
+            for document in collection.find({field: {"$exists": True}}):
+                collection.update_one({"_id": document["_id"]}, {"$set": {field: document[field] - by}})
         database.rules._tenants.clear()
 
 
 class TestTheRecord:
-    def test_the_answer(self, alice: Client, governor: Client) -> None:
+    def test_the_response(self, alice: Client, governor: Client) -> None:
         erasure = request(governor, "redact")
         assert list(erasure) == [
             "id",
@@ -230,14 +230,14 @@ class TestTheRecord:
         assert len(governor.send("GET", ERASURES).get_json()["items"]) == 1
 
     @pytest.mark.parametrize("body", [{}, {"sender_id": "x"}, {"sender_id": "x", "mode": "hide"}, {"mode": "redact"}])
-    def test_what_is_wrong_is_told(self, governor: Client, body: dict[str, Any]) -> None:
+    def test_an_invalid_body_is_422(self, governor: Client, body: dict[str, Any]) -> None:
         assert governor.send("POST", ERASURES, json=body).status_code == 422
 
     @pytest.mark.usefixtures("sequencer")
-    def test_the_person_is_named_nowhere_afterwards(
+    def test_the_sender_is_stored_nowhere_afterwards(
         self, alice: Client, governor: Client, either_database: Database, caplog
     ) -> None:
-        """Neither in the record, nor in the log, nor in any other collection, nor in a log line."""
+        """No collection and no log line has the sender's id or content."""
         chat_id = new_chat(alice, PERSON, OTHER)
         erasure = request(governor, "redact")
         work(alice)
@@ -260,11 +260,11 @@ class TestTheRecord:
         assert PERSON not in caplog.text
 
     def test_two_at_once_count_each_message_once(self, alice: Client, governor: Client) -> None:
-        """Of the same person: whoever comes first has erased it."""
+        """Of two erasures of the same sender, the first to reach a message erases and counts it."""
         for _ in range(5):
             new_chat(alice, PERSON, PERSON)
         erasures = [request(governor, mode) for mode in ("remove", "redact")]
         assert work(alice) == 10
         done = [look(governor, erasure) for erasure in erasures]
-        assert sum(one["messages"] for one in done) == 10
-        assert {one["state"] for one in done} == {"complete"}
+        assert sum(erasure["messages"] for erasure in done) == 10
+        assert {erasure["state"] for erasure in done} == {"complete"}

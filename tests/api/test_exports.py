@@ -1,4 +1,4 @@
-"""Whole chats out and back in, on a real mongod: it shapes what is exported, which mongomock cannot."""
+"""Export and import of whole chats, on a real mongod: it shapes the exported rows, which mongomock cannot."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 
 @pytest.fixture
 def either_database(database: Database) -> Database:
-    """Only the real one."""
+    """Only mongod."""
     return database
 
 
@@ -27,7 +27,7 @@ def export(client: Client, chat_id: str, form: str) -> bytes:
 
 
 def sealed(*lines: bytes) -> bytes:
-    """Return the lines with a true last line."""
+    """Return the lines, and a last line with their right count and digest."""
     body = b"".join(line + b"\n" for line in lines)
     end = {"type": "end", "message_count": len(lines) - 1, "sha256": hashlib.sha256(body).hexdigest()}
     return body + json.dumps(end).encode() + b"\n"
@@ -39,13 +39,13 @@ class TestExport:
         assert alice.send("GET", f"{CHATS}/{UNKNOWN}/export", headers={"X-API-Key": ""}).status_code == 401
 
     def test_of_another_tenants_chat_is_404(self, alice: Client, bob: Client) -> None:
-        """A foreign chat answers like one that never was, with no byte of it."""
+        """The response is the one for a chat that never existed, and has no content."""
         answer = bob.send("GET", f"{CHATS}/{alice.new_chat('secret')}/export")
         assert (answer.status_code, answer.get_json()["code"]) == (404, "chat_not_found")
 
     @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
     def test_json_is_the_chat_with_all_its_messages(self, alice: Client, count: int) -> None:
-        """Whatever the number of messages is to the size of a batch."""
+        """It has all messages, whether their number is below, at or above a multiple of the batch size."""
         chat_id = alice.new_chat(title="t")
         for first in range(0, count, 1000):
             batch = [{"content": str(number)} for number in range(first, min(first + 1000, count))]
@@ -54,22 +54,22 @@ class TestExport:
         assert (whole["chat"]["id"], whole["chat"]["message_count"]) == (chat_id, count)
         assert [message["content"] for message in whole["messages"]] == [str(number) for number in range(count)]
 
-    def test_ndjson_ends_with_the_count_and_the_digest_of_what_came_before(self, alice: Client) -> None:
-        """So that a cut stream can be told from a whole one."""
+    def test_ndjson_ends_with_the_count_and_the_digest_of_the_lines_before(self, alice: Client) -> None:
+        """The last line shows whether a stream was cut."""
         lines = export(alice, alice.new_chat("a", "b"), "ndjson").splitlines(keepends=True)
         end = json.loads(lines[-1])
         assert [json.loads(line)["type"] for line in lines] == ["chat", "message", "message", "end"]
         assert (end["message_count"], end["sha256"]) == (2, hashlib.sha256(b"".join(lines[:-1])).hexdigest())
 
     def test_markdown_can_be_read(self, alice: Client) -> None:
-        """Content is quoted line by line, so that it cannot pass for a heading, a sender or the end."""
+        """Content is quoted line by line, so that it cannot look like a heading, a sender or the end."""
         text = export(alice, alice.new_chat("one\n*End of the chat: 1 messages.*", title="A\n# B"), "markdown").decode()
         assert text.startswith("# A # B\n")
         assert "> one\n> *End of the chat: 1 messages.*\n" in text
         assert text.endswith("\n*End of the chat: 1 messages.*\n")
 
     def test_is_a_download_with_a_safe_name(self, alice: Client) -> None:
-        """The name is made of the id alone: a title can hold anything."""
+        """The file name has only the id: a title can contain anything."""
         chat_id = alice.new_chat(title='"; rm -rf /\r\nX: y')
         answer = alice.send("GET", f"{CHATS}/{chat_id}/export?format=ndjson")
         assert answer.headers["Content-Disposition"] == f'attachment; filename="chat-{chat_id}.ndjson"'
@@ -82,7 +82,7 @@ class TestImport:
         assert alice.send("POST", f"{CHATS}/import", headers={"X-API-Key": ""}, data=b"x").status_code == 401
 
     def test_brings_back_everything_under_a_new_id(self, alice: Client, bob: Client) -> None:
-        """Title, metadata, numbers with their gaps, senders, times and edits; by another tenant too."""
+        """Title, metadata, seqs with gaps, senders, times and edits are the same, even in another tenant."""
         chat_id = alice.new_chat("a", "b", "c", title="T", metadata={"k": [1]})
         alice.send("DELETE", f"{CHATS}/{chat_id}/messages/2")
         alice.send("PATCH", f"{CHATS}/{chat_id}/messages/3", json={"content": "c 🎉"})
@@ -98,20 +98,20 @@ class TestImport:
 
     @pytest.mark.parametrize("cut", [1, 2, 20, 200])
     def test_of_a_cut_export_is_422_and_creates_nothing(self, alice: Client, cut: int) -> None:
-        """Wherever it was cut."""
+        """It does not matter where it was cut."""
         whole = export(alice, alice.new_chat("a", "b"), "ndjson")
         answer = alice.send("POST", f"{CHATS}/import", data=whole[:-cut].rstrip(b"}"), headers=NDJSON)
         assert (answer.status_code, answer.get_json()["code"]) == (422, "invalid_import")
         assert len(alice.send("GET", CHATS).get_json()["items"]) == 1
 
     def test_of_an_altered_export_is_422(self, alice: Client) -> None:
-        """One changed letter is told by the digest."""
+        """The digest shows that one character was changed."""
         whole = export(alice, alice.new_chat("pay 10"), "ndjson").replace(b"pay 10", b"pay 90")
         answer = alice.send("POST", f"{CHATS}/import", data=whole, headers=NDJSON)
         assert "SHA-256" in answer.get_json()["reason"]
 
-    def test_of_wrong_lines_names_the_line(self, alice: Client) -> None:
-        """Also under a true digest, every line is held to the rules of the API, and no content is told."""
+    def test_of_invalid_lines_names_the_line(self, alice: Client) -> None:
+        """Even with a right digest every line must follow the rules of the API; the error has no content."""
         chat, *messages, _ = export(alice, alice.new_chat("a", "b"), "ndjson").splitlines()
         for lines, reason in (
             ([chat, messages[1], messages[0]], "Line 3: seq must be larger"),
@@ -126,7 +126,7 @@ class TestImport:
             assert "canary" not in answer.text
 
     def test_may_be_larger_than_other_bodies(self, alice: Client) -> None:
-        """An export of any size that is taken back in at all comes out the same, in as many batches as it takes."""
+        """An import of several batches is complete: its export has the same messages as the one before."""
         chat_id = alice.new_chat()
         for _ in range(3):
             messages = [{"content": "x" * 300}] * 1_000
@@ -138,23 +138,23 @@ class TestImport:
         again = export(alice, answer.get_json()["id"], "ndjson")
         assert again.splitlines()[1:-1] == whole.splitlines()[1:-1]
 
-    def test_over_its_limit_is_told_what_helps(self, alice: Client, app: Flask, monkeypatch) -> None:
+    def test_over_its_limit_is_413_with_what_to_do(self, alice: Client, app: Flask, monkeypatch) -> None:
         monkeypatch.setitem(app.config, "MAX_IMPORT_BYTES", 100)
         answer = alice.send("POST", f"{CHATS}/import", data=b"x" * 101, headers=NDJSON)
         assert (answer.status_code, answer.get_json()["code"]) == (413, "import_too_large")
         assert "chats import" in answer.get_json()["detail"]
 
     def test_of_a_line_without_end_is_422(self, alice: Client) -> None:
-        """It is not read to its end to know."""
+        """A line that is too long is refused before it was read to its end."""
         answer = alice.send("POST", f"{CHATS}/import", data=b"x" * (2**20 + 1), headers=NDJSON)
         assert answer.get_json()["reason"] == "Line 1: It is longer than 1,048,576 bytes, and no line of an export is."
 
     def test_of_something_else_is_415(self, alice: Client) -> None:
-        """An import says that it is ndjson."""
+        """An import needs the content type of ndjson."""
         assert alice.send("POST", f"{CHATS}/import", json={}).status_code == 415
 
     def test_a_repeated_import_creates_one_chat(self, alice: Client, either_database: Database) -> None:
-        """The first answer again."""
+        """The retry gets the first response."""
         export = alice.send("GET", f"{CHATS}/{alice.new_chat('x')}/export?format=ndjson").data
         sent = {"data": export, "headers": {"Idempotency-Key": "k", "Content-Type": "application/x-ndjson"}}
         answers = {alice.send("POST", f"{CHATS}/import", **sent).data for _ in range(2)}
@@ -166,7 +166,7 @@ class TestImport:
     ("form", "media_type"),
     [("json", "application/json"), ("ndjson", "application/x-ndjson"), ("markdown", "text/markdown")],
 )
-def test_an_export_is_asked_for_by_what_it_returns(alice: Client, form: str, media_type: str) -> None:
+def test_accept_of_an_export_is_checked_against_its_own_type(alice: Client, form: str, media_type: str) -> None:
     path = f"{CHATS}/{alice.new_chat('a')}/export?format={form}"
     for accept, status in ((media_type, 200), (f"{media_type};q=0.5", 200), ("image/png", 406), ("*/*", 200)):
         answer = alice.send("GET", path, headers={"Accept": accept})
@@ -178,7 +178,7 @@ TEXTS = ["first  \nsecond", "a\u2028b", "a\x85b", "a\x0bb", "x\u3000", "`code ` 
 
 
 def test_markdown_changes_no_character(alice: Client) -> None:
-    """A quote of the message, line by line; only a line feed begins a line."""
+    """The message is quoted line by line; only a line feed begins a line."""
     out = export(alice, alice.new_chat(*TEXTS), "markdown").decode()
     for text in TEXTS:
         assert "\n".join(f"> {line}" for line in text.split("\n")) + "\n" in out
@@ -193,8 +193,8 @@ TIMES = [
 ]
 
 
-def test_what_an_import_brings_is_listed_paged_and_exported_again(alice: Client) -> None:
-    """Times of all ages, and the largest seq: every cursor given is taken, and what comes out goes in again."""
+def test_an_imported_chat_is_listed_paged_and_exported_again(alice: Client) -> None:
+    """With the oldest and latest times and the largest seq every cursor works, and an export can be imported."""
     imported = []
     for at in TIMES:
         times = {"created_at": at, "updated_at": at, "last_message_at": at}
@@ -227,8 +227,8 @@ def test_what_an_import_brings_is_listed_paged_and_exported_again(alice: Client)
         assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
 
 
-def test_a_delete_can_be_bound_to_what_was_exported(alice: Client) -> None:
-    """The export's ETag, and the revision of its last line, delete just what was exported; the receipt says so."""
+def test_a_delete_can_be_bound_to_an_export(alice: Client) -> None:
+    """With the ETag of the export a chat is deleted only if it has not changed; the receipt has the digest."""
     chat_id = alice.new_chat("one", "two")
     export = alice.send("GET", f"{CHATS}/{chat_id}/export?format=ndjson")
     end = json.loads(export.data.splitlines()[-1])
@@ -245,7 +245,7 @@ def test_a_delete_can_be_bound_to_what_was_exported(alice: Client) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "x" * 64, "A" * 64, "a" * 63, "a" * 65, "a" * 64 + "%0A"])
-def test_a_digest_that_is_none_deletes_nothing(alice: Client, digest: str) -> None:
+def test_an_invalid_digest_deletes_nothing(alice: Client, digest: str) -> None:
     chat_id = alice.new_chat("one")
     answer = alice.send("DELETE", f"{CHATS}/{chat_id}?export_sha256={digest}")
     assert (answer.status_code, set(answer.get_json()["errors"])) == (422, {"export_sha256"})

@@ -1,4 +1,4 @@
-"""Holds: what is held is not destroyed by any request; a key that does not govern learns nothing of it."""
+"""Holds: no request destroys a held chat; a key without `govern` learns nothing about the hold itself."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,28 +30,28 @@ def governor(app: Flask, alice: Client, either_database: Database) -> Client:
 
 
 def place(governor: Client, *chat_ids: str, **more: Any) -> dict[str, Any]:
-    """Place a hold on the chats, or on everything, and have it known."""
+    """Place a hold on the chats, or on everything, and clear the caches so that it is known."""
     body = {"name": "inquiry", **({"chat_ids": list(chat_ids)} if chat_ids else {"everything": True}), **more}
     answer = governor.send("POST", HOLDS, json=body)
     assert answer.status_code == 201, answer.get_data()
     forget(governor)
-    found: dict[str, Any] = answer.get_json()
-    return found
+    hold: dict[str, Any] = answer.get_json()
+    return hold
 
 
 def release(governor: Client, hold: dict[str, Any]) -> dict[str, Any]:
     answer = governor.send("POST", f"{HOLDS}/{hold['id']}/release")
     assert answer.status_code == 200
     forget(governor)
-    found: dict[str, Any] = answer.get_json()
-    return found
+    released: dict[str, Any] = answer.get_json()
+    return released
 
 
 def forget(client: Client) -> None:
-    """Have everything looked up, as after the 4 s for which it is known."""
-    found = client.app.extensions["chat_service"]
-    found.keys._callers.clear()
-    found.database.rules._tenants.clear()
+    """Clear the caches of keys and tenants' rules, as after the 4 s for which they are valid."""
+    service = client.app.extensions["chat_service"]
+    service.keys._callers.clear()
+    service.database.rules._tenants.clear()
 
 
 def shown(client: Client, chat_id: str) -> list[Any]:
@@ -71,7 +71,7 @@ DOORS: dict[str, tuple[str, str, Any]] = {
 @pytest.mark.parametrize("everything", [False, True], ids=["a chat", "everything"])
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_is_closed_until_the_release(alice: Client, governor: Client, door: str, everything: bool) -> None:
-    """409, with the hold's id to who governs, and nothing changed; afterwards it goes."""
+    """The response is 409, with the hold's id for a key that governs, and nothing changes; later it succeeds."""
     chat_id = alice.new_chat("x", "y")
     before = shown(alice, chat_id)
     hold = place(governor) if everything else place(governor, chat_id)
@@ -89,8 +89,8 @@ def test_every_door_is_closed_until_the_release(alice: Client, governor: Client,
 
 
 @pytest.mark.parametrize("everything", [False, True], ids=["a chat", "everything"])
-def test_in_the_trash_it_stays_too(alice: Client, governor: Client, everything: bool) -> None:
-    """It goes there and comes back, held all the time; neither purge now nor a delete takes it."""
+def test_a_held_chat_is_not_removed_from_the_trash(alice: Client, governor: Client, everything: bool) -> None:
+    """It can be trashed and restored, and stays held; no delete removes it, neither of the trash nor of the chat."""
     chat_id = alice.new_chat("x")
     hold = place(governor) if everything else place(governor, chat_id)
     assert alice.send("POST", f"{CHATS}/{chat_id}/trash", json={}).status_code == 200
@@ -105,7 +105,7 @@ def test_in_the_trash_it_stays_too(alice: Client, governor: Client, everything: 
     assert alice.send("DELETE", f"{TRASH}/{chat_id}").status_code == 200
 
 
-def test_one_in_the_trash_can_be_put_under_a_hold(alice: Client, governor: Client) -> None:
+def test_a_trashed_chat_can_be_put_under_a_hold(alice: Client, governor: Client) -> None:
     chat_id = alice.new_chat("x")
     alice.send("POST", f"{CHATS}/{chat_id}/trash", json={})
     hold = place(governor, chat_id)
@@ -114,37 +114,37 @@ def test_one_in_the_trash_can_be_put_under_a_hold(alice: Client, governor: Clien
     assert alice.send("DELETE", f"{TRASH}/{chat_id}").status_code == 200
 
 
-def test_bulk_says_it_of_each(alice: Client, governor: Client) -> None:
+def test_a_bulk_delete_refuses_only_the_held_chats(alice: Client, governor: Client) -> None:
     held, other = alice.new_chat("x"), alice.new_chat("x")
     place(governor, held)
     for client, code in ((alice, "not_deletable"), (governor, "legal_hold")):
-        told = client.send("POST", f"{CHATS}/delete", json={"chat_ids": [held, other]}).get_json()
-        assert {"chat_id": held, "status": 409, "code": code} in told["failed"]
-        assert len(told["successful"]) == (client is alice)
+        results = client.send("POST", f"{CHATS}/delete", json={"chat_ids": [held, other]}).get_json()
+        assert {"chat_id": held, "status": 409, "code": code} in results["failed"]
+        assert len(results["successful"]) == (client is alice)
     trashed = alice.send("POST", f"{CHATS}/trash", json={"chat_ids": [held]}).get_json()
     assert len(trashed["successful"]) == 1, "hiding is allowed"
 
 
-def test_what_adds_is_not_refused(alice: Client, governor: Client) -> None:
+def test_additions_are_not_refused(alice: Client, governor: Client) -> None:
     chat_id = alice.new_chat("x")
     place(governor, chat_id)
     assert alice.send("POST", f"{CHATS}/{chat_id}/messages", json={"content": "y"}).status_code == 201
     assert alice.send("PATCH", f"{CHATS}/{chat_id}", json={"title": "t"}).status_code == 200
 
 
-def test_in_grace_a_delete_does_not_pretend(alice: Client, governor: Client, either_database: Database) -> None:
-    """A 200 means gone: where the chat would only be hidden, the hold refuses all the same."""
+def test_a_delete_with_grace_is_refused_too(alice: Client, governor: Client, either_database: Database) -> None:
+    """A 200 says that the chat is gone, so a hold refuses the delete even if it would only hide the chat."""
     Tenants(either_database).set_grace(alice.access.tenant_id, timedelta(days=7))
     chat_id, later = alice.new_chat("x"), alice.new_chat("x")
     place(governor, chat_id)
     assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 409
     assert alice.send("DELETE", f"{CHATS}/{later}").status_code == 200
     place(governor, later)
-    assert governor.send("DELETE", f"{TRASH}/{later}").status_code == 409, "what was deleted in grace can be held"
+    assert governor.send("DELETE", f"{TRASH}/{later}").status_code == 409, "a chat in grace can be held"
 
 
 class TestTheRecord:
-    def test_the_answer(self, alice: Client, governor: Client) -> None:
+    def test_the_response(self, alice: Client, governor: Client) -> None:
         chat_ids = [alice.new_chat("x") for _ in range(3)]
         answer = governor.send("POST", HOLDS, json={"name": "inquiry", "chat_ids": [*chat_ids, chat_ids[0].upper()]})
         hold = answer.get_json()
@@ -167,26 +167,28 @@ class TestTheRecord:
         assert released["released_at"] is not None
         assert governor.send("POST", f"{HOLDS}/{hold['id']}/release").get_json() == released, "once"
 
-    def test_everything_says_from_when_on(self, governor: Client) -> None:
+    def test_a_hold_on_everything_says_from_when_on(self, governor: Client) -> None:
         hold = place(governor)
         placed, active = (datetime.fromisoformat(hold[name]) for name in ("placed_at", "active_from"))
         assert timedelta(seconds=17) < active - placed <= timedelta(seconds=20)
         assert (hold["everything"], hold["chat_count"]) == (True, 0)
 
     def test_all_or_nothing(self, alice: Client, bob: Client, governor: Client) -> None:
-        """What is not there cannot be held, and is named: unknown, foreign, deleted."""
+        """The error names each chat that is unknown, deleted or another tenant's, and no chat is held."""
         there, deleted, foreign = alice.new_chat("x"), alice.new_chat("x"), bob.new_chat("x")
         alice.send("DELETE", f"{CHATS}/{deleted}")
         missing = [deleted, foreign, UNKNOWN]
         answer = governor.send("POST", HOLDS, json={"name": "n", "chat_ids": [there, *missing]})
         assert (answer.status_code, answer.get_json()["code"]) == (422, "validation_error")
-        told = answer.get_json()["errors"]["chat_ids"]
-        assert [chat_id for chat_id in [there, *missing] if any(chat_id in one for one in told)] == missing
+        messages = answer.get_json()["errors"]["chat_ids"]
+        assert [chat_id for chat_id in [there, *missing] if any(chat_id in message for message in messages)] == missing
         assert alice.send("DELETE", f"{CHATS}/{there}").status_code == 200
         assert governor.send("GET", HOLDS).get_json()["items"] == []
 
-    def test_what_is_over_cannot_be_held(self, alice: Client, governor: Client, either_database: Database) -> None:
-        """It is gone for everybody, whether or not a job has come by."""
+    def test_a_chat_whose_time_is_over_cannot_be_held(
+        self, alice: Client, governor: Client, either_database: Database
+    ) -> None:
+        """A chat after its own end, or its time in the trash, is gone even before a job has deleted it."""
         ended, trashed = alice.new_chat("x"), alice.new_chat("x")
         alice.send("POST", f"{CHATS}/{trashed}/trash", json={})
         over = either_database.now()
@@ -209,17 +211,17 @@ class TestTheRecord:
             {"name": "n", "chat_ids": [UNKNOWN] * 1001},
         ],
     )
-    def test_what_is_wrong_is_told(self, governor: Client, body: dict[str, Any]) -> None:
+    def test_an_invalid_body_is_422(self, governor: Client, body: dict[str, Any]) -> None:
         assert governor.send("POST", HOLDS, json=body).status_code == 422
         assert governor.send("GET", HOLDS).get_json()["items"] == []
 
     def test_it_can_be_changed(self, alice: Client, governor: Client) -> None:
-        """By chats; not any more once it is released, and never one on everything."""
+        """Chats can be added and removed, but not after its release, and never if it is on everything."""
         first, second = alice.new_chat("x"), alice.new_chat("x")
         hold = place(governor, first)
         chats = f"{HOLDS}/{hold['id']}/chats"
         changed = governor.send("POST", chats, json={"add": [second, first], "remove": []})
-        assert changed.status_code == 422, "an empty list says nothing"
+        assert changed.status_code == 422, "an empty list is invalid"
         assert governor.send("POST", chats, json={"add": [second, first]}).get_json()["chat_count"] == 2
         assert alice.send("DELETE", f"{CHATS}/{second}").status_code == 409
         assert governor.send("POST", chats, json={"remove": [first, UNKNOWN]}).get_json()["chat_count"] == 1
@@ -228,31 +230,31 @@ class TestTheRecord:
         assert governor.send("POST", chats, json={"add": [second], "remove": [second]}).status_code == 422
         release(governor, hold)
         everything = place(governor)
-        for one in (hold, everything):
-            answer = governor.send("POST", f"{HOLDS}/{one['id']}/chats", json={"remove": [second]})
+        for unchangeable in (hold, everything):
+            answer = governor.send("POST", f"{HOLDS}/{unchangeable['id']}/chats", json={"remove": [second]})
             assert (answer.status_code, answer.get_json()["code"]) == (409, "hold_unchangeable")
 
-    def test_a_repetition_gets_the_first_answer(self, alice: Client, governor: Client) -> None:
+    def test_a_retry_gets_the_first_response(self, alice: Client, governor: Client) -> None:
         body = {"json": {"name": "n", "chat_ids": [alice.new_chat("x")]}, "headers": {"Idempotency-Key": "k"}}
         first, again = (governor.send("POST", HOLDS, **body) for _ in range(2))
         assert first.get_json() == again.get_json()
         assert len(governor.send("GET", HOLDS).get_json()["items"]) == 1
 
-    def test_the_list_goes_page_by_page(self, governor: Client) -> None:
+    def test_the_list_has_pages(self, governor: Client) -> None:
         ids = [place(governor)["id"] for _ in range(5)]
-        found, cursor = [], ""
+        listed, cursor = [], ""
         while cursor is not None:
             page = governor.send("GET", f"{HOLDS}?limit=2{f'&cursor={cursor}' if cursor else ''}").get_json()
-            found += [hold["id"] for hold in page["items"]]
+            listed += [hold["id"] for hold in page["items"]]
             cursor = page["next_cursor"]
-        assert sorted(found) == sorted(ids)
+        assert sorted(listed) == sorted(ids)
 
-    def test_another_tenants_hold_is_one_that_never_was(self, app: Flask, governor: Client, new_tenant) -> None:
+    def test_another_tenants_hold_is_404(self, app: Flask, governor: Client, new_tenant) -> None:
         other = Client(app, new_tenant("govern"))
         hold = place(governor)
         for method, path in (("GET", ""), ("POST", "/release")):
-            found = [other.send(method, f"{HOLDS}/{one}{path}") for one in (hold["id"], UNKNOWN, "no-uuid")]
-            assert {(answer.status_code, answer.get_json()["code"]) for answer in found} == {(404, "hold_not_found")}
+            answers = [other.send(method, f"{HOLDS}/{hold_id}{path}") for hold_id in (hold["id"], UNKNOWN, "no-uuid")]
+            assert {(answer.status_code, answer.get_json()["code"]) for answer in answers} == {(404, "hold_not_found")}
 
 
 def test_two_holds_keep_a_chat_until_both_are_released(alice: Client, governor: Client) -> None:
@@ -268,11 +270,11 @@ def test_two_holds_keep_a_chat_until_both_are_released(alice: Client, governor: 
 class TestPreview:
     @pytest.fixture
     def either_database(self, database: Database) -> Database:
-        """Mongomock does not weigh documents."""
+        """Only mongod: mongomock does not know the sizes of documents."""
         return database
 
-    def test_it_says_so_before(self, alice: Client, governor: Client) -> None:
-        """And to who governs, why."""
+    def test_it_says_that_the_chat_is_held(self, alice: Client, governor: Client) -> None:
+        """`deletable` is false, and a key that governs sees the hold."""
         chat_id = alice.new_chat("x")
         hold = place(governor, chat_id)
         preview = governor.send("GET", f"{CHATS}/{chat_id}/deletion-preview").get_json()
@@ -284,8 +286,8 @@ class TestPreview:
 
 
 @pytest.mark.parametrize("lifted", [False, True], ids=["before its mark is gone", "after"])
-def test_a_release_is_true_at_once(alice: Client, governor: Client, either_database: Database, lifted: bool) -> None:
-    """However many chats it is on: the mark on them protects nothing any more, and a job takes it off."""
+def test_a_release_has_effect_at_once(alice: Client, governor: Client, either_database: Database, lifted: bool) -> None:
+    """The chats can be changed although they still have its mark, which a job removes later."""
     chat_ids = [alice.new_chat("x") for _ in range(3)]
     alice.send("POST", f"{CHATS}/{chat_ids[2]}/trash", json={})
     hold = place(governor, *chat_ids)
@@ -304,10 +306,10 @@ def test_a_release_is_true_at_once(alice: Client, governor: Client, either_datab
     assert alice.send("DELETE", f"{TRASH}/{chat_ids[2]}").status_code == 200
 
 
-def test_what_a_restore_of_the_database_has_brought_back(
+def test_a_held_chat_that_a_restored_backup_has_brought_back(
     alice: Client, governor: Client, either_database: Database
 ) -> None:
-    """It was deleted, and stays so to everybody; but what is held since is not removed."""
+    """It stays deleted for every caller, but its document is not removed before the hold is released."""
     chat_id = alice.new_chat("x")
     chat = either_database.chats.find_one({})
     alice.send("DELETE", f"{CHATS}/{chat_id}")
@@ -329,7 +331,7 @@ class TestOrderOfRefusals:
         assert stale.status_code == 412
 
     def test_the_hold_comes_before_connections(self, alice: Client, governor: Client, either_database) -> None:
-        """Nobody waits for people to leave a chat that cannot be deleted."""
+        """So nobody waits for the connections of a chat that cannot be deleted."""
         chat_id = alice.new_chat("x")
         Presence(either_database).open(alice.access.tenant_id, chat_id, "connection", "worker")
         assert alice.send("DELETE", f"{CHATS}/{chat_id}").get_json()["code"] == "active_connections"
@@ -339,12 +341,12 @@ class TestOrderOfRefusals:
 
 
 class TestWhatIsDue:
-    """Jobs pass a held chat over, and take it up 24 h after its release."""
+    """Jobs skip a held chat, and delete it 24 h after its release."""
 
     @pytest.fixture
     def expired(self, alice: Client) -> Expired:
-        found: Expired = alice.app.extensions["chat_service"].expired
-        return found
+        repository: Expired = alice.app.extensions["chat_service"].expired
+        return repository
 
     @pytest.mark.parametrize("everything", [False, True], ids=["a chat", "everything"])
     def test_a_day_after_the_release(
@@ -358,7 +360,7 @@ class TestWhatIsDue:
         either_database.chats.update_many({}, {"$set": {"expires_at": over}})
         either_database.trash.update_many({}, {"$set": {"purge_at": over}})
         if not everything:
-            assert expired.tenants() == [tenant_id], "the log is to be told, once"
+            assert expired.tenants() == [tenant_id], "the deferral is still to be logged, once"
             assert expired.take_some(tenant_id, 10) == 0
         assert expired.tenants() == []
         release(governor, hold)
@@ -378,11 +380,11 @@ class TestWhatIsDue:
 class TestTheLog:
     @pytest.fixture
     def either_database(self, database: Database) -> Database:
-        """The log is written from a change stream."""
+        """Only mongod: the log is written from a change stream."""
         return database
 
     @pytest.mark.usefixtures("sequencer")
-    def test_who_governs_reads_it_all_and_others_that_there_was_something(
+    def test_only_a_key_that_governs_reads_entries_about_holds(
         self, alice: Client, governor: Client, either_database: Database
     ) -> None:
         chat_id, other = alice.new_chat("x"), alice.new_chat("x")
@@ -394,8 +396,8 @@ class TestTheLog:
         release(governor, hold)
         alice.send("DELETE", f"{CHATS}/{chat_id}")
         wait_for_head(either_database, alice.access.tenant_id, 9)
-        told = governor.send("GET", "/api/v1/log").get_json()["items"]
-        assert [entry["kind"] for entry in told] == [
+        entries = governor.send("GET", "/api/v1/log").get_json()["items"]
+        assert [entry["kind"] for entry in entries] == [
             "hold.placed",
             "hold.changed",
             *["deletion.refused"] * 4,
@@ -403,7 +405,7 @@ class TestTheLog:
             "chat.deleted",
             "chat.purged",
         ]
-        placed, changed, refused = told[:3]
+        placed, changed, refused = entries[:3]
         assert (placed["hold_id"], placed["chat_ids"], placed["everything"]) == (hold["id"], [chat_id], False)
         assert (changed["added"], changed["removed"], changed["chat_count"]) == ([other], [], 2)
         assert (refused["chat_id"], refused["actor"], refused["hold_ids"]) == (
@@ -413,7 +415,7 @@ class TestTheLog:
         )
         assert "chat_id" not in placed
         withheld = alice.send("GET", "/api/v1/log").get_json()["items"]
-        assert [entry["seq"] for entry in withheld] == [entry["seq"] for entry in told], "without gaps"
+        assert [entry["seq"] for entry in withheld] == [entry["seq"] for entry in entries], "without gaps"
         assert [entry["kind"] for entry in withheld] == [*["withheld"] * 7, "chat.deleted", "chat.purged"]
         assert all(set(entry) == {"seq", "kind", "at"} for entry in withheld[:7])
         refused = alice.send("GET", "/api/v1/log?kind=hold.placed")
@@ -421,6 +423,6 @@ class TestTheLog:
         assert len(governor.send("GET", "/api/v1/log?kind=hold.placed").get_json()["items"]) == 1
         live = {"headers": {"Accept": "text/event-stream"}}
         streams = [client.send("GET", "/api/v1/log", **live) for client in (alice, governor)]
-        told = [answer.get_data(as_text=True) for answer in streams]
-        assert [hold["id"] in text for text in told] == [False, True]
-        assert told[0].count("event: withheld") == 7
+        texts = [answer.get_data(as_text=True) for answer in streams]
+        assert [hold["id"] in text for text in texts] == [False, True]
+        assert texts[0].count("event: withheld") == 7

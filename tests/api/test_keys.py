@@ -1,4 +1,4 @@
-"""A key tells what it is and what it may do."""
+"""/api/v1/me says which key the caller has, and what the key may do."""
 
 from datetime import datetime, timedelta
 
@@ -15,7 +15,7 @@ ME = "/api/v1/me"
 
 
 @pytest.mark.parametrize("scopes", [("read",), ("delete", "write"), ("delete", "read", "write")])
-def test_any_key_may_ask_what_it_may_do(app: Flask, new_tenant, scopes: tuple[str, ...]) -> None:
+def test_any_key_may_read_its_own_scopes(app: Flask, new_tenant, scopes: tuple[str, ...]) -> None:
     client = Client(app, new_tenant(*scopes))
     answer = client.send("GET", ME)
     assert answer.status_code == 200
@@ -30,15 +30,17 @@ def test_any_key_may_ask_what_it_may_do(app: Flask, new_tenant, scopes: tuple[st
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_its_limits_are_those_that_hold(app: Flask, new_tenant, either_database) -> None:
-    """The tenant's own, where it has any."""
+def test_it_shows_the_limits_in_force(app: Flask, new_tenant, either_database) -> None:
+    """A tenant's own limit comes before the default."""
     client = Client(app, new_tenant())
     Tenants(either_database).set_limits(client.access.tenant_id, {Scope.WRITE: RateLimit(0.5, 10)})
     limits = client.send("GET", ME).get_json()["limits"]
     assert limits == {"read": None, "write": {"rate": 0.5, "burst": 10}, "delete": None}
 
 
-def test_a_key_says_when_it_expires_and_then_that_it_has(app: Flask, new_tenant, either_database, monkeypatch) -> None:
+def test_it_shows_when_the_key_expires_and_the_401_shows_it_too(
+    app: Flask, new_tenant, either_database, monkeypatch
+) -> None:
     access = new_tenant()
     key, made = ApiKeys(either_database).create(access.tenant_id, "", [Scope.READ], life=timedelta(days=90))
     client = Client(app, TenantAccess(access.tenant_id, key, made.id))

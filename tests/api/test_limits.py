@@ -1,4 +1,4 @@
-"""Rate limits over HTTP: what takes a token and what does not, and what is told."""
+"""Rate limits over HTTP: which requests take a token, and what the headers and refusals say."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("patient_limits")
 
 BURST = 5
 SLOW = RateLimit(0.001, BURST)
-"""So slow that no test sees a token flow in."""
+"""So slow that no bucket gets a token back during a test."""
 
 # draft-ietf-httpapi-ratelimit-headers-11, sections 3 and 4; RFC 9651 for lists, items and parameters.
 POLICY = re.compile(r'"(read|write|delete)";q=(\d+);w=([1-9]\d*)')
@@ -33,7 +33,7 @@ LEFT = re.compile(r'"(read|write|delete)";r=(\d+);t=(\d+)')
 
 @pytest.fixture
 def either_database(database: Database) -> Database:
-    """Only a real server has a clock for the buckets."""
+    """Only mongod: its clock fills the buckets."""
     return database
 
 
@@ -45,16 +45,16 @@ def app(routes: Flask, database: Database) -> Flask:
 
 
 def left(answer: TestResponse) -> int:
-    told = LEFT.fullmatch(answer.headers["RateLimit"])
-    assert told
-    return int(told[2])
+    header = LEFT.fullmatch(answer.headers["RateLimit"])
+    assert header
+    return int(header[2])
 
 
 @pytest.mark.parametrize(("method", "rule"), OPERATIONS)
 def test_every_operation_is_limited(
     app: Flask, new_tenant: Callable[..., TenantAccess], method: str, rule: str
 ) -> None:
-    """By the scope it needs, and whatever comes of it; the refusal is a 429 that says when to come back."""
+    """It takes a token of the scope it needs, whether or not it succeeds; the 429 says when to retry."""
     client = Client(app, new_tenant(*Scope))
     body = {"json": BODIES[method, rule]} if (method, rule) in BODIES else {}
     for number in range(BURST):
@@ -67,8 +67,8 @@ def test_every_operation_is_limited(
         assert policy[1] == LEFT.fullmatch(answer.headers["RateLimit"])[1]
     refused = client.send(method, path(rule, UNKNOWN), **body)
     assert (refused.status_code, refused.mimetype) == (429, "application/problem+json")
-    told = refused.get_json()
-    assert (told["code"], told["success"], told["limited_scope"]) == ("rate_limited", False, policy[1])
+    problem = refused.get_json()
+    assert (problem["code"], problem["success"], problem["limited_scope"]) == ("rate_limited", False, policy[1])
     assert 990 <= int(refused.headers["Retry-After"]) <= 1_000
     assert refused.headers["RateLimit"] == f'"{policy[1]}";r=0;t={refused.headers["Retry-After"]}'
     assert refused.headers["RateLimit-Policy"] == answer.headers["RateLimit-Policy"]
@@ -80,8 +80,8 @@ def test_without_a_limit_there_is_no_header(routes: Flask, database: Database, n
     assert not [name for name, _ in answer.headers if name.lower().startswith("ratelimit")]
 
 
-def test_what_is_refused_by_its_head_takes_no_token(app: Flask, alice: Client, new_tenant) -> None:
-    """No key, no scope, no such address or method, no id, no such parameter: nothing was worked on."""
+def test_a_request_that_is_refused_by_its_head_takes_no_token(app: Flask, alice: Client, new_tenant) -> None:
+    """No key, no scope, no such address or method, no valid id or parameter: these requests cost no work."""
     reader = Client(app, new_tenant("read"))
     for _ in range(BURST + 1):
         assert app.test_client().get(CHATS).status_code == 401
@@ -95,8 +95,8 @@ def test_what_is_refused_by_its_head_takes_no_token(app: Flask, alice: Client, n
     assert left(reader.send("GET", CHATS)) == BURST - 1
 
 
-def test_what_is_refused_by_its_body_takes_a_token(alice: Client) -> None:
-    """It was read and checked."""
+def test_a_request_that_is_refused_by_its_body_takes_a_token(alice: Client) -> None:
+    """The body had to be read and checked."""
     for number, body in enumerate((b"{", b'{"x": 1}', b'{"title": 1}')):
         answer = alice.send("POST", CHATS, data=body, content_type="application/json")
         assert answer.status_code in {400, 422}
@@ -119,8 +119,8 @@ def test_a_bulk_delete_counts_its_chats_and_a_batch_of_messages_is_one(alice: Cl
     assert alice.send("DELETE", f"{CHATS}/{UNKNOWN}").status_code == 404
 
 
-def test_more_than_the_bucket_ever_holds_is_no_429(alice: Client) -> None:
-    """Whoever waits and repeats would do so for ever: a 422 tells how many are let through, and takes no token."""
+def test_more_than_the_burst_is_422_and_not_429(alice: Client) -> None:
+    """A retry would never succeed: a 422 says how many are allowed at once, and takes no token."""
     refused = alice.send("POST", f"{CHATS}/delete", json={"chat_ids": [UNKNOWN] * (BURST + 1)})
     assert (refused.status_code, refused.get_json()["code"]) == (422, "validation_error")
     assert refused.get_json()["errors"] == {"chat_ids": ["Send at most 5: your rate limit allows no more at once."]}
@@ -129,7 +129,7 @@ def test_more_than_the_bucket_ever_holds_is_no_429(alice: Client) -> None:
 
 
 def test_one_key_does_not_use_up_anothers(alice: Client, bob: Client, app: Flask) -> None:
-    """Neither another tenant's nor another of the same tenant."""
+    """Each key has its own bucket, also among the keys of one tenant."""
     for _ in range(BURST + 1):
         last = alice.send("GET", CHATS)
     assert last.status_code == 429
@@ -145,13 +145,13 @@ def test_two_processes_share_a_bucket(mongod: EmbeddedMongod, alice: Client) -> 
     limits = dict.fromkeys(Scope, SLOW)
     config = Settings("unused", 2**20, threads=8, log_format="json", rate_limits=limits)
     other = Client(create_app(config, elsewhere), alice.access)
-    told = [left(client.send("GET", CHATS)) for client in (alice, other, alice, other)]
+    tokens = [left(client.send("GET", CHATS)) for client in (alice, other, alice, other)]
     elsewhere.close()
-    assert told == [4, 3, 2, 1]
+    assert tokens == [4, 3, 2, 1]
 
 
 def test_a_tenants_own_limit_reaches_a_running_service(app: Flask, alice: Client, bob: Client) -> None:
-    """Set on the command line; each process knows when it looks the key up again, which it does within 5 s."""
+    """It is set on the command line; each process applies it when it looks the key up again, within 5 s."""
     now = [1_000.0]
     keys = app.extensions["chat_service"].keys
     keys._callers = TTLCache(10, CACHE_SECONDS, timer=lambda: now[0])
@@ -174,8 +174,8 @@ def test_a_tenants_own_limit_reaches_a_running_service(app: Flask, alice: Client
     assert left(alice.send("GET", CHATS)) == 0
 
 
-def test_a_request_goes_on_when_its_limit_cannot_be_asked_for(failpoint, alice: Client, app: Flask) -> None:
-    """Counted in the metrics, and without headers that nobody knows."""
+def test_a_request_is_allowed_when_its_bucket_cannot_be_read(failpoint, alice: Client, app: Flask) -> None:
+    """The metrics count it, and it has no RateLimit header, because the state of the bucket is unknown."""
     failpoint.arm("findAndModify", errorCode=13)
     before = counted(app)
     answer = alice.send("GET", CHATS)
@@ -186,6 +186,6 @@ def test_a_request_goes_on_when_its_limit_cannot_be_asked_for(failpoint, alice: 
 
 def counted(app: Flask) -> float:
     text = app.test_client().get("/metrics").get_data(as_text=True)
-    told = re.search(r"^chat_service_rate_limits_failed_open_total (\S+)$", text, re.MULTILINE)
-    assert told
-    return float(told[1])
+    sample = re.search(r"^chat_service_rate_limits_failed_open_total (\S+)$", text, re.MULTILINE)
+    assert sample
+    return float(sample[1])

@@ -1,4 +1,4 @@
-"""The log over HTTP: pages, its two forms, tickets, and what is refused."""
+"""The log over HTTP: pages, JSON and event streams, tickets, and refusals."""
 
 import json
 import re
@@ -24,9 +24,9 @@ def read(client: Client, query: str = "", **kwargs: Any) -> Any:
 
 
 def events(text: str) -> list[tuple[int, str, Any]]:
-    """What a browser would make of a stream: id, kind and data."""
-    found = re.findall(r"id: (\d+)\nevent: (.+)\ndata: (.+)\n\n", text)
-    return [(int(seq), kind, json.loads(data)) for seq, kind, data in found]
+    """Parse a stream as a browser would: id, kind and data of each event."""
+    matches = re.findall(r"id: (\d+)\nevent: (.+)\ndata: (.+)\n\n", text)
+    return [(int(seq), kind, json.loads(data)) for seq, kind, data in matches]
 
 
 def test_an_empty_log(alice: Client) -> None:
@@ -35,8 +35,8 @@ def test_an_empty_log(alice: Client) -> None:
 
 
 @on_mongod
-def test_what_an_entry_holds(alice: Client, bob: Client, database: Database) -> None:
-    """Ids, numbers and times: not a word of what was in the chat."""
+def test_the_fields_of_entries(alice: Client, bob: Client, database: Database) -> None:
+    """Entries have ids, numbers and times, and no content of the chat."""
     with numbering(database):
         chat_id = alice.new_chat("secret one", "secret two", title="secret", metadata={"secret": 1})
         alice.send("PATCH", f"{CHATS}/{chat_id}/messages/1", json={"content": "secret three"})
@@ -49,7 +49,7 @@ def test_what_an_entry_holds(alice: Client, bob: Client, database: Database) -> 
     page = read(alice)
     assert (page["next_after"], page["head"]) == (7, 7)
     receipt = alice.send("GET", f"/api/v1/deletions/{chat_id}").get_json()
-    assert [{name: value for name, value in one.items() if name != "at"} for one in page["items"]] == [
+    assert [{name: value for name, value in entry.items() if name != "at"} for entry in page["items"]] == [
         {"seq": seq, "kind": kind, "chat_id": chat_id, "actor": actor, **facts}
         for seq, (kind, actor, facts) in enumerate(
             [
@@ -69,15 +69,15 @@ def test_what_an_entry_holds(alice: Client, bob: Client, database: Database) -> 
     assert "secret" not in json.dumps(page)
     assert read(bob) == {"items": [], "next_after": 0, "head": 0}, "a log is one tenant's"
 
-    assert [one["seq"] for one in read(alice, "?after=5")["items"]] == [6, 7]
-    assert [one["seq"] for one in read(alice, "?limit=2")["items"]] == [1, 2]
+    assert [entry["seq"] for entry in read(alice, "?after=5")["items"]] == [6, 7]
+    assert [entry["seq"] for entry in read(alice, "?limit=2")["items"]] == [1, 2]
     assert read(alice, "?kind=chat.restored")["items"] == [page["items"][3]]
     assert read(alice, "?kind=chat.restored&after=4") == {"items": [], "next_after": 7, "head": 7}
 
     stream = alice.send("GET", LOG, headers=EVENTS)
     assert stream.mimetype == "text/event-stream"
     assert stream.headers["Cache-Control"] == "no-store"
-    assert events(stream.text) == [(one["seq"], one["kind"], one) for one in page["items"]]
+    assert events(stream.text) == [(entry["seq"], entry["kind"], entry) for entry in page["items"]]
     assert events(alice.send("GET", f"{LOG}?after=1", headers={**EVENTS, "Last-Event-ID": "6"}).text) == [
         (7, "chat.purged", page["items"][6])
     ]
@@ -97,14 +97,14 @@ def test_what_an_entry_holds(alice: Client, bob: Client, database: Database) -> 
         "x=1",
     ],
 )
-def test_a_query_that_is_wrong(alice: Client, query: str) -> None:
+def test_an_invalid_query_is_422(alice: Client, query: str) -> None:
     answer = alice.send("GET", f"{LOG}?{query}")
     assert answer.status_code == 422
     assert set(answer.get_json()["errors"]) == {query.partition("=")[0]}
 
 
 @pytest.mark.parametrize("id_", ["x", "-1", "1" * 19, "1" * 5000, "٣"])
-def test_an_event_id_that_is_none(alice: Client, id_: str) -> None:
+def test_an_invalid_last_event_id_is_refused(alice: Client, id_: str) -> None:
     headers = {**EVENTS, "Last-Event-ID": id_.encode().decode("latin-1")}
     assert alice.send("GET", LOG, headers=headers).get_json()["errors"].keys() == {"Last-Event-ID"}
 
@@ -123,7 +123,7 @@ def test_an_event_id_that_is_none(alice: Client, id_: str) -> None:
         ("text/event-stream;q=0", None),
     ],
 )
-def test_the_form_is_the_callers_choice(alice: Client, accept: str, expected: str | None) -> None:
+def test_accept_chooses_between_json_and_an_event_stream(alice: Client, accept: str, expected: str | None) -> None:
     answer = alice.send("GET", LOG, headers={"Accept": accept})
     assert answer.status_code == (200 if expected else 406)
     assert answer.mimetype == (expected or "application/problem+json")
@@ -138,7 +138,7 @@ def test_a_ticket_opens_the_log_once(app: Flask, alice: Client) -> None:
     assert browser.get(LOG).status_code == 401
 
 
-def test_a_ticket_of_the_log_is_for_nothing_else(app: Flask, alice: Client) -> None:
+def test_a_ticket_of_the_log_opens_nothing_else(app: Flask, alice: Client) -> None:
     ticket = alice.send("POST", f"{LOG}/tickets").get_json()["ticket"]
     assert app.test_client().get(f"{CHATS}?ticket={ticket}").status_code == 401
     chat_id = alice.new_chat()
@@ -146,7 +146,7 @@ def test_a_ticket_of_the_log_is_for_nothing_else(app: Flask, alice: Client) -> N
     assert app.test_client().get(f"{LOG}?ticket={of_chat}").status_code == 401
 
 
-def test_the_log_needs_the_scope_to_read(app: Flask, new_tenant) -> None:
+def test_the_log_needs_the_scope_read(app: Flask, new_tenant) -> None:
     writer = Client(app, new_tenant("write", "delete"))
     assert writer.send("GET", LOG).status_code == 403
     assert writer.send("POST", f"{LOG}/tickets").status_code == 403

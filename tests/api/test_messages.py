@@ -21,7 +21,7 @@ class TestPost:
         assert alice.send("POST", path, headers={"X-API-Key": "wrong"}, json={"content": "x"}).status_code == 401
 
     def test_to_another_tenants_chat_is_404_and_changes_nothing(self, alice: Client, bob: Client) -> None:
-        """A foreign chat answers exactly like one that never was."""
+        """The response is identical to that for a chat that never existed."""
         chat_id = alice.new_chat()
         same = {"headers": {"X-Request-ID": "same"}, "json": {"content": "x"}}
         foreign = bob.send("POST", f"{CHATS}/{chat_id}/messages", **same)
@@ -30,7 +30,7 @@ class TestPost:
         assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 0
 
     def test_one(self, alice: Client) -> None:
-        """201 with the message as it is kept."""
+        """The response is 201 with the message as it is stored."""
         path = f"{CHATS}/{alice.new_chat()}/messages"
         sent = {"role": "tool", "content": "שלום\n🎉", "sender_id": "me", "metadata": {"k": 1.5}}
         answer = alice.send("POST", path, json=sent)
@@ -40,7 +40,7 @@ class TestPost:
         assert alice.send("GET", path).get_json()["items"] == [message]
 
     def test_a_batch_is_numbered_without_gaps(self, alice: Client) -> None:
-        """Numbers go on where the last post ended."""
+        """The numbers continue where the last post ended."""
         path = f"{CHATS}/{alice.new_chat('one')}/messages"
         batch = {"messages": [{"content": "two"}, {"content": "three"}]}
         answer = alice.send("POST", path, json=batch)
@@ -48,7 +48,7 @@ class TestPost:
         assert contents(alice.send("GET", path)) == ["one", "two", "three"]
 
     def test_a_batch_with_one_wrong_message_posts_none(self, alice: Client) -> None:
-        """All or none, and the answer names the wrong one."""
+        """A batch is stored completely or not at all, and the response names the invalid message."""
         chat_id = alice.new_chat()
         batch = {"messages": [{"content": "fine"}, {"content": ""}]}
         answer = alice.send("POST", f"{CHATS}/{chat_id}/messages", json=batch)
@@ -57,7 +57,7 @@ class TestPost:
         assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 0
 
     def test_a_thousand_at_once(self, alice: Client) -> None:
-        """The largest batch, every message with its number."""
+        """In the largest batch every message gets its number."""
         path = f"{CHATS}/{alice.new_chat()}/messages"
         answer = alice.send("POST", path, json={"messages": [{"content": str(n)} for n in range(1, 1001)]})
         kept = answer.get_json()["messages"]
@@ -70,14 +70,14 @@ class TestPage:
         assert alice.send("GET", f"{CHATS}/{alice.new_chat()}/messages", headers={"X-API-Key": ""}).status_code == 401
 
     def test_of_another_tenants_chat_is_404(self, alice: Client, bob: Client) -> None:
-        """A foreign chat answers like one that never was, also when it has messages."""
+        """The response is the one for a chat that never existed, even if the chat has messages."""
         answer = bob.send("GET", f"{CHATS}/{alice.new_chat('secret')}/messages")
         assert (answer.status_code, answer.get_json()["code"]) == (404, "chat_not_found")
 
     @pytest.mark.parametrize("order", ["asc", "desc"])
     @pytest.mark.parametrize("limit", [1, 2, 3, 7, 8])
     def test_cursors_lead_through_the_whole_chat(self, alice: Client, limit: int, order: str) -> None:
-        """Each message comes once, in order, in pages of the size asked for, and the last page has no cursor."""
+        """Each message comes once, in order, in pages of the requested size, and the last page has no cursor."""
         texts = [str(number) for number in range(7)]
         path = f"{CHATS}/{alice.new_chat(*texts)}/messages"
         seen: list[str] = []
@@ -91,14 +91,14 @@ class TestPage:
         assert seen == (texts if order == "asc" else texts[::-1])
 
     def test_bounds_are_exclusive(self, alice: Client) -> None:
-        """`after` and `before` name messages one has already."""
+        """The messages at `after` and `before` are not in the page: the caller has them already."""
         path = f"{CHATS}/{alice.new_chat(*'abcde')}/messages"
         assert contents(alice.send("GET", f"{path}?after=1&before=5")) == ["b", "c", "d"]
         assert contents(alice.send("GET", f"{path}?after=1&before=5&order=desc&limit=2")) == ["d", "c"]
         assert contents(alice.send("GET", f"{path}?after=5")) == []
 
     def test_a_cursor_belongs_to_its_chat(self, alice: Client) -> None:
-        """A cursor of another chat is an error, not a page of the wrong one."""
+        """A cursor of another chat is refused."""
         first, second = (f"{CHATS}/{alice.new_chat('a', 'b')}/messages" for _ in range(2))
         cursor = alice.send("GET", f"{first}?limit=1").get_json()["next_cursor"]
         answer = alice.send("GET", f"{second}?cursor={cursor}")
@@ -108,7 +108,7 @@ class TestPage:
 class TestOne:
     @pytest.mark.parametrize(("method", "body"), [("GET", None), ("PATCH", {"content": "x"}), ("DELETE", None)])
     def test_that_is_not_there_is_404(self, alice: Client, method: str, body) -> None:
-        """A number that was never given, was deleted, or is none; the chat's revision stays."""
+        """The number was never assigned, is deleted, or is not a number; the chat's ETag stays."""
         chat_id = alice.new_chat("a")
         alice.send("DELETE", f"{CHATS}/{chat_id}/messages/1")
         before = alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"]
@@ -118,12 +118,12 @@ class TestOne:
         assert alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"] == before
 
     def test_can_be_looked_up(self, alice: Client) -> None:
-        """As it is in the page."""
+        """It is the same as in the page."""
         path = f"{CHATS}/{alice.new_chat('a', 'b')}/messages"
         assert alice.send("GET", f"{path}/2").get_json() == alice.send("GET", path).get_json()["items"][1]
 
     def test_can_be_edited(self, alice: Client) -> None:
-        """What is left out stays, and edited_at tells when."""
+        """Fields that are not in the body stay, and edited_at is set."""
         path = f"{CHATS}/{alice.new_chat('a')}/messages/1"
         before = alice.send("GET", path).get_json()
         edited = alice.send("PATCH", path, json={"content": "A"}).get_json()
@@ -133,7 +133,7 @@ class TestOne:
         assert alice.send("GET", path).get_json() == edited
 
     def test_can_be_deleted_and_its_number_is_not_used_again(self, alice: Client) -> None:
-        """message_count follows, and seq goes on."""
+        """message_count goes down, and the next message gets a new seq."""
         chat_id = alice.new_chat("a", "b")
         assert alice.send("DELETE", f"{CHATS}/{chat_id}/messages/2").status_code == 204
         assert alice.send("GET", f"{CHATS}/{chat_id}").get_json()["message_count"] == 1
@@ -142,7 +142,7 @@ class TestOne:
 
 
 def test_a_chat_can_be_emptied(alice: Client) -> None:
-    """The chat stays, its messages go, and their numbers are not used again."""
+    """The chat stays, its messages are deleted, and their numbers are not used again."""
     chat_id = alice.new_chat("a", "b", title="t")
     assert alice.send("DELETE", f"{CHATS}/{chat_id}/messages").get_json() == {"success": True, "deleted": 2}
     chat = alice.send("GET", f"{CHATS}/{chat_id}").get_json()
@@ -154,10 +154,10 @@ def test_a_chat_can_be_emptied(alice: Client) -> None:
 
 @pytest.mark.parametrize("after", [2**63 - 1, 2**63 - 2, 10**18, -1])
 @pytest.mark.parametrize("before", [2**63 - 1, 0, -1])
-def test_a_forged_cursor_is_no_error_of_ours(alice, after, before) -> None:
-    """Whatever it says: 400, or a page of nothing."""
+def test_a_forged_cursor_is_no_server_error(alice, after, before) -> None:
+    """The response to any forged cursor is 400 or an empty page."""
     chat_id = alice.new_chat("x")
-    # What is given as the last of a page stands in the cursor as it is.
+    # The cursor contains the seq of the page's last message unchanged.
     forged = next_cursor(Span(before=before), after, alice.access.tenant_id, chat_id)
     answer = alice.send("GET", f"{CHATS}/{chat_id}/messages?cursor={forged}")
     assert answer.status_code in {200, 400}
@@ -166,7 +166,7 @@ def test_a_forged_cursor_is_no_error_of_ours(alice, after, before) -> None:
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_a_page_of_long_messages_is_short_and_says_that_there_are_more(alice, order) -> None:
-    """About 1 MiB, however many are asked for; and page by page all of them come, once and in order."""
+    """A page has about 1 MiB, whatever the limit; the pages together have each message once and in order."""
     chat_id = alice.new_chat()
     for number in range(30):
         content = f"{number}" + "🎉" * 32_000

@@ -1,4 +1,4 @@
-"""HTTP compares as HTTP compares: types, codings, times and tags, in any of the forms that the RFCs allow."""
+"""Media types, codings and times are accepted in every form that the RFCs allow."""
 
 import pytest
 from marshmallow import ValidationError
@@ -30,7 +30,7 @@ JSON = "application/json"
     ],
 )
 def test_the_most_specific_range_decides(alice: Client, accept: str, status: int) -> None:
-    """RFC 9110, section 12.5.1."""
+    """The range in Accept that matches most closely decides, as in RFC 9110, section 12.5.1."""
     assert alice.send("GET", CHATS, headers={"Accept": accept}).status_code == status
 
 
@@ -47,12 +47,12 @@ def test_the_most_specific_range_decides(alice: Client, accept: str, status: int
         ({"Content-Type": "text/plain"}, 415),
     ],
 )
-def test_a_body_is_read_by_what_it_is_said_to_be(alice: Client, headers: dict[str, str], status: int) -> None:
-    """JSON of which nothing is said, as `curl -d '{}'` sends it, is JSON."""
+def test_a_body_is_read_by_its_content_type(alice: Client, headers: dict[str, str], status: int) -> None:
+    """JSON is accepted without a Content-Type too, and with that of a form, which `curl -d '{}'` sends."""
     assert alice.send("POST", CHATS, data=b"{}", headers=headers).status_code == status
 
 
-def test_a_form_is_no_json(alice: Client) -> None:
+def test_a_form_is_not_json(alice: Client) -> None:
     answer = alice.send("POST", CHATS, data=b"title=x", headers={"Content-Type": "application/x-www-form-urlencoded"})
     assert (answer.status_code, answer.get_json()["code"]) == (400, "invalid_json")
 
@@ -69,8 +69,8 @@ def test_a_form_is_no_json(alice: Client) -> None:
         ("9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999Z"),
     ],
 )
-def test_every_form_of_a_time_is_read(text: str, expected: str) -> None:
-    """RFC 3339, section 5.6: lower case, any fraction, leap seconds, unknown offsets."""
+def test_every_form_of_a_time_is_accepted(text: str, expected: str) -> None:
+    """RFC 3339, section 5.6, allows lower case, any fraction, leap seconds and unknown offsets."""
     assert milliseconds(Rfc3339().deserialize(text)) == expected
 
 

@@ -1,4 +1,4 @@
-"""The specification: valid, whole, and honest."""
+"""The OpenAPI document is valid and complete, and describes what the service does."""
 
 import json
 import re
@@ -22,8 +22,8 @@ def app() -> Flask:
 
 @pytest.fixture(scope="module")
 def document(app: Flask) -> dict[str, Any]:
-    found: dict[str, Any] = app.test_client().get("/openapi.json").get_json()
-    return found
+    openapi: dict[str, Any] = app.test_client().get("/openapi.json").get_json()
+    return openapi
 
 
 def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -41,17 +41,17 @@ def test_it_is_valid(document: dict[str, Any]) -> None:
 
 
 def test_every_operation_is_in_it(app: Flask, document: dict[str, Any]) -> None:
-    """From the route table; and each says what it does, under its own id."""
-    wanted = {
+    """Every route of the API is in the document, with a summary and an operation id of its own."""
+    routes = {
         (method, rule.rule.replace("<", "{").replace(">", "}"))
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if rule.rule.startswith(API_PREFIX) and not rule.rule.endswith("/ws")  # OpenAPI has no words for it
     }
-    found = operations(document)
-    assert wanted <= set(found)
-    assert all(operation["summary"] for operation in found.values())
-    ids = [operation["operationId"] for operation in found.values()]
+    documented = operations(document)
+    assert routes <= set(documented)
+    assert all(operation["summary"] for operation in documented.values())
+    ids = [operation["operationId"] for operation in documented.values()]
     assert len(set(ids)) == len(ids)
 
 
@@ -62,20 +62,20 @@ def test_the_api_needs_a_key_and_the_rest_does_not(document: dict[str, Any]) -> 
 
 
 def test_every_error_is_documented_somewhere_with_its_example(document: dict[str, Any]) -> None:
-    """And none that the table does not know."""
+    """The examples are those of the problem table, no more and no fewer."""
     examples = {
         code: example["value"]
         for response in document["components"]["responses"].values()
         for code, example in response["content"][problems.MEDIA_TYPE]["examples"].items()
     }
-    not_over_http = {403, 426}  # only WebSockets
+    not_over_http = {403, 426}  # only refusals of WebSockets
     table = [*problems.DOMAIN.values(), *(p for p in problems.HTTP.values() if p.status not in not_over_http)]
     assert set(examples) == {problem.code for problem in table}
     assert all(example["code"] == code for code, example in examples.items())
 
 
-def test_every_operation_of_the_api_tells_of_its_rate_limit(document: dict[str, Any]) -> None:
-    """A 429 with Retry-After, and headers on what is answered else; nothing of it where no key is needed."""
+def test_every_operation_of_the_api_documents_its_rate_limit(document: dict[str, Any]) -> None:
+    """It has a 429 with Retry-After, and headers on its successes; operations without a key have neither."""
     names = {"RateLimit", "RateLimit-Policy"}
     assert set(document["components"]["headers"]) == names
     for (_, path), operation in operations(document).items():
@@ -91,7 +91,7 @@ def test_every_operation_of_the_api_tells_of_its_rate_limit(document: dict[str, 
 
 
 def test_the_published_operation(document: dict[str, Any]) -> None:
-    """Its answer has three fields, its errors are those of the page and those that everything has."""
+    """Its response has the three published fields, and its errors are documented."""
     operation = document["paths"]["/api/v1/chats/{chat_id}"]["delete"]
     answer = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
     assert list(document["components"]["schemas"][answer]["properties"]) == ["success", "message", "deleted_at"]
@@ -104,8 +104,8 @@ def test_the_published_operation(document: dict[str, Any]) -> None:
 OF_THE_API = ("/chats", "/deletions", "/trash", "/holds", "/retention", "/erasures", "/webhooks", "/log")
 
 
-def test_the_readme_and_the_api_page_name_no_other_address(app: Flask, project) -> None:
-    """What they show is there: each address in them has a route."""
+def test_the_api_page_names_only_addresses_that_exist(app: Flask, project) -> None:
+    """Each address in the table of docs/api.md has a route."""
     routes = app.url_map.bind("")
     text = (project / "docs/api.md").read_text()
     for line in text.splitlines():
@@ -117,7 +117,7 @@ def test_the_readme_and_the_api_page_name_no_other_address(app: Flask, project) 
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/docs.js", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"])
-def test_the_page_has_a_strict_policy(app: Flask, path: str) -> None:
+def test_the_page_has_a_strict_content_security_policy(app: Flask, path: str) -> None:
     answer = app.test_client().get(path)
     assert answer.status_code == 200
     policy = answer.headers["Content-Security-Policy"]
@@ -128,37 +128,37 @@ def test_the_page_has_a_strict_policy(app: Flask, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["index.css", "../docs.py", "%2e%2e/docs.py", "oauth2-redirect.html", ".", "x"])
-def test_nothing_else_of_the_folders_is_served(app: Flask, name: str) -> None:
+def test_no_other_file_of_the_folders_is_served(app: Flask, name: str) -> None:
     answer = app.test_client().get(f"/docs/{name}")
     assert answer.status_code == 404
     assert json.loads(answer.data)["code"] == "not_found"
 
 
 def refers_to_itself(schemas: dict[str, Any], name: str, seen: tuple[str, ...] = ()) -> bool:
-    """Whether a schema is part of itself."""
+    """Return whether a schema contains itself."""
     if name in seen:
         return True
-    named = re.findall(r"'#/components/schemas/(\w+)'", str(schemas[name]))
-    return any(refers_to_itself(schemas, one, (*seen, name)) for one in named)
+    references = re.findall(r"'#/components/schemas/(\w+)'", str(schemas[name]))
+    return any(refers_to_itself(schemas, reference, (*seen, name)) for reference in references)
 
 
 class TestForGenerators:
-    """What generators of clients stumble over: see docs/api.md."""
+    """The document avoids what generators of clients cannot handle: see docs/api.md."""
 
-    def test_no_schema_is_part_of_itself(self, document) -> None:
+    def test_no_schema_contains_itself(self, document) -> None:
         schemas = document["components"]["schemas"]
         assert [name for name in schemas if refers_to_itself(schemas, name)] == []
 
     def test_no_field_of_a_body_has_a_default(self, document) -> None:
-        """They take it for one that is always there."""
+        """Generators would take the field for one that is always present."""
         schemas = document["components"]["schemas"]
-        found = [
+        with_default = [
             (name, field)
-            for name, one in schemas.items()
-            for field, as_ in one.get("properties", {}).items()
-            if "default" in as_
+            for name, schema in schemas.items()
+            for field, definition in schema.get("properties", {}).items()
+            if "default" in definition
         ]
-        assert found == []
+        assert with_default == []
 
     def test_every_operation_says_more_than_its_name(self, document) -> None:
         for path, item in document["paths"].items():

@@ -1,4 +1,4 @@
-"""Proof over HTTP: what is given out verifies, and who gets it."""
+"""Proofs over HTTP: they verify, and only the tenant itself gets them."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ OLD, NEW = SigningKey.new(), SigningKey.new()
 
 @pytest.fixture
 def either_database(database: Database) -> Database:
-    """A log is written on a real server only."""
+    """Only mongod: the log is written from a change stream."""
     return database
 
 
@@ -46,7 +46,7 @@ def deleted(client: Client, database: Database, *contents: str) -> str:
 
 
 def test_a_deletion_is_proved(alice: Client, database: Database) -> None:
-    """To ours, and to an implementation that is not ours."""
+    """The proof verifies with our implementation and with an independent one."""
     chat_id = deleted(alice, database, "a", "b")
     answer = alice.send("GET", f"{API}/deletions/{chat_id}/proof")
     assert (answer.status_code, answer.mimetype) == (200, "text/plain")
@@ -60,8 +60,8 @@ def test_a_deletion_is_proved(alice: Client, database: Database) -> None:
     assert theirs["ok"] is True
 
 
-def test_that_nothing_is_left_is_proved(alice: Client, database: Database) -> None:
-    """At once of a small chat, of a large one when its purge is done; it was looked for again."""
+def test_a_purge_is_proved(alice: Client, database: Database) -> None:
+    """The proof that nothing is left exists at once for a small chat, and for a large one after its purge."""
     small, large = deleted(alice, database, "a"), deleted(alice, database, *"abcdef")
     path = f"{API}/deletions/{small}/proof?kind=chat.purged"
     assert verify(alice.send("GET", path).data, [key_of(alice)], small).entry["covers"] == ["api", "collection"]
@@ -75,8 +75,8 @@ def test_that_nothing_is_left_is_proved(alice: Client, database: Database) -> No
     assert verify(alice.send("GET", path).data, [key_of(alice)], large).entry["message_count"] == 6
 
 
-def test_what_a_purge_overlooked_is_gone_before_it_is_signed(alice: Client, database: Database) -> None:
-    """That nothing is left is looked for again in the transaction that says so."""
+def test_a_message_that_a_purge_overlooked_is_removed_before_the_proof(alice: Client, database: Database) -> None:
+    """The transaction that completes a purge checks again that no message is left."""
     chat_id = deleted(alice, database, *"abcdef")
     worker = PurgeWorker(Purges(database))
     database.messages.insert_one({"_id": message_key(alice.access.tenant_id, chat_id, 0), "content": "overlooked"})
@@ -102,7 +102,7 @@ def test_the_log_only_grows(alice: Client, database: Database) -> None:
     assert alice.send("GET", f"{API}/log/consistency").status_code == 422
 
 
-def test_the_ring_has_the_old_key(alice: Client) -> None:
+def test_the_key_ring_has_the_old_key(alice: Client) -> None:
     shown = alice.send("GET", f"{API}/log/key").get_json()
     origin = origin_of(alice.access.tenant_id)
     assert shown["origin"] == origin
@@ -129,7 +129,7 @@ def test_without_a_key_nothing_is_signed(database: Database, new_tenant: Callabl
     assert plain.send("GET", f"{API}/log").get_json()["head"] == 2
 
 
-def test_an_answer_is_text_or_nothing(alice: Client) -> None:
+def test_checkpoints_and_consistency_proofs_are_only_text(alice: Client) -> None:
     for path in ("log/checkpoint", "log/consistency?old=0"):
         assert alice.send("GET", f"{API}/{path}", headers={"Accept": "text/*"}).status_code == 200
         assert alice.send("GET", f"{API}/{path}", headers={"Accept": "application/pdf"}).status_code == 406

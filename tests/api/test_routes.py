@@ -1,4 +1,4 @@
-"""What holds for every route, generated from the route table: a new endpoint cannot be forgotten."""
+"""Tests of every route, generated from the route table, so that no new endpoint is forgotten."""
 
 import pytest
 from flask import Flask
@@ -17,14 +17,14 @@ UNKNOWN = "11111111-2222-4333-8444-555555555555"
 OPEN = {"/healthz", "/readyz", "/metrics", "/problems/<name>", "/openapi.json", "/verify"} | {
     *("/docs", "/docs/", "/docs/<path:name>", "/problems")
 }
-"""What the contract lets everybody see."""
+"""The routes that the contract opens to everybody."""
 
 BODIES = {
     ("PATCH", "/api/v1/chats/<chat_id>"): {"title": "x"},
     ("POST", "/api/v1/chats/<chat_id>/messages"): {"content": "x"},
     ("PATCH", "/api/v1/chats/<chat_id>/messages/<seq>"): {"content": "x"},
 }
-"""A right body for each operation on a chat that takes one, so that only the chat can be what is wrong."""
+"""A valid body for each operation on a chat that needs one, so that only the chat can be the reason of a refusal."""
 
 
 def path(rule: str, chat_id: str) -> str:
@@ -45,7 +45,7 @@ ON_A_CHAT = [operation for operation in OPERATIONS if "<chat_id>" in operation[1
 
 
 def test_only_the_open_routes_are_outside_the_api() -> None:
-    """Whatever is not meant for everybody lives below /api/, where a key is needed."""
+    """All other routes are below /api/, where a key is needed."""
     assert {rule for _, rule in _operations() if not rule.startswith(API_PREFIX)} == OPEN
     with_page = {rule for _, rule in _operations(chat_page=True) if not rule.startswith(API_PREFIX)}
     assert with_page == {*OPEN, "/", "/page/<name>"}
@@ -53,7 +53,7 @@ def test_only_the_open_routes_are_outside_the_api() -> None:
 
 @pytest.mark.parametrize(("method", "rule"), OPERATIONS)
 def test_needs_a_key(app: Flask, method: str, rule: str) -> None:
-    """401, whatever else is wrong with the request."""
+    """Without a key the response is 401, whatever else is wrong with the request."""
     for chat_id in (UNKNOWN, "no-uuid"):
         answer = app.test_client().open(path(rule, chat_id), method=method, data=b"{")
         assert (answer.status_code, answer.get_json()["code"]) == (401, "invalid_api_key")
@@ -62,13 +62,13 @@ def test_needs_a_key(app: Flask, method: str, rule: str) -> None:
 
 @pytest.mark.parametrize(("method", "rule"), OPERATIONS)
 def test_needs_a_scope(app: Flask, new_tenant, method: str, rule: str) -> None:
-    """A key with the other scopes is refused with 403, and told which one is missing."""
+    """A key with all other scopes gets a 403 that names the missing one."""
     endpoint = next(
-        found.endpoint for found in app.url_map.iter_rules() if found.rule == rule and method in (found.methods or ())
+        route.endpoint for route in app.url_map.iter_rules() if route.rule == rule and method in (route.methods or ())
     )
     needed = app.view_functions[endpoint].required_scope
     if needed is None:
-        assert rule == "/api/v1/me", "which tells a key what it may do"
+        assert rule == "/api/v1/me", "which shows a key its own scopes"
         return
     others = {*Scope} - {needed}
     answer = Client(app, new_tenant(*others)).send(method, path(rule, UNKNOWN))
@@ -76,8 +76,10 @@ def test_needs_a_scope(app: Flask, new_tenant, method: str, rule: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "rule"), ON_A_CHAT)
-def test_another_tenants_chat_is_one_that_never_was(alice: Client, bob: Client, method: str, rule: str) -> None:
-    """The same answer to the byte, headers included, and the chat stays as it is."""
+def test_another_tenants_chat_is_like_one_that_never_existed(
+    alice: Client, bob: Client, method: str, rule: str
+) -> None:
+    """The responses are the same to the byte, headers included, and the chat does not change."""
     chat_id = alice.new_chat("hello")
     before = alice.send("GET", f"/api/v1/chats/{chat_id}").data
     same = {"headers": {"X-Request-ID": "same"}}
@@ -93,15 +95,15 @@ def test_another_tenants_chat_is_one_that_never_was(alice: Client, bob: Client, 
 
 @pytest.mark.parametrize(("method", "rule"), ON_A_CHAT)
 @pytest.mark.parametrize("chat_id", ["no-uuid", UNKNOWN[:-1], UNKNOWN.replace("-", ""), f"urn:uuid:{UNKNOWN}"])
-def test_an_id_that_is_no_uuid_is_400(alice: Client, method: str, rule: str, chat_id: str) -> None:
-    """Never 404 HTML, never 500."""
+def test_an_id_that_is_not_a_uuid_is_400(alice: Client, method: str, rule: str, chat_id: str) -> None:
+    """The response is a problem with 400, never a 404 in HTML or a 500."""
     answer = alice.send(method, path(rule, chat_id))
     assert (answer.status_code, answer.get_json()["code"]) == (400, "invalid_chat_id")
 
 
 @pytest.mark.parametrize(("method", "rule"), OPERATIONS)
-def test_a_bug_is_500_and_tells_nothing(app: Flask, new_tenant, method: str, rule: str, caplog, monkeypatch) -> None:
-    """Neither the answer nor the log has the text of the exception."""
+def test_a_bug_is_500_without_details(app: Flask, new_tenant, method: str, rule: str, caplog, monkeypatch) -> None:
+    """Neither the response nor the log has the text of the exception."""
 
     def break_down(**_: object) -> None:
         raise RuntimeError("canary")
@@ -115,19 +117,19 @@ def test_a_bug_is_500_and_tells_nothing(app: Flask, new_tenant, method: str, rul
 
 
 def test_every_domain_error_has_a_row() -> None:
-    """An error that is missing in the table would be answered as a bug."""
-    known = [found for found in vars(errors).values() if isinstance(found, type)]
-    raised = {found for found in known if issubclass(found, errors.ChatServiceError)} - {
+    """An error that is missing from the table would become a 500."""
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    raised = {error for error in classes if issubclass(error, errors.ChatServiceError)} - {
         errors.ChatServiceError,
-        errors.UnsupportedServerError,  # ends the start of the service, before anything is answered
-        errors.WrongCollectionsError,  # is said there, and by the command line
+        errors.UnsupportedServerError,  # ends the start of the service, before any request
+        errors.WrongCollectionsError,  # at the start too, and on the command line
         errors.ExportEndedError,  # as the next but one
         errors.ExportOutdatedError,  # as the next
         errors.ExportCutError,  # ends a stream after its head was sent: the cut is the answer
         errors.TooManyConnectionsError,  # these two close WebSockets
         errors.ChangesLostError,
         errors.ClaimLostError,  # between purge workers; no request meets it
-        errors.UnknownChatsError,  # these two are told as a field that is wrong
+        errors.UnknownChatsError,  # these two are returned as errors of a field
         errors.ReceiverRefusedError,
         errors.SecretsUnreadableError,  # between workers
     }
@@ -135,9 +137,9 @@ def test_every_domain_error_has_a_row() -> None:
 
 
 def test_every_answer_carries_the_request_id(alice: Client) -> None:
-    """A sane X-Request-ID is given back; any other is replaced."""
-    for told, kept in (("abc-1.2:3", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("ü", False)):
-        answer = alice.send("GET", f"/api/v1/chats/{UNKNOWN}", headers={"X-Request-ID": told})
-        assert (answer.headers["X-Request-ID"] == told) is kept
+    """A valid X-Request-ID is returned; any other is replaced."""
+    for sent, kept in (("abc-1.2:3", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("ü", False)):
+        answer = alice.send("GET", f"/api/v1/chats/{UNKNOWN}", headers={"X-Request-ID": sent})
+        assert (answer.headers["X-Request-ID"] == sent) is kept
         assert answer.get_json()["request_id"] == answer.headers["X-Request-ID"]
         assert answer.headers["Cache-Control"] == "no-store"

@@ -1,4 +1,4 @@
-"""Two tenants do anything in any order; after each step everything they can see is what a model in memory says."""
+"""Random operations of two tenants; after each step everything that they can read equals a model in memory."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ from tests.client import CHATS, Client, TenantAccess
 from tests.conftest import empty, tenant_maker
 
 INLINE_LIMIT = 4
-"""So low that deletes and emptyings of both kinds happen; no purge runs, so what waits for one is there to be found."""
+"""So low that inline and staged deletes and emptyings happen; no purge runs, so staged messages stay on disk."""
 
 texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20)
 titles = st.none() | texts
@@ -33,16 +33,16 @@ class Model:
         self.metadata = metadata
         self.messages: dict[int, dict[str, Any]] = {}
         self.next_seq = 1
-        self.left = 0
-        """Messages that emptying has left for a purge: a delete's receipt counts them."""
+        self.staged = 0
+        """Messages that an emptying has left to a purge: the receipt of a later delete counts them."""
         self.updated_at = ""
 
     @property
     def receipt_count(self) -> int:
-        return len(self.messages) + self.left
+        return len(self.messages) + self.staged
 
     def seq(self, index: int) -> int:
-        """Return the seq of a message that is there, or of one that is not (any more)."""
+        """Return the seq of a message that exists, or one that is deleted or was never used."""
         return sorted(self.messages)[index] if index < len(self.messages) else index + 1
 
 
@@ -61,7 +61,7 @@ class Tenant:
 
 
 class Service(RuleBasedStateMachine):
-    """What can be done."""
+    """The operations, each with the change that the model expects."""
 
     database: Database
     app: Flask
@@ -117,10 +117,10 @@ class Service(RuleBasedStateMachine):
     @rule(chat=live)
     def empty(self, chat: tuple[int, str]) -> None:
         tenant, chat_id, model = self._find(chat)
-        told = tenant.ask("DELETE", f"{CHATS}/{chat_id}/messages", 200)
-        assert told == {"success": True, "deleted": len(model.messages)}
+        answer = tenant.ask("DELETE", f"{CHATS}/{chat_id}/messages", 200)
+        assert answer == {"success": True, "deleted": len(model.messages)}
         if len(model.messages) > INLINE_LIMIT:
-            model.left += len(model.messages)
+            model.staged += len(model.messages)
         model.messages.clear()
 
     @rule(chat=live, title=titles)
@@ -138,11 +138,13 @@ class Service(RuleBasedStateMachine):
 
     @rule(target=gone, chats=st.lists(consumes(live), min_size=1, max_size=3))
     def delete_in_bulk(self, chats: list[tuple[int, str]]) -> Any:
-        """Of chats of both tenants one's own are deleted, and the others are not found."""
+        """A bulk delete of chats of both tenants deletes the caller's own, and does not find the others."""
         whose = chats[0][0]
-        told = self.tenants[whose].ask("POST", f"{CHATS}/delete", 200, json={"chat_ids": [one for _, one in chats]})
-        assert [one["chat_id"] for one in told["successful"]] == [one for owner, one in chats if owner == whose]
-        assert {one["code"] for one in told["failed"]} <= {"chat_not_found"}
+        chat_ids = [chat_id for _, chat_id in chats]
+        results = self.tenants[whose].ask("POST", f"{CHATS}/delete", 200, json={"chat_ids": chat_ids})
+        own = [chat_id for owner, chat_id in chats if owner == whose]
+        assert [success["chat_id"] for success in results["successful"]] == own
+        assert {failure["code"] for failure in results["failed"]} <= {"chat_not_found"}
         for owner, chat_id in chats:
             tenant = self.tenants[owner]
             if owner != whose:
@@ -151,8 +153,8 @@ class Service(RuleBasedStateMachine):
         return multiple(*chats)
 
     @rule(chat=gone)
-    def nothing_comes_back(self, chat: tuple[int, str]) -> None:
-        """By no route, for neither tenant, and not under its id."""
+    def a_deleted_chat_stays_deleted(self, chat: tuple[int, str]) -> None:
+        """No route finds it, for neither tenant, and its id cannot be used again."""
         whose, chat_id = chat
         path = f"{CHATS}/{chat_id}"
         for tenant in self.tenants:
@@ -174,16 +176,16 @@ class Service(RuleBasedStateMachine):
     @rule(chat=live, limit=st.integers(1, 3), order=st.sampled_from(["asc", "desc"]))
     def page_through(self, chat: tuple[int, str], limit: int, order: str) -> None:
         tenant, chat_id, model = self._find(chat)
-        found, query = [], f"order={order}"
+        items, query = [], f"order={order}"
         while query:
             page = tenant.ask("GET", f"{CHATS}/{chat_id}/messages?limit={limit}&{query}", 200)
-            found += page["items"]
+            items += page["items"]
             query = page["next_cursor"] and f"cursor={page['next_cursor']}"
-        assert found == sorted(model.messages.values(), key=lambda one: one["seq"], reverse=order == "desc")
+        assert items == sorted(model.messages.values(), key=lambda message: message["seq"], reverse=order == "desc")
 
     @rule(target=live, chat=live)
     def copy(self, chat: tuple[int, str]) -> tuple[int, str]:
-        """Export and import: another chat with the same messages."""
+        """An imported export is another chat with the same messages."""
         tenant, chat_id, model = self._find(chat)
         exported = tenant.client.send("GET", f"{CHATS}/{chat_id}/export?format=ndjson").data
         made = tenant.ask(
@@ -199,11 +201,11 @@ class Service(RuleBasedStateMachine):
         for tenant in getattr(self, "tenants", ()):
             for chat_id, model in tenant.chats.items():
                 self._compare(tenant, chat_id, model)
-            order = sorted(tenant.chats, key=lambda one: (tenant.chats[one].updated_at, _reversed(one)), reverse=True)
+            order = sorted(tenant.chats, key=lambda id_: (tenant.chats[id_].updated_at, _reversed(id_)), reverse=True)
             listed = tenant.ask("GET", f"{CHATS}?limit=200", 200)["items"]
             assert [chat["id"] for chat in listed] == order
             receipts = tenant.ask("GET", "/api/v1/deletions?limit=200", 200)["items"]
-            assert {one["chat_id"]: one["message_count"] for one in receipts} == tenant.deleted
+            assert {receipt["chat_id"]: receipt["message_count"] for receipt in receipts} == tenant.deleted
 
     def _compare(self, tenant: Tenant, chat_id: str, model: Model) -> None:
         chat = tenant.ask("GET", f"{CHATS}/{chat_id}", 200)
@@ -215,7 +217,7 @@ class Service(RuleBasedStateMachine):
         assert exported["messages"] == [model.messages[seq] for seq in sorted(model.messages)]
 
     def teardown(self) -> None:
-        """What is left is sound: counts are those of the messages that are there, and nothing is orphaned."""
+        """`check` finds nothing wrong at the end: all counts are right, and nothing is orphaned."""
         assert list(Checks(self.database).run()) == []
 
     def _find(self, chat: tuple[int, str]) -> tuple[Tenant, str, Model]:
@@ -224,7 +226,7 @@ class Service(RuleBasedStateMachine):
 
 
 def _reversed(text: str) -> tuple[int, ...]:
-    """Return a key that sorts texts the other way round."""
+    """Return a key that sorts texts in reverse order."""
     return tuple(-ord(character) for character in text)
 
 

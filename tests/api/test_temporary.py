@@ -1,4 +1,4 @@
-"""Chats with an end: from that millisecond on they are gone for everybody, whether or not a job has come by."""
+"""Temporary chats: at the millisecond of their end they are gone for everybody, even before a job deletes them."""
 
 import uuid
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def soon(either_database: Database) -> str:
 
 @pytest.fixture
 def pass_time(either_database: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
-    """Set the clock that everything is judged by."""
+    """Return a function that sets the database's clock."""
     now = either_database.now()
 
     def move(by: timedelta) -> None:
@@ -49,9 +49,9 @@ class TestItsEnd:
     def test_is_shown(self, alice: Client, soon: str) -> None:
         plain, ending = alice.new_chat(), alice.new_chat(expires_at=soon)
         shown = [alice.send("GET", f"{CHATS}/{chat_id}").get_json() for chat_id in (plain, ending)]
-        assert [(one["expires_at"], one["expires_by"]) for one in shown] == [(None, None), (soon, "chat")]
+        assert [(chat["expires_at"], chat["expires_by"]) for chat in shown] == [(None, None), (soon, "chat")]
 
-    def test_is_set_moved_and_taken_away(self, alice: Client, soon: str) -> None:
+    def test_can_be_set_moved_and_removed(self, alice: Client, soon: str) -> None:
         chat_id = alice.new_chat()
         for end in (soon, soon.replace("Z", "+00:00"), None):
             answer = alice.send("PATCH", f"{CHATS}/{chat_id}", json={"expires_at": end})
@@ -59,11 +59,11 @@ class TestItsEnd:
 
     @pytest.mark.parametrize("end", ["2020-01-01T00:00:00Z", "tomorrow", 7, "now"])
     def test_must_be_in_the_future(self, alice: Client, either_database: Database, pass_time: object, end: Any) -> None:
-        del pass_time  # so that now is now
-        wanted = at(either_database.now()) if end == "now" else end
+        del pass_time  # it stops the clock, so that "now" is still now when the request comes
+        expires_at = at(either_database.now()) if end == "now" else end
         chat_id = alice.new_chat()
         for method, address in ("POST", CHATS), ("PATCH", f"{CHATS}/{chat_id}"):
-            answer = alice.send(method, address, json={"expires_at": wanted})
+            answer = alice.send(method, address, json={"expires_at": expires_at})
             assert (answer.status_code, list(answer.get_json()["errors"])) == (422, ["expires_at"])
 
     def test_is_to_the_millisecond(self, alice: Client, either_database: Database, pass_time) -> None:
@@ -76,31 +76,33 @@ class TestItsEnd:
 
 class TestAfterIt:
     @pytest.mark.parametrize(("method", "rule"), ON_A_CHAT)
-    def test_every_route_answers_as_if_it_never_was(self, alice: Client, expired: str, method: str, rule: str) -> None:
+    def test_every_route_answers_as_if_it_had_never_existed(
+        self, alice: Client, expired: str, method: str, rule: str
+    ) -> None:
         same = {"headers": {"X-Request-ID": "same"}, "json": BODIES.get((method, rule))}
-        found = alice.send(method, path(rule, expired), **same)
+        ended = alice.send(method, path(rule, expired), **same)
         absent = alice.send(method, path(rule, str(uuid.uuid4())), **same)
-        assert found.status_code == 404
-        assert (found.data, found.headers) == (absent.data, absent.headers)
+        assert ended.status_code == 404
+        assert (ended.data, ended.headers) == (absent.data, absent.headers)
 
     def test_live_connections_change_nothing(
         self, alice: Client, either_database: Database, soon: str, pass_time
     ) -> None:
-        """Nobody is told to wait for people to leave a chat that is gone."""
+        """Nobody is asked to wait for the connections of a chat that is gone."""
         chat_id = alice.new_chat(expires_at=soon)
         Presence(either_database).open(alice.access.tenant_id, chat_id, "connection", "worker")
         pass_time(HOUR)
         either_database.presence.update_many({}, {"$set": {"expires_at": either_database.now() + HOUR}})
         assert alice.send("DELETE", f"{CHATS}/{chat_id}").status_code == 404
         bulk = alice.send("POST", f"{CHATS}/delete", json={"chat_ids": [chat_id, str(uuid.uuid4())]}).get_json()
-        assert [one["code"] for one in bulk["failed"]] == ["chat_not_found"] * 2
+        assert [failure["code"] for failure in bulk["failed"]] == ["chat_not_found"] * 2
 
     def test_it_is_in_no_list_and_its_id_is_retired(self, alice: Client, expired: str) -> None:
         assert alice.send("GET", CHATS).get_json()["items"] == []
         answer = alice.send("POST", CHATS, json={"id": expired})
         assert (answer.status_code, answer.get_json()["code"]) == (409, "chat_id_retired")
 
-    def test_a_job_deletes_it_as_a_delete_does(self, app: Flask, alice: Client, expired: str) -> None:
+    def test_a_job_deletes_it_as_a_request_does(self, app: Flask, alice: Client, expired: str) -> None:
         kept = alice.new_chat("stays")
         job = Expiry(app.extensions["chat_service"].expired)
         assert (job.run_once(), job.run_once(), job.is_done()) == (1, None, True)
@@ -109,7 +111,7 @@ class TestAfterIt:
         assert alice.send("GET", f"{CHATS}/{expired}").get_json()["deletion"] == f"/api/v1/deletions/{expired}"
         assert alice.send("GET", f"{CHATS}/{kept}").status_code == 200
 
-    def test_the_job_leaves_what_has_got_another_end(self, app: Flask, alice: Client, soon: str, pass_time) -> None:
+    def test_the_job_leaves_a_chat_whose_end_was_changed(self, app: Flask, alice: Client, soon: str, pass_time) -> None:
         chat_id = alice.new_chat(expires_at=soon)
         alice.send("PATCH", f"{CHATS}/{chat_id}", json={"expires_at": None})
         pass_time(HOUR * 2)
@@ -124,7 +126,7 @@ class TestInTheTrash:
         pass_time(HOUR)
         assert alice.send("POST", f"/api/v1/trash/{chat_id}/restore").status_code == 404
 
-    def test_it_comes_back_with_its_end(self, alice: Client, soon: str) -> None:
+    def test_a_restore_keeps_its_end(self, alice: Client, soon: str) -> None:
         chat_id = alice.new_chat("x", expires_at=soon)
         alice.send("POST", f"{CHATS}/{chat_id}/trash")
         assert alice.send("POST", f"/api/v1/trash/{chat_id}/restore").get_json()["expires_at"] == soon

@@ -1,4 +1,4 @@
-"""The trash over HTTP: hidden from every route, restored as it was, deleted for good."""
+"""The trash over HTTP: chats in it are hidden from all other routes, can be restored, and are deleted for good."""
 
 import time
 import uuid
@@ -21,7 +21,7 @@ def trash(client: Client, chat_id: str, **kwargs: Any) -> Any:
 
 
 def due(database: Any, chat_id: str) -> None:
-    """Let a chat's time in the trash be over."""
+    """End a chat's time in the trash."""
     database.trash.update_one({"_id.chat_id": chat_id}, {"$set": {"purge_at": database.now()}})
 
 
@@ -42,37 +42,39 @@ ELSEWHERE = [
 
 class TestHidden:
     @pytest.mark.parametrize(("method", "rule"), ELSEWHERE)
-    def test_every_route_answers_as_if_it_never_was(self, alice: Client, trashed: str, method: str, rule: str) -> None:
-        same = {"headers": {"X-Request-ID": "same"}, "json": BODIES.get((method, rule))}
-        found = alice.send(method, path(rule, trashed), **same)
-        absent = alice.send(method, path(rule, str(uuid.uuid4())), **same)
-        assert found.status_code == 404
-        assert (found.data, found.headers) == (absent.data, absent.headers)
-
-    @pytest.mark.parametrize(
-        ("method", "rule"), [one for one in ON_A_CHAT if not one[1].startswith("/api/v1/deletions/")]
-    )
-    def test_a_deleted_one_differs_in_nothing_but_its_receipt(
+    def test_every_route_answers_as_if_it_had_never_existed(
         self, alice: Client, trashed: str, method: str, rule: str
     ) -> None:
-        """Of a chat that the tenant itself has deleted, out of the trash or not."""
+        same = {"headers": {"X-Request-ID": "same"}, "json": BODIES.get((method, rule))}
+        hidden = alice.send(method, path(rule, trashed), **same)
+        absent = alice.send(method, path(rule, str(uuid.uuid4())), **same)
+        assert hidden.status_code == 404
+        assert (hidden.data, hidden.headers) == (absent.data, absent.headers)
+
+    @pytest.mark.parametrize(
+        ("method", "rule"), [(method, rule) for method, rule in ON_A_CHAT if not rule.startswith("/api/v1/deletions/")]
+    )
+    def test_a_deleted_chat_differs_only_by_its_receipt(
+        self, alice: Client, trashed: str, method: str, rule: str
+    ) -> None:
+        """The 404 for a chat that the tenant itself has deleted names the receipt, and is otherwise the same."""
         deleted_at = alice.send("DELETE", f"{CHATS}/{trashed}").get_json()["deleted_at"]
         same = {"headers": {"X-Request-ID": "same"}, "json": BODIES.get((method, rule))}
-        found = alice.send(method, path(rule, trashed), **same)
+        deleted = alice.send(method, path(rule, trashed), **same)
         absent = alice.send(method, path(rule, str(uuid.uuid4())), **same)
-        told = found.get_json()
-        if told["code"] == "chat_not_found":
-            assert told.pop("deleted_at") == deleted_at
-            assert told.pop("deletion") == f"/api/v1/deletions/{trashed}"
-        assert (found.status_code, told) == (404, absent.get_json())
+        problem = deleted.get_json()
+        if problem["code"] == "chat_not_found":
+            assert problem.pop("deleted_at") == deleted_at
+            assert problem.pop("deletion") == f"/api/v1/deletions/{trashed}"
+        assert (deleted.status_code, problem) == (404, absent.get_json())
 
     def test_it_is_in_no_list(self, alice: Client, trashed: str) -> None:
         del trashed
         assert alice.send("GET", CHATS).get_json()["items"] == []
         assert alice.send("GET", "/api/v1/deletions").get_json()["items"] == []
 
-    def test_its_id_is_taken(self, alice: Client, trashed: str) -> None:
-        """A create is never an undelete."""
+    def test_its_id_is_still_in_use(self, alice: Client, trashed: str) -> None:
+        """Creating a chat never restores one."""
         answer = alice.send("POST", CHATS, json={"id": trashed})
         assert (answer.status_code, answer.get_json()["code"]) == (409, "chat_in_trash")
 
@@ -86,12 +88,12 @@ class TestHidden:
 
 
 class TestMoving:
-    def test_the_answer(self, alice: Client) -> None:
+    def test_the_response(self, alice: Client) -> None:
         chat_id = alice.new_chat("x")
         answer = trash(alice, chat_id, json={"keep_days": 7}).get_json()
         assert list(answer) == ["success", "message", "trashed_at", "purge_at"]
         assert (answer["success"], answer["message"]) == (True, "Chat moved to trash")
-        assert trash(alice, chat_id, json={"keep_days": 90}).get_json() == answer, "it stays as it is"
+        assert trash(alice, chat_id, json={"keep_days": 90}).get_json() == answer, "trashing it again changes nothing"
         shown = alice.send("GET", f"{TRASH}/{chat_id}").get_json()
         assert shown == {
             "id": chat_id,
@@ -105,31 +107,31 @@ class TestMoving:
         assert alice.send("GET", TRASH).get_json() == {"items": [shown], "next_cursor": None}
 
     @pytest.mark.parametrize("body", [{"data": b""}, {"json": {}}, {}], ids=["empty", "an object", "none"])
-    def test_without_a_word_it_stays_30_days(self, alice: Client, either_database, body: dict[str, Any]) -> None:
+    def test_by_default_it_is_kept_for_30_days(self, alice: Client, either_database, body: dict[str, Any]) -> None:
         chat_id = alice.new_chat()
         assert trash(alice, chat_id, **body).status_code == 200
         kept = either_database.trash.find_one({})
         assert kept["purge_at"] - kept["trashed_at"] == timedelta(days=30)
 
-    def test_a_whole_number_may_be_written_as_json_has_it(self, alice: Client, either_database) -> None:
+    def test_a_whole_number_may_have_a_fraction_of_zero(self, alice: Client, either_database) -> None:
         assert trash(alice, alice.new_chat(), json={"keep_days": 2.0}).status_code == 200
         kept = either_database.trash.find_one({})
         assert kept["purge_at"] - kept["trashed_at"] == timedelta(days=2)
 
     @pytest.mark.parametrize("days", [0, 91, "7", 1.5, True, None, [7]])
-    def test_other_times_are_refused(self, alice: Client, days: object) -> None:
+    def test_invalid_keep_days_are_refused(self, alice: Client, days: object) -> None:
         chat_id = alice.new_chat()
         assert trash(alice, chat_id, json={"keep_days": days}).status_code == 422
         assert alice.send("GET", f"{CHATS}/{chat_id}").status_code == 200
 
-    def test_with_if_match_only_as_it_was_seen(self, alice: Client) -> None:
+    def test_if_match_must_be_the_current_etag(self, alice: Client) -> None:
         chat_id = alice.new_chat("x")
         assert trash(alice, chat_id, json={}, headers={"If-Match": '"1"'}).status_code == 412
         tag = alice.send("GET", f"{CHATS}/{chat_id}").headers["ETag"]
         assert trash(alice, chat_id, json={}, headers={"If-Match": tag}).status_code == 200
 
-    def test_live_connections_refuse_it_unless_they_may_be_closed(self, alice: Client, either_database) -> None:
-        """After what comes before them: a wrong ETag is told first, for nobody waits in vain."""
+    def test_live_connections_refuse_it_unless_it_evicts_them(self, alice: Client, either_database) -> None:
+        """A wrong ETag is refused first, so that nobody waits in vain for connections to close."""
         chat_id = alice.new_chat("x")
         Presence(either_database).open(alice.access.tenant_id, chat_id, "connection", "worker")
         for send in (trash, lambda client, chat_id, **more: client.send("DELETE", f"{CHATS}/{chat_id}", **more)):
@@ -138,8 +140,8 @@ class TestMoving:
         assert alice.send("POST", f"{CHATS}/{chat_id}/trash?on_active=evict").status_code == 200
         assert either_database.presence.count_documents({}) == 0
 
-    def test_a_repetition_under_a_key_is_told_the_same_and_does_nothing(self, alice: Client) -> None:
-        """Also when the chat was restored in between: a late retry does not trash it again."""
+    def test_a_retry_with_a_key_gets_the_same_response_and_does_nothing(self, alice: Client) -> None:
+        """A late retry does not trash a chat again that was restored in between."""
         chat_id = alice.new_chat("x")
         key = {"headers": {"Idempotency-Key": "k"}}
         first = trash(alice, chat_id, **key).get_json()
@@ -150,7 +152,7 @@ class TestMoving:
 
 class TestRestoring:
     def test_it_is_as_it_was(self, alice: Client, trashed: str) -> None:
-        """All but the revision: what an ETag from before names is gone."""
+        """Everything is the same except the revision: an ETag from before no longer matches."""
         other = alice.new_chat("one", "two", title="Parcels")
         seen = [alice.send("GET", f"{CHATS}/{other}{at}") for at in ("", "/messages")]
         tag = seen[0].headers["ETag"]
@@ -166,20 +168,20 @@ class TestRestoring:
         assert posted["messages"][0]["seq"] == 3
         assert alice.send("GET", f"{CHATS}/{trashed}").status_code == 404
 
-    def test_what_is_not_there(self, alice: Client, trashed: str) -> None:
+    def test_of_a_chat_that_is_not_in_the_trash(self, alice: Client, trashed: str) -> None:
         assert alice.send("POST", f"{TRASH}/{trashed}/restore").status_code == 200
         for chat_id in (trashed, alice.new_chat(), str(uuid.uuid4())):
             answer = alice.send("POST", f"{TRASH}/{chat_id}/restore")
             assert (answer.status_code, answer.get_json()["code"]) == (404, "not_in_trash")
 
-    def test_a_repetition_under_a_key_gets_the_chat(self, alice: Client, trashed: str) -> None:
+    def test_a_retry_with_a_key_gets_the_chat(self, alice: Client, trashed: str) -> None:
         key = {"headers": {"Idempotency-Key": "k"}}
         first = alice.send("POST", f"{TRASH}/{trashed}/restore", **key)
         again = alice.send("POST", f"{TRASH}/{trashed}/restore", **key)
         assert (first.status_code, again.get_json()) == (200, first.get_json())
 
-    def test_a_ticket_from_before_is_worth_nothing(self, app: Flask, alice: Client) -> None:
-        """A restore gives back the chat, and no way in that had ended."""
+    def test_a_ticket_from_before_is_not_valid(self, app: Flask, alice: Client) -> None:
+        """A restore brings back the chat, but no ticket from before it."""
         chat_id, tickets = alice.new_chat(), app.extensions["chat_service"].tickets
         before = alice.send("POST", f"{CHATS}/{chat_id}/tickets").get_json()["ticket"]
         trash(alice, chat_id)
@@ -192,23 +194,23 @@ class TestRestoring:
 
 
 class TestItsEnd:
-    def test_a_delete_takes_it_for_good(self, alice: Client, trashed: str) -> None:
+    def test_a_delete_of_the_chat_is_for_good(self, alice: Client, trashed: str) -> None:
         answer = alice.send("DELETE", f"{CHATS}/{trashed}")
         assert (answer.status_code, list(answer.get_json())) == (200, ["success", "message", "deleted_at"])
         assert alice.send("GET", f"{TRASH}/{trashed}").status_code == 404
         assert alice.send("GET", f"/api/v1/deletions/{trashed}").get_json()["message_count"] == 2
         assert alice.send("POST", CHATS, json={"id": trashed}).get_json()["code"] == "chat_id_retired"
 
-    def test_so_does_one_of_the_trash(self, alice: Client, trashed: str) -> None:
-        """And of nothing else: a chat that lives is not touched by it."""
+    def test_a_delete_in_the_trash_is_for_good_too(self, alice: Client, trashed: str) -> None:
+        """It deletes only what is in the trash: a chat outside is not touched."""
         alive = alice.new_chat()
         assert alice.send("DELETE", f"{TRASH}/{alive}").get_json()["code"] == "not_in_trash"
         assert alice.send("GET", f"{CHATS}/{alive}").status_code == 200
         assert alice.send("DELETE", f"{TRASH}/{trashed}").status_code == 200
         assert alice.send("DELETE", f"{TRASH}/{trashed}").status_code == 404
 
-    def test_when_its_time_is_over_nobody_finds_it(self, alice: Client, either_database, trashed: str) -> None:
-        """Whether or not a job has come by."""
+    def test_when_its_time_is_over_no_route_finds_it(self, alice: Client, either_database, trashed: str) -> None:
+        """It is gone even before a job has deleted it."""
         due(either_database, trashed)
         assert alice.send("GET", TRASH).get_json()["items"] == []
         assert alice.send("GET", f"{TRASH}/{trashed}").status_code == 404
@@ -219,7 +221,7 @@ class TestItsEnd:
         assert alice.send("POST", CHATS, json={"id": trashed}).status_code == 409
 
     def test_its_404_says_that_it_was_deleted(self, alice: Client, bob: Client, trashed: str) -> None:
-        """To the tenant that deleted it, on every route; foreign and never-existing ids stay alike."""
+        """Every route says so to its own tenant; to another tenant it looks like a chat that never existed."""
         at = alice.send("DELETE", f"{CHATS}/{trashed}").get_json()["deleted_at"]
         for method, address in ("GET", ""), ("DELETE", ""), ("GET", "/messages"), ("POST", "/trash"):
             answer = alice.send(method, f"{CHATS}/{trashed}{address}").get_json()
@@ -231,18 +233,18 @@ class TestItsEnd:
 class TestManyAtOnce:
     def test_each_has_a_result(self, alice: Client) -> None:
         ids = [alice.new_chat("x") for _ in range(10)]
-        wanted = [*ids, "no uuid", str(uuid.uuid4()), ids[0]]
-        done = alice.send("POST", f"{CHATS}/trash", json={"chat_ids": wanted, "keep_days": 1}).get_json()
-        assert [one["chat_id"] for one in done["successful"]] == ids
-        assert [one["code"] for one in done["failed"]] == ["chat_not_found", "invalid_chat_id"]
+        requested_ids = [*ids, "no uuid", str(uuid.uuid4()), ids[0]]
+        done = alice.send("POST", f"{CHATS}/trash", json={"chat_ids": requested_ids, "keep_days": 1}).get_json()
+        assert [success["chat_id"] for success in done["successful"]] == ids
+        assert [failure["code"] for failure in done["failed"]] == ["chat_not_found", "invalid_chat_id"]
         assert len(alice.send("GET", TRASH).get_json()["items"]) == 10
-        done = alice.send("POST", f"{TRASH}/restore", json={"chat_ids": wanted}).get_json()
+        done = alice.send("POST", f"{TRASH}/restore", json={"chat_ids": requested_ids}).get_json()
         assert done["successful"] == [{"chat_id": chat_id, "message_count": 1} for chat_id in ids]
-        assert [one["code"] for one in done["failed"]] == ["not_in_trash", "invalid_chat_id"]
+        assert [failure["code"] for failure in done["failed"]] == ["not_in_trash", "invalid_chat_id"]
         assert len(alice.send("GET", CHATS).get_json()["items"]) == 10
 
-    def test_a_repetition_under_a_key_goes_on(self, alice: Client) -> None:
-        """What was done counts as done, also if it was undone since."""
+    def test_a_retry_with_a_key_continues(self, alice: Client) -> None:
+        """Chats that the first run trashed count as done, even if they were restored since."""
         ids = [alice.new_chat("x") for _ in range(3)]
         key = {"headers": {"Idempotency-Key": "k"}, "json": {"chat_ids": ids}}
         first = alice.send("POST", f"{CHATS}/trash", **key).get_json()
@@ -253,11 +255,11 @@ class TestManyAtOnce:
     def test_pages(self, alice: Client) -> None:
         ids = [alice.new_chat() for _ in range(5)]
         alice.send("POST", f"{CHATS}/trash", json={"chat_ids": ids})
-        found, cursor = [], None
+        listed, cursor = [], None
         while True:
             page = alice.send("GET", f"{TRASH}?limit=2{f'&cursor={cursor}' if cursor else ''}").get_json()
-            found += [one["id"] for one in page["items"]]
+            listed += [chat["id"] for chat in page["items"]]
             cursor = page["next_cursor"]
             if cursor is None:
                 break
-        assert sorted(found) == sorted(ids)
+        assert sorted(listed) == sorted(ids)

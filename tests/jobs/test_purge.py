@@ -1,4 +1,4 @@
-"""Staged deletes and their purge on a real mongod."""
+"""Staged deletes and emptyings, and their purges, on a real mongod."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ TENANT = "tenant"
 CALLER = Caller(TENANT, "key", frozenset())
 LIMIT = 10
 MANY = 2_500
-"""More than two batches, and not a multiple of one."""
+"""More messages than two batches have, and not a multiple of a batch."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def purges(database: Database) -> Purges:
 
 @pytest.fixture
 def new_chat(chats: Chats, messages: Messages):
-    """Make chats of as many messages as asked for."""
+    """Return a function that makes a chat with `count` messages."""
 
     def make(count: int = MANY, tenant_id: str = TENANT) -> str:
         chat_id = chats.create(tenant_id, None, {}).id
@@ -62,13 +62,13 @@ def new_chat(chats: Chats, messages: Messages):
     return make
 
 
-def test_nothing_of_it_can_be_reached_before_the_purge(database, chats, messages, deletions, new_chat) -> None:
+def test_a_staged_delete_makes_the_chat_unreachable_at_once(database, chats, messages, deletions, new_chat) -> None:
     """No read, write or listing finds the chat or a message of it, although the messages are still stored."""
     chat_id = new_chat()
     receipt = deletions.delete(TENANT, chat_id, "key")
     assert (receipt.message_count, receipt.purged, receipt.completed_at) == (MANY, 0, None)
     assert database.messages.count_documents({}) == MANY
-    for way in (
+    for operation in (
         lambda: chats.get(TENANT, chat_id),
         lambda: chats.update(TENANT, chat_id, {"title": "x"}),
         lambda: messages.page(TENANT, chat_id, Span(), 50),
@@ -82,7 +82,7 @@ def test_nothing_of_it_can_be_reached_before_the_purge(database, chats, messages
         lambda: Exports(database).open(CALLER, chat_id).__enter__(),
     ):
         with pytest.raises(ChatNotFoundError):
-            way()
+            operation()
     assert chats.page(TENANT, 50, None) == []
     with pytest.raises(ChatIdRetiredError):
         chats.create(TENANT, None, {}, chat_id)
@@ -102,7 +102,7 @@ def test_a_purge_completes_the_receipt(database, deletions, new_chat, receipts) 
 
 
 def test_a_receipt_shows_the_progress(deletions, purges, new_chat, receipts) -> None:
-    """How many are gone, and when the rest should be."""
+    """It says how many messages are gone, and when the rest is expected to be."""
     chat_id = new_chat()
     deletions.delete(TENANT, chat_id, "key")
     purge = purges.claim("worker")
@@ -113,8 +113,8 @@ def test_a_receipt_shows_the_progress(deletions, purges, new_chat, receipts) -> 
     assert purges.progress()[:2] == (1, MANY - 1_000)
 
 
-def test_how_long_a_purge_has_waited(database, deletions, purges, new_chat) -> None:
-    """Since a worker has last touched it, which may do so for a while; a metric asks for no more than it can count."""
+def test_progress_says_how_long_a_purge_has_waited(database, deletions, purges, new_chat) -> None:
+    """The time counts from the end of the purge's last lease; a claimed purge has not waited."""
     assert purges.progress(1) == (0, 0, timedelta())
     deletions.delete(TENANT, new_chat(), "key")
     database.purges.update_one({}, {"$set": {"lease_until": database.now() - timedelta(hours=1)}})
@@ -126,7 +126,7 @@ def test_how_long_a_purge_has_waited(database, deletions, purges, new_chat) -> N
 
 
 def test_gaps_are_skipped(database, deletions, new_chat, receipts) -> None:
-    """A chat that was thinned out has its messages removed all the same."""
+    """All messages of a chat are removed, even if most of its seqs were deleted before."""
     chat_id = new_chat()
     for seq in range(2, 1_990, 1_000):
         database.messages.delete_many({"_id.chat_id": chat_id, "_id.seq": {"$gte": seq, "$lt": seq + 900}})
@@ -138,7 +138,7 @@ def test_gaps_are_skipped(database, deletions, new_chat, receipts) -> None:
 
 
 def test_a_lost_claim_removes_nothing(database, deletions, purges, new_chat) -> None:
-    """A worker that was paused past its lease, and whose purge another took over, changes nothing any more."""
+    """A worker that was paused past its lease, and whose purge another has claimed, changes nothing any more."""
     deletions.delete(TENANT, new_chat(), "key")
     old = purges.claim("old")
     assert purges.claim("new") is None
@@ -155,7 +155,7 @@ def test_a_lost_claim_removes_nothing(database, deletions, purges, new_chat) -> 
 
 
 def test_a_killed_workers_purge_is_taken_over(database, deletions, purges, new_chat, receipts) -> None:
-    """When its lease has run out, from where it was, with a right count."""
+    """When the lease has expired, another worker continues the purge, and the count is right."""
     chat_id = new_chat()
     deletions.delete(TENANT, chat_id, "key")
     purges.remove(purges.claim("killed"), 1, 1_000)
@@ -166,10 +166,10 @@ def test_a_killed_workers_purge_is_taken_over(database, deletions, purges, new_c
 
 
 def test_tenants_take_turns(database, deletions, purges, new_chat) -> None:
-    """The purges of one tenant do not hold up another's."""
+    """The purges of one tenant do not delay those of another."""
     for tenant_id in ("a", "a", "a", "b", "c"):
         deletions.delete(tenant_id, new_chat(20, tenant_id), "key")
-    # What is known of the server's clock may go back by some milliseconds, and the last ones would not be due yet.
+    # The estimate of the server's clock may go back by some milliseconds, and the last purges would not be due yet.
     database.purges.update_many({}, [{"$set": {"lease_until": {"$subtract": ["$lease_until", 1_000]}}}])
     served, last = [], ""
     for _ in range(5):
@@ -179,8 +179,8 @@ def test_tenants_take_turns(database, deletions, purges, new_chat) -> None:
     assert served == ["a", "b", "c", "a", "a"]
 
 
-def test_a_purge_steps_aside_for_others(deletions, purges, chats, new_chat, monkeypatch) -> None:
-    """What requests do with chats counts, and what a purge does does not: alone it takes no rest."""
+def test_a_purge_pauses_for_requests(deletions, purges, chats, new_chat, monkeypatch) -> None:
+    """It rests while requests use chats; its own operations do not count, so alone it never rests."""
     rests: list[float] = []
     monkeypatch.setattr(traffic, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(traffic, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rests.append))
@@ -206,7 +206,7 @@ def test_a_purge_steps_aside_for_others(deletions, purges, chats, new_chat, monk
 
 
 def test_several_workers_share_the_work(database, deletions, new_chat, receipts) -> None:
-    """Nothing is done twice: the receipts' counts add up to what was there."""
+    """No message is counted twice: the receipts' counts are those of the chats."""
     chat_ids = [new_chat(500, tenant_id) for tenant_id in "abcdef" for _ in range(2)]
     owners = [tenant_id for tenant_id in "abcdef" for _ in range(2)]
     for tenant_id, chat_id in zip(owners, chat_ids, strict=True):
@@ -221,10 +221,10 @@ def test_several_workers_share_the_work(database, deletions, new_chat, receipts)
 
 
 class TestEmptying:
-    """Emptying a large chat is staged as deleting it is."""
+    """Emptying a large chat is staged, as deleting it is."""
 
     def test_only_later_messages_can_be_reached(self, chats, messages, new_chat) -> None:
-        """Before the purge, by every way to a message; the numbers go on."""
+        """Before the purge no operation finds an emptied message, and new ones get the next numbers."""
         chat_id = new_chat()
         assert messages.clear(TENANT, chat_id, "key") == MANY
         assert messages.page(TENANT, chat_id, Span(), 50) == []
@@ -232,17 +232,17 @@ class TestEmptying:
         assert posted.seq == MANY + 1
         assert messages.page(TENANT, chat_id, Span(), 50) == [posted]
         assert messages.page(TENANT, chat_id, Span(newest_first=True), 50) == [posted]
-        for way in (
+        for operation in (
             lambda: messages.get(TENANT, chat_id, 7),
             lambda: messages.edit(TENANT, chat_id, 7, {"content": "x"}, "key"),
             lambda: messages.delete(TENANT, chat_id, 7, "key"),
         ):
             with pytest.raises(MessageNotFoundError):
-                way()
+                operation()
         assert chats.get(TENANT, chat_id).message_count == 1
 
     def test_an_export_has_only_later_messages(self, database, messages, new_chat) -> None:
-        """Before the purge too."""
+        """That is so even before the purge."""
         chat_id = new_chat()
         messages.clear(TENANT, chat_id, "key")
         kept = messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})])
@@ -260,8 +260,8 @@ class TestEmptying:
         with pytest.raises(DeletionNotFoundError):
             receipts.get(TENANT, chat_id)
 
-    def test_deleting_it_meanwhile(self, database, messages, deletions, new_chat, receipts) -> None:
-        """One purge goes on with all that is left, and the receipt counts it: `complete` means gone."""
+    def test_deleting_the_chat_before_the_purge(self, database, messages, deletions, new_chat, receipts) -> None:
+        """One purge removes all that is left, and the receipt counts it: `complete` means gone."""
         chat_id = new_chat()
         messages.clear(TENANT, chat_id, "key")
         messages.append(TENANT, chat_id, [NewMessage(Role.USER, "new", None, {})] * 30)

@@ -1,4 +1,4 @@
-"""kill -9 of purge workers at random moments: a purge is complete all the same, and counts exactly."""
+"""SIGKILL of purge workers at random moments: the purge still completes, and its count is exact."""
 
 import os
 import random
@@ -25,7 +25,7 @@ DEADLINE_SECONDS = 170
 
 
 def store(database: Database, count: int) -> str:
-    """Store a chat of `count` messages; the last comes by the service, so that the counts are its own."""
+    """Store a chat of `count` messages; the service appends the last, so that the final counts are its own."""
     chat_id = Chats(database).create(TENANT, None, {}).id
     for first in range(1, count, 10_000):
         documents = [
@@ -39,38 +39,38 @@ def store(database: Database, count: int) -> str:
     return chat_id
 
 
-def work(mongod: EmbeddedMongod) -> "subprocess.Popen[bytes]":
+def start_worker(mongod: EmbeddedMongod) -> "subprocess.Popen[bytes]":
     return start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=mongod.uri)
 
 
 @pytest.mark.parametrize(("count", "kills"), [(60_000, 4), pytest.param(1_000_000, 10, marks=pytest.mark.soak)])
 def test_a_purge_survives_its_workers(mongod: EmbeddedMongod, database: Database, count: int, kills: int) -> None:
-    """Workers are killed, each while it holds the purge; what is left of it in the end is an exact receipt."""
+    """Workers are killed, each while it has claimed the purge; the receipt is exact in the end."""
     chat_id = store(database, count)
     Deletions(database).delete(TENANT, chat_id, "key")
     purges = Purges(database)
     randomness = random.Random(count)
     killed = 0
     deadline = time.monotonic() + DEADLINE_SECONDS
-    worker = work(mongod)
+    worker = start_worker(mongod)
     while killed < kills:
         assert time.monotonic() < deadline
-        held = database.purges.find_one({"worker_id": {"$ne": None}})
-        if held is None:
+        claimed = database.purges.find_one({"worker_id": {"$ne": None}})
+        if claimed is None:
             time.sleep(0.01)
             continue
         time.sleep(randomness.uniform(0, 0.03))
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
         killed += 1
-        # At one moment, because the commit of the dead may just be arriving.
-        with database.snapshot() as moment:
-            left = moment.messages.count_documents({"_id": message_range(TENANT, chat_id)})
-            (purge,) = moment.purges.find({})
+        # In a snapshot, because the killed worker's last commit may just be arriving.
+        with database.snapshot() as snapshot:
+            left = snapshot.messages.count_documents({"_id": message_range(TENANT, chat_id)})
+            (purge,) = snapshot.purges.find({})
         assert purge["purged"] + left == count, "each batch is counted with its removal or not at all"
-        # First the next worker, which frees what the dead holds. The lease of that would run out in 30 s; what happens
-        # then is tested elsewhere, and here it would be ten times 30.
-        worker = work(mongod)
+        # The next worker starts first, because it releases what the killed one held. Otherwise that lease would expire
+        # after 30 s: this is tested elsewhere, and would take ten times 30 s here.
+        worker = start_worker(mongod)
         database.purges.update_many({}, {"$set": {"worker_id": None, "lease_until": database.now()}})
     while purges.progress()[0]:
         assert time.monotonic() < deadline

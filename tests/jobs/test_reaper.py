@@ -1,4 +1,4 @@
-"""What a service that died as a whole has left behind, found by `jobs run`."""
+"""`jobs run` removes the leases that a service has left when all its processes died."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def holder(mongod: EmbeddedMongod, chat_id: str) -> Iterator["subprocess.Popen[s
 
 
 class Clock:
-    """The time of the process that looks."""
+    """The monotonic time of the reaper's process, which a test sets."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -57,19 +57,19 @@ class Clock:
         return self.seconds
 
 
-def test_a_lease_that_a_clock_ahead_has_written_ends_with_its_process(
+def test_a_lease_in_the_future_ends_with_its_process(
     database: Database, deletions: Deletions, holder: "subprocess.Popen[str]", chat_id: str
 ) -> None:
-    """A primary 40 s ahead wrote it, the next one is right: what counts is how long nobody has renewed it."""
+    """A primary whose clock was 40 s ahead wrote it: what counts is how long its dead process has not renewed it."""
     database.presence.update_many({}, [{"$set": {"expires_at": {"$add": ["$expires_at", 40_000]}}}])
     clock = Clock()
     reaper = OrphanReaper(Orphans(database), clock)
     clock.seconds = 2 * LEASE.total_seconds()
-    assert reaper.run_once() is None, "its process is there"
+    assert reaper.run_once() is None, "its process is alive"
     holder.kill()
     holder.wait()
-    wait_until(Orphans(database).absent)  # a server may see only a moment later that it has hung up
-    assert reaper.run_once() is None, "it may only be cut off"
+    wait_until(Orphans(database).absent)  # the server may notice only a moment later that the connection is closed
+    assert reaper.run_once() is None, "its process may only be disconnected"
     with pytest.raises(ActiveConnectionsError):
         deletions.delete(TENANT, chat_id, "key")
     clock.seconds += LEASE.total_seconds() + 1
@@ -80,7 +80,7 @@ def test_a_lease_that_a_clock_ahead_has_written_ends_with_its_process(
 def test_a_lease_that_is_renewed_is_kept(
     database: Database, presence: Presence, holder: "subprocess.Popen[str]", chat_id: str
 ) -> None:
-    """Although the server has no connection of its process: it may be cut off from this member only."""
+    """It is kept even if the server has no connection of its process, which may reach another member."""
     clock = Clock()
     reaper = OrphanReaper(Orphans(database), clock)
     holder.kill()

@@ -1,4 +1,4 @@
-"""What runs the jobs: patience with outages, an end when nothing is left, and a line of what was done."""
+"""The runner of jobs: it waits for the end of outages, ends when nothing is left, and logs what was done."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ from chat_service.jobs.runner import Job, run
 
 
 class Three(Job):
-    """Three pieces of work, and an outage before the second."""
+    """A job with three pieces of work, and an outage before the second."""
 
     name = "three"
     rest_seconds = 0.0
@@ -35,20 +35,20 @@ class Three(Job):
         self.has_ended = True
 
 
-def test_an_outage_is_waited_for_and_what_is_held_is_let_go_of() -> None:
-    job, told = Three(), list[int]()
-    run(job, threading.Event(), until_done=True, tell=told.append)
-    assert told == [5, 7, 9]
+def test_a_job_continues_after_an_outage_and_is_ended() -> None:
+    job, reported = Three(), list[int]()
+    run(job, threading.Event(), until_done=True, tell=reported.append)
+    assert reported == [5, 7, 9]
     assert job.has_ended
 
 
-def test_what_was_done_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for each time that has gone by, and none where there was nothing."""
+def test_the_log_says_what_was_done(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one line for each interval, and none for an interval without work or failures."""
     monkeypatch.setattr(runner, "REPORT_SECONDS", 0.0)
     with caplog.at_level(logging.INFO):
         run(Three(), threading.Event(), until_done=True)
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
-    assert said == [
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert lines == [
         "three: 5 done, 0 failures in 0 s",
         "three: 0 done, 1 failures in 0 s",
         "three: 7 done, 0 failures in 0 s",
@@ -57,7 +57,7 @@ def test_what_was_done_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture, mo
 
 
 class Broken(Three):
-    """Its second piece fails as nobody has thought of; when all is done it tells that to stop."""
+    """A job whose second piece fails with an unexpected error; it sets `stop` when all is done."""
 
     def __init__(self, stop: threading.Event) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Broken(Three):
 
 
 def test_a_failure_does_not_end_a_job(caplog: pytest.LogCaptureFixture) -> None:
-    """Its process goes on, so nobody would notice; the log has the type and not the text."""
+    """The job continues, and the log has the type of the exception and not its text."""
     stop = threading.Event()
     job = Broken(stop)
     run(job, stop)

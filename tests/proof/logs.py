@@ -1,4 +1,4 @@
-"""A log in memory, with what proofs of it are made from, and how one tampers with them."""
+"""A log in memory, proofs of it, and tampering with them."""
 
 import random
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ def entry(seq: int) -> LogEntry:
 
 
 class Log:
-    """A log with what proofs of it are made from."""
+    """A log with all tree nodes, from which it makes proofs."""
 
     def __init__(self, tenant_id: str = TENANT, key: SigningKey = KEY, leaves_of: str | None = None) -> None:
         self.tenant_id, self.key = tenant_id, key
@@ -43,8 +43,8 @@ class Log:
         tree = Frontier()
         self.roots.append(tree.root())
         for number, leaf in enumerate(self.leaves):
-            for level, found in enumerate(tree.append(leaf_hash(leaf))):
-                self.nodes[Node(level, number >> level)] = found
+            for level, subtree_hash in enumerate(tree.append(leaf_hash(leaf))):
+                self.nodes[Node(level, number >> level)] = subtree_hash
             self.roots.append(tree.root())
 
     @property
@@ -64,21 +64,21 @@ class Log:
 
 
 def tampered(text: str, dice: random.Random) -> bytes:
-    """Return a proof with a byte changed, taken out or put in, with lines swapped, or with its end cut off."""
+    """Return the proof with a byte changed, removed or inserted, with lines swapped, or with its end cut off."""
     data = bytearray(text.encode())
-    place = dice.randrange(len(data))
+    index = dice.randrange(len(data))
     match dice.randrange(5):
         case 0:
-            data[place] ^= 1 << dice.randrange(8)
+            data[index] ^= 1 << dice.randrange(8)
         case 1:
-            del data[place]
+            del data[index]
         case 2:
-            data.insert(place, dice.choice(b"A=+/ \n09"))
+            data.insert(index, dice.choice(b"A=+/ \n09"))
         case 3:
             lines = bytes(data).split(b"\n")
-            one, other = dice.sample(range(len(lines)), 2)
-            lines[one], lines[other] = lines[other], lines[one]
+            first, second = dice.sample(range(len(lines)), 2)
+            lines[first], lines[second] = lines[second], lines[first]
             data = bytearray(b"\n".join(lines))
         case _:
-            data = data[:place]
+            data = data[:index]
     return bytes(data) if bytes(data) != text.encode() else tampered(text, dice)

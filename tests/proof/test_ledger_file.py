@@ -1,4 +1,4 @@
-"""The ledger's file: it takes what goes on from what it has, and finds what was changed in it."""
+"""The ledger's file: it appends only entries that continue its logs, and finds entries that were changed."""
 
 import sqlite3
 import threading
@@ -17,8 +17,8 @@ def leaves(first: int, last: int) -> list[Kept]:
 
 def tree(size: int) -> Frontier:
     grown = Frontier()
-    for one in leaves(1, size):
-        grown.append(leaf_hash(one.leaf))
+    for kept in leaves(1, size):
+        grown.append(leaf_hash(kept.leaf))
     return grown
 
 
@@ -27,13 +27,13 @@ def ledger(tmp_path: Path) -> LedgerFile:
     return LedgerFile(tmp_path / "ledger.db")
 
 
-def test_it_is_for_nobody_else(ledger: LedgerFile) -> None:
-    """Names of holds are in it."""
+def test_only_its_owner_can_read_it(ledger: LedgerFile) -> None:
+    """The file contains names of holds, so no other user may read it."""
     ledger.append(TENANT, leaves(1, 3), tree(3), None)
-    assert {found.stat().st_mode & 0o777 for found in ledger.path.parent.iterdir()} == {0o600}
+    assert {file.stat().st_mode & 0o777 for file in ledger.path.parent.iterdir()} == {0o600}
 
 
-def test_it_keeps_what_comes_next(ledger: LedgerFile) -> None:
+def test_it_appends_the_next_entries(ledger: LedgerFile) -> None:
     ledger.append(TENANT, leaves(1, 3), tree(3), "signed")
     ledger.append(TENANT, leaves(4, 4), tree(4), None)
     again = LedgerFile(ledger.path)
@@ -44,8 +44,8 @@ def test_it_keeps_what_comes_next(ledger: LedgerFile) -> None:
     assert list(again.damaged()) == []
 
 
-def test_what_it_has_is_not_taken_twice(ledger: LedgerFile) -> None:
-    """As when two workers copy the same."""
+def test_an_entry_is_stored_only_once(ledger: LedgerFile) -> None:
+    """Two workers may copy the same entries."""
     ledger.append(TENANT, leaves(1, 3), tree(3), None)
     ledger.append(TENANT, leaves(1, 2), tree(2), None)
     ledger.append(TENANT, leaves(1, 5), tree(5), None)
@@ -54,14 +54,14 @@ def test_what_it_has_is_not_taken_twice(ledger: LedgerFile) -> None:
 
 
 @pytest.mark.parametrize("entries", [leaves(2, 3), leaves(4, 4), [Kept(1, b"other", None)]])
-def test_what_does_not_go_on_is_refused(ledger: LedgerFile, entries: list[Kept]) -> None:
-    """And nothing of it is kept."""
+def test_entries_that_do_not_continue_the_log_are_refused(ledger: LedgerFile, entries: list[Kept]) -> None:
+    """The file keeps none of them."""
     with pytest.raises(LedgerError, match="does not go on"):
         ledger.append(TENANT, entries, tree(entries[-1].seq), None)
     assert (ledger.count(), ledger.logs(), ledger.entries(TENANT, 0)) == (0, [], [])
 
 
-def test_many_are_read_in_turns(ledger: LedgerFile) -> None:
+def test_many_entries_are_read_in_batches(ledger: LedgerFile) -> None:
     count = READ_AT_ONCE + 5
     ledger.append(TENANT, leaves(1, count), tree(count), None)
     assert ledger.entries(TENANT, 0) == leaves(1, READ_AT_ONCE)
@@ -77,9 +77,9 @@ def test_a_changed_entry_is_found(ledger: LedgerFile) -> None:
     assert list(ledger.damaged()) == [TENANT]
 
 
-def test_several_write_at_once(ledger: LedgerFile) -> None:
-    """Each of them everything; the file has it once."""
-    failed: list[Exception] = []
+def test_several_writers_at_once(ledger: LedgerFile) -> None:
+    """Each of them writes all entries, and the file has each entry once."""
+    errors: list[Exception] = []
 
     def write() -> None:
         mine = LedgerFile(ledger.path)
@@ -87,19 +87,19 @@ def test_several_write_at_once(ledger: LedgerFile) -> None:
             for last in range(1, 40):
                 mine.append(TENANT, leaves(1, last), tree(last), None)
         except LedgerError as error:
-            failed.append(error)
+            errors.append(error)
 
     threads = [threading.Thread(target=write) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failed == []
+    assert errors == []
     assert ledger.entries(TENANT, 0) == leaves(1, 39)
     assert ledger.count() == 39
 
 
-def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is no database, " * 100)
     with pytest.raises(LedgerError, match="LEDGER_FILE cannot be used"):
         LedgerFile(tmp_path / "text")

@@ -1,4 +1,4 @@
-"""The tree's arithmetic: the published vectors, and another implementation's."""
+"""The tree's hashes and paths equal published test vectors, and those of an independent implementation."""
 
 import random
 
@@ -44,28 +44,28 @@ ROOTS = [
     "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
     "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
 ]
-"""Those of the Certificate Transparency project's own tests, for the first 0 to 8 of `LEAVES`."""
+"""The roots in the Certificate Transparency project's own tests, for the first 0 to 8 of `LEAVES`."""
 
-MOST = 70
+MAX_LEAVES = 70
 
 
 class Tree:
-    """A tree with all its complete subtrees at hand."""
+    """A tree with the hashes of all its complete subtrees, and its roots at every size."""
 
     def __init__(self, leaves: list[bytes]) -> None:
         self.frontier = Frontier()
         self.nodes: dict[Node, bytes] = {}
         self.roots = [EMPTY_ROOT]
         for number, leaf in enumerate(leaves):
-            for level, found in enumerate(self.frontier.append(leaf_hash(leaf))):
-                self.nodes[Node(level, number >> level)] = found
+            for level, subtree_hash in enumerate(self.frontier.append(leaf_hash(leaf))):
+                self.nodes[Node(level, number >> level)] = subtree_hash
             self.roots.append(self.frontier.root())
 
     def hashes(self, path: list[Stretch]) -> list[bytes]:
         return hashes_of(path, self.nodes.__getitem__)
 
 
-DATA = [f"leaf {number}".encode() for number in range(MOST)]
+DATA = [f"leaf {number}".encode() for number in range(MAX_LEAVES)]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_published_roots(size: int) -> None:
 
 
 def test_published_paths() -> None:
-    """RFC 6962, section 2.1.3: the tree of seven leaves, and its proofs."""
+    """The tree of seven leaves in RFC 6962, section 2.1.3, has the proofs that are given there."""
     published = Tree(LEAVES[:7])
     a, b, c, d, e, f, j = (leaf_hash(leaf) for leaf in LEAVES[:7])
     g, h, i = node_hash(a, b), node_hash(c, d), node_hash(e, f)
@@ -95,25 +95,25 @@ def test_published_paths() -> None:
     assert published.hashes(consistency_path(6, 7)) == [i, j, k]
 
 
-def test_every_proof_of_every_size_is_theirs_too(tree: Tree) -> None:
-    for size in range(1, MOST + 1):
+def test_every_proof_of_every_size_equals_that_of_another_implementation(tree: Tree) -> None:
+    for size in range(1, MAX_LEAVES + 1):
         assert tree.roots[size] == theirs.merkle_tree_hash(DATA[:size])
         for index in range(size):
             path = tree.hashes(inclusion_path(index, size))
             assert path == theirs.inclusion_proof(DATA[:size], index)
             assert is_included(leaf_hash(DATA[index]), index, size, path, tree.roots[size])
-    for new in range(1, MOST + 1):
+    for new in range(1, MAX_LEAVES + 1):
         for old in range(1, new):
             path = tree.hashes(consistency_path(old, new))
             assert path == theirs.consistency_proof(DATA[:new], old)
             assert is_consistent(old, tree.roots[old], new, tree.roots[new], path)
 
 
-def test_what_is_not_so_is_not_proved(tree: Tree) -> None:
-    """Another leaf, place, size, root or path; in any size."""
+def test_false_claims_are_not_proved(tree: Tree) -> None:
+    """A proof fails with another leaf, index, size, root or path, at any size."""
     dice = random.Random(6962)
     for _ in range(2_000):
-        size = dice.randint(2, MOST)
+        size = dice.randint(2, MAX_LEAVES)
         index, other = dice.sample(range(size), 2)
         path, root = tree.hashes(inclusion_path(index, size)), tree.roots[size]
         leaf = leaf_hash(DATA[index])
@@ -133,8 +133,8 @@ def test_what_is_not_so_is_not_proved(tree: Tree) -> None:
         assert not is_consistent(size, root, old, tree.roots[old], growth)
 
 
-def test_the_ends_of_growth(tree: Tree) -> None:
-    """Of what is empty, and of what has not grown."""
+def test_growth_from_an_empty_log_and_without_new_entries(tree: Tree) -> None:
+    """An empty log is consistent with any log, and a log that has not grown only with itself."""
     assert is_consistent(0, EMPTY_ROOT, 5, tree.roots[5], [])
     assert is_consistent(5, tree.roots[5], 5, tree.roots[5], [])
     assert not is_consistent(5, tree.roots[5], 5, tree.roots[4], [])
@@ -142,8 +142,8 @@ def test_the_ends_of_growth(tree: Tree) -> None:
     assert not is_consistent(0, EMPTY_ROOT, 5, tree.roots[5], [EMPTY_ROOT])
 
 
-def test_it_goes_on_from_what_is_stored(tree: Tree) -> None:
-    for size in range(MOST):
+def test_a_stored_frontier_can_be_continued(tree: Tree) -> None:
+    for size in range(MAX_LEAVES):
         earlier = Tree(DATA[:size]).frontier
         again = Frontier(earlier.size, list(earlier.hashes))
         again.append(leaf_hash(DATA[size]))

@@ -1,4 +1,4 @@
-"""Proofs: what verifies, by ours and by another implementation; and that nothing else does."""
+"""Proofs verify with our implementation and with an independent one, and nothing else does."""
 
 import base64
 import random
@@ -29,7 +29,7 @@ LOG = Log()
 
 
 @pytest.mark.parametrize("seq", range(1, ENTRIES + 1))
-def test_every_entry_is_proved_and_by_others_too(seq: int) -> None:
+def test_every_entry_is_proved_to_another_implementation_too(seq: int) -> None:
     text = LOG.proof(seq)
     proved = verify(text.encode(), [LOG.verifier], chat(seq))
     assert (proved.entry["seq"], proved.checkpoint.size) == (seq, ENTRIES)
@@ -37,13 +37,13 @@ def test_every_entry_is_proved_and_by_others_too(seq: int) -> None:
     assert theirs["ok"] is True, theirs
 
 
-def test_their_verifier_would_find_it() -> None:
-    """What the line above rests on."""
+def test_the_other_implementation_refuses_a_wrong_leaf() -> None:
+    """Otherwise its success in the test above would mean nothing."""
     theirs = verify_tlog_proof(LOG.proof(3), LOG.leaves[3], str(LOG.verifier), expected_origin=origin_of(TENANT))
     assert theirs["ok"] is False
 
 
-def test_a_checkpoint_is_theirs_too() -> None:
+def test_another_implementation_verifies_a_checkpoint() -> None:
     theirs = verify_checkpoint(LOG.note(), str(LOG.verifier))
     assert (theirs["ok"], theirs["tree_size"], theirs["root"]) == (True, ENTRIES, LOG.roots[-1])
     checkpoint, key = open_checkpoint(LOG.note(7), [LOG.verifier])
@@ -51,7 +51,7 @@ def test_a_checkpoint_is_theirs_too() -> None:
 
 
 def test_a_leaf_never_changes() -> None:
-    """Whoever holds a proof has these bytes signed; see proof/leaves.py."""
+    """Existing proofs contain exactly these bytes, signed; see proof/leaves.py."""
     facts = {"purge_at": AT, "message_count": 3, "hold_ids": ["b", "a"], "export_sha256": None, "in_grace": True}
     trashed = LogEntry(12, AT, Event(Kind.CHAT_TRASHED, chat(1), "0123456789ab", facts))
     assert leaf_bytes(TENANT, trashed) == (
@@ -68,11 +68,13 @@ def test_a_leaf_never_changes() -> None:
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_leaf_can_be_read_back(kind: Kind) -> None:
-    told = LogEntry(1, AT, Event(kind, chat(1) if kind is not Kind.RETENTION_CHANGED else "", "k", {"a": 1, "b": None}))
-    assert read_leaf(leaf_bytes(TENANT, told)) == (TENANT, told)
+    original = LogEntry(
+        1, AT, Event(kind, chat(1) if kind is not Kind.RETENTION_CHANGED else "", "k", {"a": 1, "b": None})
+    )
+    assert read_leaf(leaf_bytes(TENANT, original)) == (TENANT, original)
 
 
-def test_a_key_in_text_is_the_key() -> None:
+def test_a_key_can_be_parsed_from_its_text() -> None:
     assert VerifierKey.of(str(LOG.verifier)) == LOG.verifier
     assert VerifierKey.of(f"  {LOG.verifier}\n") == LOG.verifier
     with pytest.raises(MalformedError):
@@ -104,14 +106,14 @@ class TestRefused:
         assert "None of the keys" in refusal(Log(OTHER).proof(3))
 
     def test_another_tenants_log_under_a_known_key(self) -> None:
-        """A leaf of one log in the tree of another."""
+        """A leaf of one log is not in the tree of another."""
         stolen = Log(OTHER)
         stolen.leaves = LOG.leaves
         forged = stolen.proof(3)
         assert "not in the log" in refusal(forged, [stolen.verifier])
 
     def test_another_tenants_entry_in_this_log(self) -> None:
-        """Signed, and in the tree, and yet not this log's."""
+        """The entry is signed and in the tree, but names another tenant than the log does."""
         assert "another log" in refusal(Log(leaves_of=OTHER).proof(3))
 
     def test_an_older_tree(self) -> None:
@@ -119,29 +121,29 @@ class TestRefused:
         assert "older than the entry" in refusal(older)
         assert "not in the log" in refusal(LOG.proof(5).partition("\n\n")[0] + "\n\n" + LOG.note(12))
 
-    def test_another_entry_under_its_path(self) -> None:
+    def test_another_entry_with_the_path_of_this_one(self) -> None:
         proof = parse_proof(LOG.proof(3))
         assert "not in the log" in refusal(proof_text(Proof(LOG.leaves[6], proof.index, proof.path, proof.note)))
 
-    def test_what_is_no_proof(self) -> None:
+    def test_data_that_is_no_proof(self) -> None:
         for data in (b"", b"\xff", b"c2sp.org/tlog-proof@v1\n", b"x" * (MOST_BYTES + 1), LOG.note().encode()):
             assert refusal(data)
 
-    def test_another_spelling_of_the_same(self) -> None:
-        """The last letter of a hash has two bits that mean nothing."""
+    def test_another_encoding_of_the_same_hash(self) -> None:
+        """The last character of a hash in base64 has two unused bits, which must be zero."""
         head, line, rest = LOG.proof(3).rpartition("\n" + base64.b64encode(LOG.roots[-1]).decode())
         respelt = line[:-2] + chr(ord(line[-2]) + 1) + "="
         assert base64.b64decode(respelt) == LOG.roots[-1]
         assert "not base64" in refusal(head + respelt + rest)
 
-    def test_a_log_that_signs_under_anothers_name(self) -> None:
-        """The name in the signature is the name of the log."""
+    def test_a_log_that_signs_with_anothers_name(self) -> None:
+        """The name in the signature must be the name of the log."""
         forged = LOG.note().replace(origin_of(TENANT), origin_of(OTHER), 1)
         with pytest.raises(MalformedError, match="None of the keys"):
             open_checkpoint(forged, [LOG.verifier])
 
     def test_a_thousand_tamperings(self) -> None:
-        """A byte changed, taken out, put in, lines swapped, the end cut off: none is missed."""
+        """Each of 1,000 random tamperings is found."""
         dice = random.Random(20261127)
         for _ in range(1_000):
             data = tampered(LOG.proof(dice.randint(1, ENTRIES)), dice)
@@ -160,13 +162,13 @@ class TestGrowth:
         tree = Frontier()
         rewritten.roots = [tree.root()]
         for number, leaf in enumerate(rewritten.leaves):
-            for level, found in enumerate(tree.append(leaf_hash(leaf))):
-                rewritten.nodes[Node(level, number >> level)] = found
+            for level, subtree_hash in enumerate(tree.append(leaf_hash(leaf))):
+                rewritten.nodes[Node(level, number >> level)] = subtree_hash
             rewritten.roots.append(tree.root())
         with pytest.raises(NotProvedError, match="rewritten"):
             verify_growth(rewritten.growth(9).encode(), LOG.note(9).encode(), [LOG.verifier])
 
-    def test_of_another_old_one_it_is_refused(self) -> None:
+    def test_a_proof_of_growth_from_another_checkpoint_is_refused(self) -> None:
         with pytest.raises(NotProvedError, match="not about"):
             verify_growth(LOG.growth(9).encode(), LOG.note(8).encode(), [LOG.verifier])
 
@@ -180,23 +182,23 @@ class TestCommand:
         (tmp_path / "bad").write_text(LOG.proof(3).replace("index 2", "index 3"))
 
         def invoke(name: str, *options: str):
-            found = [str(tmp_path / one) if one == "old" else one for one in options]
-            return CliRunner().invoke(main, ["verify", str(tmp_path / name), "--key", str(LOG.verifier), *found])
+            arguments = [str(tmp_path / option) if option == "old" else option for option in options]
+            return CliRunner().invoke(main, ["verify", str(tmp_path / name), "--key", str(LOG.verifier), *arguments])
 
         return invoke
 
-    def test_it_says_so_in_a_sentence(self, run) -> None:
+    def test_a_valid_proof_is_explained_in_a_sentence(self, run) -> None:
         done = run("proof", "--chat", chat(3))
         assert done.exit_code == 0
         assert done.stdout.startswith(f"PROVED. Chat {chat(3)} was deleted with its 1,203 messages at 2026-11-27T20:15")
         assert "entry 3 of 21 in the log of tenant" in done.stdout
 
-    def test_it_ends_with_1(self, run) -> None:
+    def test_an_invalid_proof_exits_with_1(self, run) -> None:
         done = run("bad")
         assert (done.exit_code, done.stdout) == (1, "")
         assert done.stderr.startswith("NOT PROVED. The entry is not in the log")
 
-    def test_a_wrong_key_is_said(self, run) -> None:
+    def test_a_wrong_key_exits_with_2_and_says_the_right_form(self, run) -> None:
         done = run("proof", "--key", "x")
         assert done.exit_code == 2
         assert "name+id+key" in done.stderr
@@ -209,6 +211,6 @@ class TestCommand:
         )
 
 
-def test_what_a_purge_proves_is_said() -> None:
-    told = sentence(verify(LOG.proof(5).encode(), [LOG.verifier]))
-    assert "nothing of it was left in the service's database" in told
+def test_the_sentence_says_what_a_purge_proves() -> None:
+    text = sentence(verify(LOG.proof(5).encode(), [LOG.verifier]))
+    assert "nothing of it was left in the service's database" in text

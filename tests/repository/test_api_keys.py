@@ -1,4 +1,4 @@
-"""Keys: what is stored of them, how long a revoked or expired one lives, and how one takes another's place."""
+"""Keys: what is stored of them, how long a revoked or expired key still works, and how a key is rotated."""
 
 from datetime import timedelta
 
@@ -24,7 +24,7 @@ def tenant_id(either_database: Database) -> str:
 
 
 class Clock:
-    """The database's time, which a test moves."""
+    """The database's time, which a test can set ahead."""
 
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         real = database.now
@@ -44,8 +44,8 @@ def test_a_key_has_256_bits_and_its_own_scopes(keys: ApiKeys, tenant_id: str) ->
     assert len({keys.create(tenant_id, "", [])[0] for _ in range(100)}) == 100
 
 
-def test_a_revoked_key_is_dead_in_other_processes_within_five_seconds(either_database, keys, tenant_id) -> None:
-    """They have it in their cache, which forgets by a clock that this test moves."""
+def test_a_revoked_key_ends_in_other_processes_within_five_seconds(either_database, keys, tenant_id) -> None:
+    """They have the key in their cache, whose clock this test moves."""
     now = [1_000.0]
     elsewhere = ApiKeys(either_database)
     elsewhere._callers = TTLCache(10, CACHE_SECONDS, timer=lambda: now[0])
@@ -53,7 +53,7 @@ def test_a_revoked_key_is_dead_in_other_processes_within_five_seconds(either_dat
     elsewhere.authenticate(key)
     assert keys.revoke(tenant_id, record.id)
     now[0] += CACHE_SECONDS - 0.1
-    elsewhere.authenticate(key)  # as it is allowed to, and without asking the database
+    elsewhere.authenticate(key)  # still from the cache
     now[0] += 0.2
     with pytest.raises(InvalidApiKeyError):
         elsewhere.authenticate(key)
@@ -61,7 +61,7 @@ def test_a_revoked_key_is_dead_in_other_processes_within_five_seconds(either_dat
 
 
 def test_wrong_keys_are_not_kept(keys: ApiKeys) -> None:
-    """A flood of them must not push good ones out."""
+    """Wrong keys are not cached, so that a flood of them evicts no valid key."""
     for number in range(50):
         with pytest.raises(InvalidApiKeyError):
             keys.authenticate(f"chat_{number}")
@@ -69,7 +69,7 @@ def test_wrong_keys_are_not_kept(keys: ApiKeys) -> None:
 
 
 class TestExpiry:
-    def test_an_expired_key_is_none_though_this_process_remembers_it(self, keys, tenant_id, clock: Clock) -> None:
+    def test_an_expired_key_is_refused_although_it_is_cached(self, keys, tenant_id, clock: Clock) -> None:
         key, record = keys.create(tenant_id, "", [Scope.READ], life=timedelta(days=90))
         caller = keys.authenticate(key)
         assert record.expires_at is not None
@@ -88,12 +88,12 @@ class TestExpiry:
             keys.get(tenant_id, record.id)
         assert keys.ended([record.id]) == {record.id}
 
-    def test_nobody_asks_for_no_keys(self, keys: ApiKeys) -> None:
+    def test_none_of_no_keys_has_ended(self, keys: ApiKeys) -> None:
         assert keys.ended([]) == set()
 
 
 class TestRotation:
-    def test_both_keys_are_good_for_the_overlap(self, keys, tenant_id, clock: Clock) -> None:
+    def test_both_keys_work_during_the_overlap(self, keys, tenant_id, clock: Clock) -> None:
         old, record = keys.create(tenant_id, "back end", [Scope.READ, Scope.GOVERN])
         new, made, last = keys.rotate(tenant_id, record.id, timedelta(hours=48))
         assert (made.label, made.scopes, made.expires_at) == ("back end", record.scopes, None)
@@ -104,34 +104,36 @@ class TestRotation:
             keys.authenticate(old)
         assert keys.authenticate(new).key_id == made.id
 
-    def test_the_new_one_lives_as_long_and_the_old_one_no_longer(self, keys, tenant_id, clock: Clock) -> None:
+    def test_the_new_key_has_the_same_lifetime_and_the_old_one_is_not_extended(
+        self, keys, tenant_id, clock: Clock
+    ) -> None:
         record = keys.create(tenant_id, "", [], life=timedelta(days=90))[1]
         clock.ahead = timedelta(days=89)
         made, last = keys.rotate(tenant_id, record.id, timedelta(days=7))[1:]
         assert last == record.expires_at
         assert made.expires_at - made.created_at == timedelta(days=90)
 
-    def test_one_that_has_ended_is_not_rotated(self, keys, tenant_id, clock: Clock) -> None:
+    def test_a_key_that_has_ended_is_not_rotated(self, keys, tenant_id, clock: Clock) -> None:
         revoked = keys.create(tenant_id, "", [])[1]
         keys.revoke(tenant_id, revoked.id)
         expired = keys.create(tenant_id, "", [], life=timedelta(hours=1))[1]
         clock.ahead = timedelta(hours=1)
         other = keys.create(tenant_id, "", [])[1]
-        for tenant, key_id in [(tenant_id, one) for one in (revoked.id, expired.id, ".*")] + [("another", other.id)]:
+        for tenant, key_id in [(tenant_id, id_) for id_ in (revoked.id, expired.id, ".*")] + [("another", other.id)]:
             with pytest.raises(LookupError):
                 keys.rotate(tenant, key_id, timedelta())
         assert len(keys.list(tenant_id)) == 3
 
 
 class TestUse:
-    def test_the_day_is_kept_and_costs_a_command_a_day(self, keys, tenant_id, clock: Clock) -> None:
+    def test_the_day_of_the_last_use_is_stored_once_a_day(self, keys, tenant_id, clock: Clock) -> None:
         key, record = keys.create(tenant_id, "", [])
         assert record.last_used_on is None
         today = keys._database.now().date()
         keys.authenticate(key)
         assert keys.list(tenant_id)[0].last_used_on == today
         clock.ahead = timedelta(days=1)
-        keys.authenticate(key)  # by the cache: asks and tells nobody
+        keys.authenticate(key)  # from the cache, without a command
         assert keys.list(tenant_id)[0].last_used_on == today
         keys._callers.clear()
         keys.authenticate(key)

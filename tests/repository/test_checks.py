@@ -1,4 +1,4 @@
-"""`check` finds each thing that must never be, mends it, and finds nothing in a sound database."""
+"""`check` finds and repairs each inconsistency, and finds nothing in a sound database."""
 
 from datetime import timedelta
 
@@ -30,19 +30,19 @@ def chat_id(chats: Chats, messages: Messages) -> str:
     return chat_id
 
 
-def found(checks: Checks, **options: bool) -> list[tuple[str, str]]:
+def findings(checks: Checks, **options: bool) -> list[tuple[str, str]]:
     return [(finding.kind, finding.chat_id) for finding in checks.run(**options)]
 
 
-def mended(checks: Checks, database: Database) -> bool:
-    """Repair, purge, and tell whether nothing is left."""
-    found(checks, repair=True)
+def repaired(checks: Checks, database: Database) -> bool:
+    """Repair, purge, and return whether `check` then finds nothing."""
+    findings(checks, repair=True)
     purge_all(database)
-    return found(checks) == []
+    return findings(checks) == []
 
 
 def test_a_sound_database_has_no_findings(database, checks, chats, messages, chat_id, monkeypatch) -> None:
-    """Chats of several windows, deleted, emptied, connected and being purged."""
+    """Chats in several windows, some deleted, emptied, connected or waiting for a purge, are no findings."""
     monkeypatch.setattr(checks_module, "WINDOW_CHATS", 4)
     for tenant_id in ("a", "b", "c"):
         for _ in range(3):
@@ -53,58 +53,58 @@ def test_a_sound_database_has_no_findings(database, checks, chats, messages, cha
     for chat in chats.page("a", 2, None):
         Deletions(database, inline_limit=0).delete("a", chat.id, "key")
     assert database.purges.count_documents({}) == 3
-    assert found(checks) == []
+    assert findings(checks) == []
 
 
 @pytest.mark.parametrize("windows", [1, 500])
 def test_orphaned_messages(database, checks, chats, chat_id, windows, monkeypatch) -> None:
-    """Wherever they lie among the chats; they are purged."""
+    """Messages without a chat are found wherever they are between the chats, and are purged."""
     monkeypatch.setattr(checks_module, "WINDOW_CHATS", windows)
     chats.create("a", None, {}), chats.create("z", None, {})
     database.chats.delete_one({"_id.chat_id": chat_id})
-    assert found(checks) == [("orphaned_messages", chat_id)]
-    assert mended(checks, database)
+    assert findings(checks) == [("orphaned_messages", chat_id)]
+    assert repaired(checks, database)
     assert database.messages.count_documents({}) == 0
 
 
 def test_a_wrong_count(database, checks, chats, chat_id) -> None:
-    """It is set right."""
+    """A wrong message_count is corrected."""
     database.chats.update_one({}, {"$set": {"message_count": 7}})
-    assert found(checks) == [("wrong_count", chat_id)]
-    assert mended(checks, database)
+    assert findings(checks) == [("wrong_count", chat_id)]
+    assert repaired(checks, database)
     assert chats.get(TENANT, chat_id).message_count == 3
 
 
-def test_messages_that_an_emptying_forgot(database, checks, messages, chat_id) -> None:
-    """They are purged, and later ones stay."""
+def test_messages_that_an_emptying_left(database, checks, messages, chat_id) -> None:
+    """Messages below first_seq without a purge are purged, and later ones stay."""
     messages.append(TENANT, chat_id, [NewMessage(Role.USER, "later", None, {})])
     database.chats.update_one({}, {"$set": {"message_count": 1, "first_seq": 4}})
-    assert found(checks) == [("orphaned_messages", chat_id)]
-    assert mended(checks, database)
+    assert findings(checks) == [("orphaned_messages", chat_id)]
+    assert repaired(checks, database)
     assert [message["content"] for message in database.messages.find()] == ["later"]
 
 
 def test_an_orphaned_presence(database, checks, chat_id) -> None:
-    """It is removed."""
+    """The lease of a chat that does not exist is removed."""
     Presence(database).open(TENANT, chat_id, "connection", "worker")
     database.presence.update_one({}, {"$set": {"chat_id": "gone"}})
-    assert found(checks) == [("orphaned_presence", "gone")]
-    assert mended(checks, database)
+    assert findings(checks) == [("orphaned_presence", "gone")]
+    assert repaired(checks, database)
 
 
-def test_a_receipt_without_end(database, checks, chat_id, receipts) -> None:
-    """Its purge is opened again, and completes it."""
+def test_a_receipt_without_completion_or_purge(database, checks, chat_id, receipts) -> None:
+    """A new purge is opened, and completes it."""
     deletions = Deletions(database, inline_limit=0)
     deletions.delete(TENANT, chat_id, "key")
     database.purges.delete_many({})
-    assert found(checks) == [("orphaned_messages", chat_id), ("endless_receipt", chat_id)]
-    assert mended(checks, database)
+    assert findings(checks) == [("orphaned_messages", chat_id), ("endless_receipt", chat_id)]
+    assert repaired(checks, database)
     assert receipts.get(TENANT, chat_id).purged == 3
 
 
 def test_a_stalled_purge(database, checks, chat_id) -> None:
-    """It is told; only a worker mends it."""
+    """It is reported, and ends only when a worker purges."""
     Deletions(database, inline_limit=0).delete(TENANT, chat_id, "key")
     database.purges.update_one({}, {"$set": {"lease_until": database.now() - STALLED - timedelta(seconds=1)}})
-    assert found(checks) == [("stalled_purge", chat_id)]
-    assert mended(checks, database)
+    assert findings(checks) == [("stalled_purge", chat_id)]
+    assert repaired(checks, database)

@@ -1,4 +1,4 @@
-"""What a request costs in database commands."""
+"""How many database commands each request costs, and which."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,9 +25,9 @@ from tests.numbering import number_all
 class Recorder(monitoring.CommandListener):
     def __init__(self, database: Database) -> None:
         self.database = database
-        """Of which no command is recorded."""
+        """For a test's own commands, which are not recorded."""
         self.commands: list[tuple[str, str]] = []
-        """The names of the commands, each with what was sent."""
+        """The name and the text of each command."""
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         self.commands.append((event.command_name, str(event.command)))
@@ -41,7 +41,7 @@ class Recorder(monitoring.CommandListener):
 
 @pytest.fixture
 def recorded(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Client, Recorder]]:
-    """A client whose key is cached, and what its requests send to mongod."""
+    """A client whose key is cached, and a recorder of the commands that its requests send to mongod."""
     yield from record(mongod, database)
 
 
@@ -58,9 +58,9 @@ def record(mongod: EmbeddedMongod, database: Database, **settings: Any) -> Itera
 def cost(
     recorded: tuple[Client, Recorder], method: str, path: str, *, is_known: bool = True, **kwargs: object
 ) -> list[str]:
-    """Send a request and return the names of its commands, each of which names the tenant.
+    """Send a request, check that each of its commands names the tenant, and return their names.
 
-    The chats are known to have no receipt, as after the first request for one.
+    The chats are cached as having no receipt, as after the first request for each, unless `is_known` is false.
     """
     client, recorder = recorded
     if is_known:
@@ -70,16 +70,16 @@ def cost(
     client.send(method, path, **kwargs).get_data()  # read it: an export is streamed
     tally = _tally.get()
     assert tally is not None
-    assert tally.commands == len(recorder.commands), "the log would tell another number"
+    assert tally.commands == len(recorder.commands), "the access log would have another number"
     for name, sent in recorder.commands:
-        # What follows from a read that named it is bound to it: the cursor of that read, the transaction.
-        bound = name in {"getMore", "commitTransaction"}
-        assert client.access.tenant_id in sent or bound or "$collStats" in sent, name
+        # These belong to a cursor or a transaction whose earlier commands named the tenant.
+        continues = name in {"getMore", "commitTransaction"}
+        assert client.access.tenant_id in sent or continues or "$collStats" in sent, name
     return [name for name, _ in recorder.commands]
 
 
 def test_a_delete_costs_five_commands(recorded) -> None:
-    """Presence, chat, messages, receipt, commit; the key comes from the cache."""
+    """The commands are for presence, chat, messages, receipt and commit; the key comes from the cache."""
     chat_id = recorded[0].new_chat("a", "b")
     expected = ["find", "findAndModify", "delete", "insert", "commitTransaction"]
     assert cost(recorded, "DELETE", f"{CHATS}/{chat_id}") == expected
@@ -97,7 +97,7 @@ def test_holds_cost_what_the_data_model_says(recorded) -> None:
     client = recorded[0]
     key, made = client.app.extensions["chat_service"].keys.create(client.access.tenant_id, "governor", Scope)
     governor = Client(client.app, TenantAccess(client.access.tenant_id, key, made.id)), recorded[1]
-    governor[0].send("GET", "/api/v1/me")  # from now on its key is known
+    governor[0].send("GET", "/api/v1/me")  # caches the key
     chat_id, trashed = client.new_chat("a"), client.new_chat("a")
     client.send("POST", f"{CHATS}/{trashed}/trash", json={})
     body = {"json": {"name": "n", "chat_ids": [chat_id]}}
@@ -114,7 +114,7 @@ def test_holds_cost_what_the_data_model_says(recorded) -> None:
     assert len(cost(governor, "POST", "/api/v1/holds", json=everything)) == 4
 
 
-def test_an_idempotency_key_costs_two_more_and_a_repetition_two(recorded) -> None:
+def test_an_idempotency_key_costs_two_more_and_a_retry_two(recorded) -> None:
     chat_id = recorded[0].new_chat("a")
     key = {"headers": {"Idempotency-Key": "k"}}
     assert len(cost(recorded, "DELETE", f"{CHATS}/{chat_id}", **key)) == 7
@@ -122,13 +122,13 @@ def test_an_idempotency_key_costs_two_more_and_a_repetition_two(recorded) -> Non
 
 
 def test_a_bulk_delete_costs_six_for_each_8_chats(recorded) -> None:
-    """Presence, chats, their removal, messages, receipts, commit; and a look at what others do between groups."""
+    """Presence, chats, their removal, messages, receipts, commit; and one to measure other traffic between groups."""
     chat_ids = [recorded[0].new_chat("a") for _ in range(16)]
     assert len(cost(recorded, "POST", f"{CHATS}/delete", json={"chat_ids": chat_ids})) == 12 + 1
 
 
 def test_deletes_that_share_a_transaction_cost_six(recorded) -> None:
-    """Presence, chats, their removal, messages, receipts, commit: for as many as 8."""
+    """Presence, chats, their removal, messages, receipts, commit: six for up to 8 deletes."""
     client, recorder = recorded
     deletes = [Removal(client.new_chat("a"), "key") for _ in range(8)]
     recorder.commands.clear()
@@ -138,7 +138,7 @@ def test_deletes_that_share_a_transaction_cost_six(recorded) -> None:
 
 
 def test_posts_that_share_a_transaction_share_its_commands(recorded) -> None:
-    """One for each chat, one for all messages, and the commit."""
+    """There is one command for each chat, one for all messages, and the commit."""
     client, recorder = recorded
     chat_ids = [client.new_chat() for _ in range(3)]
     recorder.commands.clear()
@@ -147,8 +147,8 @@ def test_posts_that_share_a_transaction_share_its_commands(recorded) -> None:
     assert [name for name, _ in recorder.commands] == [*["findAndModify"] * 3, "insert", "commitTransaction"]
 
 
-def test_a_chat_that_was_not_asked_for_lately_costs_one_more(recorded) -> None:
-    """A look for its receipt: for one chat or a page of them, and none for a delete."""
+def test_a_chat_that_is_not_cached_costs_one_more(recorded) -> None:
+    """One more find looks for the receipt of one chat or of a page of chats; a delete needs none."""
     chat_id = recorded[0].new_chat("a")
     recorded[0].app.extensions["chat_service"].receipts._without.clear()
     assert len(cost(recorded, "GET", f"{CHATS}/{chat_id}", is_known=False)) == 3
@@ -160,8 +160,8 @@ def test_a_chat_that_was_not_asked_for_lately_costs_one_more(recorded) -> None:
     assert len(cost(recorded, "DELETE", f"{CHATS}/{chat_id}", is_known=False)) == 5
 
 
-def test_a_staged_delete_costs_what_a_small_one_does(recorded, monkeypatch) -> None:
-    """The purge is opened where the messages would be removed."""
+def test_a_staged_delete_costs_as_much_as_a_small_one(recorded, monkeypatch) -> None:
+    """One command opens the purge instead of removing the messages."""
     monkeypatch.setattr(recorded[0].app.extensions["chat_service"].deletions._lifecycle, "_inline_limit", 1)
     chat_id = recorded[0].new_chat("a", "b")
     expected = ["find", "findAndModify", "insert", "insert", "commitTransaction"]
@@ -169,7 +169,7 @@ def test_a_staged_delete_costs_what_a_small_one_does(recorded, monkeypatch) -> N
 
 
 def test_the_other_operations_cost_what_the_data_model_says(recorded) -> None:
-    """As in the table of docs/data-model.md."""
+    """The numbers are those of the table in docs/data-model.md."""
     chat_id = recorded[0].new_chat("a", "b", "c")
     gone = recorded[0].new_chat("a")
     chat, messages = f"{CHATS}/{chat_id}", f"{CHATS}/{chat_id}/messages"
@@ -192,7 +192,7 @@ def test_the_other_operations_cost_what_the_data_model_says(recorded) -> None:
 
 
 def test_the_trash_costs_what_the_data_model_says(recorded) -> None:
-    """Whatever the chat's size: its messages are not touched."""
+    """They do not depend on the chat's size, because its messages are not touched."""
     chat_id, other = (recorded[0].new_chat("a", "b") for _ in range(2))
     chat, trashed = f"{CHATS}/{chat_id}", f"/api/v1/trash/{chat_id}"
     trashed_by = ["find", "findAndModify", "insert", "insert", "commitTransaction"]
@@ -207,15 +207,15 @@ def test_the_trash_costs_what_the_data_model_says(recorded) -> None:
 
 @pytest.fixture
 def signed(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Client, Recorder]]:
-    """The same with a key that signs."""
+    """Like `recorded`, with a signing key."""
     yield from record(mongod, database, signing_keys=(SigningKey.new(),))
 
 
-def test_proofs(signed) -> None:
+def test_what_proofs_cost(signed) -> None:
     client, _ = signed
     chat_id = client.new_chat("a")
     client.send("DELETE", f"{CHATS}/{chat_id}")
-    assert cost(signed, "GET", f"/api/v1/deletions/{chat_id}/proof") == ["find", "find"], "and it is not ready"
+    assert cost(signed, "GET", f"/api/v1/deletions/{chat_id}/proof") == ["find", "find"], "the proof is not ready"
     number_all(signed[1].database)
     assert cost(signed, "GET", f"/api/v1/deletions/{chat_id}/proof") == ["find", "find", "aggregate"]
     assert cost(signed, "GET", "/api/v1/log/consistency?old=1") == ["find", "aggregate"]
@@ -225,14 +225,14 @@ def test_proofs(signed) -> None:
 
 @pytest.fixture
 def limited(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Client, Recorder]]:
-    """The same with limits for writes and deletes, and none for reads."""
+    """Like `recorded`, with limits for writes and deletes, and none for reads."""
     limits = {Scope.WRITE: RateLimit(100, 1_000), Scope.DELETE: RateLimit(0.001, 3)}
     yield from record(mongod, database, rate_limits=limits)
 
 
 @pytest.mark.usefixtures("patient_limits")
 def test_a_rate_limit_costs_one_command(limited) -> None:
-    """Before all others, whatever it is asked for; a refusal costs nothing more, and without a limit there is none."""
+    """It is the first command, for any number of tokens; a refusal costs only that, and no limit costs nothing."""
     chat_ids = [limited[0].new_chat("a") for _ in range(2)]
     assert cost(limited, "POST", f"{CHATS}/{chat_ids[0]}/messages", json={"content": "x"}) == [
         "findAndModify",
@@ -251,17 +251,17 @@ def test_a_key_is_looked_up_with_its_tenants_limits_in_one_command(recorded) -> 
     client, recorder = recorded
     keys = client.app.extensions["chat_service"].keys
     with pytest.raises(InvalidApiKeyError):
-        keys.authenticate("x")  # the first look has a majority confirm the primary
+        keys.authenticate("x")  # the first lookup also has a majority confirm the primary
     recorder.commands.clear()
     keys.authenticate(client.access.key)
-    assert [name for name, _ in recorder.commands] == ["aggregate", "update"], "it writes down the day of its use"
+    assert [name for name, _ in recorder.commands] == ["aggregate", "update"], "the update stores the day of its use"
     recorder.commands.clear()
     ApiKeys(keys._database).authenticate(client.access.key)
     assert [name for name, _ in recorder.commands] == ["aggregate"]
 
 
 def test_what_connections_cost(recorded) -> None:
-    """As in the table of docs/data-model.md; a connection is opened without HTTP."""
+    """The numbers are those of the table in docs/data-model.md; connections are opened without HTTP."""
     client, recorder = recorded
     tenant_id, chat_id = client.access.tenant_id, client.new_chat("a")
     sockets = client.app.extensions["chat_service"]
@@ -294,5 +294,5 @@ def test_a_ticket_is_redeemed_with_three_commands(recorded) -> None:
     recorder.commands.clear()
     assert tickets.redeem(ticket, chat_id).tenant_id == client.access.tenant_id
     assert [name for name, _ in recorder.commands] == ["findAndModify", "find", "aggregate"], (
-        "whether the chat was restored since, and the key as it is now"
+        "the ticket, whether the chat was restored since, and the current state of the key"
     )

@@ -1,4 +1,4 @@
-"""One deadline for all that a request asks of the database, and what is known of a database that is away."""
+"""One deadline for all database commands of a request, and how an outage of the database is remembered."""
 
 import contextvars
 import time
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """Call as in a request that has `seconds` left."""
+    """Call it as in a request that has `seconds` left."""
 
     def run() -> T:
         set_deadline(time.monotonic() + seconds)
@@ -30,15 +30,15 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     return contextvars.copy_context().run(run)
 
 
-def test_the_sooner_end_counts() -> None:
+def test_the_earlier_deadline_counts() -> None:
     assert at_most(12) == 12
     assert within(20, lambda: at_most(12)) == 12
     assert 2.9 < within(3, lambda: at_most(12)) <= 3
     assert within(-1, lambda: at_most(12)) <= -1
 
 
-def test_nothing_is_begun_when_it_is_too_late(chats, deletions) -> None:
-    """Not even a command is sent, so nothing is changed."""
+def test_nothing_is_begun_after_the_deadline(chats, deletions) -> None:
+    """No command is sent, so nothing is changed."""
     chat_id = chats.create(TENANT, None, {}).id
     for call in (lambda: chats.get(TENANT, chat_id), lambda: deletions.delete(TENANT, chat_id, "key")):
         began = time.monotonic()
@@ -48,38 +48,40 @@ def test_nothing_is_begun_when_it_is_too_late(chats, deletions) -> None:
     assert chats.get(TENANT, chat_id).id == chat_id
 
 
-def test_a_lost_outcome_is_still_looked_for(failpoint, chats, deletions) -> None:
-    """The transaction ends with the request's time; the look that settles it has a little of its own."""
+def test_an_unknown_outcome_is_still_looked_up(failpoint, chats, deletions) -> None:
+    """The transaction ends at the deadline; the lookup of its outcome has a short time of its own after that."""
     chat_id = chats.create(TENANT, None, {}).id
     began = time.monotonic()
-    # Commits are done, and the server says that it does not know whether they will last.
+    # The server commits, and says that it does not know whether the commit is durable.
     failpoint.arm("commitTransaction", writeConcernError={"code": 64, "errmsg": "waiting for replication timed out"})
     assert within(1.0, lambda: deletions.delete(TENANT, chat_id, "key")).chat_id == chat_id
     assert 0.5 < time.monotonic() - began < 3.5
 
 
-def test_a_bulk_delete_tells_what_it_did_although_that_could_not_be_kept(database, chats, monkeypatch) -> None:
-    """The chats are gone, so "nothing was changed" would be a lie; a repetition with the key finds them again."""
+def test_a_bulk_delete_returns_its_results_even_if_they_cannot_be_stored(database, chats, monkeypatch) -> None:
+    """The chats are gone, so "nothing was changed" would be wrong; a retry with the key gets the same results."""
     ids = [chats.create(TENANT, None, {}).id for _ in range(2)]
     bulk = Bulk(database, Deletions(database))
     key = IdempotencyKey(TENANT, "key", "fingerprint")
-    results = iter([database.transaction])
+    transactions = iter([database.transaction])
 
-    def only_the_first(work, again):
+    def only_the_first(work, before_retry):
         try:
-            return next(results)(work, again)
+            return next(transactions)(work, before_retry)
         except StopIteration:
             raise DatabaseUnavailableError from None
 
     monkeypatch.setattr(database, "transaction", only_the_first)
-    told = bulk.remove(TENANT, ids, "key", key)
+    outcomes = bulk.remove(TENANT, ids, "key", key)
     monkeypatch.undo()
-    assert [(chat_id, receipt.message_count) for chat_id, receipt in told.items()] == [(chat_id, 0) for chat_id in ids]
-    assert bulk.remove(TENANT, ids, "key", key) == told
+    assert [(chat_id, receipt.message_count) for chat_id, receipt in outcomes.items()] == [
+        (chat_id, 0) for chat_id in ids
+    ]
+    assert bulk.remove(TENANT, ids, "key", key) == outcomes
 
 
-def test_a_database_that_is_away_is_known_to_be(database) -> None:
-    """Nothing is known before the first look; then that nobody is there, and after that nobody waits to be told."""
+def test_an_outage_is_remembered(database) -> None:
+    """Before the first check no outage is known; after it, the next check fails at once."""
     away = Database(f"mongodb://127.0.0.1:{free_port()}/?replicaSet=rs0")
     assert away.seconds_away() == 0
     assert not away.is_ready()

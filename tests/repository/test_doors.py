@@ -1,4 +1,4 @@
-"""Everything that destroys something of a chat, by name: a new one has to ask what protects it, and to stand here."""
+"""All functions that destroy a part of a chat are listed here, and each must check first whether a hold protects it."""
 
 import ast
 import re
@@ -11,54 +11,61 @@ DESTROYS = re.compile(
     r"|\"(?:delete|update)\": \"messages\"|\bmessages\.(?:find_one_and_update|update_one|update_many|replace_one)\("
 )
 
-ASKS = re.compile(r"\brefusals?\(")
+CHECKS = re.compile(r"\brefusals?\(")
 
-DOORS = {"lifecycle.Lifecycle.delete_again", "messages.Messages.clear"}
-"""These ask for themselves."""
+CHECK_THEMSELVES = {"lifecycle.Lifecycle.delete_again", "messages.Messages.clear"}
+"""Functions that check for themselves."""
 
-BEHIND = {
+CHECKED_IN = {
     "lifecycle._remove": "lifecycle._unmet",
     "messages.Messages.edit": "messages.Messages._touch",
     "messages.Messages.delete": "messages.Messages._touch",
 }
-"""These, by who asks for them."""
+"""Functions that call another which checks, and that one."""
 
-CALLED = {"erasures.erase_messages": "erasures.Erasures._erase"}
-"""These, by who calls them, and asks."""
+CHECKED_BY_CALLER = {"erasures.erase_messages": "erasures.Erasures._erase"}
+"""Functions whose caller checks, and the caller."""
 
 HARMLESS = {
-    "purges.Purges.finish": "what a purge has overlooked of a chat that was deleted",
-    "lifecycle.restore": "moves it from the trash back to the chats",
-    "purges.remove_inline": "of chats whose documents were just removed",
-    "purges.Purges.remove": "what a delete or an emptying has left, which nobody can reach",
+    "purges.Purges.finish": "removes messages of a deleted chat that its purge has overlooked",
+    "lifecycle.restore": "moves a chat from the trash back to the chats",
+    "purges.remove_inline": "removes messages of chats whose documents were just removed",
+    "purges.Purges.remove": "removes messages that a delete or an emptying has left, which nobody can reach",
 }
 
 
 def functions() -> dict[str, str]:
-    """Return the source of every function and method, with those that are defined in it."""
-    found = {}
+    """Return the source of every function and method, nested functions included."""
+    sources = {}
     for path in REPOSITORY.glob("*.py"):
         text = path.read_text()
         tree = ast.parse(text)
-        owners = [("", tree), *((f"{one.name}.", one) for one in tree.body if isinstance(one, ast.ClassDef))]
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        owners = [("", tree), *((f"{node.name}.", node) for node in classes)]
         for prefix, owner in owners:
-            for one in owner.body:
-                if isinstance(one, ast.FunctionDef):
-                    found[f"{path.stem}.{prefix}{one.name}"] = ast.get_source_segment(text, one) or ""
-    return found
+            for node in owner.body:
+                if isinstance(node, ast.FunctionDef):
+                    sources[f"{path.stem}.{prefix}{node.name}"] = ast.get_source_segment(text, node) or ""
+    return sources
 
 
-def test_all_doors_are_known() -> None:
+def test_all_destroying_functions_are_listed() -> None:
     destroying = {name for name, source in functions().items() if DESTROYS.search(source)}
-    # A replay asks nothing: what it does was asked for, and done, before the database was lost.
-    found = {name for name in destroying if not name.startswith("replay_effects.")}
-    assert found - {"unit_of_work.Bound.find_one_and_delete"} == DOORS | {*BEHIND, *CALLED, *HARMLESS}
+    # A replay does not check: it repeats what was allowed, and done, before the database was lost.
+    need_check = {name for name in destroying if not name.startswith("replay_effects.")}
+    assert need_check - {"unit_of_work.Bound.find_one_and_delete"} == CHECK_THEMSELVES | {
+        *CHECKED_IN,
+        *CHECKED_BY_CALLER,
+        *HARMLESS,
+    }
 
 
-def test_each_of_them_asks() -> None:
+def test_each_of_them_checks_for_holds() -> None:
     sources = functions()
-    assert all(ASKS.search(sources[name]) for name in DOORS | {*BEHIND.values(), *CALLED.values()})
-    for door, caller in CALLED.items():
-        assert f"{door.rpartition('.')[2]}(" in sources[caller]
-    for door, asking in BEHIND.items():
-        assert f"{asking.rpartition('.')[2]}(" in sources[door]
+    assert all(
+        CHECKS.search(sources[name]) for name in CHECK_THEMSELVES | {*CHECKED_IN.values(), *CHECKED_BY_CALLER.values()}
+    )
+    for name, caller in CHECKED_BY_CALLER.items():
+        assert f"{name.rpartition('.')[2]}(" in sources[caller]
+    for name, checker in CHECKED_IN.items():
+        assert f"{checker.rpartition('.')[2]}(" in sources[name]

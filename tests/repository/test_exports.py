@@ -1,4 +1,4 @@
-"""Exports that take longer than the server keeps the moment which they show."""
+"""Exports that take longer than the server keeps their snapshot."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,7 +39,7 @@ def chat_id(database: Database) -> str:
 
 
 def outlive(database: Database) -> None:
-    """Wait until nothing can be read any more of the moment at which this is called."""
+    """Wait until the server can no longer read the snapshot of now."""
     with database.client.start_session(snapshot=True) as session:
         database.database.chats.find_one({}, session=session)
 
@@ -58,23 +58,24 @@ def purge(database: Database) -> None:
     purge_all(database)
 
 
-def exported(database: Database, chat_id: str, meanwhile: Callable[[], object]) -> list[dict[str, Any]]:
+def exported(database: Database, chat_id: str, change: Callable[[], object]) -> list[dict[str, Any]]:
+    """Export the chat, with a change after the first batch, and return all rows."""
     with Exports(database).open(CALLER, chat_id) as (_, batches):
         rows = next(batches)
-        meanwhile()
+        change()
         outlive(database)
         return [*rows, *(row for batch in batches for row in batch)]
 
 
 @pytest.mark.usefixtures("short_past")
-def test_a_slow_reader_gets_all_that_was_there(database: Database, chat_id: str) -> None:
-    """And nothing that came later; what has been sent may be edited."""
+def test_a_slow_reader_gets_the_chat_as_it_was(database: Database, chat_id: str) -> None:
+    """The export has no later message; a message that was already sent may be edited."""
 
-    def meanwhile() -> None:
+    def change() -> None:
         Messages(database).append(CALLER.tenant_id, chat_id, [NewMessage(Role.USER, "later", None, {})])
         Messages(database).edit(CALLER.tenant_id, chat_id, 1, {"content": "sent before"}, "key")
 
-    rows = exported(database, chat_id, meanwhile)
+    rows = exported(database, chat_id, change)
     assert [row["seq"] for row in rows] == list(range(1, MESSAGES + 1))
     assert rows[0]["content"] != "sent before"
 
@@ -91,13 +92,13 @@ def test_a_slow_reader_gets_all_that_was_there(database: Database, chat_id: str)
     ],
     ids=["edited", "removed", "emptied"],
 )
-def test_what_has_changed_is_not_told_as_if_it_had_been_so(database: Database, chat_id: str, change: Any) -> None:
-    """The export is cut."""
+def test_a_change_of_an_unsent_message_ends_the_export(database: Database, chat_id: str, change: Any) -> None:
+    """The export raises rather than show a state that never was."""
     with pytest.raises(ExportOutdatedError):
         exported(database, chat_id, lambda: change(database, chat_id))
 
 
 @pytest.mark.usefixtures("short_past")
-def test_a_deleted_chat_ends_it_as_ever(database: Database, chat_id: str) -> None:
+def test_a_delete_ends_the_export(database: Database, chat_id: str) -> None:
     with pytest.raises(ExportEndedError):
         exported(database, chat_id, lambda: Deletions(database).delete(CALLER.tenant_id, chat_id, "key"))

@@ -1,4 +1,4 @@
-"""Imports that take several transactions: whole, or nothing that anybody could reach or that stays."""
+"""Imports of several transactions: the chat becomes complete at once, or nothing can be read and nothing stays."""
 
 import time
 import uuid
@@ -53,8 +53,8 @@ def stored(database: Database) -> tuple[int, int, int]:
     return tuple(database.collections[name].count_documents({}) for name in ("chats", "messages", "purges"))
 
 
-def test_nothing_is_there_before_all_is_there(database: Database, chat: Chat) -> None:
-    """Staged messages belong to no chat, and are no finding; then the chat is there with all of them."""
+def test_the_chat_exists_only_when_all_messages_are_stored(database: Database, chat: Chat) -> None:
+    """Staged messages belong to no chat, and `check` accepts them; at the end the chat exists with all of them."""
     with Imports(database).begin(TENANT, chat) as begun:
         for first in (1, 4, 7):
             begun.add(batch(database, first))
@@ -69,7 +69,7 @@ def test_nothing_is_there_before_all_is_there(database: Database, chat: Chat) ->
     assert [message.seq for message in posted] == [10]
 
 
-def test_of_one_that_is_given_up_nothing_stays(database: Database, chat: Chat) -> None:
+def test_an_import_that_is_given_up_leaves_nothing(database: Database, chat: Chat) -> None:
     with pytest.raises(ValueError, match="line"):
         give_up(database, chat)
     purge(database)
@@ -77,8 +77,8 @@ def test_of_one_that_is_given_up_nothing_stays(database: Database, chat: Chat) -
 
 
 @pytest.mark.parametrize("go_on", [lambda begun, more: begun.add(more), lambda begun, _: begun.finish()])
-def test_one_that_was_stopped_for_too_long_leaves_nothing_either(database: Database, chat: Chat, go_on) -> None:
-    """A purge worker has taken its lease for dead, and removes what is staged: it cannot go on, nor finish."""
+def test_an_import_that_was_paused_for_too_long_leaves_nothing(database: Database, chat: Chat, go_on) -> None:
+    """Its lease has expired, so a purge worker removes its staged messages: it can neither continue nor finish."""
     begun = Import(database, TENANT, chat)
     begun.add(batch(database, 1))
     begun.add(batch(database, 4))
@@ -90,8 +90,8 @@ def test_one_that_was_stopped_for_too_long_leaves_nothing_either(database: Datab
     assert stored(database) == (0, 0, 0)
 
 
-def test_a_repetition_leaves_only_the_first(database: Database, chat: Chat) -> None:
-    """It has staged as much before it is known to be one."""
+def test_a_retry_leaves_only_the_first_chat(database: Database, chat: Chat) -> None:
+    """The retry stages all its messages before it finds the first import's result, and they are purged."""
     key = IdempotencyKey(TENANT, "key", "fingerprint")
     made = set()
     for chat_id in (chat.id, str(uuid.uuid4())):
@@ -105,8 +105,8 @@ def test_a_repetition_leaves_only_the_first(database: Database, chat: Chat) -> N
 
 
 @pytest.mark.usefixtures("no_deadline")
-def test_one_that_takes_too_long_is_said_to_be_too_large(database: Database, chat: Chat) -> None:
-    """To try again, as with a database that is away, would not help."""
+def test_an_import_that_takes_too_long_is_too_large(database: Database, chat: Chat) -> None:
+    """The error is not that of an outage, because a retry would not help."""
     begun = Import(database, TENANT, chat)
     begun.add(batch(database, 1))
     set_deadline(time.monotonic())

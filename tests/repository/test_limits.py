@@ -1,4 +1,4 @@
-"""Token buckets, on the real mongod: its clock fills them, and no race may empty one twice."""
+"""Token buckets, on a real mongod: its clock fills them, and no race grants a token twice."""
 
 import logging
 import threading
@@ -18,12 +18,12 @@ CALLER = Caller("t", "0123456789ab", frozenset(Scope))
 
 
 def server_time(database: Database) -> datetime:
-    found: datetime = database.client.admin.command("hello")["localTime"]
-    return found.replace(tzinfo=UTC)
+    local_time: datetime = database.client.admin.command("hello")["localTime"]
+    return local_time.replace(tzinfo=UTC)
 
 
 def stored(database: Database) -> Any:
-    """The collection as it is at this moment: a bucket is not written with a majority."""
+    """Return the collection for local reads: buckets are not written with a majority."""
     return database.database.get_collection("rate_limits", read_concern=ReadConcern("local"))
 
 
@@ -50,12 +50,12 @@ def hammer(buckets: list[RateLimits], seconds: float) -> int:
 
 @pytest.mark.usefixtures("patient_limits")
 @pytest.mark.parametrize("limit", [RateLimit(50, 20), RateLimit(3, 1), RateLimit(400, 5)])
-def test_racing_threads_of_two_processes_get_what_the_bucket_holds(
+def test_racing_threads_of_two_processes_get_no_more_than_the_bucket_has(
     mongod: EmbeddedMongod, database: Database, limit: RateLimit
 ) -> None:
-    """Never more than burst + rate * time by the server's clock, and no bucket beside the one."""
+    """They get at most burst + rate * time by the server's clock, and there is only one bucket."""
     elsewhere = Database(mongod.uri)
-    buckets = [RateLimits(each, {Scope.WRITE: limit}) for each in (database, elsewhere) for _ in range(5)]
+    buckets = [RateLimits(db, {Scope.WRITE: limit}) for db in (database, elsewhere) for _ in range(5)]
     began = server_time(database)
     granted = hammer(buckets, 3.0)
     passed = (server_time(database) - began).total_seconds()
@@ -66,17 +66,17 @@ def test_racing_threads_of_two_processes_get_what_the_bucket_holds(
 
 
 @pytest.mark.usefixtures("patient_limits")
-def test_a_bucket_that_is_new_is_granted_once_however_many_ask(database: Database) -> None:
-    """Ten first requests at once make one bucket, not ten full ones, and none of them fails on the others'."""
+def test_concurrent_first_requests_share_one_new_bucket(database: Database) -> None:
+    """Ten first requests at once create one bucket, not ten full ones, and none of them fails."""
     limits = RateLimits(database, {Scope.WRITE: RateLimit(0.001, 1)})
     for number in range(20):
         caller = Caller("t", str(number), frozenset())
         start = threading.Barrier(10)
         verdicts: list[Verdict | None] = []
 
-        def ask(caller: Caller = caller, start: threading.Barrier = start, found: list = verdicts) -> None:
+        def ask(caller: Caller = caller, start: threading.Barrier = start, received: list = verdicts) -> None:
             start.wait()
-            found.append(limits.take(caller, Scope.WRITE))
+            received.append(limits.take(caller, Scope.WRITE))
 
         threads = [threading.Thread(target=ask) for _ in range(10)]
         for thread in threads:
@@ -87,7 +87,7 @@ def test_a_bucket_that_is_new_is_granted_once_however_many_ask(database: Databas
 
 
 def test_tokens_are_taken_together_or_not_at_all(database: Database) -> None:
-    """What is refused takes nothing; the answer says when there will be enough, and when the bucket is full."""
+    """A refusal takes no token; the verdict says when there will be enough, and when the bucket will be full."""
     limits = RateLimits(database, {Scope.DELETE: RateLimit(0.1, 100)})
     first = limits.take(CALLER, Scope.DELETE, 70)
     assert (first.granted, first.left, first.retry_after) == (True, 30, 0)
@@ -101,8 +101,8 @@ def test_tokens_are_taken_together_or_not_at_all(database: Database) -> None:
     assert not never.granted
 
 
-def test_after_retry_after_there_are_enough(database: Database) -> None:
-    """A client that waits as long as it was told is not refused again."""
+def test_after_retry_after_there_are_enough_tokens(database: Database) -> None:
+    """A client that waits for `retry_after` is not refused again."""
     limits = RateLimits(database, {Scope.READ: RateLimit(2, 4)})
     assert limits.take(CALLER, Scope.READ, 4).granted
     refused = limits.take(CALLER, Scope.READ, 2)
@@ -114,13 +114,13 @@ def test_after_retry_after_there_are_enough(database: Database) -> None:
 def test_keys_tenants_and_scopes_have_buckets_of_their_own(database: Database) -> None:
     limits = RateLimits(database, dict.fromkeys(Scope, RateLimit(0.001, 1)))
     callers = [Caller(tenant, key, frozenset()) for tenant in ("t", "u") for key in ("k", "l")]
-    asked = [(caller, scope) for caller in callers for scope in Scope]
-    assert all(limits.take(caller, scope).granted for caller, scope in asked)
-    assert not any(limits.take(caller, scope).granted for caller, scope in asked)
+    pairs = [(caller, scope) for caller in callers for scope in Scope]
+    assert all(limits.take(caller, scope).granted for caller, scope in pairs)
+    assert not any(limits.take(caller, scope).granted for caller, scope in pairs)
 
 
-def test_a_limit_that_changes_holds_from_the_next_request_on(database: Database) -> None:
-    """What is in the bucket is cut to the new burst; without a limit nothing is asked."""
+def test_a_changed_limit_applies_from_the_next_request_on(database: Database) -> None:
+    """The bucket is cut to the new burst; without a limit there is no verdict."""
     assert RateLimits(database, {Scope.READ: RateLimit(0.001, 100)}).take(CALLER, Scope.READ).left == 99
     assert RateLimits(database, {Scope.READ: RateLimit(0.001, 10)}).take(CALLER, Scope.READ).left == 9
     own = Caller(CALLER.tenant_id, CALLER.key_id, frozenset(), {Scope.READ: RateLimit(0.001, 5)})
@@ -131,7 +131,7 @@ def test_a_limit_that_changes_holds_from_the_next_request_on(database: Database)
 
 
 def test_a_clock_that_steps_back_costs_a_second_of_the_rate(database: Database) -> None:
-    """After a failover another server's clock counts: a key must not wait until it has caught up."""
+    """After a failover another server's clock counts: a key need not wait until that clock has caught up."""
     limits = RateLimits(database, {Scope.READ: RateLimit(10, 20)})
     limits.take(CALLER, Scope.READ)
     buckets = stored(database)
@@ -143,12 +143,12 @@ def test_a_clock_that_steps_back_costs_a_second_of_the_rate(database: Database) 
     assert limits.take(CALLER, Scope.READ).granted
 
 
-def test_commands_that_overtake_each_other_gain_nothing(database: Database) -> None:
-    """One that read the clock earlier and comes later gives back what the other was given for the time between."""
+def test_commands_that_overtake_each_other_gain_no_tokens(database: Database) -> None:
+    """A command that read the clock earlier but runs later takes back the other's tokens for the time between."""
     limits = RateLimits(database, {Scope.READ: RateLimit(1, 1_000)})
     limits.take(CALLER, Scope.READ, 500)
     buckets = stored(database)
-    # As if one with a clock 400 ms later had just been there, and been given 0.4 tokens for it.
+    # As if a command had just run that read the clock 400 ms later, and had got 0.4 tokens for that time.
     ahead = {"$set": {"at": {"$add": ["$at", 400]}, "tokens": {"$add": ["$tokens", 0.4]}}}
     before = buckets.find_one({})
     buckets.update_one({}, [ahead])
@@ -158,8 +158,8 @@ def test_commands_that_overtake_each_other_gain_nothing(database: Database) -> N
     assert after["tokens"] == pytest.approx(before["tokens"] + passed - 1, abs=1e-6)
 
 
-def test_an_idle_bucket_is_swept_up_when_it_is_full(database: Database) -> None:
-    """Not before, and within two hours: a bucket that is gone counts as a full one."""
+def test_an_idle_bucket_expires_when_it_is_full(database: Database) -> None:
+    """It expires within about an hour after that and not before, because a missing bucket counts as full."""
     limits = RateLimits(database, {Scope.READ: RateLimit(0.01, 100)})
     now = server_time(database)
     for _ in range(3):
@@ -181,7 +181,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_it_fails_open(database: Database, failpoint, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The request goes on, soon, counted, with one line for many; and the limit holds again when the fault is over."""
+    """Each request is allowed without a long wait and is counted, and the log has one line for many."""
     failures: list[None] = []
     limits = RateLimits(database, {Scope.READ: RateLimit(0.001, 1)}, lambda: failures.append(None))
     assert limits.take(CALLER, Scope.READ).granted
@@ -205,7 +205,7 @@ def test_it_limits_again_when_the_fault_is_over(database: Database, failpoint) -
     limits = RateLimits(database, {Scope.READ: RateLimit(0.001, 1)})
     failpoint.arm("findAndModify", times=1, closeConnection=True)
     assert limits.take(CALLER, Scope.READ) is None
-    deadline = time.monotonic() + 5  # the driver first has to see that the server is there
+    deadline = time.monotonic() + 5  # the driver first has to find out that the server is available
     while (verdict := limits.take(CALLER, Scope.READ)) is None:
         assert time.monotonic() < deadline
     assert verdict.granted
@@ -216,8 +216,8 @@ def test_it_limits_again_when_the_fault_is_over(database: Database, failpoint) -
     ("text", "limit"),
     [("off", None), ("100:200", RateLimit(100, 200)), ("0.5:1", RateLimit(0.5, 1)), ("12.345:7", RateLimit(12.345, 7))],
 )
-def test_a_limit_can_be_written(text: str, limit: RateLimit | None) -> None:
-    """And what is shown of it can be written again."""
+def test_a_limit_is_parsed_from_text(text: str, limit: RateLimit | None) -> None:
+    """The text of a limit can be parsed again."""
     assert parse_limit(text) == limit
     if limit is not None:
         assert str(limit) == text
@@ -226,6 +226,6 @@ def test_a_limit_can_be_written(text: str, limit: RateLimit | None) -> None:
 @pytest.mark.parametrize(
     "text", ["", "100", "100:", ":5", "0:5", "0.000:5", "5:0", "-1:5", "1e3:5", "1:5:5", "٣:5", "nan:5", "Off", "1:1.5"]
 )
-def test_what_is_no_limit_is_refused(text: str) -> None:
+def test_an_invalid_limit_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="100:200"):
         parse_limit(text)

@@ -1,4 +1,4 @@
-"""Receipts of version 0.1, which changed when their purge was done, in today's form: told the same before and after."""
+"""The migration of receipts of version 0.1, which were updated by their purge: they read the same before and after."""
 
 from datetime import timedelta
 
@@ -20,12 +20,12 @@ TENANT = "tenant"
 
 @pytest.fixture
 def old(database: Database) -> list[str]:
-    """Chats that were deleted by version 0.1: at once, in stages, and in stages that are not over."""
+    """Chats that version 0.1 deleted: one inline, one staged with its purge done, and one with its purge running."""
     ids = [Chats(database).create(TENANT, None, {}).id for _ in range(3)]
     for chat_id in ids:
         Messages(database).append(TENANT, chat_id, [NewMessage(Role.USER, "x", None, {})] * 5)
-    at_once, staged, running = ids
-    Deletions(database).delete(TENANT, at_once, "key")
+    inline, staged, running = ids
+    Deletions(database).delete(TENANT, inline, "key")
     Deletions(database, inline_limit=0).delete(TENANT, staged, "key")
     purge_all(database)
     Deletions(database, inline_limit=0).delete(TENANT, running, "key")
@@ -34,6 +34,7 @@ def old(database: Database) -> list[str]:
 
 
 def write_as_before(database: Database) -> None:
+    """Rewrite all receipts in the form of version 0.1."""
     for receipt in list(database.deletions.find()):
         completion = database.completions.find_one_and_delete({"_id": receipt["_id"]})
         completed_at = completion["completed_at"] if completion else receipt["deleted_at"]
@@ -44,42 +45,42 @@ def write_as_before(database: Database) -> None:
         database.deletions.replace_one({"_id": receipt["_id"]}, receipt)
 
 
-def told(database: Database, ids: list[str]) -> list[Deletion]:
+def receipts_of(database: Database, ids: list[str]) -> list[Deletion]:
     return [Receipts(database).get(TENANT, chat_id) for chat_id in ids]
 
 
-def test_the_same_is_told_before_and_after(database: Database, old: list[str]) -> None:
-    before = told(database, old)
+def test_receipts_read_the_same_before_and_after(database: Database, old: list[str]) -> None:
+    before = receipts_of(database, old)
     assert [receipt.completed_at is None for receipt in before] == [False, False, True]
     assert [receipt.purged for receipt in before] == [5, 5, 0]
     assert list(Checks(database).run()) == []
     assert sum(migrate(database)) == 3
-    assert told(database, old) == before
+    assert receipts_of(database, old) == before
     assert all(set(receipt) & {"purged", "completed_at"} == set() for receipt in database.deletions.find())
     assert list(migrate(database)) == [], "done once"
     assert list(Checks(database).run()) == []
 
 
-def test_a_purge_that_was_open_ends_as_always(database: Database, old: list[str]) -> None:
-    """Whether its receipt is in the old form still, or in the new one."""
+def test_a_purge_that_was_open_completes_its_receipt(database: Database, old: list[str]) -> None:
+    """It does so whether the receipt is in the old form or in the new one."""
     purge_all(database)
-    running = told(database, old)[2]
+    running = receipts_of(database, old)[2]
     assert (running.purged, running.remaining, running.completed_at is None) == (5, 0, False)
     sum(migrate(database))
-    assert told(database, old)[2] == running
+    assert receipts_of(database, old)[2] == running
 
 
-def test_it_is_gone_on_with_where_it_was_cut_off(database: Database, old: list[str], monkeypatch) -> None:
+def test_an_interrupted_migration_continues(database: Database, old: list[str], monkeypatch) -> None:
     monkeypatch.setattr(migration, "BATCH", 1)
-    before = told(database, old)
+    before = receipts_of(database, old)
     assert next(migrate(database)) == 1
-    assert told(database, old) == before
+    assert receipts_of(database, old) == before
     assert list(migrate(database)) == [1, 1]
-    assert told(database, old) == before
+    assert receipts_of(database, old) == before
 
 
-def test_what_a_process_of_before_writes_meanwhile_is_found(database: Database, old: list[str], monkeypatch) -> None:
-    """Its purge ends between our look and our write: what it has written is not lost."""
+def test_a_concurrent_write_of_the_old_version_is_not_lost(database: Database, old: list[str], monkeypatch) -> None:
+    """A purge of version 0.1 ends between the migration's read and its write, and the completion is kept."""
     migration_split = migration.split
     later = database.now() + timedelta(seconds=1)
 
@@ -91,5 +92,5 @@ def test_what_a_process_of_before_writes_meanwhile_is_found(database: Database, 
     database.purges.delete_many({})
     monkeypatch.setattr(migration, "split", split_late)
     sum(migrate(database))
-    assert told(database, old)[2].completed_at == later
+    assert receipts_of(database, old)[2].completed_at == later
     assert all("purged" not in receipt for receipt in database.deletions.find())

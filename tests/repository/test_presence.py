@@ -1,4 +1,4 @@
-"""Leases: live until they expire, renewed while they live, and never after."""
+"""Leases are live until they expire; their worker renews live ones, and never expired ones."""
 
 from datetime import datetime, timedelta
 
@@ -50,7 +50,7 @@ def test_a_closed_lease_is_gone(either_database, presence, chat_id) -> None:
     assert presence.count(either_database.unbound(), TENANT, chat_id) == (0, 0)
 
 
-def test_a_worker_renews_its_own(either_database, presence, chat_id) -> None:
+def test_a_worker_renews_its_own_leases(either_database, presence, chat_id) -> None:
     for connection, worker in (("a", "w"), ("b", "w"), ("c", "other")):
         presence.open(TENANT, chat_id, connection, worker)
     assert presence.renew("w") == {"a", "b"}
@@ -59,13 +59,13 @@ def test_a_worker_renews_its_own(either_database, presence, chat_id) -> None:
 
 
 def test_an_expired_lease_is_never_renewed(either_database, presence, chat_id) -> None:
-    """A delete may have passed it already."""
+    """A delete may already have counted it as expired."""
     presence.open(TENANT, chat_id, "c", "w")
     expire(either_database, "c")
     assert presence.renew("w") == set()
     Deletions(either_database).delete(TENANT, chat_id, "key")
     assert presence.renew("w") == set()
-    assert either_database.presence.count_documents({}) == 0, "the delete takes expired leases along"
+    assert either_database.presence.count_documents({}) == 0, "the delete removes expired leases"
 
 
 def test_a_live_lease_refuses_the_delete(either_database, presence, chat_id) -> None:
@@ -75,7 +75,7 @@ def test_a_live_lease_refuses_the_delete(either_database, presence, chat_id) -> 
     assert refused.value.count == 1
 
 
-def test_nothing_is_opened_without_a_chat(either_database, presence) -> None:
+def test_a_connection_needs_an_existing_chat(either_database, presence) -> None:
     with pytest.raises(ChatNotFoundError):
         presence.open(TENANT, "gone", "c", "w")
     assert either_database.presence.count_documents({}) == 0

@@ -1,4 +1,4 @@
-"""The tree of a log in the database: its hashes are those of its entries, at any size, wherever they were written."""
+"""The tree of a log in the database matches the log's entries, at any size and whoever wrote the hashes."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ TENANT, OTHER = "t", "u"
 
 
 def fill(database: Database, count: int, tenant_id: str = TENANT) -> list[bytes]:
-    """Write a log of so many deletions as the sequencer does, and return its leaves."""
+    """Write a log of `count` deletions as the sequencer does, and return its leaves."""
     head, leaves, documents = Head(tenant_id, None), [], []
     for seq in range(1, count + 1):
         event = Event(Kind.CHAT_DELETED, f"chat {seq}", "key", {"message_count": seq})
@@ -35,6 +35,7 @@ def fill(database: Database, count: int, tenant_id: str = TENANT) -> list[bytes]
 
 
 def holds(proof: Inclusion) -> bool:
+    """Return whether the proof verifies."""
     checkpoint = proof.checkpoint
     return is_included(leaf_hash(proof.leaf), proof.index, checkpoint.size, proof.path, checkpoint.root)
 
@@ -52,16 +53,16 @@ def test_every_entry_is_proved(database: Database, count: int) -> None:
     proofs = Proofs(database)
     assert proofs.checkpoint(TENANT).root == root_of(leaves)
     for seq in range(1, count + 1):
-        found = proofs.inclusion(TENANT, f"chat {seq}", Kind.CHAT_DELETED)
-        assert (found.leaf, found.index, found.checkpoint.size) == (leaves[seq - 1], seq - 1, count)
-        assert holds(found)
+        proof = proofs.inclusion(TENANT, f"chat {seq}", Kind.CHAT_DELETED)
+        assert (proof.leaf, proof.index, proof.checkpoint.size) == (leaves[seq - 1], seq - 1, count)
+        assert holds(proof)
     for old in range(count + 1):
         path, checkpoint = proofs.consistency(TENANT, old)
         assert is_consistent(old, root_of(leaves[:old]), count, checkpoint.root, path)
 
 
-def test_as_far_as_a_ledger_has_it(database: Database, tmp_path: Path) -> None:
-    """At any size before the end of the log."""
+def test_with_a_ledger_only_its_entries_are_proved(database: Database, tmp_path: Path) -> None:
+    """Checkpoints and proofs are of the ledger's size, although the log has more entries."""
     leaves, file, tree = fill(database, 45), LedgerFile(tmp_path / "ledger.db"), Frontier()
     for size, leaf in enumerate(leaves, 1):
         tree.append(leaf_hash(leaf))
@@ -75,8 +76,8 @@ def test_as_far_as_a_ledger_has_it(database: Database, tmp_path: Path) -> None:
         assert is_consistent(size // 2, root_of(leaves[: size // 2]), size, checkpoint.root, path)
 
 
-def test_a_ledger_that_grows_meanwhile_changes_no_proof(database: Database, tmp_path: Path) -> None:
-    """What is signed is of one size: a root of another would contradict what was signed before."""
+def test_a_ledger_that_grows_during_a_proof_does_not_spoil_it(database: Database, tmp_path: Path) -> None:
+    """A checkpoint has the root of its own size: another root would contradict earlier checkpoints."""
     leaves = fill(database, 40)
 
     class Growing(LedgerFile):
@@ -92,11 +93,11 @@ def test_a_ledger_that_grows_meanwhile_changes_no_proof(database: Database, tmp_
     proofs = Proofs(database, Growing(tmp_path / "ledger.db"))
     for _ in range(3):
         path, checkpoint = proofs.consistency(TENANT, 9)
-        found = proofs.inclusion(TENANT, "chat 7", Kind.CHAT_DELETED)
+        inclusion = proofs.inclusion(TENANT, "chat 7", Kind.CHAT_DELETED)
         assert is_consistent(9, root_of(leaves[:9]), checkpoint.size, checkpoint.root, path)
-        assert holds(found)
-        for one in (checkpoint, found.checkpoint, proofs.checkpoint(TENANT)):
-            assert one.root == root_of(leaves[: one.size])
+        assert holds(inclusion)
+        for signed in (checkpoint, inclusion.checkpoint, proofs.checkpoint(TENANT)):
+            assert signed.root == root_of(leaves[: signed.size])
 
 
 def test_an_empty_log(database: Database) -> None:
@@ -113,7 +114,7 @@ def test_another_tenants_entry_is_not_proved(database: Database) -> None:
 
 
 def test_an_entry_that_was_changed_is_not_proved(database: Database) -> None:
-    """Nothing is signed of what was written by hand."""
+    """Nothing is signed for an entry that was changed by hand."""
     fill(database, 3)
     database.log_entries.update_one({"chat_id": "chat 2"}, {"$set": {"facts.message_count": 1_000}})
     with pytest.raises(DamagedEntryError):
@@ -121,7 +122,7 @@ def test_an_entry_that_was_changed_is_not_proved(database: Database) -> None:
 
 
 def test_a_log_of_an_earlier_version_grows_its_tree(database: Database, monkeypatch) -> None:
-    """Some at a time, also where an earlier version has gone on with it meanwhile; then it is numbered on."""
+    """The tree grows in batches, even if an earlier version has continued the log; then numbering continues."""
     leaves = fill(database, 70)
     fill(database, 5, OTHER)
     monkeypatch.setattr("chat_service.repository.log_tree.GROWN_AT_ONCE", 16)

@@ -1,4 +1,4 @@
-"""What a receipt says is so: `complete` means gone, and a chat that a restore brings back beside it is deleted."""
+"""Receipts are true: `complete` means gone, and a chat that a restored backup brings back stays deleted."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from tests.purging import purge_all
 
 TENANT = "tenant"
 LIMIT = 10
-"""Messages up to which a chat is emptied or deleted at once."""
+"""Up to this number of messages a chat is emptied or deleted inline."""
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def purge(database: Database) -> None:
 
 class TestCompleteMeansGone:
     @pytest.mark.parametrize("afterwards", [0, 3, 30], ids=["nothing", "few", "many"])
-    def test_what_emptying_left_is_counted_and_waited_for(
+    def test_the_receipt_counts_messages_that_an_emptying_left(
         self, database, messages, deletions, chat_id, afterwards, receipts
     ) -> None:
-        """Emptied, perhaps posted to again, and deleted before any purge has come by."""
+        """A chat is emptied, perhaps posted to again, and deleted before the purge; then `complete` waits for all."""
         post(messages, chat_id, 50)
         messages.clear(TENANT, chat_id, "key")
         if afterwards:
@@ -67,10 +67,8 @@ class TestCompleteMeansGone:
         assert on_disk(database, chat_id) == 0
         assert list(Checks(database).run()) == []
 
-    def test_a_purge_that_was_under_way_goes_on_under_the_receipt(
-        self, database, messages, deletions, chat_id, receipts
-    ) -> None:
-        """Emptied twice, one purge begun: all is counted once, and its worker removes nothing more."""
+    def test_a_running_purge_continues_for_the_receipt(self, database, messages, deletions, chat_id, receipts) -> None:
+        """A chat is emptied twice, and one purge has begun: after a delete each message is counted once."""
         post(messages, chat_id, 50)
         messages.clear(TENANT, chat_id, "key")
         purges = Purges(database)
@@ -87,10 +85,10 @@ class TestCompleteMeansGone:
         assert (receipt.purged, on_disk(database, chat_id)) == (90, 0)
         assert list(Checks(database).run()) == []
 
-    def test_an_emptying_that_is_done_is_no_concern_of_the_receipt(
+    def test_the_receipt_does_not_count_an_emptying_that_is_purged(
         self, database, messages, deletions, chat_id
     ) -> None:
-        """The delete is one of a small chat again: complete at once."""
+        """The delete is that of a small chat, and complete at once."""
         post(messages, chat_id, 50)
         messages.clear(TENANT, chat_id, "key")
         purge(database)
@@ -102,7 +100,7 @@ class TestCompleteMeansGone:
 
 
 class TestRestored:
-    """The chats of a backup beside the receipts of today."""
+    """A restored backup has brought back chats that have receipts."""
 
     @pytest.fixture(params=[3, 30], ids=["few", "many"])
     def restored(self, request, database, messages, deletions, chat_id) -> str:
@@ -115,7 +113,7 @@ class TestRestored:
         return chat_id
 
     def test_a_delete_finishes_it(self, database, deletions, restored, receipts) -> None:
-        """404, because it was deleted before; and then it is."""
+        """The delete fails with not found, because the chat was deleted before, and removes what is left."""
         before = receipts.get(TENANT, restored)
         with pytest.raises(ChatNotFoundError):
             deletions.delete(TENANT, restored, "another")
@@ -128,7 +126,7 @@ class TestRestored:
         assert on_disk(database, restored) == 0
         assert list(Checks(database).run()) == []
 
-    def test_it_costs_no_other_chat_of_a_bulk_delete_anything(self, database, restored) -> None:
+    def test_it_stops_no_other_chat_of_a_bulk_delete(self, database, restored) -> None:
         others = [Chats(database).create(TENANT, None, {}).id for _ in range(10)]
         outcomes = Bulk(database, Deletions(database)).remove(TENANT, [*others[:5], restored, *others[5:]], "key")
         assert all(isinstance(outcomes[chat_id], Deletion) for chat_id in others)

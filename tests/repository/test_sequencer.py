@@ -1,4 +1,4 @@
-"""The log: what is committed is in it once, without gaps, in the order of the commits, wherever a sequencer began."""
+"""The log has each committed event once, without gaps, in the order of commits, whenever a sequencer takes over."""
 
 import itertools
 import random
@@ -30,7 +30,7 @@ Make = Callable[..., Sequencing]
 
 @pytest.fixture
 def sequencing(database: Database) -> Iterator[Make]:
-    """Make sequencers of a name, which end with the test."""
+    """Return a function that makes a sequencer with a name; all end with the test."""
     made: list[Sequencing] = []
 
     def make(name: str = "one") -> Sequencing:
@@ -43,7 +43,7 @@ def sequencing(database: Database) -> Iterator[Make]:
 
 
 def catch_up(database: Database, worker: Sequencing, head: int, tenant_id: str = TENANT) -> list[LogEntry]:
-    """Run the sequencer until the log has so many entries, and once more; return them."""
+    """Run the sequencer until the log has `head` entries, and once more; return all entries."""
 
     def is_there() -> bool:
         worker.run_once()
@@ -62,7 +62,7 @@ def new_chat(database: Database, messages: int = 2, tenant_id: str = TENANT) -> 
 
 
 def live_a_life(database: Database, tenant_id: str = TENANT) -> tuple[str, list[Kind]]:
-    """Do everything to a chat that the log tells of; return its id, and what should be told."""
+    """Do everything to a chat that makes log entries; return its id, and the kinds that the log should have."""
     chat_id = new_chat(database, 3, tenant_id)
     messages, deletions, trash = Messages(database), Deletions(database), Trash(database)
     messages.edit(tenant_id, chat_id, 1, {"content": "y"}, "editor")
@@ -90,7 +90,7 @@ def lose_position(database: Database) -> None:
     database.log_position.delete_many({})
 
 
-def test_everything_that_is_committed_is_told_once_and_in_order(database: Database, sequencing: Make) -> None:
+def test_every_committed_event_is_logged_once_and_in_order(database: Database, sequencing: Make) -> None:
     worker = sequencing()
     chat_id, kinds = live_a_life(database)
     entries = catch_up(database, worker, len(kinds))
@@ -104,7 +104,7 @@ def test_everything_that_is_committed_is_told_once_and_in_order(database: Databa
     assert database.outbox.count_documents({}) == 0
 
 
-def test_what_is_refused_is_not_told(database: Database, sequencing: Make) -> None:
+def test_a_refused_operation_is_not_logged(database: Database, sequencing: Make) -> None:
     worker = sequencing()
     chat_id = new_chat(database)
     catch_up(database, worker, 0)
@@ -123,7 +123,7 @@ def test_what_is_refused_is_not_told(database: Database, sequencing: Make) -> No
     assert [entry.event.kind for entry in entries] == [Kind.CHAT_DELETED, Kind.CHAT_PURGED]
 
 
-def test_a_purge_is_told_when_the_last_message_is_gone(database: Database, sequencing: Make) -> None:
+def test_a_purge_is_logged_when_the_last_message_is_gone(database: Database, sequencing: Make) -> None:
     worker = sequencing()
     chat_id = new_chat(database, 30)
     Deletions(database, inline_limit=10).delete(TENANT, chat_id, "k")
@@ -138,10 +138,10 @@ def test_a_purge_is_told_when_the_last_message_is_gone(database: Database, seque
 
 
 @pytest.mark.parametrize("numbered", range(0, 10, 3))
-def test_after_the_position_is_lost_everything_is_there_once_and_in_order(
+def test_after_the_position_is_lost_every_event_is_logged_once_and_in_order(
     database: Database, sequencing: Make, numbered: int
 ) -> None:
-    """As in a database that had no log, when the oplog has rolled over, and after a restore."""
+    """The position is lost in a database without a log, after the oplog has rolled over, and after a restore."""
     lives = [live_a_life(database) for _ in range(numbered)]
     if lives:
         catch_up(database, sequencing("before"), 9 * numbered)
@@ -157,7 +157,7 @@ def test_after_the_position_is_lost_everything_is_there_once_and_in_order(
     assert len(entries) == 9 * 9 + 2
 
 
-def test_a_purge_whose_delete_was_told_is_found_by_a_rescan(database: Database, sequencing: Make) -> None:
+def test_a_rescan_finds_a_purge_whose_delete_is_logged(database: Database, sequencing: Make) -> None:
     chat_id = new_chat(database, 30)
     Deletions(database, inline_limit=10).delete(TENANT, chat_id, "k")
     catch_up(database, sequencing("before"), 1)
@@ -179,28 +179,28 @@ def test_a_token_that_the_server_has_forgotten_leads_to_a_rescan(database: Datab
     require_no_gaps(entries)
 
 
-def test_one_writes_and_another_takes_over_when_its_lease_is_over(database: Database) -> None:
-    one, other = Sequencer(database, "one"), Sequencer(database, "other")
-    assert one.claim() is not None
+def test_only_the_holder_of_the_lease_claims_the_log_until_it_gives_up(database: Database) -> None:
+    first, other = Sequencer(database, "one"), Sequencer(database, "other")
+    assert first.claim() is not None
     assert other.claim() is None
-    assert one.claim() is not None
-    one.give_up()
+    assert first.claim() is not None
+    first.give_up()
     assert other.claim() is not None
     with pytest.raises(ClaimLostError):
-        one.begin_rescan()
+        first.begin_rescan()
 
 
-def test_who_has_lost_the_lease_writes_nothing(database: Database, sequencing: Make) -> None:
-    one = sequencing()
-    wait_until(lambda: one.run_once() is None and Sequencer(database).status().up_to is not None)
+def test_a_sequencer_that_has_lost_its_lease_writes_nothing(database: Database, sequencing: Make) -> None:
+    loser = sequencing()
+    wait_until(lambda: loser.run_once() is None and Sequencer(database).status().up_to is not None)
     database.log_position.update_one(POSITION, {"$set": {"holder": "other"}})
     Deletions(database).delete(TENANT, new_chat(database), "k")
-    assert one.run_once() is None
+    assert loser.run_once() is None
     assert Log(database).heads([TENANT]) == {}
 
 
-def test_several_that_fight_for_the_log_write_it_once(database: Database, sequencing: Make) -> None:
-    """Leases that end all the time, two that take over from each other, and a rescan now and then, while chats die."""
+def test_competing_sequencers_write_each_event_once(database: Database, sequencing: Make) -> None:
+    """Two sequencers keep losing the lease to each other, with a rescan now and then, while chats are deleted."""
     stop = threading.Event()
     expected: dict[str, list[Kind]] = {}
 
@@ -257,7 +257,7 @@ def walk(log: Log, limit: int, kind: Kind | None = None) -> Iterator[list[LogEnt
         after = page.next_after
 
 
-def test_the_status_says_how_far_it_is(database: Database, sequencing: Make) -> None:
+def test_the_status_says_how_far_the_sequencer_is(database: Database, sequencing: Make) -> None:
     sequencer = Sequencer(database, "one")
     assert sequencer.status().up_to is None
     worker = sequencing()
@@ -269,7 +269,7 @@ def test_the_status_says_how_far_it_is(database: Database, sequencing: Make) -> 
     assert not status.is_rescanning
 
 
-def test_what_was_exported_before_a_delete_is_sealed_in_the_log(database: Database, sequencing: Make) -> None:
+def test_the_log_has_the_digest_of_the_export_before_a_delete(database: Database, sequencing: Make) -> None:
     worker = sequencing()
     Deletions(database).delete(TENANT, new_chat(database), "k", export_sha256="a" * 64)
     deleted, purged = catch_up(database, worker, 2)

@@ -1,4 +1,4 @@
-"""The database is what the service thinks it is, or says what is not."""
+"""The collections and indexes are checked, and each shortcoming is reported."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,7 +40,7 @@ def other_order(database: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (unclustered, "messages is not clustered"),
         (view, "messages is a view"),
@@ -48,16 +48,16 @@ def other_order(database: Any) -> None:
         (other_order, "of chats has other options"),
     ],
 )
-def test_what_stands_in_the_way_is_said(fresh: Database, make: Callable[[Any], None], said: str) -> None:
-    """By `db init`, which ends with it; and the service is not ready."""
+def test_a_wrong_collection_is_reported(fresh: Database, make: Callable[[Any], None], message: str) -> None:
+    """`db init` fails and says what is wrong, and the service is not ready."""
     make(fresh.database)
-    with pytest.raises(WrongCollectionsError, match=said):
+    with pytest.raises(WrongCollectionsError, match=message):
         fresh.prepare()
     assert not fresh.is_ready()
 
 
 def test_an_empty_database_is_not_ready_before_it_is_prepared(fresh: Database) -> None:
-    """So that no post makes a collection of its own kind; and a missing index is told."""
+    """So no post creates a collection with wrong options; a missing index is reported too."""
     assert not fresh.is_ready()
     assert any("messages is missing" in sentence for sentence in fresh.shortcomings())
     fresh.prepare()
@@ -67,10 +67,10 @@ def test_an_empty_database_is_not_ready_before_it_is_prepared(fresh: Database) -
     assert [sentence[:9] for sentence in fresh.shortcomings()] == ["The index"]
 
 
-def test_it_is_said_once_in_a_while(fresh: Database, caplog: pytest.LogCaptureFixture) -> None:
-    """However often somebody asks."""
+def test_it_is_logged_only_once_in_a_while(fresh: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """Repeated checks do not repeat the log line."""
     unclustered(fresh.database)
     for _ in range(5):
         fresh.is_ready()
-    said = [record.getMessage() for record in caplog.records if "not clustered" in record.getMessage()]
-    assert len(said) == 1
+    messages = [record.getMessage() for record in caplog.records if "not clustered" in record.getMessage()]
+    assert len(messages) == 1

@@ -1,4 +1,4 @@
-"""On a cluster: each command names its tenant by its collection's shard key, or docs/scale.md says why it does not."""
+"""For a sharded cluster, each command names its tenant by the shard key, or docs/scale.md says why it does not."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ OF_NO_DOCUMENT = {
     "orphans.Orphans._look",  # $currentOp
     "traffic.chat_operations",  # $collStats
 }
-"""These ask for nothing that is in a collection."""
+"""Functions whose command reads no document of a collection."""
 
 T, U = "0e0e", "f0f0"
 
@@ -38,7 +38,7 @@ def sent(
     real_database.rules._tenants.clear()
 
 
-def test_each_collection_has_a_shard_key_or_a_reason_to_have_none() -> None:
+def test_each_collection_has_a_row_in_the_table_of_shard_keys() -> None:
     missing, gone = COLLECTIONS.keys() - shard_keys().keys(), shard_keys().keys() - COLLECTIONS.keys()
     assert not missing, f"Give {missing} rows in the table of shard keys in docs/scale.md, and lines in its script."
     assert not gone, f"Take {gone} out of docs/scale.md."
@@ -46,65 +46,66 @@ def test_each_collection_has_a_shard_key_or_a_reason_to_have_none() -> None:
 
 
 def test_each_shard_key_has_an_index() -> None:
-    """The server wants one that begins with the key, for each that is not `_id`; `db init` makes it."""
+    """The server needs an index that begins with the key, unless that is `_id`; `db init` creates it."""
     for name, key in shard_keys().items():
         indexes = [
             list(index.document["key"])
             for index in COLLECTIONS[name]
             if "partialFilterExpression" not in index.document
         ]
-        assert key in {(), ("_id",)} or any(tuple(one[: len(key)]) == key for one in indexes), name
+        assert key in {(), ("_id",)} or any(tuple(index[: len(key)]) == key for index in indexes), name
 
 
 def test_the_script_shards_by_the_same_keys() -> None:
-    """Of docs/scale.md, for mongosh."""
+    """The mongosh script in docs/scale.md has the keys of the table there."""
     script = re.search(r"```js\n(.*?)```", SCALE.read_text(), re.DOTALL)
     assert script
-    said = {}
+    keys = {}
     for names, key in re.findall(r"\[([^\]]*)\], (\{[^}]*\})", script[1]):
-        said |= dict.fromkeys(re.findall(r"\w+", names), tuple(re.findall(r"([\w.]+)\"?: 1", key)))
-    assert said == {name: key for name, key in shard_keys().items() if key}
+        keys |= dict.fromkeys(re.findall(r"\w+", names), tuple(re.findall(r"([\w.]+)\"?: 1", key)))
+    assert keys == {name: key for name, key in shard_keys().items() if key}
 
 
-def test_the_tour_visits_every_function_that_sends_something(sent) -> None:
+def test_the_tour_calls_every_function_that_sends_a_command(sent) -> None:
     sending = {name for name, source in functions().items() if SENDS.search(source)}
     own = {name for name in sending if name.partition(".")[0] not in PLUMBING}
-    unvisited = own - {one.function for one in sent} - OF_NO_DOCUMENT
-    assert not unvisited, f"Nothing is known of what {sorted(unvisited)} send: visit them in tests/tour.py."
+    uncalled = own - {command.function for command in sent} - OF_NO_DOCUMENT
+    assert not uncalled, f"The commands of {sorted(uncalled)} are not recorded: call them in tests/tour.py."
 
 
 def test_each_command_names_its_tenant_or_has_a_reason(sent) -> None:
-    scattered = [one for one in sent if one.place in {Place.ALL, Place.TENANTS}]
-    elsewhere = {one.function for one in scattered}
+    scattered = [command for command in sent if command.place in {Place.ALL, Place.TENANTS}]
+    functions_of_scattered = {command.function for command in scattered}
     listed = set(re.findall(r"`(\w+\.[\w.]+)`", "".join(row[0] for row in table("functions"))))
-    told = {
-        f"{one.function} has `{one.name}` of `{one.collection}` go to {one.place}: name the tenant by the shard key, "
-        "as docs/scale.md has it, or say there, in the table `functions`, why it need not."
-        for one in scattered
-        if one.function not in listed
+    problems = {
+        f"{command.function} sends `{command.name}` of `{command.collection}` to {command.place}: name the tenant by "
+        "the shard key of docs/scale.md, or say there, in the table `functions`, why it need not."
+        for command in scattered
+        if command.function not in listed
     }
-    assert not told, "\n".join(sorted(told))
-    assert not listed - elsewhere, f"{listed - elsewhere} go to one shard now: take them out of docs/scale.md."
+    assert not problems, "\n".join(sorted(problems))
+    outdated = listed - functions_of_scattered
+    assert not outdated, f"{outdated} go to one shard now: take them out of docs/scale.md."
     assert all(len(row) == 3 and len(row[2]) > 20 for row in table("functions")), "each with a reason"
 
 
-def test_what_changes_one_document_names_its_shard(sent) -> None:
-    """Otherwise the server refuses it before 7.0, and from then on asks all shards first."""
-    told = {
-        f"{one.function} changes one document of `{one.collection}` without naming its shard: give the tenant by the "
-        "shard key, as docs/scale.md has it, or leave the collection unsharded."
-        for one in sent
-        for condition in _of_one(one)
-        if place_of(shard_keys().get(one.collection, ("_id",)), [condition]) not in {Place.TENANT, Place.PRIMARY}
+def test_a_change_of_one_document_names_its_shard(sent) -> None:
+    """Otherwise servers before 7.0 refuse it, and later ones ask all shards first."""
+    problems = {
+        f"{command.function} changes one document of `{command.collection}` without naming its shard: name the tenant "
+        "by the shard key of docs/scale.md, or leave the collection unsharded."
+        for command in sent
+        for condition in _conditions_for_one(command)
+        if place_of(shard_keys().get(command.collection, ("_id",)), [condition]) not in {Place.TENANT, Place.PRIMARY}
     }
-    assert not told, "\n".join(sorted(told))
+    assert not problems, "\n".join(sorted(problems))
 
 
-def _of_one(one: Sent) -> list[Any]:
-    """Return the conditions of what a command changes one document by."""
-    if one.name == "findAndModify":
-        return [one.command["query"]]
-    changes = [*one.command.get("updates", ()), *one.command.get("deletes", ())]
+def _conditions_for_one(sent: Sent) -> list[Any]:
+    """Return the conditions by which a command changes a single document."""
+    if sent.name == "findAndModify":
+        return [sent.command["query"]]
+    changes = [*sent.command.get("updates", ()), *sent.command.get("deletes", ())]
     return [change["q"] for change in changes if not change.get("multi") and change.get("limit") != 0]
 
 
@@ -135,5 +136,5 @@ def test_the_table_of_operations_says_where_each_goes(sent) -> None:
     ],
 )
 def test_the_rules(key, condition, place) -> None:
-    """As the server has them: `tests/soak/test_cluster.py` asks it."""
+    """`place_of` follows the server's rules: `tests/soak/test_cluster.py` compares it with a server."""
     assert place_of(key, statements("find", {"filter": condition})) is place

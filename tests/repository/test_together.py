@@ -1,4 +1,4 @@
-"""Group commit: who shares a transaction with whom, in which order, and what each hears of it."""
+"""Group commit: which units share a transaction, in which order, and which outcome each gets."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ from chat_service.repository.messages import COMMAND_MESSAGES, Messages
 from chat_service.repository.together import Bounds, GroupCommit, Unit
 from tests.wait import wait_until
 
-DEADQUEUE_SECONDS = 10
+DEADLINE_SECONDS = 10
 
 
 def posted(*contents: str) -> list[NewMessage]:
@@ -27,30 +27,30 @@ def posted(*contents: str) -> list[NewMessage]:
 
 
 class Chat:
-    """Stands for the transaction: it waits to be let through, and fails where it is told to."""
+    """A stand-in for the transaction: each waits until `let` allows it, and fails if `failure` or `missing` say so."""
 
     def __init__(self) -> None:
         self.transactions: list[list[str]] = []
         self.gate = threading.Semaphore(0)
         self.failure: Callable[[list[str]], Exception | None] = lambda _: None
         self.blocked: set[str] = set()
-        """Chats that a transaction does not get through to."""
+        """Chats at which a transaction blocks, as at a write conflict."""
         self.missing: set[str] = set()
         self.begun: set[str] = set()
-        self.group_commit = GroupCommit(self.carry, Bounds(units=5, size=100))
+        self.group_commit = GroupCommit(self.commit_group, Bounds(units=5, size=100))
         self.pool = ThreadPoolExecutor(16)
 
-    def carry(
-        self, tenant_id: str, items: Sequence[tuple[str, str]], again: Callable[[], None]
+    def commit_group(
+        self, tenant_id: str, items: Sequence[tuple[str, str]], before_retry: Callable[[], None]
     ) -> list[str | ChatServiceError]:
         del tenant_id
         names = [name for _, name in items]
         self.transactions.append(names)
         self.begun.update(names)
-        assert self.gate.acquire(timeout=DEADQUEUE_SECONDS)
+        assert self.gate.acquire(timeout=DEADLINE_SECONDS)
         chats = {chat_id for chat_id, _ in items}
         if not self.blocked.isdisjoint(chats):
-            again()
+            before_retry()
             wait_until(lambda: self.blocked.isdisjoint(chats))
         error = self.failure(names)
         if error is not None:
@@ -58,7 +58,7 @@ class Chat:
         return [ChatNotFoundError() if chat_id in self.missing else name.upper() for chat_id, name in items]
 
     def send(self, name: str, size: int = 0, *, alone: bool = False, chat_id: str = "chat") -> Future[str]:
-        """Send a unit, and return when it stands in the queue or runs."""
+        """Send a unit, and return its future when the unit is queued or runs."""
         unit = Unit[tuple[str, str], str](chat_id, (chat_id, name), size, goes_alone=alone)
         sent = self.pool.submit(self.group_commit.run, "tenant", unit)
         wait_until(lambda: name in self.begun or name in self.waiting())
@@ -75,79 +75,79 @@ class Chat:
 
 @pytest.fixture
 def chat() -> Iterator[Chat]:
-    found = Chat()
-    yield found
-    found.let(100)
-    found.pool.shutdown()
-    assert found.group_commit._queues == {}, "a queue was left behind"
+    stand_in = Chat()
+    yield stand_in
+    stand_in.let(100)
+    stand_in.pool.shutdown()
+    assert stand_in.group_commit._queues == {}, "a queue was left behind"
 
 
-def verdict(sent: Future[str]) -> object:
-    error = sent.exception(DEADQUEUE_SECONDS)
+def outcome(sent: Future[str]) -> object:
+    error = sent.exception(DEADLINE_SECONDS)
     return error if error is not None else sent.result()
 
 
-def verdicts(sent: Sequence[Future[str]]) -> list[object]:
-    return [verdict(one) for one in sent]
+def outcomes(sent: Sequence[Future[str]]) -> list[object]:
+    return [outcome(future) for future in sent]
 
 
-def test_who_comes_during_a_transaction_shares_the_next(chat: Chat) -> None:
-    """In the order they came, and each hears of its own."""
+def test_units_that_arrive_during_a_transaction_share_the_next(chat: Chat) -> None:
+    """They run in the order of arrival, and each gets its own outcome."""
     sent = [chat.send(name) for name in "abcd"]
     chat.let(2)
-    assert verdicts(sent) == ["A", "B", "C", "D"]
+    assert outcomes(sent) == ["A", "B", "C", "D"]
     assert chat.transactions == [["a"], ["b", "c", "d"]]
 
 
 def test_chats_share_a_transaction(chat: Chat) -> None:
-    """One that is refused spoils no other."""
+    """The refusal of one does not affect the others."""
     chat.missing = {"gone"}
     sent = [chat.send("a"), chat.send("b"), chat.send("c", chat_id="gone"), chat.send("d", chat_id="d")]
     chat.let(2)
-    assert verdicts([sent[0], sent[1], sent[3]]) == ["A", "B", "D"]
-    assert isinstance(verdict(sent[2]), ChatNotFoundError)
+    assert outcomes([sent[0], sent[1], sent[3]]) == ["A", "B", "D"]
+    assert isinstance(outcome(sent[2]), ChatNotFoundError)
     assert chat.transactions == [["a"], ["b", "c", "d"]]
 
 
 def test_a_blocked_chat_stalls_no_other(chat: Chat) -> None:
-    """Its units are tried again for as long as it takes; those that shared with it, and the queue, go on."""
+    """Its units are retried until they succeed; the units that shared its transaction, and the queue, continue."""
     chat.blocked = {"b"}
     sent = [chat.send("a"), *[chat.send(name, chat_id=name) for name in "bc"], chat.send("b2", chat_id="b")]
     chat.let(20)
-    assert verdicts([sent[0], sent[2]]) == ["A", "C"]
+    assert outcomes([sent[0], sent[2]]) == ["A", "C"]
     for name in "defgh":
-        assert verdict(chat.send(name, chat_id=name)) == name.upper()
+        assert outcome(chat.send(name, chat_id=name)) == name.upper()
     assert not sent[1].done()
     assert not sent[3].done()
     chat.blocked = set()
-    assert verdicts([sent[1], sent[3]]) == ["B", "B2"]
+    assert outcomes([sent[1], sent[3]]) == ["B", "B2"]
 
 
-def test_a_lone_blocked_chat_lets_the_queue_go_on(chat: Chat) -> None:
-    """It is not even in the way of what comes later."""
+def test_a_lone_blocked_chat_lets_the_queue_continue(chat: Chat) -> None:
+    """Units that arrive later do not wait for it."""
     chat.blocked = {"b"}
     chat.let(20)
     sent = chat.send("b", chat_id="b")
     for name in "cde":
-        assert verdict(chat.send(name, chat_id=name)) == name.upper()
+        assert outcome(chat.send(name, chat_id=name)) == name.upper()
     chat.blocked = set()
-    assert verdict(sent) == "B"
+    assert outcome(sent) == "B"
 
 
-def test_who_goes_alone_goes_in_its_turn(chat: Chat) -> None:
-    """Nobody overtakes it, and nobody is carried with it."""
+def test_a_unit_that_goes_alone_keeps_its_turn(chat: Chat) -> None:
+    """No unit overtakes it, and none shares its transaction."""
     sent = [chat.send("a"), chat.send("b"), chat.send("c", alone=True), chat.send("d"), chat.send("e")]
     chat.let(4)
-    assert verdicts(sent) == list("ABCDE")
+    assert outcomes(sent) == list("ABCDE")
     assert chat.transactions == [["a"], ["b"], ["c"], ["d", "e"]]
 
 
-def test_those_that_go_alone_on_several_chats_wait_for_nobody(chat: Chat) -> None:
-    """However many there are: they could not share."""
+def test_units_that_go_alone_on_several_chats_do_not_wait(chat: Chat) -> None:
+    """They run at the same time, because waiting would not let them share a transaction."""
     sent = [chat.send(name, alone=True, chat_id=name) for name in "abcdef"]
     wait_until(lambda: sorted(chat.transactions) == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]])
     chat.let(6)
-    assert verdicts(sent) == list("ABCDEF")
+    assert outcomes(sent) == list("ABCDEF")
 
 
 @pytest.mark.parametrize(
@@ -158,81 +158,79 @@ def test_those_that_go_alone_on_several_chats_wait_for_nobody(chat: Chat) -> Non
 def test_a_group_is_bounded(chat: Chat, sizes: list[int], expected: list[int]) -> None:
     sent = [chat.send("first"), *[chat.send(f"{number}", size) for number, size in enumerate(sizes)]]
     chat.let(3)
-    assert verdicts(sent) == ["FIRST", *[f"{number}" for number in range(len(sizes))]]
+    assert outcomes(sent) == ["FIRST", *[f"{number}" for number in range(len(sizes))]]
     assert [len(names) for names in chat.transactions] == [1, *expected]
 
 
 @pytest.mark.parametrize("error", [ChatNotFoundError(), DatabaseUnavailableError()])
-def test_the_error_of_a_transaction_is_everybodys(chat: Chat, error: ChatServiceError) -> None:
-    """Nothing of it happened, for any of them."""
+def test_every_unit_gets_the_error_of_its_transaction(chat: Chat, error: ChatServiceError) -> None:
+    """The transaction had no effect for any of them."""
     chat.failure = lambda names: error if "c" in names else None
     sent = [chat.send("a"), chat.send("b"), chat.send("c")]
     chat.let(2)
-    assert verdicts(sent) == ["A", error, error]
+    assert outcomes(sent) == ["A", error, error]
 
 
-def test_what_the_database_refuses_spoils_nobody_elses(chat: Chat) -> None:
-    """Each unit of a transaction that was refused is tried by itself."""
+def test_a_document_that_the_database_refuses_fails_only_its_own_unit(chat: Chat) -> None:
+    """The other units of the refused transaction are each retried alone."""
     refusal = ValueError("this document")
     chat.failure = lambda names: refusal if "c" in names else None
     sent = [chat.send(name) for name in "abcd"]
     chat.let(5)
-    assert verdicts(sent) == ["A", "B", refusal, "D"]
+    assert outcomes(sent) == ["A", "B", refusal, "D"]
     assert chat.transactions == [["a"], ["b", "c", "d"], ["b"], ["c"], ["d"]]
 
 
-def test_nobody_stands_in_a_queue_for_ever(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is not carried in time is told so, and is not carried later."""
+def test_no_unit_is_queued_for_ever(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit whose time in the queue is over fails, and does not run later."""
     monkeypatch.setattr(together, "QUEUE_SECONDS", 0.05)
     sent = [chat.send("a"), chat.send("b")]
-    assert isinstance(verdict(sent[1]), DatabaseUnavailableError)
+    assert isinstance(outcome(sent[1]), DatabaseUnavailableError)
     chat.let(1)
-    assert verdict(sent[0]) == "A"
+    assert outcome(sent[0]) == "A"
     assert chat.transactions == [["a"]]
 
 
-def test_who_is_being_carried_when_its_time_is_over_hears_the_outcome(
-    chat: Chat, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not that nothing happened, because it may."""
+def test_a_unit_that_runs_when_its_time_is_over_gets_its_outcome(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not fail with "nothing was changed", because its transaction may commit."""
     monkeypatch.setattr(together, "QUEUE_SECONDS", 1.0)
     sent = [chat.send(name) for name in "abc"]
     chat.let(1)
     wait_until(lambda: chat.transactions == [["a"], ["b", "c"]])
-    time.sleep(1.2)  # longer than they may stand in queue
+    time.sleep(1.2)  # longer than QUEUE_SECONDS
     chat.let(1)
-    assert verdicts(sent) == ["A", "B", "C"]
+    assert outcomes(sent) == ["A", "B", "C"]
 
 
 def test_a_leader_lingers_for_a_crowd_that_was_there(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three were there when the last group ended, so the next begins with three; who is alone waits for nobody."""
+    """If the last group ended with three waiting, the next begins with three; a lone unit does not wait."""
     monkeypatch.setattr(together, "LINGER", 1e9)
     monkeypatch.setattr(together, "LINGER_SECONDS", 60)
     for name in "xyz":
         chat.let(1)
-        assert verdict(chat.send(name)) == name.upper()
+        assert outcome(chat.send(name)) == name.upper()
     chat.transactions.clear()
     sent = [chat.send(name) for name in "abc"]
     chat.let(2)
-    assert verdict(sent[0]) == "A"
+    assert outcome(sent[0]) == "A"
     assert chat.transactions == [["a"]]
     sent.append(chat.send("d"))
-    assert verdicts(sent[1:]) == ["B", "C", "D"]
+    assert outcomes(sent[1:]) == ["B", "C", "D"]
     assert chat.transactions == [["a"], ["b", "c", "d"]]
 
 
 def test_no_tenant_waits_for_another(chat: Chat) -> None:
-    """Each has a queue of its own."""
+    """Each tenant has its own queue."""
     sent = [chat.send("a"), chat.pool.submit(chat.group_commit.run, "other", Unit("chat", ("chat", "b")))]
     wait_until(lambda: chat.transactions == [["a"], ["b"]])
     chat.let(2)
-    assert verdicts(sent) == ["A", "B"]
+    assert outcomes(sent) == ["A", "B"]
 
 
-def test_a_number_that_is_taken_is_an_error_and_changes_nothing(
+def test_a_seq_that_is_already_used_is_an_error_and_changes_nothing(
     database: Database, chats: Chats, messages: Messages
 ) -> None:
-    """It cannot be, so it is told rather than repeated until the deadline."""
+    """This must never happen, so it fails at once instead of retrying until the deadline."""
     chat = chats.create("tenant", None, {})
     database.messages.insert_one({"_id": message_key("tenant", chat.id, 1)})
     with pytest.raises(BulkWriteError):
@@ -240,21 +238,21 @@ def test_a_number_that_is_taken_is_an_error_and_changes_nothing(
     assert chats.get("tenant", chat.id).message_count == 0
 
 
-def test_a_chat_that_another_process_holds_stalls_no_other(
+def test_a_chat_that_another_transaction_locks_stalls_no_other(
     database: Database, chats: Chats, messages: Messages
 ) -> None:
-    """Its posts wait until it lets go; 200 of the tenant's other chats are there before. Nothing is lost or twice."""
+    """Its posts wait for that transaction; 200 posts to other chats finish first. None is lost or stored twice."""
     held, *others = [chats.create("tenant", None, {}).id for _ in range(5)]
     with ThreadPoolExecutor(16) as pool:
         with database.client.start_session() as session, session.start_transaction():
             database.chats.update_one({"_id": chat_key("tenant", held)}, {"$set": {"title": "x"}}, session=session)
             waiting = [pool.submit(messages.append, "tenant", held, posted("a", "b")) for _ in range(4)]
             sent = [pool.submit(messages.append, "tenant", others[number % 4], posted("a")) for number in range(200)]
-            for each in sent:
-                each.result(DEADQUEUE_SECONDS)
-            assert not any(each.done() for each in waiting)
-        for each in waiting:
-            each.result(DEADQUEUE_SECONDS)
+            for future in sent:
+                future.result(DEADLINE_SECONDS)
+            assert not any(future.done() for future in waiting)
+        for future in waiting:
+            future.result(DEADLINE_SECONDS)
     for chat_id, count in [(held, 8), *[(chat_id, 50) for chat_id in others]]:
         assert chats.get("tenant", chat_id).message_count == count
         assert [message.seq for message in messages.page("tenant", chat_id, Span(), 200)] == list(range(1, count + 1))
@@ -262,11 +260,11 @@ def test_a_chat_that_another_process_holds_stalls_no_other(
 
 @pytest.mark.parametrize("count", [COMMAND_MESSAGES, COMMAND_MESSAGES + 1])
 def test_the_longest_messages_fit_in_a_command(chats: Chats, messages: Messages, count: int) -> None:
-    """Four bytes a character, and metadata whose BSON is seven times its 16 KiB of JSON."""
+    """They have four bytes a character, and metadata whose BSON is seven times its 16 KiB of JSON."""
     chat = chats.create("tenant", None, {})
     longest = NewMessage(Role.USER, "😀" * CONTENT_CHARACTERS, "😀" * 200, {"list": [[]] * 5_400})
     kept = messages.append("tenant", chat.id, [longest] * count)
-    found: list[Message] = []
-    while page := messages.page("tenant", chat.id, Span(after=len(found)), 200):
-        found += page
-    assert found == kept
+    read: list[Message] = []
+    while page := messages.page("tenant", chat.id, Span(after=len(read)), 200):
+        read += page
+    assert read == kept

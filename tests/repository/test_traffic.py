@@ -1,4 +1,4 @@
-"""Who works on many chats steps aside for others, and is not taken for others itself."""
+"""Work on many chats pauses for the requests of others, and is not mistaken for such requests itself."""
 
 import time
 
@@ -16,7 +16,7 @@ from chat_service.repository.traffic import Traffic
 @pytest.fixture(autouse=True)
 def _look_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic, "LOOK_SECONDS", 0.0)
-    # On a busy machine the reads of a test take their time.
+    # On a busy machine the reads of a test may take long.
     monkeypatch.setattr(traffic, "RECENT_SECONDS", 60.0)
     monkeypatch.setattr(traffic, "OTHERS_PER_SECOND", 0.1)
 
@@ -27,19 +27,17 @@ def read(chats: Chats, chat_id: str) -> None:
 
 
 def test_others_are_seen_while_they_are_there(database: Database, chats: Chats) -> None:
-    """From the second look on, and no longer than until the next."""
+    """Others' operations are seen from the second look on, and only until the next look."""
     chat_id = chats.create("tenant", None, {}).id
     seen = Traffic(database)
-    assert not seen.look_for_others(), "there is nothing to compare with yet"
+    assert not seen.look_for_others(), "the first look has nothing to compare with"
     read(chats, chat_id)
     assert seen.look_for_others()
     assert not seen.look_for_others()
 
 
-def test_what_happened_long_ago_is_no_traffic(
-    database: Database, chats: Chats, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A crowd that has left is not stepped aside for."""
+def test_old_operations_are_no_traffic(database: Database, chats: Chats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody pauses for requests that ended long ago."""
     monkeypatch.setattr(traffic, "RECENT_SECONDS", 0.0)
     chat_id = chats.create("tenant", None, {}).id
     seen = Traffic(database)
@@ -49,7 +47,7 @@ def test_what_happened_long_ago_is_no_traffic(
 
 
 class Clock:
-    """The time as it is; it notes rests, and takes none."""
+    """The real time, with a sleep that only records its duration."""
 
     monotonic = staticmethod(time.monotonic)
 
@@ -68,17 +66,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_bulk_delete_does_not_step_aside_for_itself(database: Database, chats: Chats, clock: Clock) -> None:
-    """On a quiet database it takes no rest, however often it looks."""
+    """On an idle database it never rests, however often it looks."""
     chat_ids = [chats.create("tenant", None, {}).id for _ in range(8 * GROUP_CHATS)]
-    told = Bulk(database, Deletions(database)).remove("tenant", chat_ids, "key")
-    assert all(isinstance(outcome, Deletion) for outcome in told.values())
+    outcomes = Bulk(database, Deletions(database)).remove("tenant", chat_ids, "key")
+    assert all(isinstance(outcome, Deletion) for outcome in outcomes.values())
     assert clock.rests == []
 
 
 def test_a_bulk_delete_steps_aside_for_others(
     database: Database, chats: Chats, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It rests after each group but the last while they are there; but not for longer than it can afford."""
+    """It rests after each group but the last, until it has run for POLITE_SECONDS."""
     deletions = Bulk(database, Deletions(database))
     chat_ids = [chats.create("tenant", None, {}).id for _ in range(4 * GROUP_CHATS)]
     monkeypatch.setattr(deletions._traffic, "look_for_others", lambda: True)

@@ -1,4 +1,4 @@
-"""Chats in the trash beside what goes on in the background: purges, checks, expiry, exports."""
+"""Chats in the trash during background work: purges, checks, expiry, exports."""
 
 import json
 from contextlib import suppress
@@ -53,8 +53,8 @@ def make_due(database: Database) -> None:
     database.trash.update_many({}, {"$set": {"purge_at": database.now()}})
 
 
-def test_the_purge_of_an_emptying_goes_on_in_the_trash(database, messages, deletions, trash) -> None:
-    """And a delete knows when it is done: the receipt of a small chat is complete at once."""
+def test_the_purge_of_an_emptying_continues_in_the_trash(database, messages, deletions, trash) -> None:
+    """After that purge a delete counts as that of a small chat: its receipt is complete at once."""
     chat_id = new_chat(database, 50)
     messages.clear(TENANT, chat_id, "key")
     deletions.move_to_trash(TENANT, chat_id, "key", DAY)
@@ -65,7 +65,7 @@ def test_the_purge_of_an_emptying_goes_on_in_the_trash(database, messages, delet
 
 
 @pytest.mark.parametrize("number", [5, 50], ids=["few", "many"])
-def test_what_emptying_left_is_counted_when_it_is_deleted_out_of_the_trash(
+def test_a_delete_out_of_the_trash_counts_messages_that_an_emptying_left(
     database, messages, deletions, receipts, number
 ) -> None:
     chat_id = new_chat(database, 50)
@@ -79,7 +79,7 @@ def test_what_emptying_left_is_counted_when_it_is_deleted_out_of_the_trash(
     assert database.messages.count_documents({"_id": message_range(TENANT, chat_id)}) == 0
 
 
-def test_a_wrong_count_is_found_and_mended_in_the_trash(database, deletions) -> None:
+def test_a_wrong_count_is_found_and_repaired_in_the_trash(database, deletions) -> None:
     chat_id = new_chat(database, 3)
     deletions.move_to_trash(TENANT, chat_id, "key", DAY)
     assert list(Checks(database).run()) == []
@@ -89,9 +89,9 @@ def test_a_wrong_count_is_found_and_mended_in_the_trash(database, deletions) -> 
     assert database.trash.find_one({})["chat"]["message_count"] == 3
 
 
-def test_what_lies_beside_its_receipt_is_deleted(database, deletions) -> None:
-    """As after a restore of the database: a delete finishes it, and so does a repair."""
-    for finish in (lambda one: deletions.delete(TENANT, one, "key"), lambda _: list(Checks(database).run(repair=True))):
+def test_a_trashed_chat_beside_its_receipt_is_deleted(database, deletions) -> None:
+    """After a restore of the database a delete removes what is left of it, and so does a repair."""
+    for finish in (lambda id_: deletions.delete(TENANT, id_, "key"), lambda _: list(Checks(database).run(repair=True))):
         chat_id = new_chat(database, 3)
         kept = {"messages": list(database.messages.find({"_id.chat_id": chat_id}))}
         deletions.move_to_trash(TENANT, chat_id, "key", DAY)
@@ -106,7 +106,7 @@ def test_what_lies_beside_its_receipt_is_deleted(database, deletions) -> None:
         assert list(Checks(database).run()) == []
 
 
-def test_the_expiry_takes_tenants_in_turns_and_leaves_what_is_not_due(database, deletions) -> None:
+def test_the_expiry_gives_tenants_turns_and_leaves_chats_that_are_not_due(database, deletions) -> None:
     ids = {tenant: [new_chat(database, 2, tenant) for _ in range(70)] for tenant in ("a", "b")}
     for tenant, chats in ids.items():
         for chat_id in chats:
@@ -118,12 +118,12 @@ def test_the_expiry_takes_tenants_in_turns_and_leaves_what_is_not_due(database, 
     assert [expiry.run_once() for _ in range(5)] == [64, 64, 6, 6, None]
     assert expiry.is_done()
     assert {receipt["requested_by"] for receipt in database.deletions.find()} == {"key of a", "key of b"}
-    assert [one["_id"]["chat_id"] for one in database.trash.find()] == [kept]
+    assert [document["_id"]["chat_id"] for document in database.trash.find()] == [kept]
     assert list(Checks(database).run()) == []
 
 
-def test_exports_before_and_after_differ_in_the_revision_only(database, deletions, trash) -> None:
-    """The chat, every message, every time: byte for byte, but for the revision in the last line."""
+def test_exports_before_and_after_differ_only_in_the_revision(database, deletions, trash) -> None:
+    """The exports are the same byte for byte, except for the revision in the last line."""
     chat_id = new_chat(database, 30)
 
     def export() -> bytes:
@@ -140,7 +140,7 @@ def test_exports_before_and_after_differ_in_the_revision_only(database, deletion
 
 
 def test_an_export_ends_when_its_chat_goes_to_the_trash(database, deletions) -> None:
-    """From then on nothing of it is given out."""
+    """From then on no content of it is sent."""
     chat_id = Chats(database).create(TENANT, None, {}).id
     for _ in range(4):
         Messages(database).append(TENANT, chat_id, [NewMessage(Role.USER, "x" * 30_000, None, {})] * 30)

@@ -1,4 +1,4 @@
-"""Every command of a transaction is sent in it: what was forgotten would run outside, and nothing else would tell."""
+"""Every command of a transaction is sent in it: no other test would notice one that runs outside."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -32,12 +32,12 @@ from chat_service.repository.trash import Trash
 from chat_service.repository.unit_of_work import UnitOfWork
 
 TENANT = "tenant"
-ONE = [NewMessage(Role.USER, "x", None, {})]
+ONE_MESSAGE = [NewMessage(Role.USER, "x", None, {})]
 
 
 @dataclass
 class Recorder(monitoring.CommandListener):
-    """The commands that are sent, with the numbers of their sessions and transactions."""
+    """Records the name, session id and transaction number of each command that is sent."""
 
     sent: list[tuple[str, Any, int | None]] = field(default_factory=list)
 
@@ -46,7 +46,7 @@ class Recorder(monitoring.CommandListener):
         self.sent.append((event.command_name, session and bytes(session["id"]), event.command.get("txnNumber")))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Only what is sent counts."""
+        """Only sent commands are recorded."""
 
     failed = succeeded  # type: ignore[assignment]
 
@@ -61,23 +61,23 @@ def recorded(mongod: EmbeddedMongod, database: Database) -> Iterator[tuple[Datab
 
 
 class Scene:
-    """A chat with some messages, and what can be done with it."""
+    """A chat with some messages, and preparations for operations on it."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        database.rules.learn(TENANT)  # which is no part of a transaction
+        database.rules.learn(TENANT)  # outside of the recorded transactions
         self.chats, self.messages = Chats(database), Messages(database, inline_limit=4)
         self.deletions, self.presence = Deletions(database, inline_limit=4), Presence(database)
         self.purges, self.checks, self.holds = Purges(database), Checks(database), Holds(database)
         self.policies = RetentionPolicies(database, self.deletions)
         self.id = self.chats.create(TENANT, None, {}).id
-        self.messages.append(TENANT, self.id, ONE * 3)
+        self.messages.append(TENANT, self.id, ONE_MESSAGE * 3)
 
     def key(self, name: str = "key") -> IdempotencyKey:
         return IdempotencyKey(TENANT, name, "fingerprint")
 
     def grow(self) -> None:
-        self.messages.append(TENANT, self.id, ONE * 10)
+        self.messages.append(TENANT, self.id, ONE_MESSAGE * 10)
 
     def purge(self) -> Any:
         self.grow()
@@ -101,7 +101,7 @@ class Scene:
         self.holds.release(TENANT, self.hold(), "key")
 
     def ask_for_erasure(self) -> Callable[[UnitOfWork], int]:
-        """Return the work that erases what ada has said."""
+        """Request an erasure of a sender's messages, and return its work for a transaction."""
         self.messages.append(TENANT, self.id, [NewMessage(Role.USER, "x", "ada", {})])
         erasures = Erasures(self.database)
         erasures.request(TENANT, "ada", ErasureMode.REMOVE, "key")
@@ -131,11 +131,11 @@ OPERATIONS: dict[str, tuple[Prepare, Callable[[Scene, Any], object]]] = {
         lambda scene: scene.key(),
         lambda scene, key: scene.chats.create(TENANT, None, {}, None, key),
     ),
-    "post": (lambda _: None, lambda scene, _: scene.messages.append(TENANT, scene.id, ONE)),
-    "post many": (lambda _: None, lambda scene, _: scene.messages.append(TENANT, scene.id, ONE * 50)),
+    "post": (lambda _: None, lambda scene, _: scene.messages.append(TENANT, scene.id, ONE_MESSAGE)),
+    "post many": (lambda _: None, lambda scene, _: scene.messages.append(TENANT, scene.id, ONE_MESSAGE * 50)),
     "post with a key": (
         lambda scene: scene.key(),
-        lambda scene, key: scene.messages.append(TENANT, scene.id, ONE, key),
+        lambda scene, key: scene.messages.append(TENANT, scene.id, ONE_MESSAGE, key),
     ),
     "edit": (lambda _: None, lambda scene, _: scene.messages.edit(TENANT, scene.id, 1, {"content": "y"}, "key")),
     "delete a message": (lambda _: None, lambda scene, _: scene.messages.delete(TENANT, scene.id, 1, "key")),
@@ -154,8 +154,8 @@ OPERATIONS: dict[str, tuple[Prepare, Callable[[Scene, Any], object]]] = {
     "hold": (lambda _: None, lambda scene, _: scene.holds.place(TENANT, "n", [scene.id], "key")),
     "hold what is in the trash": (Scene.trash, lambda scene, _: scene.holds.place(TENANT, "n", [scene.id], "key")),
     "hold what is not there": (lambda _: None, lambda scene, _: scene.holds.place(TENANT, "n", ["absent"], "key")),
-    "change a hold": (Scene.hold, lambda scene, one: scene.holds.change(TENANT, one, [], [scene.id], "key")),
-    "release": (Scene.hold, lambda scene, one: scene.holds.release(TENANT, one, "key")),
+    "change a hold": (Scene.hold, lambda scene, hold_id: scene.holds.change(TENANT, hold_id, [], [scene.id], "key")),
+    "release": (Scene.hold, lambda scene, hold_id: scene.holds.release(TENANT, hold_id, "key")),
     "lift": (Scene.release, lambda scene, _: scene.holds.lift_some()),
     "delete what is held": (Scene.hold, lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key")),
     "delete what was held": (Scene.release, lambda scene, _: scene.deletions.delete(TENANT, scene.id, "key")),
@@ -200,17 +200,17 @@ OPERATIONS: dict[str, tuple[Prepare, Callable[[Scene, Any], object]]] = {
 
 @pytest.mark.parametrize(("prepare", "operate"), OPERATIONS.values(), ids=OPERATIONS)
 def test_all_commands_of_a_transaction_carry_its_number(recorded, prepare, operate) -> None:
-    """From the first to the commit, and nothing is sent in between."""
+    """All commands from the first of the transaction to its commit have its number."""
     database, recorder = recorded
     scene = Scene(database)
     prepared = prepare(scene)
     recorder.sent.clear()
-    with suppress(ChatServiceError):  # a refusal is committed too
+    with suppress(ChatServiceError):  # a transaction that refuses commits too
         operate(scene, prepared)
     assert_in_one_transaction(recorder)
 
 
-def test_a_group_of_a_bulk_delete(recorded) -> None:
+def test_a_group_of_a_bulk_delete_is_one_transaction(recorded) -> None:
     database, recorder = recorded
     scene = Scene(database)
     scene.expire()
@@ -220,8 +220,8 @@ def test_a_group_of_a_bulk_delete(recorded) -> None:
     assert_in_one_transaction(recorder)
 
 
-def test_a_repair(recorded) -> None:
-    """The looks before it are in none, or in a snapshot's session."""
+def test_a_repair_is_one_transaction(recorded) -> None:
+    """The reads before the repair are outside of transactions, or in a snapshot's session."""
     database, recorder = recorded
     scene = Scene(database)
     database.chats.update_one({}, {"$inc": {"message_count": 5}})
@@ -231,15 +231,15 @@ def test_a_repair(recorded) -> None:
 
 
 def assert_in_one_transaction(recorder: Recorder) -> None:
-    """What is looked at before the transaction is no part of it."""
+    """Check that all commands are in one transaction, except for reads before it."""
     sent = list(dropwhile(lambda command: command[2] is None, recorder.sent))
     assert sent[-1][0] == "commitTransaction", sent
     assert len(sent) > 1
     assert {command[1:] for command in sent} == {sent[-1][1:]}, sent
 
 
-def test_a_read_gives_more_than_one_batch(database) -> None:
-    """The same documents inside a transaction and outside, with times that have a zone."""
+def test_a_read_returns_more_than_one_batch(database) -> None:
+    """It returns the same documents inside a transaction and outside, with times that have a time zone."""
     database.presence.insert_many(
         {"_id": f"{number:03}", "tenant_id": "t", "chat_id": "c", "expires_at": database.now()} for number in range(250)
     )
