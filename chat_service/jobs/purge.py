@@ -56,7 +56,6 @@ class PurgeWorker(Job):
         removed, position = 0, purge.position
         slice_end = time.monotonic() + SLICE_SECONDS
         while time.monotonic() < slice_end and not self._stop.is_set():
-            began = time.monotonic()
             next_seq = self._purges.next_seq(purge, position)
             if next_seq is None:
                 if self._purges.next_seq(purge) is None:
@@ -64,6 +63,7 @@ class PurgeWorker(Job):
                     return removed
                 position = purge.first_seq
                 continue
+            began = time.monotonic()
             size = POLITE_MESSAGES if self._purges.traffic.is_shared else BATCH_MESSAGES
             removed += self._purges.remove(purge, next_seq, size)
             position = next_seq + size
