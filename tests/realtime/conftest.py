@@ -1,4 +1,4 @@
-"""The running service, seen by one tenant."""
+"""Fixtures: the running service as one tenant sees it, and a slow commit."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,20 +16,20 @@ def new_tenant(live) -> Callable[..., TenantAccess]:
 
 @pytest.fixture
 def service(live, database) -> Iterator[Service]:
-    found = Service(live[0], live[1](), database)
-    with found.peers:
-        yield found
+    running = Service(live[0], live[1](), database)
+    with running.peers:
+        yield running
 
 
 SLOW_SECONDS = 1.5
-"""What happens while a commit takes so long happens in the middle of it."""
+"""How long a slow commit takes: long enough for a test to act in the middle of it."""
 
 Begun = Callable[[], object]
 
 
 @pytest.fixture
 def slow_commit(failpoint: FailPoint) -> Callable[..., Begun]:
-    """Have the next commit take its time; what is returned waits until it has begun."""
+    """A function that slows down the next commit, and returns a function that waits until that commit has begun."""
 
     def arm(seconds: float = SLOW_SECONDS) -> Begun:
         return failpoint.block("commitTransaction", seconds=seconds, times=1)

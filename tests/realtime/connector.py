@@ -1,4 +1,4 @@
-"""A process that opens and closes connections to a few chats for a while, and then tells what it saw.
+"""A process that opens and closes connections to a few chats for a while, and then prints what it saw as JSON.
 
 python -m tests.realtime.connector '[port, ["tenant", "key", "key id"], ["chat", …], seed, seconds]'
 """
@@ -25,39 +25,40 @@ class Stay(NamedTuple):
 
     chat_id: str
     opened_at: float
-    """When the 101 had come."""
+    """When the 101 had arrived."""
     ended_at: float
-    """Just before the client closed it, or when the server's close came."""
+    """Just before the client closed it, or when the server's close arrived."""
     code: int
 
 
 async def visit(line: Line, chat_id: str, seconds: float) -> Stay:
     """Stay for a while, or until the server closes."""
-    ending = asyncio.create_task(line.closed())
-    await asyncio.wait([ending], timeout=seconds)
+    closing = asyncio.create_task(line.closed())
+    await asyncio.wait([closing], timeout=seconds)
     ended_at = time.monotonic()
-    if not ending.done():
+    if not closing.done():
         line.send((1000).to_bytes(2), CLOSE)
-    found = await ending
+    close = await closing
     line.writer.close()
-    return Stay(chat_id, line.opened_at, ended_at, found.code)
+    return Stay(chat_id, line.opened_at, ended_at, close.code)
 
 
 Opener = Callable[[str], Awaitable[Line]]
 
 
-async def wander(open_line: Opener, chats: set[str], moments: Random, until: float) -> list[Stay]:
-    """Connect to one chat after the other, as long as there are some."""
+async def wander(open_line: Opener, chats: set[str], rng: Random, until: float) -> list[Stay]:
+    """Connect to one random chat after the other until the time is up or all chats are deleted."""
     stays = []
     while chats and time.monotonic() < until:
-        chat_id = moments.choice(sorted(chats))
-        asked_at = time.monotonic()
+        chat_id = rng.choice(sorted(chats))
+        requested_at = time.monotonic()
         try:
             line = await open_line(chat_id)
         except RefusedError:
             continue
-        longest = max(STAY_SECONDS, 2 * (line.opened_at - asked_at))  # or a slow machine's deletes meet nobody
-        stays.append(await visit(line, chat_id, moments.random() * longest))
+        # Else no delete on a slow machine meets a connection.
+        longest_seconds = max(STAY_SECONDS, 2 * (line.opened_at - requested_at))
+        stays.append(await visit(line, chat_id, rng.random() * longest_seconds))
         if stays[-1].code == GONE:
             chats.discard(chat_id)
     return stays
@@ -67,8 +68,8 @@ async def main() -> None:
     port, access, chat_ids, seed, seconds = json.loads(sys.argv[1])
     until = time.monotonic() + seconds
     chats, open_line = set(chat_ids), partial(Line.open, port, access=TenantAccess(*access))
-    found = await asyncio.gather(*(wander(open_line, chats, Random(seed + number), until) for number in range(LINES)))
-    sys.stdout.write(json.dumps([stay for stays in found for stay in stays]))
+    stays = await asyncio.gather(*(wander(open_line, chats, Random(seed + number), until) for number in range(LINES)))
+    sys.stdout.write(json.dumps([stay for stays_of_line in stays for stay in stays_of_line]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A client's side of many WebSockets at once, in asyncio: frames as they are, and when what was seen."""
+"""An asyncio client for many WebSockets at once, which reads and writes raw frames."""
 
 import asyncio
 import itertools
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class RefusedError(Exception):
-    """The handshake was answered by a status."""
+    """The handshake was answered by another status than 101; 0 if the connection was cut."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -24,14 +24,14 @@ class RefusedError(Exception):
 
 
 class Closed(NamedTuple):
-    """How a connection ended: code and reason of the close, or 1006 if it was cut."""
+    """How a connection ended: the code and the reason of the close frame, or 1006 if the connection was cut."""
 
     code: int
     reason: str
 
 
 class Line:
-    """One connection."""
+    """One open connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -39,7 +39,7 @@ class Line:
 
     @classmethod
     async def open(cls, port: int, path: str, access: TenantAccess, limit: int = 2**16) -> Self:
-        """Connect to `{chat_id}` with or without a query, and shake hands."""
+        """Connect and do the handshake; `path` is the chat's id and may have a query."""
         chat_id, _, query = path.partition("?")
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
         target = f"{CHATS}/{chat_id}/ws{'?' * bool(query)}{query}"
@@ -60,7 +60,7 @@ class Line:
         return cls(reader, writer)
 
     async def read(self) -> tuple[int, bytes]:
-        """The next frame: opcode and payload; the end of the stream is a close with 1006."""
+        """Return the next frame's opcode and payload; the end of the stream counts as a close with 1006."""
         try:
             head = await self.reader.readexactly(2)
             size = head[1] & 0x7F
@@ -71,12 +71,12 @@ class Line:
             return CLOSE, (1006).to_bytes(2)
 
     async def frame(self) -> dict[str, Any] | Closed:
-        """The next frame that says something, or the close; pings are answered, the close too."""
+        """Return the next text frame's JSON, or the close; answer pings and the close."""
         while True:
             opcode, payload = await self.read()
             if opcode == TEXT:
-                found: dict[str, Any] = json.loads(payload)
-                return found
+                message: dict[str, Any] = json.loads(payload)
+                return message
             if opcode == PING:
                 self.send(payload, PONG)
             if opcode == CLOSE:
@@ -87,11 +87,11 @@ class Line:
                 return Closed(code, payload[2:].decode())
 
     async def closed(self) -> Closed:
-        """Wait for the close, passing over frames."""
+        """Wait for the close, and ignore all frames before it."""
         while True:
-            found = await self.frame()
-            if isinstance(found, Closed):
-                return found
+            frame = await self.frame()
+            if isinstance(frame, Closed):
+                return frame
 
     def send(self, payload: bytes, opcode: int = TEXT) -> None:
         """Send one frame of up to 64 KiB, masked."""
@@ -106,16 +106,16 @@ class Line:
         self.send(json.dumps({"type": "message.create", "content": content}).encode())
 
     def hang_up(self) -> None:
-        """Leave without a word."""
+        """Cut the connection without a close frame."""
         self.writer.transport.abort()
 
 
 async def together(work: Iterable[Awaitable[T]], at_once: int = 50) -> list[T]:
-    """Await all of it, so many at a time; in the order given."""
-    places = asyncio.Semaphore(at_once)
+    """Await all of `work`, at most `at_once` at a time; return the results in the given order."""
+    slots = asyncio.Semaphore(at_once)
 
-    async def one(item: Awaitable[T]) -> T:
-        async with places:
+    async def limited(item: Awaitable[T]) -> T:
+        async with slots:
             return await item
 
-    return await asyncio.gather(*(one(item) for item in work))
+    return await asyncio.gather(*(limited(item) for item in work))

@@ -1,4 +1,4 @@
-"""A client's side of a WebSocket, for tests."""
+"""A blocking WebSocket client, and the running service as one tenant sees it."""
 
 import json
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ WAIT_SECONDS = 15.0
 
 
 class Peer:
-    """One connection, from outside."""
+    """One connection of a client."""
 
     def __init__(self, service: ForkedGunicorn, path: str, access: TenantAccess | None = None, **options: Any) -> None:
         """Connect; `path` is the chat's id and may have a query."""
@@ -32,7 +32,7 @@ class Peer:
         self.leave()
 
     def leave(self) -> None:
-        """Hang up without a word."""
+        """Cut the connection without a close frame."""
         self.socket.shutdown()
 
     def create(self, content: str, **more: Any) -> None:
@@ -43,25 +43,25 @@ class Peer:
         self.socket.send(json.dumps(frame))
 
     def frame(self) -> dict[str, Any]:
-        """The next frame; a close is a failure."""
+        """Return the next frame; a close fails the test."""
         opcode, data = self.socket.recv_data()
         assert opcode == websocket.ABNF.OPCODE_TEXT, (opcode, data)
-        found: dict[str, Any] = json.loads(data)
-        return found
+        frame: dict[str, Any] = json.loads(data)
+        return frame
 
     def contents(self, number: int) -> list[str]:
-        """The contents of the next messages; that the chat was changed besides is passed over."""
-        found: list[str] = []
-        while len(found) < number:
+        """Return the contents of the next messages, and ignore `chat.updated` frames between them."""
+        contents: list[str] = []
+        while len(contents) < number:
             frame = self.frame()
             if frame["type"] == "message.created":
-                found.append(frame["message"]["content"])
+                contents.append(frame["message"]["content"])
             else:
                 assert frame["type"] == "chat.updated", frame
-        return found
+        return contents
 
     def is_quiet(self, seconds: float = 0.3) -> bool:
-        """Whether nothing comes for a while."""
+        """Return whether no frame arrives for `seconds`."""
         self.socket.settimeout(seconds)
         try:
             self.socket.recv_data()
@@ -72,7 +72,7 @@ class Peer:
         return False
 
     def closed(self) -> tuple[int, str]:
-        """Wait for the close, passing over frames; its code and reason."""
+        """Wait for the close, and ignore all frames before it; return its code and reason."""
         while True:
             opcode, data = self.socket.recv_data(control_frame=True)
             if opcode == websocket.ABNF.OPCODE_CLOSE:

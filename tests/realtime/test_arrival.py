@@ -1,4 +1,4 @@
-"""The one moment on the way in that no race on a running service hits often enough."""
+"""The moment just after a connection's lease is opened. No race on a running service hits it often enough."""
 
 import asyncio
 import json
@@ -25,12 +25,12 @@ from tests.conftest import begin
 from tests.wait import wait_until
 
 FEED_SECONDS = 1.0
-"""In which the feed has brought what was committed before it began; it takes milliseconds."""
+"""How long the feed gets to deliver what was committed before; it takes milliseconds."""
 
 
 @pytest.fixture(autouse=True)
 def feed_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the feed of this process end with its sockets: what later tests do to a feed is meant for the service's."""
+    """End this process's feed with its sockets: what later tests do to a feed must hit the service's feed."""
     monkeypatch.setattr(feed, "LINGER_POLLS", 0)
     yield
     wait_until(lambda: all(thread.name != "feed" for thread in threading.enumerate()))
@@ -40,21 +40,21 @@ Happening = Callable[[str, str], object]
 
 
 class BusyChat(Presence):
-    """Something happens just after the lease is opened, and the feed brings that before the opener hears that it is."""
+    """Presence that lets something happen just after a lease is opened; the feed delivers it before `open` returns."""
 
     def __init__(self, database: Database, happen: Happening) -> None:
         super().__init__(database)
         self._happen = happen
 
     def open(self, tenant_id: str, chat_id: str, *connection: Any) -> tuple[Lease, int]:
-        found = super().open(tenant_id, chat_id, *connection)
+        opened = super().open(tenant_id, chat_id, *connection)
         self._happen(tenant_id, chat_id)
         time.sleep(FEED_SECONDS)
-        return found
+        return opened
 
 
 def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: Happening) -> Any:
-    """Connect while something happens, and return what comes first after the accept: a frame, or a close."""
+    """Connect while something happens, and return what the client gets first after the accept: a frame or a close."""
     access = new_tenant()
     chat_id = Chats(database).create(access.tenant_id, None, {}).id
     scope = {
@@ -66,8 +66,8 @@ def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: 
 
     async def connect() -> list[dict[str, Any]]:
         sockets = Sockets(replace(begin(database), presence=BusyChat(database, happen)), [], 10)
-        coming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        coming.put_nowait({"type": "websocket.connect"})
+        incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        incoming.put_nowait({"type": "websocket.connect"})
         sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
         async def send(message: dict[str, Any]) -> None:
@@ -77,12 +77,12 @@ def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: 
             await sent.put(message)
 
         accepted = asyncio.Event()
-        serving = asyncio.create_task(sockets(scope, coming.get, send))
-        found = [await asyncio.wait_for(sent.get(), 10) for _ in range(2)]
-        coming.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        serving = asyncio.create_task(sockets(scope, incoming.get, send))
+        outgoing = [await asyncio.wait_for(sent.get(), 10) for _ in range(2)]
+        incoming.put_nowait({"type": "websocket.disconnect", "code": 1000})
         await serving
         await sockets.drain()
-        return found
+        return outgoing
 
     opened, frame = asyncio.run(connect())
     assert opened["type"] == "websocket.accept"
@@ -90,15 +90,15 @@ def arrive(database: Database, new_tenant: Callable[..., TenantAccess], happen: 
     return json.loads(frame["text"]) if "text" in frame else frame
 
 
-def test_what_comes_while_the_lease_is_opened_is_not_missed(database, new_tenant) -> None:
+def test_a_message_posted_while_the_lease_is_opened_is_not_missed(database, new_tenant) -> None:
     def post(tenant_id: str, chat_id: str) -> None:
         Messages(database).append(tenant_id, chat_id, [NewMessage(Role.USER, "meanwhile", None, {})])
 
     assert arrive(database, new_tenant, post)["message"]["content"] == "meanwhile"
 
 
-def test_a_change_of_the_chat_meanwhile_is_not_missed(database, new_tenant) -> None:
-    """It is told once the handshake is answered: before, there is nobody to tell."""
+def test_a_change_of_the_chat_while_the_lease_is_opened_is_not_missed(database, new_tenant) -> None:
+    """The frame is sent after the handshake is answered: a server sends nothing before that."""
 
     def change(tenant_id: str, chat_id: str) -> None:
         Chats(database).update(tenant_id, chat_id, {"title": "meanwhile"})
@@ -116,7 +116,7 @@ def trash_and_restore(database: Database) -> Happening:
     return happen
 
 
-def test_who_came_before_a_trashing_is_not_brought_back(database, new_tenant) -> None:
-    """The lease is gone, although the chat is there."""
-    found = arrive(database, new_tenant, trash_and_restore(database))
-    assert (found["type"], found["code"]) == ("websocket.close", 4410)
+def test_a_restore_does_not_bring_back_connections_from_before_the_trashing(database, new_tenant) -> None:
+    """A connection from before the trashing is closed after the restore too, because its lease is gone."""
+    close = arrive(database, new_tenant, trash_and_restore(database))
+    assert (close["type"], close["code"]) == ("websocket.close", 4410)

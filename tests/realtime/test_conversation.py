@@ -1,4 +1,4 @@
-"""Sockets on the running service with its two workers: who is let in, what is heard, and how it ends."""
+"""Sockets on the running service with its two workers: handshakes, frames and closes."""
 
 import socket
 from datetime import timedelta
@@ -18,20 +18,20 @@ UNKNOWN = "11111111-2222-4333-8444-555555555555"
 
 class TestWhoIsLetIn:
     def test_without_a_key_4401(self, service) -> None:
-        """Missing, wrong, or twice; whatever the chat."""
+        """A missing key, a wrong one, or two keys, whether the chat exists or not."""
         for path in (service.chat(), UNKNOWN, "no-uuid"):
             for header in ({}, {"X-API-Key": "wrong"}, [f"X-API-Key: {service.access.key}"] * 2):
                 with Peer(service.gunicorn, path, header=header) as peer:
                     assert peer.closed() == (4401, "invalid_api_key")
 
-    def test_another_tenants_chat_is_one_that_never_was(self, service, new_tenant) -> None:
+    def test_another_tenants_chat_looks_like_one_that_never_existed(self, service, new_tenant) -> None:
         chat_id = service.chat()
         for path in (chat_id, UNKNOWN):
             with Peer(service.gunicorn, path, new_tenant()) as peer:
                 assert peer.closed() == (4404, "chat_not_found")
         assert service.database.presence.count_documents({}) == 0
 
-    def test_an_id_that_is_none_and_a_query_of_something_else_4400(self, service) -> None:
+    def test_an_invalid_id_and_an_invalid_query_4400(self, service) -> None:
         chat_id = service.chat()
         with service.connect("no-uuid") as peer:
             assert peer.closed() == (4400, "invalid_chat_id")
@@ -63,14 +63,14 @@ class TestWhoIsLetIn:
     def test_an_expired_ticket_4401(self, service) -> None:
         chat_id = service.chat()
         ticket = service.send("POST", f"{chat_id}/tickets").json()["ticket"]
-        over = service.database.now() - timedelta(seconds=5)  # each process has a clock of its own
-        service.database.tickets.update_many({}, {"$set": {"expires_at": over}})
+        expired_at = service.database.now() - timedelta(seconds=5)  # the clocks of processes differ
+        service.database.tickets.update_many({}, {"$set": {"expires_at": expired_at}})
         with Peer(service.gunicorn, f"{chat_id}?ticket={ticket}") as peer:
             assert peer.closed() == (4401, "invalid_api_key")
 
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1.evil.example", "file://"])
     def test_a_page_of_another_origin_403(self, service, origin) -> None:
-        """In the one shape of errors, although it is no HTTP any more."""
+        """The answer is a problem document, although it comes from the WebSocket server."""
         url = f"ws://127.0.0.1:{service.gunicorn.port}{CHATS}/{service.chat()}/ws"
         with pytest.raises(websocket.WebSocketBadStatusException) as refused:
             websocket.create_connection(url, 10, header=service.access.headers, origin=origin)
@@ -97,8 +97,8 @@ class TestWhoIsLetIn:
 
 
 class TestTalk:
-    def test_what_is_posted_reaches_every_socket_of_the_chat(self, service) -> None:
-        """Over HTTP and over a socket, in both workers, in order, and no other chat's."""
+    def test_every_socket_of_the_chat_gets_each_message(self, service) -> None:
+        """Posted over HTTP or over a socket: both workers send it, in order, and to no other chat."""
         chat_id, other = service.chat("old"), service.chat()
         peers = [service.connect(chat_id) for _ in range(8)]
         stranger = service.connect(other)
@@ -111,7 +111,7 @@ class TestTalk:
             assert [frame["message"] for frame in frames] == page
         assert stranger.is_quiet()
 
-    def test_the_poster_hears_its_own_name_for_its_message(self, service) -> None:
+    def test_only_the_poster_gets_the_client_id_of_its_message(self, service) -> None:
         chat_id = service.chat()
         with service.connect(chat_id) as poster, service.connect(chat_id) as other:
             for number in range(20):
@@ -120,7 +120,7 @@ class TestTalk:
             assert all("client_id" not in other.frame() for _ in range(20))
 
     def test_a_frame_sent_again_is_the_same_message(self, service) -> None:
-        """After a reconnect, with the same client_id: it is told again, and posted once."""
+        """After a reconnect, with the same client_id: the frame is sent back again, and the message is posted once."""
         chat_id = service.chat()
         with service.connect(chat_id) as first:
             first.create("hello", client_id="c")
@@ -132,8 +132,8 @@ class TestTalk:
             assert second.frame()["code"] == "idempotency_key_reused"
         assert service.send("GET", chat_id).json()["message_count"] == 1
 
-    def test_after_gives_what_was_missed_first(self, service) -> None:
-        """More than one look takes, then what is new; beyond the end nothing is skipped."""
+    def test_after_gives_the_missed_messages_first(self, service) -> None:
+        """More missed messages than one read returns, then new ones; an `after` beyond the end skips nothing."""
         chat_id = service.chat(*map(str, range(500)))
         service.send("DELETE", f"{chat_id}/messages/500")
         with service.connect(f"{chat_id}?after=3") as peer:
@@ -144,7 +144,7 @@ class TestTalk:
             service.post(chat_id, "newer")
             assert peer.contents(1) == ["newer"]
 
-    def test_changes_of_the_chat_are_told(self, service) -> None:
+    def test_changes_of_the_chat_are_sent(self, service) -> None:
         chat_id = service.chat("one")
         with service.connect(chat_id) as peer:
             service.send("PATCH", chat_id, json={"title": "new"})
@@ -165,22 +165,22 @@ class TestTalk:
             ({}, "validation_error"),
         ],
     )
-    def test_wrong_fields_are_told_and_the_socket_stays(self, service, frame, code) -> None:
+    def test_wrong_fields_get_an_error_frame_and_the_socket_stays_open(self, service, frame, code) -> None:
         chat_id = service.chat()
         with service.connect(chat_id) as peer:
             peer.send(type="message.create", **{"client_id": "mine", **frame})
-            told = peer.frame()
-            assert (told["type"], told["code"]) == ("error", code)
-            assert told["errors"]
-            assert told.get("client_id") == (None if "client_id" in frame else "mine")
+            reply = peer.frame()
+            assert (reply["type"], reply["code"]) == ("error", code)
+            assert reply["errors"]
+            assert reply.get("client_id") == (None if "client_id" in frame else "mine")
             peer.create("right")
             assert peer.contents(1) == ["right"]
 
     def test_a_key_that_may_not_write_can_listen(self, service, database) -> None:
         tenant_id = service.access.tenant_id
-        key, made = ApiKeys(database).create(tenant_id, "reader", ["read"])
+        key, record = ApiKeys(database).create(tenant_id, "reader", ["read"])
         chat_id = service.chat()
-        with Peer(service.gunicorn, chat_id, TenantAccess(tenant_id, key, made.id)) as peer:
+        with Peer(service.gunicorn, chat_id, TenantAccess(tenant_id, key, record.id)) as peer:
             peer.create("hello")
             assert peer.frame()["code"] == "insufficient_scope"
             service.post(chat_id, "heard")
@@ -191,7 +191,7 @@ class TestHowItEnds:
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", '"x"', "null", '{"type": "message.created"}', '{"type": ["message.create"]}', "\0"]
     )
-    def test_a_frame_that_is_none_of_ours_4400(self, service, text) -> None:
+    def test_a_frame_that_is_no_command_4400(self, service, text) -> None:
         with service.connect(service.chat()) as peer:
             peer.socket.send(text)
             assert peer.closed() == (4400, "bad_frame")
@@ -220,7 +220,7 @@ class TestHowItEnds:
                 peer.socket.send_frame(abnf.create_frame("", abnf.OPCODE_CONT, 0))
             assert peer.closed() == (1009, "too_many_fragments")
 
-    def test_while_it_lives_a_delete_is_refused(self, service) -> None:
+    def test_a_delete_is_refused_while_a_socket_is_open(self, service) -> None:
         chat_id = service.chat("kept")
         with service.connect(chat_id), service.connect(chat_id):
             answer = service.send("DELETE", chat_id)
@@ -244,34 +244,34 @@ class TestHowItEnds:
             assert late.closed() == (4404, "chat_not_found")
 
     def test_a_revoked_key_4401(self, service, database) -> None:
-        """Within the second, and no other key's."""
+        """The key's sockets are closed within a second, and no other key's."""
         chat_id = service.chat()
         other = ApiKeys(database).create(service.access.tenant_id, "other", ["read", "write"])
         with (
             service.connect(chat_id) as peer,
-            Peer(service.gunicorn, chat_id, TenantAccess(service.access.tenant_id, other[0], other[1].id)) as stays,
+            Peer(service.gunicorn, chat_id, TenantAccess(service.access.tenant_id, other[0], other[1].id)) as other_peer,
         ):
             ApiKeys(database).revoke(service.access.tenant_id, service.access.key_id)
             assert peer.closed() == (4401, "invalid_api_key")
-            stays.create("still here")
-            assert stays.contents(1) == ["still here"]
+            other_peer.create("still here")
+            assert other_peer.contents(1) == ["still here"]
 
-    def test_a_client_that_leaves_without_a_word_gives_its_lease_up(self, service) -> None:
+    def test_a_client_that_leaves_without_a_close_gives_its_lease_up(self, service) -> None:
         chat_id = service.chat()
         peer = service.connect(chat_id)
         peer.leave()
         wait_until(lambda: service.send("GET", chat_id).json()["active_connections"] == 0)
 
-    def test_a_reader_that_takes_nothing_1013(self, service) -> None:
-        """Others of the chat are not held up by it; what it had waiting is let go."""
+    def test_a_client_that_reads_nothing_1013(self, service) -> None:
+        """It does not delay the chat's other clients, and its lease is given up."""
         chat_id = service.chat()
-        service.connect(chat_id, sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)])  # and never listens
-        good = service.connect(chat_id)
+        service.connect(chat_id, sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)])  # and never reads
+        reader = service.connect(chat_id)
         batch = [NewMessage(Role.USER, "x" * 30_000, None, {})] * 30
 
-        def is_let_go() -> bool:
+        def is_closed() -> bool:
             Messages(service.database).append(service.access.tenant_id, chat_id, batch)
-            assert len(good.contents(30)) == 30
+            assert len(reader.contents(30)) == 30
             return bool(service.send("GET", chat_id).json()["active_connections"] == 1)
 
-        wait_until(is_let_go, 60)
+        wait_until(is_closed, 60)

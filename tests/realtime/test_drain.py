@@ -1,4 +1,4 @@
-"""The end of a process with many sockets open: each is told, and none is left behind."""
+"""The shutdown of a process with many open sockets: each gets 1001, and no lease is left behind."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ EXIT_SECONDS = 10.0
 
 @pytest.fixture
 def own(mongod: EmbeddedMongod, database: Database, new_tenant: Callable[..., TenantAccess]) -> Iterator[Service]:
-    """A service of two workers, to be ended."""
+    """A service of two workers, which the test shuts down."""
     with ForkedGunicorn(mongod.uri, free_port()) as gunicorn:
         yield Service(gunicorn, new_tenant(), database)
 
@@ -41,25 +41,25 @@ async def open_all(service: Service, sockets: int = SOCKETS) -> list[Line]:
 
 
 def terminate(service: Service) -> None:
-    """To all processes, as a platform sends it."""
+    """Send SIGTERM to the master and all workers, as a platform does."""
     for pid in (service.gunicorn.process.pid, *workers_of(service.gunicorn)):
         os.kill(pid, signal.SIGTERM)
 
 
 async def end(service: Service, ends: Callable[[Line], object]) -> tuple[list[object], float]:
-    """Send SIGTERM and see how each socket ends; return that, and how long the processes took."""
+    """Send SIGTERM; return how each socket ended, as `ends` reports it, and how many seconds the processes took."""
     lines = await open_all(service)
     listening = [asyncio.ensure_future(ends(line)) for line in lines]
     began = time.monotonic()
     await asyncio.to_thread(terminate, service)
-    exited = asyncio.to_thread(service.gunicorn.process.wait, EXIT_SECONDS)
-    assert await exited == 0
-    took = time.monotonic() - began
-    return await asyncio.gather(*listening), took
+    waiting = asyncio.to_thread(service.gunicorn.process.wait, EXIT_SECONDS)
+    assert await waiting == 0
+    seconds = time.monotonic() - began
+    return await asyncio.gather(*listening), seconds
 
 
 def test_500_sockets_get_1001_and_a_request_in_flight_its_answer(own, slow_commit) -> None:
-    """In under 10 s, and no presence is left."""
+    """The processes exit in under 10 s, and no presence is left."""
     chat_id = own.chat()
     answers: list[tuple[int, bytes]] = []
     arguments = (own.gunicorn.port, own.access, "DELETE", f"{CHATS}/{chat_id}")
@@ -72,16 +72,16 @@ def test_500_sockets_get_1001_and_a_request_in_flight_its_answer(own, slow_commi
             has_begun()
         return await line.closed()
 
-    found, took = asyncio.run(end(own, ends))
-    print(f"{took:.1f} s")  # noqa: T201 - what it took
+    closes, seconds = asyncio.run(end(own, ends))
+    print(f"{seconds:.1f} s")  # noqa: T201 - how long it took
     deleting.join()
-    assert Counter(found) == {Closed(1001, "server_shutdown"): SOCKETS}
+    assert Counter(closes) == {Closed(1001, "server_shutdown"): SOCKETS}
     assert own.database.presence.count_documents({}) == 0
     assert [status for status, _ in answers] == [200]
 
 
-def test_clients_that_never_answer_the_close_do_not_hold_it(own) -> None:
-    """Nor do those that read nothing at all."""
+def test_clients_that_never_answer_the_close_do_not_delay_the_shutdown(own) -> None:
+    """Nor do clients that read nothing at all."""
 
     async def ends(line: Line) -> bytes | None:
         if id(line) % 2:
@@ -95,67 +95,67 @@ def test_clients_that_never_answer_the_close_do_not_hold_it(own) -> None:
                 line.writer.close()
                 return payload
 
-    found, took = asyncio.run(end(own, ends))
-    print(f"{took:.1f} s")  # noqa: T201 - what it took
-    assert {payload for payload in found if payload is not None} == {(1001).to_bytes(2) + b"server_shutdown"}
+    payloads, seconds = asyncio.run(end(own, ends))
+    print(f"{seconds:.1f} s")  # noqa: T201 - how long it took
+    assert {payload for payload in payloads if payload is not None} == {(1001).to_bytes(2) + b"server_shutdown"}
     assert own.database.presence.count_documents({}) == 0
 
 
 def test_handshakes_under_way_leave_nothing_behind(own) -> None:
-    """A process that ends lets nobody in any more; who was on the way is refused, or closed with 1001."""
+    """A process that shuts down opens no connection any more; a handshake under way is refused, or closed with 1001."""
     chat_id = own.chat()
 
-    async def knock() -> list[object]:
-        found: list[object] = []
+    async def connect_until_refused() -> list[object]:
+        closes: list[object] = []
         while True:
             try:
                 line = await Line.open(own.gunicorn.port, chat_id, own.access)
             except OSError:
-                return found
+                return closes
             except RefusedError:  # cut off before the answer
-                return found
-            found.append(await line.closed())
+                return closes
+            closes.append(await line.closed())
 
     async def storm() -> list[object]:
-        knocking = [asyncio.ensure_future(knock()) for _ in range(40)]
+        connecting = [asyncio.ensure_future(connect_until_refused()) for _ in range(40)]
         await asyncio.to_thread(wait_until, lambda: own.database.presence.count_documents({}) >= 30)
         await asyncio.to_thread(terminate, own)
         assert await asyncio.to_thread(own.gunicorn.process.wait, EXIT_SECONDS) == 0
-        return [end for ends in await asyncio.gather(*knocking) for end in ends]
+        return [close for closes in await asyncio.gather(*connecting) for close in closes]
 
-    found = asyncio.run(storm())
-    assert set(found) <= {Closed(1001, "server_shutdown"), Closed(1006, "")}
-    assert Counter(found)[Closed(1001, "server_shutdown")] >= 30
+    closes = asyncio.run(storm())
+    assert set(closes) <= {Closed(1001, "server_shutdown"), Closed(1006, "")}
+    assert Counter(closes)[Closed(1001, "server_shutdown")] >= 30
     assert own.database.presence.count_documents({}) == 0
 
 
 def test_a_reload_sends_sockets_to_the_new_workers(own) -> None:
-    """SIGHUP: each socket of the old workers gets 1001, comes back, and no lease of them is left."""
+    """SIGHUP: each socket of the old workers gets 1001 and can reconnect, and none of the old leases is left."""
 
     async def reload() -> Counter[object]:
         lines = await open_all(own, 100)
-        before = workers_of(own.gunicorn)
+        old_workers = workers_of(own.gunicorn)
         own.gunicorn.process.send_signal(signal.SIGHUP)
         ends = await asyncio.gather(*(line.closed() for line in lines))
-        again = [await come_back() for _ in range(20)]
-        await asyncio.to_thread(wait_until, lambda: not before & workers_of(own.gunicorn), 20)
-        again = [line if await is_open(line) else await come_back() for line in again]
+        new_lines = [await reconnect() for _ in range(20)]
+        await asyncio.to_thread(wait_until, lambda: not old_workers & workers_of(own.gunicorn), 20)
+        new_lines = [line if await is_open(line) else await reconnect() for line in new_lines]
         assert await asyncio.to_thread(own.database.presence.count_documents, {}) == 20
-        for line in again:
+        for line in new_lines:
             line.hang_up()
         return Counter(ends)
 
-    async def come_back() -> Line:
-        """Connect and talk; an old worker may still take a connection, and then sends it on its way too."""
+    async def reconnect() -> Line:
+        """Connect until a post is answered; an old worker may still accept a connection, and close it with 1001."""
         while not await is_open(line := await Line.open(own.gunicorn.port, own.chat(), own.access)):
             pass
         return line
 
     async def is_open(line: Line) -> bool:
         line.post("hello")
-        found = await line.frame()
-        assert not isinstance(found, Closed) or found == Closed(1001, "server_shutdown")
-        return not isinstance(found, Closed)
+        frame = await line.frame()
+        assert not isinstance(frame, Closed) or frame == Closed(1001, "server_shutdown")
+        return not isinstance(frame, Closed)
 
     assert asyncio.run(reload()) == {Closed(1001, "server_shutdown"): 100}
     wait_until(lambda: own.database.presence.count_documents({}) == 0)

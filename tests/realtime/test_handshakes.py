@@ -1,4 +1,4 @@
-"""The bad-input corpus for WebSockets: what is no handshake gets a status, who is not let in a close code."""
+"""The bad-input corpus for WebSockets: a bad handshake gets a status, a client without access gets a close code."""
 
 import json
 import socket
@@ -35,13 +35,13 @@ REFUSED = {
     "an upgrade to something else": Refused(("Connection: Upgrade", "Upgrade: h2c"), 426, "upgrade_required"),
     "version 8": Refused((*UPGRADE, "Sec-WebSocket-Version: 8", KEY), 426, "upgrade_required"),
     "no version": Refused((*UPGRADE, KEY), 426, "upgrade_required"),
-    "no key of the protocol": Refused((*UPGRADE, VERSION), 400, "bad_request"),
-    "a short one": Refused((*UPGRADE, VERSION, "Sec-WebSocket-Key: eA=="), 400, "bad_request"),
+    "no Sec-WebSocket-Key": Refused((*UPGRADE, VERSION), 400, "bad_request"),
+    "a short Sec-WebSocket-Key": Refused((*UPGRADE, VERSION, "Sec-WebSocket-Key: eA=="), 400, "bad_request"),
     "another origin": Refused((*GOOD, "Origin: https://evil.example"), 403, "forbidden_origin"),
     "the null origin": Refused((*GOOD, "Origin: null"), 403, "forbidden_origin"),
     "an origin that begins like ours": Refused((*GOOD, "Origin: http://x.evil.example"), 403, "forbidden_origin"),
     "our origin with a port": Refused((*GOOD, "Origin: http://x:81"), 403, "forbidden_origin"),
-    "an origin that is none": Refused((*GOOD, "Origin: http://[::1"), 403, "forbidden_origin"),
+    "an invalid origin": Refused((*GOOD, "Origin: http://[::1"), 403, "forbidden_origin"),
     "an empty origin": Refused((*GOOD, "Origin:"), 403, "forbidden_origin"),
     "another address": Refused(GOOD, 404, "not_found", target=f"{CHATS}/@CHAT@"),
     "a slash at the end": Refused(GOOD, 404, "not_found", target=f"{CHATS}/@CHAT@/ws/"),
@@ -75,7 +75,7 @@ def handshake(service, method: str, target: str, *headers: str, key: str | None 
 
 
 @pytest.mark.parametrize("wrong", REFUSED.values(), ids=REFUSED)
-def test_what_is_no_handshake_gets_a_problem(service, wrong) -> None:
+def test_a_bad_handshake_gets_a_problem(service, wrong) -> None:
     target = wrong.target.replace("@CHAT@", service.chat())
     answer = exchange(service.gunicorn.port, handshake(service, wrong.method, target, *wrong.headers))
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -87,8 +87,8 @@ def test_what_is_no_handshake_gets_a_problem(service, wrong) -> None:
 
 
 @pytest.mark.parametrize(("query", "key", "close"), CLOSED.values(), ids=CLOSED)
-def test_who_is_not_let_in_is_told_by_a_close(service, query, key, close) -> None:
-    """101 and then the code: a browser tells its page nothing of a handshake that was refused."""
+def test_a_client_without_access_gets_a_close(service, query, key, close) -> None:
+    """101 and then the close code: a browser hides from its page why a handshake was refused."""
     target = f"{CHATS}/{service.chat()}/ws{query.replace('@GOOD@', service.access.key)}"
     with socket.create_connection(("127.0.0.1", service.gunicorn.port), 10) as connection:
         connection.sendall(handshake(service, "GET", target, *GOOD, key=key))
@@ -103,11 +103,11 @@ def test_who_is_not_let_in_is_told_by_a_close(service, query, key, close) -> Non
     assert service.database.presence.count_documents({}) == 0
 
 
-def test_who_says_a_name_is_listed_by_it(service) -> None:
-    """In any script; who says none has none."""
+def test_a_connection_is_listed_by_its_name(service) -> None:
+    """In any script; a connection that gave no name has none."""
     chat_id = service.chat()
     url = f"http://127.0.0.1:{service.gunicorn.port}{CHATS}/{chat_id}/connections"
     named = f"{chat_id}?name=Zo%C3%AB%20%F0%9F%8E%89"
     with Peer(service.gunicorn, named, service.access), Peer(service.gunicorn, chat_id, service.access):
-        listed = requests.get(url, headers=service.access.headers, timeout=10).json()["items"]
-    assert sorted(str(one["name"]) for one in listed) == ["None", "Zoë 🎉"]
+        connections = requests.get(url, headers=service.access.headers, timeout=10).json()["items"]
+    assert sorted(str(connection["name"]) for connection in connections) == ["None", "Zoë 🎉"]

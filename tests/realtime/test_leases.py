@@ -1,4 +1,4 @@
-"""Leases when workers die or are stopped, and when the database is away."""
+"""Leases when workers die or are stopped, and when the database does not answer."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ from tests.wait import wait_until
 from tests.workers import workers_of
 
 PROMISE_SECONDS = 30.0
-LOOK_SECONDS = 3.0
-"""A process that goes on looks after its leases within a second, and the machine is busy."""
+CHECK_SECONDS = 3.0
+"""A resumed process checks its leases within a second; the rest is for a busy machine."""
 
 
 @pytest.fixture
 def own(mongod: EmbeddedMongod, database: Database, new_tenant: Callable[..., TenantAccess]) -> Iterator[Service]:
-    """A service of one worker, to be killed and stopped."""
+    """A service of one worker, which the test kills or stops."""
     with ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1") as gunicorn:
         service = Service(gunicorn, new_tenant(), database)
         with service.peers:
@@ -39,44 +39,44 @@ def worker(service: Service) -> int:
 
 
 def expire_all(database: Database) -> None:
-    """What the clock does in 25 s."""
+    """Let all leases expire now, as they would after 25 s without a renewal."""
     database.presence.update_many({}, {"$set": {"expires_at": database.now() - timedelta(milliseconds=1)}})
 
 
 def active(service: Service, chat_id: str) -> int:
-    found: int = service.send("GET", chat_id).json()["active_connections"]
-    return found
+    connections: int = service.send("GET", chat_id).json()["active_connections"]
+    return connections
 
 
 def test_a_worker_that_was_stopped_past_its_lease_closes_its_sockets(own, service) -> None:
-    """A delete has passed them meanwhile: another worker's 200 was right, and nothing of them may go on."""
+    """Another worker's delete succeeded in the meantime, so none of its connections may go on."""
     chat_id = own.chat("one")
     peer = own.connect(chat_id)
-    stays = own.connect(own.chat())
+    other_peer = own.connect(own.chat())
     with paused(worker(own)):
         expire_all(own.database)
         service.access = own.access
         assert service.send("DELETE", chat_id).status_code == 200
     began = time.monotonic()
     assert peer.closed() in {(4410, "chat_deleted"), (1012, "reconnect")}
-    assert stays.closed() == (1012, "reconnect"), "an expired lease is not renewed, whatever has become of the chat"
-    assert time.monotonic() - began < 5 + LOOK_SECONDS
+    assert other_peer.closed() == (1012, "reconnect"), "an expired lease is not renewed, whatever has become of the chat"
+    assert time.monotonic() - began < 5 + CHECK_SECONDS
     wait_until(lambda: own.database.presence.count_documents({}) == 0)
 
 
 @pytest.mark.soak
 def test_a_worker_that_was_stopped_for_real(own, service) -> None:
-    """The same by the clock: 26 s."""
+    """The same in real time: 26 s."""
     chat_id = own.chat()
     peer = own.connect(chat_id)
     service.access = own.access
     began = time.monotonic()
     with paused(worker(own)):
         wait_until(lambda: service.send("DELETE", chat_id).status_code == 200, PROMISE_SECONDS)
-        assert time.monotonic() - began > 15, "it was renewed 5 s before at the latest, or a little more"
+        assert time.monotonic() - began > 15, "the last renewal was about 5 s before at the most"
     resumed = time.monotonic()
     assert peer.closed()[0] in {4410, 1012}
-    assert time.monotonic() - resumed < LOOK_SECONDS
+    assert time.monotonic() - resumed < CHECK_SECONDS
 
 
 @pytest.mark.soak
@@ -89,11 +89,11 @@ def test_the_409_of_a_killed_worker_ends_within_30_s(own, service) -> None:
     with pytest.raises(Exception, match=r"lost|reset"):
         peer.closed()
     wait_until(lambda: service.send("DELETE", chat_id).status_code == 200, PROMISE_SECONDS)
-    print(f"{time.monotonic() - began:.1f} s")  # noqa: T201 - what it took
+    print(f"{time.monotonic() - began:.1f} s")  # noqa: T201 - how long it took
 
 
-def test_renewals_that_are_refused_do_not_end_the_renewing(own, failpoint) -> None:
-    """Whatever the database says; afterwards it goes on, and no socket was closed."""
+def test_a_failed_renewal_does_not_end_the_renewals(own, failpoint) -> None:
+    """Whatever error the database returns, the next renewal runs, and no socket is closed."""
     chat_id = own.chat()
     peer = own.connect(chat_id)
     failpoint.arm("update", times=1, errorCode=8000)
@@ -104,8 +104,8 @@ def test_renewals_that_are_refused_do_not_end_the_renewing(own, failpoint) -> No
 
 
 @pytest.mark.soak
-def test_without_renewals_a_socket_is_gone_before_its_lease(own, failpoint) -> None:
-    """1012 while the delete is still refused, though the database answers nobody's renewal."""
+def test_without_renewals_a_socket_is_closed_before_its_lease_ends(own, failpoint) -> None:
+    """1012 while a delete is still refused, although the database answers no renewal."""
     chat_id = own.chat()
     peer = own.connect(chat_id)
     failpoint.block("update", seconds=60.0)
@@ -115,8 +115,8 @@ def test_without_renewals_a_socket_is_gone_before_its_lease(own, failpoint) -> N
 
 
 @pytest.mark.soak
-def test_a_database_that_stands_still(tmp_path: Path) -> None:
-    """1013 at the handshake; sockets get 1012 before the end of their leases; afterwards all is well."""
+def test_a_database_that_hangs(tmp_path: Path) -> None:
+    """Handshakes get 1013; open sockets get 1012 before their leases end; afterwards a delete succeeds."""
     with EmbeddedMongod(tmp_path) as mongod:
         database = Database(mongod.uri)
         database.prepare()
@@ -136,8 +136,8 @@ def test_a_database_that_stands_still(tmp_path: Path) -> None:
         database.close()
 
 
-def test_what_could_not_be_given_up_is_found_by_the_next_renewal(own, failpoint) -> None:
-    """Also when no other socket is there to be renewed."""
+def test_a_lease_that_could_not_be_given_up_is_removed_by_the_next_renewal(own, failpoint) -> None:
+    """Also if the worker has no other lease to renew."""
     chat_id = own.chat()
     peer = own.connect(chat_id)
     failpoint.arm("delete", times=2, errorCode=8000)

@@ -1,4 +1,4 @@
-"""Connections and what is said on them take tokens of the key's rate limits."""
+"""Handshakes and posts over a socket take tokens of the rate limits."""
 
 from contextlib import suppress
 
@@ -10,7 +10,7 @@ from tests.wait import wait_until
 
 
 def test_a_message_takes_a_token_of_the_same_bucket_as_a_post(service, database) -> None:
-    """The tenant's limit of now holds, although the connection is older."""
+    """The tenant's current limit applies, although the connection was opened before it was set."""
     chat_id = service.chat()
     with service.connect(chat_id) as peer:
         Tenants(database).set_limits(service.access.tenant_id, {Scope.WRITE: RateLimit(0.01, 2)})

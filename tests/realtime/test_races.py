@@ -1,4 +1,4 @@
-"""Connections that open and close while deletes run: a 200 and a socket never live at once."""
+"""Connections that open and close while deletes run: no socket outlasts the 200 of its chat's delete."""
 
 import asyncio
 import json
@@ -24,10 +24,10 @@ from tests.realtime.sockets import Service
 from tests.wait import wait_until
 
 CHATS_OF_A_ROUND = 60
-"""Are fought for at a time, in as many rounds as it takes until enough of them were met by a connection."""
+"""Chats that are raced for in a round. Rounds go on until enough deletes have met a connection."""
 
-LONGEST_FIGHT_SECONDS = 120.0
-"""From then on no new round begins. A quiet machine needs 11."""
+LONGEST_RACE_SECONDS = 120.0
+"""After this no new round begins. A quiet machine needs 11 s."""
 
 EVICTED = 4410
 
@@ -36,7 +36,7 @@ DELETERS = 6
 ROUND_SECONDS = 2.5
 
 RENEWAL_SECONDS = 6.0
-"""A renewal comes every 5 s, and its close has to arrive. Without it the feed closes, in milliseconds."""
+"""A renewal comes every 5 s, and its close has to arrive. Mostly the feed closes sooner, within milliseconds."""
 
 
 def connect_from_processes(service: Service, chat_ids: list[str], seed: int) -> list[subprocess.Popen[str]]:
@@ -51,7 +51,7 @@ def connect_from_processes(service: Service, chat_ids: list[str], seed: int) -> 
 
 
 def delete_all(service: Service, chat_ids: list[str], query: str) -> tuple[dict[str, float], Counter[int]]:
-    """Send DELETEs for all of the chats until each has had its 200 or the round is over; when each 200 was there."""
+    """Send DELETEs until each chat had its 200 or the round is over; return the times of the 200s, and all statuses."""
     answered_at: dict[str, float] = {}
     statuses: Counter[int] = Counter()
     until = time.monotonic() + ROUND_SECONDS
@@ -71,8 +71,8 @@ def delete_all(service: Service, chat_ids: list[str], query: str) -> tuple[dict[
     return answered_at, statuses
 
 
-def were_fought_for(statuses: Counter[int], stays: list[Stay], query: str) -> bool:
-    """Whether enough deletes met a connection. How many do in a round depends on who gets the processor."""
+def were_contested(statuses: Counter[int], stays: list[Stay], query: str) -> bool:
+    """Return whether enough deletes met a connection. How many do so in a round depends on the scheduler."""
     codes = Counter(stay.code for stay in stays)
     if query:
         return codes[EVICTED] > 20
@@ -81,48 +81,50 @@ def were_fought_for(statuses: Counter[int], stays: list[Stay], query: str) -> bo
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("query", ["", "?on_active=evict"], ids=["refuse", "evict"])
-def test_a_200_and_a_socket_never_live_at_once(service, query, rounds) -> None:
-    """Opened or not, whatever ends after the 200 has come was open beside it."""
+def test_a_deleted_chat_has_no_open_socket(service, query, rounds) -> None:
+    """No connection ends after the 200 has arrived; with evict, at most as late as its close takes."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails
-    gone: dict[str, float] = {}
+    deleted_at: dict[str, float] = {}
     stays: list[Stay] = []
     statuses: Counter[int] = Counter()
-    until = time.monotonic() + LONGEST_FIGHT_SECONDS
+    until = time.monotonic() + LONGEST_RACE_SECONDS
     for number in count():
-        fought = were_fought_for(statuses, stays, query) and len(gone) > CHATS_OF_A_ROUND
-        if number >= rounds and (fought or time.monotonic() > until):
+        enough = were_contested(statuses, stays, query) and len(deleted_at) > CHATS_OF_A_ROUND
+        if number >= rounds and (enough or time.monotonic() > until):
             break
         chat_ids = [service.chat() for _ in range(CHATS_OF_A_ROUND)]
         connectors = connect_from_processes(service, chat_ids, seed + number * 100)
         wait_until(lambda: service.database.presence.count_documents({}) > PROCESSES * LINES / 2)
-        answered_at, found = delete_all(service, chat_ids, query)
-        gone |= answered_at
-        statuses += found
+        answered_at, round_statuses = delete_all(service, chat_ids, query)
+        deleted_at |= answered_at
+        statuses += round_statuses
         stays += [Stay(*stay) for process in connectors for stay in json.loads(process.communicate()[0])]
     codes = Counter(stay.code for stay in stays)
     print(statuses, codes)  # noqa: T201 - shown when it fails
     assert list(Checks(service.database).run()) == []
-    assert were_fought_for(statuses, stays, query), "sockets were there"
-    assert len(gone) > CHATS_OF_A_ROUND, "deletes came through"
+    assert were_contested(statuses, stays, query), "deletes met connections"
+    assert len(deleted_at) > CHATS_OF_A_ROUND, "deletes succeeded"
     assert set(codes) <= {1000, 4404} | ({EVICTED} if query else set())
-    outstayed = [stay.ended_at - gone[stay.chat_id] for stay in stays if stay.chat_id in gone and stay.code != 4404]
+    seconds_too_long = [
+        stay.ended_at - deleted_at[stay.chat_id] for stay in stays if stay.chat_id in deleted_at and stay.code != 4404
+    ]
     if query:
         assert statuses[409] == 0
-        assert max(outstayed) < RENEWAL_SECONDS
+        assert max(seconds_too_long) < RENEWAL_SECONDS
     else:
-        assert max(outstayed) < 0
+        assert max(seconds_too_long) < 0
 
 
-COMING_AND_GOING = 30
+CLIENTS = 30
 VISITS = 3
-"""Of each of them at least, however long that takes."""
+"""How often each client connects at least, however long that takes."""
 
 POSTING_SECONDS = 3.0
 
 
-def test_whoever_comes_in_while_messages_come_misses_none(service) -> None:
-    """Between what is looked up and what the feed brings there is no gap, and nothing comes twice."""
+def test_a_client_that_connects_during_posts_misses_none(service) -> None:
+    """There is no gap between the messages from the database and those from the feed, and none is sent twice."""
     chat_id = service.chat("first")
     until = time.monotonic() + POSTING_SECONDS
 
@@ -130,7 +132,7 @@ def test_whoever_comes_in_while_messages_come_misses_none(service) -> None:
 
     def post() -> None:
         nonlocal newest
-        while not have_left.is_set():  # whoever is there waits for 8 messages
+        while not have_left.is_set():  # each client that is connected waits for 8 messages
             message = NewMessage(Role.USER, "x", None, {})
             newest = Messages(service.database).append(service.access.tenant_id, chat_id, [message])[0].seq
 
@@ -140,10 +142,10 @@ def test_whoever_comes_in_while_messages_come_misses_none(service) -> None:
             last = max(newest - visits % 4, 0)
             line = await Line.open(service.gunicorn.port, f"{chat_id}?after={last}", service.access)
             for _ in range(8):
-                found = await line.frame()
-                assert not isinstance(found, Closed), found
+                frame = await line.frame()
+                assert not isinstance(frame, Closed), frame
                 last += 1
-                assert found["message"]["seq"] == last, "one is missing, or came twice"
+                assert frame["message"]["seq"] == last, "one is missing, or was sent twice"
             line.hang_up()
             visits += 1
         return visits
@@ -151,7 +153,7 @@ def test_whoever_comes_in_while_messages_come_misses_none(service) -> None:
     async def storm() -> list[int]:
         posting = asyncio.create_task(asyncio.to_thread(post))
         try:
-            return await asyncio.gather(*(come_and_go() for _ in range(COMING_AND_GOING)))
+            return await asyncio.gather(*(come_and_go() for _ in range(CLIENTS)))
         finally:
             have_left.set()
             await posting

@@ -19,8 +19,8 @@ def restore(service: Service, chat_id: str) -> None:
     Trash(service.database).restore(service.access.tenant_id, chat_id, "key")
 
 
-def test_they_are_told_as_by_a_delete(service) -> None:
-    """4410, and whoever comes then finds no chat, until it is restored."""
+def test_sockets_are_closed_as_by_a_delete(service) -> None:
+    """4410, and later handshakes find no chat until it is restored."""
     chat_id = service.chat("one")
     peer = service.connect(chat_id)
     evict(service, chat_id)
@@ -33,8 +33,8 @@ def test_they_are_told_as_by_a_delete(service) -> None:
     assert back.contents(2) == ["one", "two"]
 
 
-def test_a_feed_that_lags_sends_only_those_away_that_were_there(service, failpoint) -> None:
-    """It tells of the trashing when the chat is back, and others have come: they hear nothing of it."""
+def test_a_feed_that_lags_closes_only_sockets_from_before_the_trashing(service, failpoint) -> None:
+    """It delivers the trashing when the chat is restored and others are connected: these get nothing of it."""
     chat_id = service.chat()
     before = [service.connect(chat_id) for _ in range(6)]
     failpoint.block("getMore", seconds=LAG_SECONDS)()
