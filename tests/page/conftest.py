@@ -18,8 +18,8 @@ PUBLIC_URL = "https://chats.example.com"
 
 @pytest.fixture(scope="package")
 def service(mongod, real_database) -> Iterator[ForkedGunicorn]:
-    """The service with its page, two workers."""
-    del real_database  # its collections are in place
+    """The service with its chat page, on two workers."""
+    del real_database  # it has made the collections
     limits = {"MAX_BODY_BYTES": str(MAX_BODY_BYTES), "DELETE_INLINE_LIMIT": "50", "PUBLIC_URL": PUBLIC_URL}
     with ForkedGunicorn(mongod.uri, free_port(), CHAT_PAGE="on", **limits) as running:
         yield running
@@ -32,7 +32,7 @@ def tenant(service: ForkedGunicorn, live) -> Tenant:
 
 @pytest.fixture(scope="package")
 def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Chrome]]:
-    """Browsers by number, with an empty tab each time; starting one takes longer than most tests."""
+    """A function that returns a browser by its number, with an empty tab; browsers are reused, as a start is slow."""
     if shutil.which("chromedriver") is None:
         pytest.skip("there is no chromedriver on this machine")
     started: list[Chrome] = []
@@ -42,12 +42,12 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int]
             if number == len(started):
                 started.append(closing.enter_context(browser(tmp_path_factory.mktemp("profile"))))
             driver = started[number]
-            used = driver.current_window_handle
+            old_tab = driver.current_window_handle
             driver.switch_to.new_window("tab")
-            fresh = driver.current_window_handle
-            driver.switch_to.window(used)
+            new_tab = driver.current_window_handle
+            driver.switch_to.window(old_tab)
             driver.close()
-            driver.switch_to.window(fresh)
+            driver.switch_to.window(new_tab)
             for kind in ("browser", "performance"):
                 driver.get_log(kind)
             return driver
@@ -57,12 +57,12 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int]
 
 @pytest.fixture
 def new_window(service: ForkedGunicorn, drivers: Callable[[int], Chrome]) -> Iterator[Callable[..., Window]]:
-    """Open browser windows; at the end none has asked another host for anything."""
+    """A function that opens browser windows; at the end, none has requested anything from another host."""
     windows: list[Window] = []
 
     def make(*, size: tuple[int, int] = DESKTOP) -> Window:
         driver = drivers(len(windows))
-        # A window cannot be as narrow as a phone, what it shows can.
+        # A window cannot be as narrow as a phone, but its viewport can.
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         windows.append(Window(driver, f"http://127.0.0.1:{service.port}"))
@@ -70,13 +70,13 @@ def new_window(service: ForkedGunicorn, drivers: Callable[[int], Chrome]) -> Ite
 
     yield make
     for window in windows:
-        ours = (window.origin, "data:", "blob:", "chrome")
-        assert [url for url in requested(window.driver) if not url.startswith(ours)] == []
+        allowed = (window.origin, "data:", "blob:", "chrome")
+        assert [url for url in requested(window.driver) if not url.startswith(allowed)] == []
 
 
 @pytest.fixture
 def window(new_window: Callable[..., Window], tenant: Tenant) -> Window:
-    """A window that was opened with the line that `make run` prints."""
-    found = new_window()
-    found.open(f"#key={tenant.access.key}")
-    return found
+    """A window that was opened at the address that `make run` prints."""
+    opened = new_window()
+    opened.open(f"#key={tenant.access.key}")
+    return opened

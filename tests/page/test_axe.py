@@ -1,4 +1,4 @@
-"""The chat page under axe-core, desktop and phone, light and dark: nothing that it calls a violation.
+"""axe-core finds no violation in the chat page, on desktop and phone, in light and dark.
 
 Run by `make interop`, which installs axe-core.
 """
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.interop
 
 
 def violations(window: Window) -> list[str]:
-    """Return what axe finds wrong with what is to be seen, each with the element that it is in."""
+    """Return the violations that axe finds in what is visible, each with its element."""
     window.driver.execute_script(AXE.read_text())
-    found = window.driver.execute_async_script("axe.run().then(arguments[0])")
-    return [f"{one['id']}: {node['html']}" for one in found["violations"] for node in one["nodes"]]
+    report = window.driver.execute_async_script("axe.run().then(arguments[0])")
+    return [f"{violation['id']}: {node['html']}" for violation in report["violations"] for node in violation["nodes"]]
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -28,30 +28,30 @@ def violations(window: Window) -> list[str]:
 def test_nothing_is_wrong(
     new_window: Callable[..., Window], tenant: Tenant, size: tuple[int, int], scheme: str
 ) -> None:
-    """Where a key is asked for, the list, a chat, the dialog, and after a delete."""
+    """In the view that asks for a key, the list, a chat, the delete dialog, and after a delete."""
     chat_id = tenant.chat("Parcels", "Where is my parcel?")
     window = new_window(size=size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     window.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    found = {}
+    by_view = {}
     window.open()
-    found["entrance"] = violations(window)
+    by_view["entrance"] = violations(window)
     window.driver.refresh()
     window.open(f"#key={tenant.access.key}")
     window.driver.refresh()
     window.wait_for("#chats a", "Parcels")
-    found["list"] = violations(window)
+    by_view["list"] = violations(window)
     window.open(f"#chat={chat_id}")
     window.is_live()
     window.wait(lambda: window.texts("#messages .content"))
-    found["chat"] = violations(window)
+    by_view["chat"] = violations(window)
     window.click("#delete")
     window.wait_for("#deletion-buttons .danger", "Delete 1 message")
-    found["dialog"] = violations(window)
+    by_view["dialog"] = violations(window)
     window.click("#deletion-buttons .danger", "Delete 1 message")
     window.wait_for("#gone-title", "Deleted")
-    found["deleted"] = violations(window)
-    assert not any(found.values()), found
+    by_view["deleted"] = violations(window)
+    assert not any(by_view.values()), by_view
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -62,10 +62,10 @@ def test_nothing_is_wrong_with_the_documentation(
     window = new_window(size=size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     window.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    # All pages are made in one way; what differs is in their text, and so is seen in any window.
+    # All pages share one layout; what differs is their text, for which one kind of window is enough.
     all_pages = [f"docs/{name}" for name in sorted(names()) if "/" not in name]
-    found = {}
+    by_page = {}
     for address in ("docs/", "problems", *(all_pages if (size, scheme) == (DESKTOP, "light") else ["docs/operations"])):
         window.driver.get(f"{window.origin}/{address}")
-        found[address] = violations(window)
-    assert not any(found.values()), found
+        by_page[address] = violations(window)
+    assert not any(by_page.values()), by_page

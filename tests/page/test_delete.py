@@ -1,4 +1,4 @@
-"""Deleting a chat in the page: what is asked, what can go wrong, and what is left."""
+"""Deleting a chat in the page: the confirmation, what can go wrong, and the receipt."""
 
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,15 @@ class TestDelete:
         return requests.get(url, headers=tenant.access.headers, timeout=30).json()
 
     def test_it_names_what_will_be_lost_and_shows_the_receipt(self, window: Window, tenant: Tenant) -> None:
-        """This page's own connection does not stand in the way."""
+        """The page's own connection does not block the delete."""
         tenant.chat("Another chat")
         chat_id = tenant.chat("Where is my parcel?", "one", "two", "three")
         self.ask(window, chat_id)
         window.shot("delete-dialog")
-        asked = window.wait_for("#deletion").text
-        assert "Where is my parcel?" in asked
-        assert "3 messages (" in asked
-        assert "cannot be undone" in asked
+        dialog = window.wait_for("#deletion").text
+        assert "Where is my parcel?" in dialog
+        assert "3 messages (" in dialog
+        assert "cannot be undone" in dialog
         assert window.driver.switch_to.active_element.text == "Cancel"
         self.confirm(window)
         window.wait_for("#gone-title", "Deleted")
@@ -45,10 +45,10 @@ class TestDelete:
         window.shot("deleted")
         assert window.texts("#chats a b") == ["Another chat"]
         assert self.receipt(tenant, chat_id)["message_count"] == 3
-        assert complaints(window, 404, 409) == []  # it may just have asked who is connected
+        assert complaints(window, 404, 409) == []  # it may just have requested the connections
 
-    def test_no_means_no(self, window: Window, tenant: Tenant) -> None:
-        """By Escape too; the conversation goes on."""
+    def test_a_cancelled_delete_deletes_nothing(self, window: Window, tenant: Tenant) -> None:
+        """Cancelled with Escape; the conversation goes on."""
         chat_id = tenant.chat("Kept", "one")
         self.ask(window, chat_id)
         window.press(Keys.ESCAPE)
@@ -57,8 +57,8 @@ class TestDelete:
         window.wait_for("#messages li", "still here")
         assert tenant.contents(chat_id) == ["one", "still here"]
 
-    def test_what_is_held_cannot_be_deleted(self, window: Window, tenant: Tenant, database: Database) -> None:
-        """It says so before it is tried; it can be moved to the trash, and stays there."""
+    def test_a_held_chat_cannot_be_deleted(self, window: Window, tenant: Tenant, database: Database) -> None:
+        """The page says so before a delete is tried, and offers to move the chat to the trash, where it stays."""
         chat_id = tenant.chat("Evidence", "one")
         hold = Holds(database).place(tenant.access.tenant_id, "n", [chat_id], "key")
         window.open(f"#chat={chat_id}")
@@ -66,14 +66,14 @@ class TestDelete:
         window.click("#delete")
         window.wait_for("#deletion-title", "This chat cannot be deleted")
         assert window.texts("#deletion-buttons button") == ["Close", "Move to trash"]
-        assert hold.id not in window.find("#deletion").text, "this key does not govern"
+        assert hold.id not in window.find("#deletion").text, "this key has no scope for holds"
         window.shot("held")
         window.click("#deletion-buttons .primary")
         window.wait_for("#gone-title", "trash")
         assert complaints(window, 404, 409) == []
 
-    def test_while_others_are_connected_409_then_wait(self, window: Window, tenant: Tenant) -> None:
-        """It names how many, and deletes when they have left."""
+    def test_while_others_are_connected_it_waits_for_them(self, window: Window, tenant: Tenant) -> None:
+        """The page says how many are connected, and deletes once they have left."""
         chat_id = tenant.chat("Busy", "one")
         with Peer(tenant.service, chat_id, tenant.access), Peer(tenant.service, chat_id, tenant.access):
             self.ask(window, chat_id)
@@ -84,7 +84,7 @@ class TestDelete:
         window.wait(lambda: tenant.send("GET", f"/{chat_id}/connections").json()["items"] == [])
         window.click("#deletion-buttons .primary")
         window.wait_for("#gone-title", "Deleted")
-        assert complaints(window, 404, 409) == []  # it may just have asked who is connected
+        assert complaints(window, 404, 409) == []  # it may just have requested the connections
 
     def test_while_others_are_connected_cancel_reconnects(self, window: Window, tenant: Tenant) -> None:
         chat_id = tenant.chat("Busy", "one")
@@ -98,7 +98,7 @@ class TestDelete:
             assert peer.contents(1) == ["back"]
 
     def test_while_others_are_connected_evict(self, window: Window, new_window, tenant: Tenant) -> None:
-        """They are told, in the other window with the receipt."""
+        """The other window is disconnected, and shows the receipt."""
         chat_id = tenant.chat("Busy", "one")
         other = new_window()
         other.open(f"#key={tenant.access.key}")
@@ -115,8 +115,8 @@ class TestDelete:
         other.shot("deleted-by-others")
         assert complaints(window, 404, 409) + complaints(other, 404) == []
 
-    def test_what_arrived_since_is_asked_about_again(self, window: Window, tenant: Tenant) -> None:
-        """412: nothing goes that was not named."""
+    def test_a_chat_that_has_changed_is_confirmed_again(self, window: Window, tenant: Tenant) -> None:
+        """412: no message is deleted that the dialog did not count."""
         chat_id = tenant.chat("Growing", "one")
         self.ask(window, chat_id)
         tenant.post(chat_id, "two", "three")
@@ -130,8 +130,8 @@ class TestDelete:
         assert self.receipt(tenant, chat_id)["message_count"] == 3
         assert complaints(window, 409, 412) == []
 
-    def test_a_lost_answer_is_asked_for_again(self, window: Window, tenant: Tenant) -> None:
-        """With the same Idempotency-Key: it says that it was deleted, not that there is nothing."""
+    def test_a_lost_answer_is_requested_again(self, window: Window, tenant: Tenant) -> None:
+        """With the same Idempotency-Key: the answer is the delete's 200, not a 404."""
         chat_id = tenant.chat("Lost", "one")
         self.ask(window, chat_id)
         window.driver.execute_script("""
@@ -149,14 +149,14 @@ class TestDelete:
         window.click("#deletion-buttons .primary")
         window.wait_for("#gone-title", "Deleted")
 
-    def test_a_large_chat_shows_how_far_the_removal_is(self, window: Window, tenant: Tenant) -> None:
+    def test_a_large_chat_shows_the_progress_of_its_removal(self, window: Window, tenant: Tenant) -> None:
         chat_id = tenant.chat("Large", *map(str, range(60)))
         self.ask(window, chat_id)
         self.confirm(window)
         assert "60 messages still to remove; nobody can read them" in window.wait_for("#gone .receipt").text
 
     def test_from_the_list_while_another_is_open(self, window: Window, tenant: Tenant) -> None:
-        """The conversation stays as it is."""
+        """The open conversation stays as it is."""
         other = tenant.chat("Other", "one")
         chat_id = tenant.chat("Open", "one")
         window.open(f"#chat={chat_id}")

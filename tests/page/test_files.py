@@ -1,4 +1,4 @@
-"""The chat page: where it is served, and what a browser may do with it. The other tests here use it."""
+"""The chat page's files: where they are served, and with which policy. The other tests of this folder use the page."""
 
 import re
 from functools import cache
@@ -17,14 +17,14 @@ def served(*, chat_page: bool) -> Flask:
     return create_app(Settings("unused", 1024, threads=1, log_format="json", chat_page=chat_page), MockDatabase())
 
 
-def test_by_default_there_is_none() -> None:
+def test_by_default_there_is_no_chat_page() -> None:
     answer = served(chat_page=False).test_client().get("/")
     assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["/", *(f"/page/{name}" for name in sorted(page.FILES))])
 def test_it_has_a_strict_policy(path: str) -> None:
-    """And is looked at anew after every deploy."""
+    """Caches revalidate it, so that a deploy takes effect at once."""
     answer = served(chat_page=True).test_client().get(path)
     assert answer.status_code == 200
     policy = answer.headers["Content-Security-Policy"]
@@ -42,9 +42,9 @@ def test_nothing_else_of_the_folders_is_served(name: str) -> None:
     assert served(chat_page=True).test_client().get(f"/page/{name}").status_code == 404
 
 
-def test_every_module_that_is_imported_is_there() -> None:
-    """By a relative path, so that no build step is needed."""
+def test_every_imported_module_is_served() -> None:
+    """Modules import each other by relative paths, so that no build step is needed."""
     for name in page.FILES:
         if name.endswith(".js"):
             text = (page.FOLDER / name).read_text()
-            assert {found[2:] for found in re.findall(r'from "(.+)"', text)} <= page.FILES
+            assert {module[2:] for module in re.findall(r'from "(.+)"', text)} <= page.FILES

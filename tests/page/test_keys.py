@@ -1,4 +1,4 @@
-"""What the page does with an API key: it shows what the key may do, and says what is wrong with it."""
+"""How the page uses an API key: it offers what the key may do, and says what is wrong with a bad key."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from tests.page.window import Tenant, Window, complaints
 
 class TestWhatTheKeyMayDo:
     @pytest.mark.parametrize("scopes", [("read",), ("read", "write"), ("read", "delete")])
-    def test_the_rest_is_not_offered(self, window: Window, tenant: Tenant, database, scopes: tuple[str, ...]) -> None:
-        """A key that may only read sees no field to write in, and none to delete with."""
+    def test_nothing_else_is_offered(self, window: Window, tenant: Tenant, database, scopes: tuple[str, ...]) -> None:
+        """With a key that may only read, the page shows no field to write in, and no button to delete."""
         key, _ = ApiKeys(database).create(tenant.access.tenant_id, "limited", scopes)
         chat_id = tenant.chat("Look", "one")
         window.open(f"#key={key}")
@@ -23,7 +23,7 @@ class TestWhatTheKeyMayDo:
         window.shot(f"key-{'-'.join(scopes)}")
 
     def test_a_refusal_says_that_nothing_was_deleted(self, window: Window, tenant: Tenant) -> None:
-        """The key may lose a scope while the page is open; there is nothing to try again then."""
+        """A key may lose a scope while the page is open; then the page offers no retry."""
         chat_id = tenant.chat("Kept", "one")
         window.open(f"#chat={chat_id}")
         window.is_live()
@@ -42,8 +42,8 @@ class TestWhatTheKeyMayDo:
 
 class TestKeysAsPeopleTypeThem:
     @pytest.mark.parametrize("key", ["chat_schlüssel", "chat_💥", "two words"])
-    def test_what_cannot_be_one_is_called_wrong(self, window: Window, tenant: Tenant, key: str) -> None:
-        """Rather than that the service did not answer."""
+    def test_an_impossible_key_is_called_wrong(self, window: Window, tenant: Tenant, key: str) -> None:
+        """The page does not blame the service for it."""
         del tenant
         window.click("#leave")
         window.wait_for("#key")
@@ -51,21 +51,21 @@ class TestKeysAsPeopleTypeThem:
         window.click("#key-form button")
         window.wait_for("#key-error", "This API key is wrong, was revoked, or has expired.")
 
-    def test_a_plus_sign_in_the_address_is_one(self, window: Window) -> None:
-        """No form has made it a space."""
-        taken = window.driver.execute_async_script("""
+    def test_a_plus_sign_in_the_address_stays_one(self, window: Window) -> None:
+        """The fragment is not decoded as form data, where a plus means a space."""
+        key = window.driver.execute_async_script("""
           import("/page/session.js").then((session) => {
             history.replaceState(null, "", "#key=a+b%2Bc");
             session.takeKeyFromAddress();
             arguments[0](session.key());
           });
         """)
-        assert taken == "a+b+c"
+        assert key == "a+b+c"
 
 
 class TestImport:
     def test_what_was_exported_comes_back(self, window: Window, tenant: Tenant, tmp_path: Path) -> None:
-        """As a new chat, which is opened."""
+        """It is imported as a new chat, which is opened."""
         chat_id = tenant.chat("Exported", "one", "two")
         file = tmp_path / "chat.ndjson"
         file.write_bytes(tenant.send("GET", f"/{chat_id}/export?format=ndjson").content)
@@ -76,7 +76,7 @@ class TestImport:
         assert window.texts("#chats a b") == ["Exported", "Exported"]
         assert complaints(window) == []
 
-    def test_what_is_no_export_is_refused_in_words(self, window: Window, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_export_is_refused_with_a_reason(self, window: Window, tmp_path: Path) -> None:
         file = tmp_path / "chat.ndjson"
         file.write_text("nonsense\n")
         window.wait_for("#no-chats")

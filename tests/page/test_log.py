@@ -1,4 +1,4 @@
-"""The page is told by the log of what others do, at once; and a delete is bound to the copy that was kept."""
+"""The page follows the log, and so shows at once what others do; and a delete is bound to the downloaded copy."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,8 +18,8 @@ def send(tenant: Tenant, method: str, path: str) -> None:
     assert requests.request(method, url, headers=tenant.access.headers, timeout=30).status_code == 200
 
 
-def test_every_window_is_told_at_once(window: Window, new_window: Callable[..., Window], tenant: Tenant) -> None:
-    """The list and the trash of one, and the chat that another one looks for; nobody loads anything again."""
+def test_every_window_is_updated_at_once(window: Window, new_window: Callable[..., Window], tenant: Tenant) -> None:
+    """One window's list and trash, and the other's open chat, follow without a reload."""
     chat_id, other_id = tenant.chat("Parcels", "one"), tenant.chat("Other", "one")
     window.open()
     window.wait(lambda: window.texts("#chats a b") == ["Other", "Parcels"])
@@ -48,8 +48,8 @@ def test_every_window_is_told_at_once(window: Window, new_window: Callable[..., 
     assert complaints(window) == []
 
 
-def test_a_window_that_was_hidden_is_told_what_it_missed(window: Window, tenant: Tenant) -> None:
-    """It holds no connection meanwhile, and goes on where it was."""
+def test_a_window_that_was_hidden_shows_what_it_missed(window: Window, tenant: Tenant) -> None:
+    """It has no connection while it is hidden, and then continues where it was."""
     chat_id = tenant.chat("Parcels", "one")
     window.open()
     window.wait_for("#chats a", "Parcels")
@@ -62,8 +62,8 @@ def test_a_window_that_was_hidden_is_told_what_it_missed(window: Window, tenant:
     window.wait(lambda: window.texts("#trash-list b") == ["Parcels"])
 
 
-def test_a_delete_is_bound_to_the_copy_that_was_kept(window: Window, tenant: Tenant, database: Database) -> None:
-    """What came after the copy was taken is not deleted with it; the receipt names the file."""
+def test_a_delete_is_bound_to_the_downloaded_copy(window: Window, tenant: Tenant, database: Database) -> None:
+    """A chat that has changed since the copy is not deleted; the receipt has the digest of the copy."""
     chat_id = tenant.chat("Parcels", "one", "two")
     window.open(f"#chat={chat_id}")
     window.is_live()

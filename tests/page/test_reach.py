@@ -10,7 +10,7 @@ from tests.realtime.sockets import Peer
 
 class TestReach:
     def test_without_a_mouse(self, window: Window) -> None:
-        """Create, open, write two lines, and delete by Tab and Enter alone; the focus is never lost."""
+        """One can create, open, write two lines, and delete with Tab and Enter alone; the focus is never lost."""
         window.wait_for("#no-chats")
         window.tab_to(lambda element: element.get_attribute("id") == "new-title")
         window.press("By keyboard", Keys.ENTER)
@@ -31,7 +31,7 @@ class TestReach:
         window.wait_for("#no-chats")
 
     def test_on_a_phone(self, new_window: Callable[..., Window], tenant: Tenant) -> None:
-        """One column, nothing beside the screen, the list by the back button, the dialog within reach."""
+        """One column, nothing wider than the screen; the back button leads to the list, and the dialog fits."""
         chat_id = tenant.chat("Where is my parcel, and who has signed for it at the door this time?", "Well?")
         tenant.post(chat_id, "It left the depot this morning and arrives today before 18:00.", "W" * 200, sender="bot")
         window = new_window(size=PHONE)
@@ -68,10 +68,10 @@ class TestReach:
             window.click("#deletion-buttons .danger")
         window.wait_for("#gone-title", "Deleted")
         window.shot("phone-deleted")
-        assert complaints(window, 404, 409) == []  # it may just have asked who is connected
+        assert complaints(window, 404, 409) == []  # it may just have requested the connections
 
     def test_in_the_dark(self, window: Window, tenant: Tenant) -> None:
-        """By the reader's own setting."""
+        """The page follows the browser's colour scheme."""
         chat_id = tenant.chat("Where is my parcel?", "Where is my parcel?")
         window.driver.execute_cdp_cmd(
             "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
@@ -79,5 +79,5 @@ class TestReach:
         window.open(f"#chat={chat_id}")
         window.is_live()
         window.shot("dark")
-        ground = window.driver.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
-        assert ground == "rgb(22, 25, 23)"
+        background = window.driver.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
+        assert background == "rgb(22, 25, 23)"

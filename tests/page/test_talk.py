@@ -1,4 +1,4 @@
-"""The chat page: the key, talk, and interruptions."""
+"""The chat page: its key, conversations, and interruptions."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,7 +13,7 @@ from tests.page.window import Tenant, Window, complaints
 
 class TestKey:
     def test_it_is_taken_from_the_fragment_and_out_of_the_address(self, window: Window, tenant: Tenant) -> None:
-        """It is in no request but as a header, and a reload still has it."""
+        """Requests have it only in a header, and it outlasts a reload."""
         chat_id = tenant.chat("A chat")
         window.open(f"#key={tenant.access.key}")
         link = window.wait_for("#chats a", "A chat")
@@ -26,8 +26,8 @@ class TestKey:
         assert all(tenant.access.key not in url for url in requested(window.driver))
         assert complaints(window) == []
 
-    def test_without_one_it_asks(self, new_window: Callable[..., Window], tenant: Tenant) -> None:
-        """A wrong one is told in the service's words, with the id of the request."""
+    def test_without_a_key_it_asks_for_one(self, new_window: Callable[..., Window], tenant: Tenant) -> None:
+        """For a wrong key it shows the service's message, with the id of the request."""
         tenant.chat("A chat")
         window = new_window()
         window.open()
@@ -42,37 +42,38 @@ class TestKey:
         window.wait_for("#key")
         assert complaints(window, 401) == []
 
-    def test_a_revoked_one_is_asked_for_again(self, window: Window, tenant: Tenant, database) -> None:
+    def test_after_a_revocation_it_asks_for_a_key_again(self, window: Window, tenant: Tenant, database) -> None:
         tenant.chat("A chat")
         window.open(f"#key={tenant.access.key}")
         window.click("#chats a")
         window.is_live()
-        window.driver.execute_async_script("setTimeout(arguments[0], 2500)")  # else it may be the ticket that was late
+        # Else the connection's ticket may be refused instead.
+        window.driver.execute_async_script("setTimeout(arguments[0], 2500)")
         ApiKeys(database).revoke(tenant.access.tenant_id, tenant.access.key_id)
         window.wait_for("#key-error", "This API key was revoked")
 
 
 class TestTalk:
     def test_two_windows_and_a_program(self, window: Window, new_window: Callable[..., Window], tenant: Tenant) -> None:
-        """Everybody reads everything once and in order, also what looks like HTML; the list follows."""
+        """Each window shows each message once and in order, also text that looks like HTML; the list follows."""
         chat_id = tenant.chat("Parcels", "Where is my parcel?")
         other = new_window()
-        for one in (window, other):
-            one.open(f"#key={tenant.access.key}")
-            one.click("#chats a", "Parcels")
-            one.is_live()
+        for each in (window, other):
+            each.open(f"#key={tenant.access.key}")
+            each.click("#chats a", "Parcels")
+            each.is_live()
         window.say("hello from <b>one</b> 🎉")
         other.wait_for("#messages li", "hello from <b>one</b> 🎉")
         other.say("hello from two")
         tenant.post(chat_id, "hello from a program")
         expected = ["Where is my parcel?", "hello from <b>one</b> 🎉", "hello from two", "hello from a program"]
-        for one in (window, other):
-            one.wait(lambda one=one: sorted(one.texts("#messages .content")) == sorted(expected))
-            assert one.texts("#messages .content") == tenant.contents(chat_id)
-            assert one.texts("#pending li") == []
-            one.wait_for("#chats a", "4 messages")
-            one.wait_for("#present-count", "2 connected")
-            one.wait(lambda one=one: all(text.startswith("guest-") for text in one.texts("#present-list li")))
+        for each in (window, other):
+            each.wait(lambda each=each: sorted(each.texts("#messages .content")) == sorted(expected))
+            assert each.texts("#messages .content") == tenant.contents(chat_id)
+            assert each.texts("#pending li") == []
+            each.wait_for("#chats a", "4 messages")
+            each.wait_for("#present-count", "2 connected")
+            each.wait(lambda each=each: all(text.startswith("guest-") for text in each.texts("#present-list li")))
         assert len(window.driver.find_elements(By.CSS_SELECTOR, ".message.own")) == 1
         window.shot("talk")
         assert complaints(window) + complaints(other) == []
@@ -90,8 +91,8 @@ class TestTalk:
         tenant.send("DELETE", f"/{chat_id}/messages")
         window.wait_for("#no-messages")
 
-    def test_the_end_of_a_chat_is_shown_and_comes(self, window: Window, tenant: Tenant, database) -> None:
-        """In the list; and when it comes the page says that the chat is gone."""
+    def test_the_expiry_of_a_chat_is_shown_and_comes(self, window: Window, tenant: Tenant, database) -> None:
+        """The list shows when the chat expires, and then the page says that the chat is gone."""
         chat_id = tenant.chat("Secret", "one")
         tenant.send("PATCH", f"/{chat_id}", json={"expires_at": "9999-12-31T23:59:59Z"})
         window.open(f"#chat={chat_id}")
@@ -103,7 +104,7 @@ class TestTalk:
         window.wait(lambda: window.texts("#chats li") == [])
 
     def test_older_messages_come_when_scrolled_to(self, window: Window, tenant: Tenant) -> None:
-        """And what is in view stays there."""
+        """The messages in view stay in view."""
         chat_id = tenant.chat("Long", *[f"message {number}" for number in range(1, 121)])
         window.open(f"#chat={chat_id}")
         window.is_live()
@@ -118,8 +119,8 @@ class TestTalk:
         window.click("#newest")
         window.wait_for("#messages li:last-child", "new")
 
-    def test_what_cannot_be_posted_is_said_and_can_be_discarded(self, window: Window, tenant: Tenant, database) -> None:
-        """Too long for a connection, and a key that may only read; as long as the page does not know that."""
+    def test_a_message_that_cannot_be_posted_can_be_discarded(self, window: Window, tenant: Tenant, database) -> None:
+        """The page says why: the message is too long, or the key lost the scope to write."""
         chat_id = tenant.chat("Short")
         window.open(f"#chat={chat_id}")
         window.is_live()
@@ -145,8 +146,8 @@ class TestTalk:
 
 
 class TestInterruptions:
-    def test_what_was_missed_and_what_was_written_meanwhile(self, window: Window, tenant: Tenant, database) -> None:
-        """The network goes away: own messages wait, those of others come afterwards, each once and in order."""
+    def test_after_an_outage_all_messages_arrive_in_order(self, window: Window, tenant: Tenant, database) -> None:
+        """During the outage own messages wait; afterwards each message is shown once, those of others first."""
         chat_id = tenant.chat("Parcels", "before")
         window.open(f"#chat={chat_id}")
         window.is_live()
@@ -167,7 +168,7 @@ class TestInterruptions:
         assert tenant.contents(chat_id) == expected
 
     def test_a_message_whose_answer_was_lost_is_posted_once(self, window: Window, tenant: Tenant) -> None:
-        """It is sent again under its name."""
+        """It is sent again with the same client_id."""
         chat_id = tenant.chat("Parcels", "before")
         window.open(f"#chat={chat_id}")
         window.is_live()

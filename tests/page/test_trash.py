@@ -1,4 +1,4 @@
-"""The trash in the page: its first choice, what it says, and the way back."""
+"""The trash in the page: how chats get there, what the page says, and how they are restored."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def open_and_trash(window: Window, chat_id: str) -> None:
 
 class TestTrash:
     def test_a_chat_goes_there_and_comes_back(self, window: Window, tenant: Tenant) -> None:
-        """Deleted by mistake: it says until when, and one click brings everything back."""
+        """The page says until when it can be restored, and one click brings everything back."""
         chat_id = tenant.chat("Where is my parcel?", "one", "two")
         open_and_trash(window, chat_id)
         assert "can be restored until" in window.find("#gone-text").text
@@ -54,8 +54,8 @@ class TestTrash:
         assert tenant.contents(kept) == ["one"]
         assert complaints(window, 404, 409) == []
 
-    def test_one_that_was_restored_meanwhile_is_not_called_deleted(self, window: Window, tenant: Tenant) -> None:
-        """404: it is said, and the chat is there."""
+    def test_a_chat_that_was_restored_meanwhile_is_not_called_deleted(self, window: Window, tenant: Tenant) -> None:
+        """404: the page says that nothing was deleted, and the chat is there."""
         chat_id = tenant.chat("Parcels", "one")
         open_and_trash(window, chat_id)
         window.driver.refresh()
@@ -69,8 +69,8 @@ class TestTrash:
         assert window.texts("#deletion-buttons button") == ["Cancel"]
         assert tenant.contents(chat_id) == ["one"]
 
-    def test_from_the_list_of_chats_the_trash_is_shown(self, window: Window, tenant: Tenant) -> None:
-        """The focus is not lost with the row."""
+    def test_a_chat_trashed_from_the_list_is_shown_in_the_trash(self, window: Window, tenant: Tenant) -> None:
+        """The focus moves to the trash, because the chat's row is gone."""
         tenant.chat("Parcels", "one")
         window.wait_for("#chats a", "Parcels")
         window.driver.execute_script("document.querySelector('#chats li button').click()")
@@ -78,10 +78,10 @@ class TestTrash:
         window.wait(lambda: window.texts("#trash-list b") == ["Parcels"])
         assert window.driver.switch_to.active_element.text.endswith("Trash")
 
-    def test_others_are_told_what_it_is(
+    def test_others_see_that_the_chat_is_in_the_trash(
         self, window: Window, new_window: Callable[..., Window], tenant: Tenant
     ) -> None:
-        """The socket says the same of both: who looks on is told that it can come back, and brings it back."""
+        """The socket's frame is that of a delete, yet the page says that it was the trash, and can restore the chat."""
         chat_id = tenant.chat("Parcels", "one")
         other = new_window(size=PHONE)
         other.open(f"#key={tenant.access.key}")
@@ -107,8 +107,8 @@ class TestTrash:
         window.wait_for("#gone-title", "This chat is in the trash")
         window.wait_for("#gone-restore button", "Restore")
 
-    def test_a_key_that_may_only_read_sees_it(self, window: Window, tenant: Tenant, database) -> None:
-        """And is offered neither."""
+    def test_a_key_that_may_only_read_sees_the_trash(self, window: Window, tenant: Tenant, database) -> None:
+        """It is offered neither a restore nor a delete."""
         chat_id = tenant.chat("Parcels", "one")
         open_and_trash(window, chat_id)
         reader, _ = ApiKeys(database).create(tenant.access.tenant_id, "reader", ("read",))
@@ -116,6 +116,5 @@ class TestTrash:
         window.wait_for("#may", "may read.")
         window.click("#trash summary")
         window.wait(lambda: window.texts("#trash-list b") == ["Parcels"])
-        assert not [
-            one for one in window.driver.find_elements("css selector", "#trash-list button") if one.is_displayed()
-        ]
+        buttons = window.driver.find_elements("css selector", "#trash-list button")
+        assert not [button for button in buttons if button.is_displayed()]

@@ -1,4 +1,4 @@
-"""/verify in a real browser: the same verdicts as the command's, with nobody asked."""
+"""/verify in a real browser: it gives the same verdicts as the command, and sends no request."""
 
 import random
 from collections.abc import Callable
@@ -19,17 +19,17 @@ REFUSED = """
 const [texts, key, done] = arguments;
 (async () => {
   const read = await readKey(key);
-  const told = await Promise.all(texts.map((text) => verify(text, read, "").then(() => text, (error) => {
+  const accepted = await Promise.all(texts.map((text) => verify(text, read, "").then(() => text, (error) => {
     if (!(error instanceof NotProved)) throw error;
     return null;
   })));
-  done(told.filter((text) => text !== null));
+  done(accepted.filter((text) => text !== null));
 })().catch((error) => done([String(error)]));
 """
 
 
 class Page:
-    """A window on the page."""
+    """A window with the /verify page."""
 
     def __init__(self, window: Window, address: str) -> None:
         self.window = window
@@ -90,18 +90,18 @@ def test_the_verdicts(page: Page, files: Path) -> None:
 
 
 def test_what_was_tampered_with_is_refused(page: Page) -> None:
-    """As by the command, which has the same tamperings."""
-    dice = random.Random(20261127)
-    texts = [tampered(LOG.proof(dice.randint(1, ENTRIES)), dice) for _ in range(1_000)]
+    """The command's tests make the same tamperings."""
+    rng = random.Random(20261127)
+    texts = [tampered(LOG.proof(rng.randint(1, ENTRIES)), rng) for _ in range(1_000)]
     page.driver.set_script_timeout(60)
     readable = [text.decode("utf-8", "replace") for text in texts]
     assert page.driver.execute_async_script(REFUSED, readable, str(LOG.verifier)) == []
     untouched = [LOG.proof(seq) for seq in range(1, ENTRIES + 1)]
-    assert page.driver.execute_async_script(REFUSED, untouched, str(LOG.verifier)) == untouched, "it would find them"
+    assert page.driver.execute_async_script(REFUSED, untouched, str(LOG.verifier)) == untouched, "these are accepted"
 
 
 def test_a_saved_copy_works_without_a_network(new_window: Callable[..., Window], files: Path) -> None:
-    """On a phone's width too."""
+    """It fits a phone's width too."""
     window = new_window(size=PHONE)
     copy = files / "saved.html"
     copy.write_text((Path(verifying.__file__).parent / "static" / "verify" / "verify.html").read_text())

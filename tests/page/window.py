@@ -31,7 +31,7 @@ class Window:
 
     def open(self, fragment: str = "") -> None:
         self.driver.get(f"{self.origin}/{fragment}")
-        # The driver may come back before the page has read its address; the next one would take the place of that.
+        # The driver may return before the page has read its address, which the next `open` would then replace.
         self.wait(lambda: self.driver.find_elements(By.CSS_SELECTOR, "#app:not([hidden]), #entrance:not([hidden])"))
 
     def find(self, css: str) -> WebElement:
@@ -43,38 +43,38 @@ class Window:
         )
 
     def wait(self, condition: Callable[[], Any]) -> Any:
-        """Wait until it is so; what the page replaces meanwhile is looked for again."""
+        """Wait until the condition holds, and return its value; elements that the page replaces are looked up again."""
         replaced = [StaleElementReferenceException]
         wait = WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.1, ignored_exceptions=replaced)
         return wait.until(lambda _: condition())
 
     def wait_for(self, css: str, text: str = "") -> WebElement:
-        """Wait until an element is to be seen, with this in its text."""
-        return self.wait(lambda: self._seen(css, text))
+        """Wait until an element with this text is visible, and return it."""
+        return self.wait(lambda: self._visible(css, text))
 
     def click(self, css: str, text: str = "") -> None:
-        """Click on an element once it is to be seen, with this in its text."""
+        """Click on an element once one with this text is visible."""
 
         def clicked() -> bool:
-            found = self._seen(css, text)
-            if found is None:
+            element = self._visible(css, text)
+            if element is None:
                 return False
-            found.click()
+            element.click()
             return True
 
         self.wait(clicked)
 
-    def _seen(self, css: str, text: str) -> WebElement | None:
-        found = self.driver.find_elements(By.CSS_SELECTOR, css)
-        return next((one for one in found if one.is_displayed() and text in one.text), None)
+    def _visible(self, css: str, text: str) -> WebElement | None:
+        elements = self.driver.find_elements(By.CSS_SELECTOR, css)
+        return next((element for element in elements if element.is_displayed() and text in element.text), None)
 
     def press(self, *keys: str) -> None:
         self.driver.switch_to.active_element.send_keys(*keys)
 
-    def tab_to(self, wanted: Callable[[WebElement], bool]) -> None:
-        """Press Tab until the focus is on what is wanted."""
+    def tab_to(self, is_target: Callable[[WebElement], bool]) -> None:
+        """Press Tab until the focus is on the target."""
         for _ in range(60):
-            if wanted(self.driver.switch_to.active_element):
+            if is_target(self.driver.switch_to.active_element):
                 return
             self.press(Keys.TAB)
         pytest.fail("It cannot be reached with Tab.")
@@ -84,7 +84,7 @@ class Window:
 
     def say(self, text: str) -> None:
         self.find("#text").click()
-        # As an input method does it: chromedriver has no keys for what is beyond U+FFFF.
+        # As an input method does it: chromedriver has no keys for characters beyond U+FFFF.
         self.driver.execute_cdp_cmd("Input.insertText", {"text": text})
         self.press(Keys.ENTER)
 
@@ -97,7 +97,7 @@ class Window:
 
 
 class Tenant:
-    """Somebody with a key, a browser, and other programs."""
+    """A tenant that uses the service from a program, beside the browser."""
 
     def __init__(self, service: ForkedGunicorn, access: TenantAccess) -> None:
         self.service = service
@@ -122,6 +122,7 @@ class Tenant:
 
 
 def complaints(window: Window, *expected: int) -> list[str]:
-    """Return what the console says, but for answers with a status that was expected: Chromium reports each of them."""
-    told = [entry["message"] for entry in errors(window.driver)]
-    return [text for text in told if not any(f"responded with a status of {status} " in text for status in expected)]
+    """Return the console's messages without those of answers with an expected status, which Chromium reports too."""
+    messages = [entry["message"] for entry in errors(window.driver)]
+    statuses = [f"responded with a status of {status} " for status in expected]
+    return [text for text in messages if not any(status in text for status in statuses)]

@@ -246,15 +246,15 @@ class TestHowItEnds:
     def test_a_revoked_key_4401(self, service, database) -> None:
         """The key's sockets are closed within a second, and no other key's."""
         chat_id = service.chat()
-        other = ApiKeys(database).create(service.access.tenant_id, "other", ["read", "write"])
+        key, record = ApiKeys(database).create(service.access.tenant_id, "other", ["read", "write"])
         with (
             service.connect(chat_id) as peer,
-            Peer(service.gunicorn, chat_id, TenantAccess(service.access.tenant_id, other[0], other[1].id)) as other_peer,
+            Peer(service.gunicorn, chat_id, TenantAccess(service.access.tenant_id, key, record.id)) as second,
         ):
             ApiKeys(database).revoke(service.access.tenant_id, service.access.key_id)
             assert peer.closed() == (4401, "invalid_api_key")
-            other_peer.create("still here")
-            assert other_peer.contents(1) == ["still here"]
+            second.create("still here")
+            assert second.contents(1) == ["still here"]
 
     def test_a_client_that_leaves_without_a_close_gives_its_lease_up(self, service) -> None:
         chat_id = service.chat()

@@ -59,7 +59,7 @@ def test_a_worker_that_was_stopped_past_its_lease_closes_its_sockets(own, servic
         assert service.send("DELETE", chat_id).status_code == 200
     began = time.monotonic()
     assert peer.closed() in {(4410, "chat_deleted"), (1012, "reconnect")}
-    assert other_peer.closed() == (1012, "reconnect"), "an expired lease is not renewed, whatever has become of the chat"
+    assert other_peer.closed() == (1012, "reconnect"), "an expired lease is never renewed, even if its chat is there"
     assert time.monotonic() - began < 5 + CHECK_SECONDS
     wait_until(lambda: own.database.presence.count_documents({}) == 0)
 
