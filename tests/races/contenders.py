@@ -1,4 +1,4 @@
-"""Processes that meet at a chat: one holds it, the others destroy what they can of it."""
+"""Processes that contend for a chat: one places a hold on it, the others destroy what they can of it."""
 
 import random
 import time
@@ -24,7 +24,7 @@ from chat_service.repository.trash import Trash
 
 TENANT = "tenant"
 SPREAD_SECONDS = 0.006
-"""So far apart they begin: what each does takes some milliseconds."""
+"""How far apart contenders begin, at most; what each does takes some milliseconds."""
 
 HELD = "held"
 
@@ -32,7 +32,7 @@ DAY = timedelta(days=1)
 
 
 class Destroyer:
-    """Everything that takes something of a chat away. Each returns whether it has."""
+    """Everything that removes something of a chat. Each method returns whether it did."""
 
     def __init__(self, database: Database, inline_limit: int) -> None:
         self.database = database
@@ -73,7 +73,7 @@ class Destroyer:
         return False
 
     def age(self, chat_id: str) -> bool:
-        """Nothing has happened to it for long."""
+        """Let the retention policy delete the chat, as if nothing had happened to it for long."""
         old = self.database.now() - 10 * DAY
         key = {"tenant_id": TENANT, "chat_id": chat_id}
         self.database.chats.update_one({"_id": key}, {"$set": {"updated_at": old}})
@@ -81,7 +81,7 @@ class Destroyer:
         return False
 
     def erase(self, chat_id: str) -> bool:
-        """A sender of this chat alone, so that what is found is of this round."""
+        """Erase the sender of this chat, who has no other chat; its id is the chat's."""
         erasure = self.erasures.request(TENANT, chat_id, ErasureMode.REDACT, "key")
         worker = Erasing(self.erasures)
         for _ in range(3):
@@ -107,67 +107,70 @@ CHANGES = ("empty", "delete_a_message", "edit", "erase")
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of one contender's part in a round."""
+    """What one contender did in a round, and the outcome."""
 
     chat_id: str
     did: str
     outcome: str
     """`done`, `nothing`, or the name of the error."""
     at: float
-    """When it was known, on the clock that all processes share."""
+    """When the outcome was known, on the monotonic clock, which all processes share."""
     contents: tuple[str, ...] = ()
-    """What the chat said when the hold was placed."""
+    """The contents of the chat's messages when the hold was placed."""
 
 
 def contents(database: Database, chat_id: str) -> tuple[str, ...]:
-    """Return what the chat says, also if it is in the trash or its time is over."""
+    """Return the contents of the chat's messages, also if the chat is in the trash or has expired."""
     key = {"tenant_id": TENANT, "chat_id": chat_id}
     chat = database.chats.find_one({"_id": key}) or (database.trash.find_one({"_id": key}) or {}).get("chat")
     if chat is None:
         return ()
-    stretch = {"$gte": {**key, "seq": chat["first_seq"]}, "$lt": {**key, "seq": chat["next_seq"]}}
-    return tuple(one["content"] for one in database.messages.find({"_id": stretch}, sort=[("_id", 1)]))
+    ids = {"$gte": {**key, "seq": chat["first_seq"]}, "$lt": {**key, "seq": chat["next_seq"]}}
+    return tuple(message["content"] for message in database.messages.find({"_id": ids}, sort=[("_id", 1)]))
 
 
 def attempt(run: Callable[[str], bool], chat_id: str) -> str:
+    """Return the outcome, as in `Seen.outcome`."""
     try:
         return "done" if run(chat_id) else "nothing"
     except ChatServiceError as error:
         return type(error).__name__
 
 
-def contend(uri: str, number: int, chat_ids: list[str], barrier: Any, seed: int, inline_limit: int, found: Any) -> None:
-    """Take part in all rounds; contender 0 holds, the others destroy. Runs in a process of its own."""
+def contend(
+    uri: str, number: int, chat_ids: list[str], barrier: Any, seed: int, inline_limit: int, results: Any
+) -> None:
+    """Take part in all rounds; contender 0 holds, the others destroy. Runs in its own process."""
     database = Database(uri)
     holds, destroyer = Holds(database), Destroyer(database, inline_limit)
-    moments = random.Random(seed + number)
+    rng = random.Random(seed + number)
     seen = []
     for chat_id in chat_ids:
-        did = HELD if number == 0 else moments.choice([*DELETES, *EXPIRIES, *CHANGES])
-        pause = moments.random() * SPREAD_SECONDS
+        did = HELD if number == 0 else rng.choice([*DELETES, *EXPIRIES, *CHANGES])
+        pause = rng.random() * SPREAD_SECONDS
         barrier.wait(60)
         time.sleep(pause)
         if number == 0:
-            outcome = attempt(lambda one: bool(holds.place(TENANT, "n", [one], "key")), chat_id)
-            at, said = time.monotonic(), contents(database, chat_id)
+            outcome = attempt(lambda id_: bool(holds.place(TENANT, "n", [id_], "key")), chat_id)
+            at, texts = time.monotonic(), contents(database, chat_id)
         else:
-            outcome, at, said = attempt(getattr(destroyer, did), chat_id), time.monotonic(), ()
-        seen.append(Seen(chat_id, did, outcome, at, said))
+            outcome, at, texts = attempt(getattr(destroyer, did), chat_id), time.monotonic(), ()
+        seen.append(Seen(chat_id, did, outcome, at, texts))
     database.close()
-    found.put(seen)
+    results.put(seen)
 
 
 def play(uri: str, chat_ids: list[str], seed: int, inline_limit: int, contenders: int = 4) -> list[list[Seen]]:
     """Play a round with each chat, and return what each contender has seen."""
     context = get_context("spawn")
-    barrier, found = context.Barrier(contenders), context.Queue()
+    barrier, results = context.Barrier(contenders), context.Queue()
     processes = [
-        context.Process(target=contend, args=(uri, number, chat_ids, barrier, seed, inline_limit, found), daemon=True)
+        context.Process(target=contend, args=(uri, number, chat_ids, barrier, seed, inline_limit, results), daemon=True)
         for number in range(contenders)
     ]
     for process in processes:
         process.start()
-    seen = [found.get(timeout=600) for _ in processes]
+    seen = [results.get(timeout=600) for _ in processes]
     for process in processes:
         process.join()
     return seen

@@ -1,4 +1,4 @@
-"""A process that deletes one chat after the other, and tells what became of each.
+"""A process that creates and deletes one chat after the other, and prints the outcome of each.
 
 python -m tests.races.deleter 'mongodb://…' 'seconds' 'name'
 """
@@ -13,26 +13,26 @@ from chat_service.repository.database import Database
 from chat_service.repository.deletions import Deletions
 from tests.races.contenders import TENANT
 
-LONGER_SECONDS = 60.0
-"""It goes on for so long, if need be, until it is refused: a slow machine takes its time."""
+EXTRA_SECONDS = 60.0
+"""How much longer it goes on, if need be, until a delete is refused: a machine may be slow."""
 
 
 def main() -> None:
     database = Database(sys.argv[1])
     chats, deletions = Chats(database), Deletions(database)
     until = time.monotonic() + float(sys.argv[2])
-    said = ""
-    while time.monotonic() < until or (said != "refused" and time.monotonic() < until + LONGER_SECONDS):
+    outcome = ""
+    while time.monotonic() < until or (outcome != "refused" and time.monotonic() < until + EXTRA_SECONDS):
         try:
             chat_id = chats.create(TENANT, None, {}, str(uuid.uuid4())).id
             deletions.delete(TENANT, chat_id, sys.argv[3])
-            said = "deleted"
+            outcome = "deleted"
         except LegalHoldError:
-            said = "refused"
+            outcome = "refused"
             time.sleep(0.05)
-        except (DatabaseUnavailableError, OutcomeUnknownError):  # as of one that was stopped in the middle
-            said = "failed"
-        sys.stdout.write(f"{said}\n")
+        except (DatabaseUnavailableError, OutcomeUnknownError):  # as after a stop in the middle of a command
+            outcome = "failed"
+        sys.stdout.write(f"{outcome}\n")
         sys.stdout.flush()
 
 

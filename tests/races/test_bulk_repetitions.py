@@ -1,4 +1,4 @@
-"""A bulk delete that is repeated under its key: whatever is answered is true of the chats when it is."""
+"""A bulk delete that is repeated under its idempotency key: each answer is true when it is given."""
 
 import threading
 import time
@@ -37,27 +37,28 @@ def receipt_of(database: Database, chat_id: str) -> dict[str, object] | None:
     return database.deletions.find_one({"_id.chat_id": chat_id})
 
 
-def test_a_repetition_beside_the_first_run_says_what_is_so(database) -> None:
-    """Connected to the first chat, bulk delete, disconnected, and the same again while the first run goes on."""
+def test_a_repetition_beside_the_first_run_answers_the_truth(database) -> None:
+    """The first run leaves a chat with a connection alone; the client leaves; the repetition deletes the chat too."""
     presence = Presence(database)
     for _ in range(ROUNDS):
         ids, key = new_chats(database, 12 * GROUP_CHATS), new_key()
         presence.open(TENANT, ids[0], "connection", "worker")
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(Bulk(database, Deletions(database)).remove, TENANT, ids, "key", key)
-            # Its first group is done, and has left the chat alone.
+            # The run's first group is done, and has left the chat with the connection alone.
             wait_until(lambda ids=ids: receipt_of(database, ids[1]), 10, every=0.001)
             presence.close("worker", ["connection"])
             second = pool.submit(Bulk(database, Deletions(database)).remove, TENANT, ids, "key", key)
-            told_first, told_second = first.result(), second.result()
-        assert isinstance(told_first[ids[0]], ActiveConnectionsError), "as it was then"
-        assert_true(database, told_second)
-        assert all(isinstance(outcome, Deletion) for outcome in told_second.values())
+            first_outcomes, second_outcomes = first.result(), second.result()
+        assert isinstance(first_outcomes[ids[0]], ActiveConnectionsError), "it was connected then"
+        assert_true(database, second_outcomes)
+        assert all(isinstance(outcome, Deletion) for outcome in second_outcomes.values())
         for chat_id in ids[1:]:
-            assert told_first[chat_id].deleted_at == told_second[chat_id].deleted_at, chat_id
+            assert first_outcomes[chat_id].deleted_at == second_outcomes[chat_id].deleted_at, chat_id
 
 
 def assert_true(database: Database, outcomes: dict[str, Outcome]) -> None:
+    """Require that the outcomes are those that the receipts tell."""
     for chat_id, outcome in outcomes.items():
         receipt = receipt_of(database, chat_id)
         assert isinstance(outcome, Deletion) == (receipt is not None), chat_id
@@ -66,34 +67,34 @@ def assert_true(database: Database, outcomes: dict[str, Outcome]) -> None:
             assert outcome.deleted_at == receipt["deleted_at"]
 
 
-def test_of_runs_at_once_one_works_and_all_say_the_same(database) -> None:
-    """Four of them: each chat is deleted once, with one time."""
+def test_of_concurrent_runs_one_deletes_and_all_answer_the_same(database) -> None:
+    """Four runs: each chat is deleted once, with one `deleted_at`."""
     ids, key = new_chats(database, 4 * GROUP_CHATS), new_key()
-    together = threading.Barrier(4)
+    barrier = threading.Barrier(4)
 
     def run(_: int) -> dict[str, Outcome]:
-        together.wait()
+        barrier.wait()
         return Bulk(database, Deletions(database)).remove(TENANT, ids, "key", key)
 
     with ThreadPoolExecutor(4) as pool:
-        told = list(pool.map(run, range(4)))
-    assert all(outcomes == told[0] for outcomes in told)
-    assert_true(database, told[0])
+        answers = list(pool.map(run, range(4)))
+    assert all(outcomes == answers[0] for outcomes in answers)
+    assert_true(database, answers[0])
 
 
-def test_a_run_that_was_cut_off_is_gone_on_with(database) -> None:
-    """It had deleted a group and was killed: its claim ends, and what it deleted counts, with the time of that."""
+def test_a_run_that_was_cut_off_is_continued(database) -> None:
+    """A run deleted a group and was killed: once its claim has ended, a repetition keeps its deletes and times."""
     ids, key = new_chats(database, 2 * GROUP_CHATS), new_key()
     bulk = Bulk(database, Deletions(database))
-    told = bulk.remove(TENANT, ids[:GROUP_CHATS], "key", key)
+    first = bulk.remove(TENANT, ids[:GROUP_CHATS], "key", key)
     database.idempotency.update_one({}, {"$set": {"claimed_until": database.now()}})
-    again = bulk.remove(TENANT, ids, "key", key)
-    assert {chat_id: again[chat_id] for chat_id in told} == told
-    assert_true(database, again)
+    second = bulk.remove(TENANT, ids, "key", key)
+    assert {chat_id: second[chat_id] for chat_id in first} == first
+    assert_true(database, second)
 
 
-def test_who_waits_in_vain_is_told_so(database) -> None:
-    """Not longer than the request has time, and nothing was done for it."""
+def test_a_repetition_that_waits_in_vain_is_refused(database) -> None:
+    """It waits no longer than the request's deadline, and deletes nothing."""
     ids, key = new_chats(database, 2), new_key()
     with claimed(database, key, 0):
         set_deadline(time.monotonic() + 0.5)
@@ -107,8 +108,8 @@ def test_who_waits_in_vain_is_told_so(database) -> None:
         assert len(Bulk(database, Deletions(database)).remove(TENANT, ids, "key", key)) == 2
 
 
-def test_a_refusal_is_no_answer_for_ever(database) -> None:
-    """What stayed because somebody was connected is deleted by the repetition, which says so."""
+def test_a_refusal_is_not_kept_for_the_repetition(database) -> None:
+    """A chat that stayed because of a connection is deleted by the repetition, which says so."""
     (chat_id,), key = new_chats(database, 1), new_key()
     presence, bulk = Presence(database), Bulk(database, Deletions(database))
     presence.open(TENANT, chat_id, "connection", "worker")

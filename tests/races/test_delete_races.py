@@ -1,4 +1,4 @@
-"""Deletes raced by threads on a real mongod, and then everything counted."""
+"""Deletes that threads race on a real mongod; after each test everything is counted."""
 
 import random
 import threading
@@ -48,12 +48,12 @@ def race(*contenders: Callable[[], object]) -> list[object]:
 
 @pytest.fixture(autouse=True)
 def audit(database: Database) -> Iterator[None]:
-    """After each test and its purges: nothing without its chat, no chat with a receipt, every count true."""
+    """After each test and its purges, no message has no chat, no chat has a receipt, and every count is true."""
     yield
     purge_all(database)
     assert list(Checks(database).run()) == []
     counts = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
-    assert all(done["purged"] == counts[done["_id"]["chat_id"]] for done in database.completions.find())
+    assert all(purge["purged"] == counts[purge["_id"]["chat_id"]] for purge in database.completions.find())
 
 
 MANY = pytest.param(number("SOAK_DELETE_ROUNDS", 500), marks=[pytest.mark.soak, pytest.mark.timeout(900)])
@@ -67,14 +67,14 @@ def rounds(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(params=[1_000, 0], ids=["inline", "staged"])
 def deletions(request: pytest.FixtureRequest, database: Database) -> Deletions:
-    """Deletes that take the messages along, and deletes that leave them to a purge."""
+    """Deletes that remove the messages at once, and deletes that leave them to a purge."""
     return Deletions(database, request.param)
 
 
 def test_of_concurrent_deletes_exactly_one_succeeds(
     chats: Chats, deletions: Deletions, database: Database, rounds: int
 ) -> None:
-    """The others are told that there is no such chat, and there is one receipt."""
+    """The others find no such chat, and there is one receipt."""
     for _ in range(rounds):
         chat = chats.create(TENANT, None, {})
         outcomes = race(*[lambda chat=chat: deletions.delete(TENANT, chat.id, "key")] * 6)
@@ -82,8 +82,8 @@ def test_of_concurrent_deletes_exactly_one_succeeds(
     assert database.deletions.count_documents({}) == rounds
 
 
-def test_each_of_a_group_keeps_its_own_conditions(chats: Chats, presence: Presence, deletions: Deletions) -> None:
-    """A refusal of one touches no other, also where two are for the same chat; only one gets its 200."""
+def test_each_delete_of_a_group_has_its_own_conditions(chats: Chats, presence: Presence, deletions: Deletions) -> None:
+    """A refused delete affects no other, also of the same chat; of two that may succeed there, one does."""
     ids = [chats.create(TENANT, None, {}).id for _ in range(5)]
     live, evicted, changed, seen, plain = ids
     presence.open(TENANT, live, "one", "worker")
@@ -116,8 +116,8 @@ def test_each_of_a_group_keeps_its_own_conditions(chats: Chats, presence: Presen
     presence.close_worker("worker")
 
 
-def test_a_wrong_count_is_put_right_in_the_receipt(chats: Chats, messages: Messages, database: Database) -> None:
-    """Each receipt counts what was removed, also where the chat's document says otherwise."""
+def test_a_wrong_count_is_corrected_in_the_receipt(chats: Chats, messages: Messages, database: Database) -> None:
+    """Each receipt counts what was removed, also if the chat's document says otherwise."""
     ids = [chats.create(TENANT, None, {}).id for _ in range(3)]
     for chat_id in ids:
         messages.append(TENANT, chat_id, MESSAGE * 2)
@@ -127,19 +127,19 @@ def test_a_wrong_count_is_put_right_in_the_receipt(chats: Chats, messages: Messa
     assert receipts == dict.fromkeys(ids, 2)
 
 
-def test_a_chat_that_another_process_holds_stalls_no_other_delete(
+def test_a_locked_chat_delays_no_other_delete(
     chats: Chats, deletions: Deletions, database: Database
 ) -> None:
-    """Its delete waits until it is let go; those that shared with it, and those behind it, do not."""
-    held, *others = [chats.create(TENANT, None, {}).id for _ in range(25)]
+    """Its delete waits for the other transaction; deletes of the same group commit and of later ones do not."""
+    locked, *others = [chats.create(TENANT, None, {}).id for _ in range(25)]
     with ThreadPoolExecutor(12) as pool:
         with database.client.start_session() as session, session.start_transaction():
-            database.chats.update_one({"_id": chat_key(TENANT, held)}, {"$set": {"title": "x"}}, session=session)
-            sent = [
-                pool.submit(deletions.delete, TENANT, chat_id, "key") for chat_id in [*others[:3], held, *others[3:]]
+            database.chats.update_one({"_id": chat_key(TENANT, locked)}, {"$set": {"title": "x"}}, session=session)
+            deletes = [
+                pool.submit(deletions.delete, TENANT, chat_id, "key") for chat_id in [*others[:3], locked, *others[3:]]
             ]
-            waiting = sent.pop(3)
-            assert all(isinstance(each.result(10), Deletion) for each in sent)
+            waiting = deletes.pop(3)
+            assert all(isinstance(delete.result(10), Deletion) for delete in deletes)
             assert not waiting.done()
         assert isinstance(waiting.result(10), Deletion)
 
@@ -147,7 +147,7 @@ def test_a_chat_that_another_process_holds_stalls_no_other_delete(
 def test_a_delete_among_posts_leaves_no_orphan(
     chats: Chats, deletions: Deletions, messages: Messages, rounds: int
 ) -> None:
-    """Contested chats: every acknowledged message is in the receipt's count, and none is left behind."""
+    """In contested chats, the receipt counts every acknowledged message, and none is left behind."""
     contested = 0
     while contested < 2 * rounds:
         chat = chats.create(TENANT, None, {})
@@ -172,16 +172,16 @@ def test_a_delete_among_posts_leaves_no_orphan(
 def test_a_chat_is_never_both_connected_and_deleted(
     chats: Chats, deletions: Deletions, presence: Presence, rounds: int
 ) -> None:
-    """Contested chats: either the connection is opened and the delete refused, or the other way round."""
-    won = {Deletion: 0, ActiveConnectionsError: 0}
-    offsets = random.Random(1)
-    for place in range(4 * rounds):
+    """In contested chats, either the connection is opened and the delete refused, or the other way round."""
+    outcomes = {Deletion: 0, ActiveConnectionsError: 0}
+    rng = random.Random(1)
+    for round_ in range(4 * rounds):
         chat = chats.create(TENANT, None, {})
 
-        # Sweeps over the commands of both, each of which takes some milliseconds.
-        offset = offsets.uniform(-0.01, 0.01)
+        # So that either may come first: the commands of each take some milliseconds.
+        offset = rng.uniform(-0.01, 0.01)
 
-        def connect(chat: Chat = chat, name: str = f"connection-{place}", offset: float = offset) -> Lease:
+        def connect(chat: Chat = chat, name: str = f"connection-{round_}", offset: float = offset) -> Lease:
             time.sleep(max(offset, 0))
             return presence.open(TENANT, chat.id, name, "worker")[0]
 
@@ -192,8 +192,8 @@ def test_a_chat_is_never_both_connected_and_deleted(
         deleted, opened = race(delete, connect)
         assert isinstance(deleted, Deletion) == isinstance(opened, ChatNotFoundError)
         assert isinstance(deleted, ActiveConnectionsError) == isinstance(opened, Lease)
-        won[type(deleted)] += 1
-    assert min(won.values()) > 0, f"no contest: {won}"
+        outcomes[type(deleted)] += 1
+    assert min(outcomes.values()) > 0, f"no contest: {outcomes}"
 
 
 def test_a_deleted_id_never_comes_back(chats: Chats, deletions: Deletions, rounds: int) -> None:
@@ -211,7 +211,7 @@ def test_a_deleted_id_never_comes_back(chats: Chats, deletions: Deletions, round
 
 
 def test_of_concurrent_creates_under_one_id_exactly_one_succeeds(chats: Chats, rounds: int) -> None:
-    """The others are told that the id is in use."""
+    """The others are refused, because the id is in use."""
     for place in range(rounds):
         chat_id = f"00000000-0000-4000-8000-{place:012x}"
         outcomes = race(*[lambda chat_id=chat_id: chats.create(TENANT, None, {}, chat_id)] * 4)

@@ -1,4 +1,4 @@
-"""Holds, raced from several processes with everything that destroys: exactly one of the two happens."""
+"""Holds that race with everything that destroys, from several processes: exactly one of the two happens."""
 
 import random
 import signal
@@ -34,8 +34,10 @@ TEXTS = ("one", "two", "three")
 
 @pytest.mark.parametrize("rounds", [40, MANY])
 @pytest.mark.parametrize("inline_limit", [1_000, 0], ids=["inline", "staged"])
-def test_what_is_held_is_there(mongod: EmbeddedMongod, database: Database, rounds: int, inline_limit: int) -> None:
-    """A hold that was placed, and a delete that was done, never both; and nothing of what was held changes any more."""
+def test_held_chats_are_not_destroyed(
+    mongod: EmbeddedMongod, database: Database, rounds: int, inline_limit: int
+) -> None:
+    """A chat is never both held and deleted, and nothing of a held chat changes any more."""
     Tenants(database).create("t", TENANT)
     RetentionPolicies(database, Deletions(database)).put(TENANT, 5, RetentionAction.DELETE, 100_000, "key")
     database.tenants.update_one({"_id": TENANT}, {"$set": {"retention.active_from": database.now()}})
@@ -44,23 +46,23 @@ def test_what_is_held_is_there(mongod: EmbeddedMongod, database: Database, round
     chats, messages = Chats(database), Messages(database)
     chat_ids = [chats.create(TENANT, None, {}).id for _ in range(rounds)]
     for chat_id in chat_ids:
-        # A sender for each chat: who erases it, erases in this round.
+        # Each chat has its own sender, so that an erasure affects only this round.
         messages.append(TENANT, chat_id, [NewMessage(Role.USER, text, chat_id, {}) for text in TEXTS])
-    seen = [one for contender in play(mongod.uri, chat_ids, seed, inline_limit) for one in contender]
+    actions = [action for contender in play(mongod.uri, chat_ids, seed, inline_limit) for action in contender]
     by_chat: dict[str, list[Seen]] = {chat_id: [] for chat_id in chat_ids}
-    for one in seen:
-        by_chat[one.chat_id].append(one)
-    outcomes = Counter((one.did, one.outcome) for one in seen)
+    for action in actions:
+        by_chat[action.chat_id].append(action)
+    outcomes = Counter((action.did, action.outcome) for action in actions)
     print(sorted(outcomes.items()))  # noqa: T201 - shown when it fails
-    for chat_id, told in by_chat.items():
-        check(database, chat_id, told)
+    for chat_id, actions_on_chat in by_chat.items():
+        check(database, chat_id, actions_on_chat)
     assert list(Checks(database).run()) == []
     purge_all(database)
     assert list(Checks(database).run()) == []
     assert outcomes[HELD, "done"] > rounds / 20, "holds came first"
     assert outcomes[HELD, "UnknownChatsError"] > rounds / 20, "deletes came first"
     refused = sum(count for (_, outcome), count in outcomes.items() if outcome == "LegalHoldError")
-    assert refused > rounds / 10, "and were refused"
+    assert refused > rounds / 10, "deletes were refused"
     assert sum(outcomes[did, "done"] for did in CHANGES) > 0
     assert {outcome for _, outcome in outcomes} <= {
         "done",
@@ -73,21 +75,22 @@ def test_what_is_held_is_there(mongod: EmbeddedMongod, database: Database, round
     }
 
 
-def check(database: Database, chat_id: str, told: list[Seen]) -> None:
-    (held,) = [one for one in told if one.did == HELD]
-    deletes = [one for one in told if one.did in DELETES and one.outcome == "done"]
-    assert len(deletes) <= 1, told
-    if any(one.did == "delete_in_grace" for one in deletes) and held.outcome == "done":
-        deletes = []  # it was there to be held: what was deleted in grace is kept meanwhile
+def check(database: Database, chat_id: str, actions: list[Seen]) -> None:
+    """Require that the chat was held and is unchanged, or that it was not held and is gone."""
+    (hold,) = [action for action in actions if action.did == HELD]
+    deletes = [action for action in actions if action.did in DELETES and action.outcome == "done"]
+    assert len(deletes) <= 1, actions
+    if any(delete.did == "delete_in_grace" for delete in deletes) and hold.outcome == "done":
+        deletes = []  # the hold may come after the delete: a chat deleted in grace is kept for a while
     key = {"_id": chat_key(TENANT, chat_id)}
-    if held.outcome == "done":
-        assert not deletes, told
-        assert database.deletions.find_one(key) is None, told
-        assert contents(database, chat_id) == held.contents, told
+    if hold.outcome == "done":
+        assert not deletes, actions
+        assert database.deletions.find_one(key) is None, actions
+        assert contents(database, chat_id) == hold.contents, actions
     else:
-        gone = database.deletions.find_one(key) or database.trash.find_one(key)
-        ended = database.chats.find_one({**key, "expires_at": {"$lte": database.now()}})
-        assert gone or ended, told
+        deleted = database.deletions.find_one(key) or database.trash.find_one(key)
+        expired = database.chats.find_one({**key, "expires_at": {"$lte": database.now()}})
+        assert deleted or expired, actions
 
 
 LONGEST_SECONDS = 30.0
@@ -96,8 +99,8 @@ STOPPED_SECONDS = 20.0
 NAMES = ("running", "stopped")
 
 
-def test_everything_is_held_from_when_it_says(mongod: EmbeddedMongod, database: Database) -> None:
-    """Also by a process that has just asked, that knows it from before, or that was stopped meanwhile."""
+def test_a_hold_on_all_chats_holds_from_its_active_from(mongod: EmbeddedMongod, database: Database) -> None:
+    """Every process keeps it, also one that has just read the rules, or that was stopped in the meantime."""
     Tenants(database).create("t", TENANT)
     command = [sys.executable, "-m", "tests.races.deleter", mongod.uri, str(LONGEST_SECONDS)]
     with ExitStack() as stack:
@@ -111,11 +114,11 @@ def test_everything_is_held_from_when_it_says(mongod: EmbeddedMongod, database: 
         hold = Holds(database).place(TENANT, "n", None, "key")
         time.sleep(STOPPED_SECONDS)
         stopped.send_signal(signal.SIGCONT)
-        told = [process.communicate(timeout=120)[0].split() for process in (running, stopped)]
+        outputs = [process.communicate(timeout=120)[0].split() for process in (running, stopped)]
         committed = [change["wallTime"] for change in iter(stream.try_next, None)]
-    print([(Counter(words), words[-3:]) for words in told])  # noqa: T201 - shown when it fails
-    assert all("deleted" in words and words[-1] == "refused" for words in told)
-    known, unknown = (sum(words.count(word) for words in told) for word in ("deleted", "failed"))
+    print([(Counter(words), words[-3:]) for words in outputs])  # noqa: T201 - shown when it fails
+    assert all("deleted" in words and words[-1] == "refused" for words in outputs)
+    known, unknown = (sum(words.count(word) for words in outputs) for word in ("deleted", "failed"))
     assert known <= len(committed) <= known + unknown
     assert max(committed) < hold.active_from
-    assert max(committed) - hold.placed_at < timedelta(seconds=6), "what is known is looked up again within 5 s"
+    assert max(committed) - hold.placed_at < timedelta(seconds=6), "cached rules are read again within 5 s"

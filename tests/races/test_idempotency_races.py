@@ -1,4 +1,4 @@
-"""The same Idempotency-Key several times at once, on a real mongod: it is done once, and all are told the same."""
+"""One Idempotency-Key in concurrent requests, on a real mongod: it is done once, and all get the same answer."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -19,7 +19,7 @@ ROUNDS = 25
 
 @pytest.fixture
 def either_database(database: Database) -> Database:
-    """Only the real one."""
+    """The database on a real mongod; mongomock cannot race."""
     return database
 
 
@@ -62,7 +62,7 @@ def test_a_chat_is_created_once(app: Flask, alice: Client, database: Database) -
     assert database.chats.count_documents({}) == ROUNDS
 
 
-def test_a_delete_is_done_once_and_every_caller_is_told_so(app: Flask, alice: Client, database: Database) -> None:
+def test_a_delete_is_done_once_and_every_caller_gets_the_200(app: Flask, alice: Client, database: Database) -> None:
     for number in range(ROUNDS):
         path = f"{CHATS}/{alice.new_chat('a', 'b')}"
         answers = at_once(app, alice.access, "DELETE", path, f"key-{number}")

@@ -1,4 +1,4 @@
-"""Trash, restore, expiry and delete, raced with each other and with all that goes on in a chat; then all is counted."""
+"""Trash, restore, expiry and delete race with each other and with all other changes of a chat; then all is counted."""
 
 import random
 import threading
@@ -37,7 +37,7 @@ MANY = pytest.param(number("SOAK_TRASH_ROUNDS", 900), marks=[pytest.mark.soak, p
 
 @pytest.fixture(params=[20, MANY])
 def rounds(request: pytest.FixtureRequest) -> range:
-    """How often each race is run; with all tests, and both kinds of deletes, `make soak` runs 10,800."""
+    """How often each race is run; over all tests and both kinds of deletes, `make soak` runs 10,800."""
     return range(request.param)
 
 
@@ -63,35 +63,35 @@ class World:
         return self.deletions.move_to_trash(TENANT, chat_id, "key", DAY)
 
     def states(self, chat_id: str) -> list[str]:
-        """Return where the chat is: in one place exactly."""
+        """Return the collections that have the chat: exactly one, if all is well."""
         key = {"_id": chat_key(TENANT, chat_id)}
         return [name for name in ("chats", "trash", "deletions") if self.database.database[name].find_one(key)]
 
     def all_states(self) -> dict[str, str]:
-        """Return what the log should say of each chat, when all purges have ended."""
-        words = {"chats": "live", "trash": "trashed", "deletions": "purged"}
+        """Return the state that the log should end with, by chat, when all purges have ended."""
+        states = {"chats": "live", "trash": "trashed", "deletions": "purged"}
         return {
-            found["_id"]["chat_id"]: word
-            for name, word in words.items()
-            for found in self.database.database[name].find({}, {"_id": True})
+            document["_id"]["chat_id"]: state
+            for name, state in states.items()
+            for document in self.database.database[name].find({}, {"_id": True})
         }
 
 
 @pytest.fixture(params=[1_000, 0], ids=["inline", "staged"])
 def world(request: pytest.FixtureRequest, database: Database) -> Iterator[World]:
-    found = World(database, request.param)
-    yield found
+    raced = World(database, request.param)
+    yield raced
     assert list(Checks(database).run()) == []
     purge_all(database)
     assert list(Checks(database).run()) == []
     counts = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
-    assert all(done["purged"] == counts[done["_id"]["chat_id"]] for done in database.completions.find())
+    assert all(purge["purged"] == counts[purge["_id"]["chat_id"]] for purge in database.completions.find())
     number_all(database)
-    assert list(check_log(read_log(database, TENANT), {}, found.all_states())) == []
+    assert list(check_log(read_log(database, TENANT), {}, raced.all_states())) == []
 
 
 def race(*contenders: Callable[[], object]) -> list[object]:
-    """Run the contenders at about the same moment, in any order; return what became of each, in theirs."""
+    """Run the contenders at about the same moment; return what each returned or raised, in the given order."""
     barrier = threading.Barrier(len(contenders))
 
     def run(contender: Callable[[], object]) -> object:
@@ -106,8 +106,8 @@ def race(*contenders: Callable[[], object]) -> list[object]:
         return list(pool.map(run, contenders))
 
 
-def test_of_trash_and_delete_exactly_one_is_first(world: World, rounds: range) -> None:
-    """Deleted in the end, whoever was first; and a trashing that is told has been."""
+def test_a_trash_and_a_delete_end_in_a_delete(world: World, rounds: range) -> None:
+    """Whichever is first, the chat is deleted in the end; the trash succeeds, or finds no chat."""
     seen = Counter[str]()
     for _ in rounds:
         chat_id = world.new_chat()
@@ -122,13 +122,13 @@ def test_of_trash_and_delete_exactly_one_is_first(world: World, rounds: range) -
     assert len(seen) == 2, seen
 
 
-def test_of_restore_and_delete_exactly_one_is_first(world: World, rounds: range) -> None:
-    """Purge now, or a delete of the chat wherever it is, against a restore."""
+def test_a_restore_and_a_delete_never_leave_the_chat_twice(world: World, rounds: range) -> None:
+    """A restore races with a purge out of the trash, or with a delete that succeeds wherever the chat is."""
     seen = Counter[str]()
-    for at in rounds:
+    for round_ in rounds:
         chat_id = world.new_chat()
         world.move(chat_id)
-        of_trash = bool(at % 2)
+        of_trash = bool(round_ % 2)
         restored, deleted = race(
             lambda chat_id=chat_id: world.trash.restore(TENANT, chat_id, "key"),
             lambda chat_id=chat_id, of_trash=of_trash: world.deletions.delete(
@@ -144,8 +144,8 @@ def test_of_restore_and_delete_exactly_one_is_first(world: World, rounds: range)
     assert len(seen) >= 3, seen
 
 
-def test_an_expiry_takes_nothing_that_was_restored(world: World, rounds: range) -> None:
-    """Its time is over at the moment of the race: a restore is in time, or it is not there."""
+def test_an_expiry_deletes_no_restored_chat(world: World, rounds: range) -> None:
+    """The chat expires during the race: the restore comes in time, or does not find it in the trash."""
     for _ in rounds:
         chat_id = world.new_chat()
         world.move(chat_id)
@@ -162,7 +162,7 @@ def test_an_expiry_takes_nothing_that_was_restored(world: World, rounds: range) 
 
 
 def test_a_message_is_in_the_chat_or_refused(world: World, rounds: range) -> None:
-    """Posted, edited and emptied beside trash and restore: what was acknowledged is there in the end."""
+    """Posts race with trash and restore: the chat has each acknowledged message in the end."""
     for _ in rounds:
         chat_id = world.new_chat(1)
         outcomes = race(
@@ -178,12 +178,12 @@ def test_a_message_is_in_the_chat_or_refused(world: World, rounds: range) -> Non
 
 
 def test_a_connection_and_a_trashing_never_both_succeed(world: World, rounds: range) -> None:
-    """Nobody is connected to a chat in the trash, nor to one that was restored since."""
+    """No chat in the trash has a connection, nor does one that was restored keep a connection from before."""
     for _ in rounds:
         chat_id, connection_id = world.new_chat(), str(uuid.uuid4())
         moved, opened = race(
             lambda chat_id=chat_id: world.move(chat_id),
-            lambda chat_id=chat_id, one=connection_id: world.presence.open(TENANT, chat_id, one, "worker")[0],
+            lambda chat_id=chat_id, id_=connection_id: world.presence.open(TENANT, chat_id, id_, "worker")[0],
         )
         assert isinstance(moved, Trashing) != isinstance(opened, Lease)
         if isinstance(opened, Lease):
@@ -193,7 +193,7 @@ def test_a_connection_and_a_trashing_never_both_succeed(world: World, rounds: ra
 
 
 def test_everything_at_once(world: World, rounds: range) -> None:
-    """Trash, restore, delete, bulk, create, purge, empty: in one place in the end, and all that is told was so."""
+    """Trash, restore, delete, bulk, create, purge and empty: one delete succeeds, and the chat is gone."""
     for _ in rounds:
         chat_id = world.new_chat()
         outcomes = race(
