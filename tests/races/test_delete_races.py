@@ -127,9 +127,7 @@ def test_a_wrong_count_is_corrected_in_the_receipt(chats: Chats, messages: Messa
     assert receipts == dict.fromkeys(ids, 2)
 
 
-def test_a_locked_chat_delays_no_other_delete(
-    chats: Chats, deletions: Deletions, database: Database
-) -> None:
+def test_a_locked_chat_delays_no_other_delete(chats: Chats, deletions: Deletions, database: Database) -> None:
     """Its delete waits for the other transaction; deletes of the same group commit and of later ones do not."""
     locked, *others = [chats.create(TENANT, None, {}).id for _ in range(25)]
     with ThreadPoolExecutor(12) as pool:

@@ -31,9 +31,7 @@ def test_sockets_are_closed_when_the_chat_expires(service, is_known_before) -> N
     service.post(chat_id, "still here")
     assert [peer.contents(1) for peer in peers] == [["still here"]] * 6
     assert [peer.frame() for peer in peers] == [{"type": "chat.deleted", "chat_id": chat_id}] * 6
-    assert service.database.now() >= at - timedelta(milliseconds=100), (
-        "the clocks of processes differ by this at most"
-    )
+    assert service.database.now() >= at - timedelta(milliseconds=100), "the clocks of processes differ by this at most"
     assert {peer.closed() for peer in peers} == {(4410, "chat_deleted")}
     assert service.connect(chat_id).closed() == (4404, "chat_not_found")
 
