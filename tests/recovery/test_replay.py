@@ -250,7 +250,7 @@ def test_a_ledger_that_the_log_does_not_go_on_from_takes_nothing(
     kept(app).disable_guard()
     for chat_id in tenant.chats[4:7]:
         send(governor, "DELETE", f"chats/{chat_id}")
-    with pytest.raises(LedgerError, match="does not go on"):
+    with pytest.raises(LedgerError, match="does not continue"):
         keep_all(app, database)
 
 
