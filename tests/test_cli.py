@@ -330,11 +330,11 @@ class TestRetention:
 
 class TestErasures:
     def test_requested_and_listed(self, app: Flask, tenant_id: str) -> None:
-        erasure_id = run(app, "erasures", "request", tenant_id, "ada", "--mode", "redact").stdout.strip()
+        erasure_id = run(app, "erasures", "request", tenant_id, "ada.lovelace", "--mode", "redact").stdout.strip()
         listed = run(app, "erasures", "list", tenant_id).stdout
         assert erasure_id in listed
         assert "under way  redact: 0 messages in 0 chats" in listed
-        assert "ada" not in listed
+        assert "ada.lovelace" not in listed
 
     def test_what_is_wrong_is_said(self, app: Flask, tenant_id: str) -> None:
         unknown = "11111111-2222-4333-8444-555555555555"
