@@ -20,6 +20,8 @@ PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter")
 
 PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates"
 
+ROOTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 BLOCK_SECONDS = 600
 """No block of commands takes longer, also where packages come slowly."""
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
-from chat_service.repository.database import Database
 from tests.deploy.machine import PROGRAMS, Shell, machine
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 HEADING = re.compile(r"^## (?:\d\. )?", re.MULTILINE)
 
@@ -75,7 +74,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(mongod: EmbeddedMongod, real_database: Database, project: Path, tmp_path_factory) -> Iterator[Site]:
+def site(mongod: EmbeddedMongod, project: Path, tmp_path_factory) -> Iterator[Site]:
     """The service as the page installs and starts it, with the first tenant."""
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         pytest.skip(f"{', '.join(missing)} not on this machine")
@@ -86,12 +85,11 @@ def site(mongod: EmbeddedMongod, real_database: Database, project: Path, tmp_pat
         assert '{"status": "ready"}' in site.follow("Start")
         assert site.follow("The first tenant").strip()
         yield site
-        shell.run("systemctl stop chat-service-web.socket chat-service-web chat-service-worker")
 
 
 def assert_it_works(printed: str) -> None:
     assert " 200" in printed
-    assert '"content": "Hello"' in printed
+    assert '"content":"Hello"' in printed
     assert printed.index("event: chat.deleted") < printed.index("event: chat.purged")
 
 
@@ -141,6 +139,7 @@ class Caller(threading.Thread):
 
 
 def test_no_request_is_lost_by_an_upgrade_and_back(site: Site) -> None:
+    site.shell.run("unset CURL_CA_BUNDLE SSL_CERT_FILE  # for pip would trust only the certificate of a trial")
     version = site.shell.run("echo $VERSION").strip()
     caller = Caller(site.shell.run("echo $KEY").strip())
     caller.start()
