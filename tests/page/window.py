@@ -21,6 +21,12 @@ WAIT_SECONDS = 20
 PHONE = (390, 844)
 DESKTOP = (1280, 800)
 
+VISIBLE = """
+return [...document.querySelectorAll(arguments[0])].find((element) =>
+    element.checkVisibility({ visibilityProperty: true }) && element.innerText.includes(arguments[1])) ?? null
+"""
+"""One call: chromedriver's own look at an element takes it several, each of them as long."""
+
 
 class Window:
     """A browser window on the page, and what a person does in it."""
@@ -65,8 +71,7 @@ class Window:
         self.wait(clicked)
 
     def _visible(self, css: str, text: str) -> WebElement | None:
-        elements = self.driver.find_elements(By.CSS_SELECTOR, css)
-        return next((element for element in elements if element.is_displayed() and text in element.text), None)
+        return self.driver.execute_script(VISIBLE, css, text)
 
     def press(self, *keys: str) -> None:
         self.driver.switch_to.active_element.send_keys(*keys)
