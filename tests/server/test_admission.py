@@ -1,4 +1,4 @@
-"""Who gets a thread: the rule, told what it needs to know; and the queues, on a loop of their own."""
+"""The rule that decides which request gets a thread, and the queues of `Admission`, each on its own event loop."""
 
 import asyncio
 import time
@@ -24,31 +24,31 @@ from chat_service.server.admission import (
 from chat_service.telemetry import metrics
 
 THREADS = 8
-LATER = 20.0
+SECONDS_LEFT = 20.0
 
 
 @pytest.mark.parametrize(
     ("running", "away", "waited", "left", "verdict"),
     [
-        (0, 0, 0, LATER, Verdict.RUN),
-        (7, 0, 4, LATER, Verdict.RUN),
-        (8, 0, 4, LATER, Verdict.WAIT),
-        (8, 0, TURN_SECONDS + 0.1, LATER, Verdict.REFUSE),
+        (0, 0, 0, SECONDS_LEFT, Verdict.RUN),
+        (7, 0, 4, SECONDS_LEFT, Verdict.RUN),
+        (8, 0, 4, SECONDS_LEFT, Verdict.WAIT),
+        (8, 0, TURN_SECONDS + 0.1, SECONDS_LEFT, Verdict.REFUSE),
         (0, 0, 0, 0, Verdict.REFUSE),
-        (7, KNOWN_AWAY_SECONDS, 0, LATER, Verdict.RUN),
-        (8, KNOWN_AWAY_SECONDS, 0, LATER, Verdict.WAIT),
-        (3, KNOWN_AWAY_SECONDS + 0.1, 0, LATER, Verdict.RUN),
-        (4, KNOWN_AWAY_SECONDS + 0.1, 0, LATER, Verdict.REFUSE),
+        (7, KNOWN_AWAY_SECONDS, 0, SECONDS_LEFT, Verdict.RUN),
+        (8, KNOWN_AWAY_SECONDS, 0, SECONDS_LEFT, Verdict.WAIT),
+        (3, KNOWN_AWAY_SECONDS + 0.1, 0, SECONDS_LEFT, Verdict.RUN),
+        (4, KNOWN_AWAY_SECONDS + 0.1, 0, SECONDS_LEFT, Verdict.REFUSE),
     ],
 )
 def test_the_rule(running, away, waited, left, verdict) -> None:
-    """All threads while the database is there, half of them while it is away, and nobody for too long."""
+    """All threads may run while the database answers, half of them while it is away; no request waits too long."""
     assert decide(THREADS, running, away, waited, left) is verdict
 
 
 def test_one_thread_may_wait_too() -> None:
-    """Else nobody would notice that the database is back."""
-    assert decide(1, 0, 60, 0, LATER) is Verdict.RUN
+    """A server with one thread lets it wait for a database that is away; else nobody would notice its return."""
+    assert decide(1, 0, 60, 0, SECONDS_LEFT) is Verdict.RUN
 
 
 @pytest.mark.parametrize(
@@ -68,30 +68,30 @@ def test_what_is_heavy(path, body_bytes, weight) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 8, 256])
 def test_somebody_can_always_do_something(threads) -> None:
-    """And from four threads on, no tenant has all of them, and heavy work has a few."""
+    """Heavy work and each tenant may have a thread; from four threads on, no tenant may have all of them."""
     assert 1 <= heavy_places(threads) <= threads
     assert 1 <= places_of_tenant(threads) <= threads
     assert (places_of_tenant(threads) < threads) == (threads >= 4)
 
 
 class Queues:
-    """An admission, and requests that want to enter it."""
+    """An `Admission`, and requests that enter it."""
 
     def __init__(self, threads: int, away: Callable[[], float] = lambda: 0.0) -> None:
         self.admission = Admission(threads, away)
-        self.end = time.monotonic() + LATER
+        self.deadline = time.monotonic() + SECONDS_LEFT
 
     async def enter(self, tenant: str | None = "a", weight: Weight = Weight.LIGHT) -> "asyncio.Task[Place | None]":
-        entering = asyncio.ensure_future(self.admission.enter(tenant, weight, self.end))
+        task = asyncio.ensure_future(self.admission.enter(tenant, weight, self.deadline))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        return entering
+        return task
 
     async def places(self, number: int, *arguments: Any) -> list[Place]:
-        """Enter as often, without waiting."""
-        entered = [await self.enter(*arguments) for _ in range(number)]
-        assert all(entering.done() for entering in entered)
-        return [place for entering in entered if (place := entering.result())]
+        """Enter so many requests, none of which may have to wait; return their places."""
+        tasks = [await self.enter(*arguments) for _ in range(number)]
+        assert all(task.done() for task in tasks)
+        return [place for task in tasks if (place := task.result())]
 
 
 async def settle() -> None:
@@ -100,11 +100,11 @@ async def settle() -> None:
 
 
 def test_turns_come_in_order_and_an_outage_ends_the_queue() -> None:
-    away = 0.0
+    away_seconds = 0.0
 
     async def play() -> None:
-        nonlocal away
-        queues = Queues(2, lambda: away)
+        nonlocal away_seconds
+        queues = Queues(2, lambda: away_seconds)
         first, second = await queues.places(2)
         queue = [await queues.enter() for _ in range(4)]
         queue[1].cancel()
@@ -113,7 +113,7 @@ def test_turns_come_in_order_and_an_outage_ends_the_queue() -> None:
         second.leave()
         await settle()
         assert [turn.done() for turn in queue] == [True, True, True, False]
-        away = KNOWN_AWAY_SECONDS + 1
+        away_seconds = KNOWN_AWAY_SECONDS + 1
         assert await asyncio.wait_for(queue[3], 1) is None, "without anybody leaving"
         assert await (await queues.enter()) is None
         queue[0].result().leave()
@@ -127,9 +127,9 @@ def test_turns_come_in_order_and_an_outage_ends_the_queue() -> None:
 def test_a_turn_that_comes_when_its_client_leaves_is_not_lost() -> None:
     async def play() -> None:
         queues = Queues(1)
-        (only,) = await queues.places(1)
+        (place,) = await queues.places(1)
         turn = await queues.enter()
-        only.leave()
+        place.leave()
         turn.cancel()
         await settle()
         assert await queues.places(1)
@@ -138,13 +138,15 @@ def test_a_turn_that_comes_when_its_client_leaves_is_not_lost() -> None:
 
 
 def test_who_waits_is_counted() -> None:
-    """For as long as it waits, however that ends."""
+    """The metric counts a request from when it begins to wait until it gets a place or is cancelled."""
 
     async def play() -> None:
         admission = Admission(1, lambda: 0.0)
-        place = await admission.enter("a", Weight.LIGHT, time.monotonic() + LATER)
+        place = await admission.enter("a", Weight.LIGHT, time.monotonic() + SECONDS_LEFT)
         assert place is not None
-        waiting = [asyncio.ensure_future(admission.enter("b", Weight.LIGHT, time.monotonic() + LATER)) for _ in "bc"]
+        waiting = [
+            asyncio.ensure_future(admission.enter("b", Weight.LIGHT, time.monotonic() + SECONDS_LEFT)) for _ in "bc"
+        ]
         await settle()
         assert requests_waiting() == 2
         waiting[0].cancel()
@@ -160,18 +162,18 @@ def requests_waiting() -> float | None:
 
 
 def test_tenants_take_turns() -> None:
-    """However many of one wait, the next thread is another's."""
+    """However many requests of one tenant wait, the next thread goes to another tenant."""
 
     async def play() -> None:
         queues = Queues(1)
-        (running,) = await queues.places(1)
+        (place,) = await queues.places(1)
         flood = [await queues.enter("a") for _ in range(10)]
         others = [await queues.enter(tenant) for tenant in ("b", "b", None)]
         order = []
         for _ in range(5):
-            running.leave()
+            place.leave()
             await settle()
-            (running,) = [turn.result() for turn in (*flood, *others) if turn.done() and turn not in order]
+            (place,) = [turn.result() for turn in (*flood, *others) if turn.done() and turn not in order]
             order.append(next(turn for turn in (*flood, *others) if turn.done() and turn not in order))
         assert order == [flood[0], others[0], others[2], flood[1], others[1]]
 
@@ -179,23 +181,23 @@ def test_tenants_take_turns() -> None:
 
 
 def test_a_tenant_never_has_all_threads() -> None:
-    """Another one need not wait for its requests to end; and both go on when there is room."""
+    """Another tenant gets a thread at once; the first gets its next one when one of its requests ends."""
 
     async def play() -> None:
         queues = Queues(8)
-        own = await queues.places(6, "a")
-        waits = await queues.enter("a")
-        assert not waits.done()
+        places = await queues.places(6, "a")
+        turn = await queues.enter("a")
+        assert not turn.done()
         assert len(await queues.places(2, "b")) == 2
-        own[0].leave()
+        places[0].leave()
         await settle()
-        assert waits.done()
+        assert turn.done()
 
     asyncio.run(play())
 
 
 def test_heavy_work_has_few_places_and_holds_nobody_up() -> None:
-    """A light request of the same or another tenant passes those that wait for a heavy place."""
+    """A light request, of the same tenant or another, overtakes heavy ones that wait for a place."""
 
     async def play() -> None:
         queues = Queues(8)

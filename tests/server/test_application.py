@@ -1,4 +1,4 @@
-"""Requests on their way to a thread: bodies that are late, large or nobody's, and places that are given back."""
+"""`Application`: slow bodies, bodies without a valid key, released places, unread responses, and the bodies' budget."""
 
 import asyncio
 import time
@@ -28,13 +28,13 @@ SCOPE = {
 
 
 async def never(_: Any) -> AsyncIterator[bytes]:
-    """Nobody listens."""
+    """Yield nothing after a response."""
     return
     yield
 
 
 async def ignore(_: dict[str, Any]) -> None:
-    """Nobody looks."""
+    """Drop an ASGI message."""
 
 
 def serving(app: Flask, wsgi: Any = None, admission: Admission | None = None, threads: int = 1) -> Application:
@@ -47,7 +47,7 @@ def serving(app: Flask, wsgi: Any = None, admission: Admission | None = None, th
 
 @pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
 def test_a_body_that_drips_is_not_waited_for(app: Flask, alice, monkeypatch) -> None:
-    """Each part comes soon, and all of it never: 408 in the shape of all errors."""
+    """Each part arrives soon but the body never ends: the client gets 408 in the format of all errors."""
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
     sent: list[dict[str, Any]] = []
 
@@ -66,7 +66,7 @@ def test_a_body_that_drips_is_not_waited_for(app: Flask, alice, monkeypatch) -> 
 
 @pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
 def test_a_body_that_comes_slowly_takes_nothing_of_its_answers_time(app: Flask, alice, monkeypatch) -> None:
-    """A router counts from when it has passed the whole request on."""
+    """The time for the response counts from the end of the body, as a router's timeout does."""
     monkeypatch.setattr(deadlines, "ANSWER_SECONDS", deadlines.AFTERWARDS_SECONDS + 0.5)
     sent: list[dict[str, Any]] = []
     parts = [(0.2, b"{"), (0.2, b" "), (0.2, b" "), (0.2, b"}")]
@@ -103,9 +103,9 @@ def test_a_body_without_a_good_key_is_refused_before_it_is_read(app: Flask, key)
 
 @pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
 def test_a_place_is_given_back_whatever_happens(app: Flask) -> None:
-    """Requests that cannot be told to WSGI, views that fail, clients that leave: the only thread is free again."""
+    """The only place is free again after a query that WSGI cannot express, a view that fails, a client that leaves."""
 
-    def fails(environ: dict[str, Any], start_response: Any) -> Any:
+    def wsgi(environ: dict[str, Any], start_response: Any) -> Any:
         if environ["QUERY_STRING"] == "fail":
             raise RuntimeError
         if environ["QUERY_STRING"] == "slow":
@@ -117,7 +117,7 @@ def test_a_place_is_given_back_whatever_happens(app: Flask) -> None:
 
     async def play() -> None:
         admission = Admission(1, lambda: 0.0)
-        application = serving(app, fails, admission)
+        application = serving(app, wsgi, admission)
         for query in (b"\xff", b"fail", b"slow", b""):
             request = asyncio.ensure_future(
                 application({**SCOPE, "headers": [], "query_string": query}, receive, ignore)
@@ -132,7 +132,7 @@ def test_a_place_is_given_back_whatever_happens(app: Flask) -> None:
 
 
 def test_an_application_that_fails_before_its_answer_is_answered_for() -> None:
-    """500 in the shape of all errors, and not a word of the exception."""
+    """The client gets 500 in the format of all errors, and none of the exception's text."""
     sent: list[dict[str, Any]] = []
 
     def fails(_environ: dict[str, Any], _start_response: Any) -> Any:
@@ -153,7 +153,7 @@ def test_an_application_that_fails_before_its_answer_is_answered_for() -> None:
 
 @pytest.mark.parametrize("either_database", ["mongomock"], indirect=True)
 def test_who_has_much_unread_gets_no_more_before_it_is_read(app: Flask, alice, bob) -> None:
-    """429 for the tenant whose readers take nothing, 200 for another; and 200 for it once they have read."""
+    """A tenant whose clients do not read gets 429, another one 200; and the first gets 200 once its clients read."""
     page = b"x" * 2**20
     readers = TENANT_UNREAD_BYTES // len(page) + 1
 
@@ -165,11 +165,11 @@ def test_who_has_much_unread_gets_no_more_before_it_is_read(app: Flask, alice, b
 
     async def play() -> None:
         application = serving(app, answers_with_a_page, Admission(4, lambda: 0.0), threads=4)
-        reads = asyncio.Event()
+        may_read = asyncio.Event()
 
-        async def slow(message: dict[str, Any]) -> None:
+        async def slow_send(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.body":
-                await reads.wait()
+                await may_read.wait()
 
         async def get(caller: Any, path: str, send: Any) -> None:
             headers = [(b"host", b"localhost"), (b"x-api-key", caller.access.key.encode())]
@@ -185,11 +185,11 @@ def test_who_has_much_unread_gets_no_more_before_it_is_read(app: Flask, alice, b
             return sent[0]["status"]
 
         assert await status(alice) == await status(bob) == 200
-        waiting = [asyncio.ensure_future(get(alice, "/api/v1/page", slow)) for _ in range(readers)]
+        waiting = [asyncio.ensure_future(get(alice, "/api/v1/page", slow_send)) for _ in range(readers)]
         while await status(alice) == 200:
-            pass  # some of the pages are still being made
+            pass  # some of the pages are not made yet
         assert (await status(alice), await status(bob)) == (429, 200)
-        reads.set()
+        may_read.set()
         await asyncio.gather(*waiting)
         assert await status(alice) == 200
 
@@ -197,7 +197,7 @@ def test_who_has_much_unread_gets_no_more_before_it_is_read(app: Flask, alice, b
 
 
 class TestBudget:
-    """What the bodies of a process may take, shared out by tenant."""
+    """The memory that the request bodies of a process may take, and each tenant's share of it."""
 
     def test_a_tenant_beyond_its_share_waits_for_its_own_only(self) -> None:
         async def play() -> None:

@@ -1,4 +1,4 @@
-"""Connections are spread over the workers, and none is lost to one that ends, hangs, or has no files left."""
+"""Connections are spread over the workers; none is lost when one ends, hangs, or has no file descriptors left."""
 
 import errno
 import http.client
@@ -32,15 +32,15 @@ def service(mongod) -> Iterator[ForkedGunicorn]:
 
 
 def holders(service: ForkedGunicorn) -> Counter[int]:
-    """How many of the established connections to the service each worker holds."""
+    """Return how many of the established connections to the service each worker holds."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     inodes = {row[9] for row in rows if int(row[1].split(":")[1], 16) == service.port and row[3] == "01"}
-    found: Counter[int] = Counter()
+    held: Counter[int] = Counter()
     for pid in workers_of(service):
         for file in Path(f"/proc/{pid}/fd").glob("*"):
-            with suppress(FileNotFoundError):  # closed meanwhile
-                found[pid] += str(file.readlink()).removeprefix("socket:[").removesuffix("]") in inodes
-    return +found
+            with suppress(FileNotFoundError):  # it was closed in between
+                held[pid] += str(file.readlink()).removeprefix("socket:[").removesuffix("]") in inodes
+    return +held
 
 
 def connect(service: ForkedGunicorn, stack: ExitStack) -> http.client.HTTPConnection:
@@ -55,7 +55,7 @@ def connect_until_all_serve(service: ForkedGunicorn, stack: ExitStack) -> None:
 
 
 def test_workers_hold_the_same_number(service) -> None:
-    """Of connections that come one after the other, while nobody is busy."""
+    """Connections that come one after the other, to idle workers, are spread evenly."""
     with ExitStack() as stack:
         connect_until_all_serve(service, stack)
         for _ in range(CONNECTIONS):
@@ -65,7 +65,7 @@ def test_workers_hold_the_same_number(service) -> None:
 
 
 def test_a_worker_that_hangs_costs_a_moment(service) -> None:
-    """It holds the fewest and takes none; the other one serves everybody."""
+    """A worker that hangs accepts nothing, although it holds the fewest connections; the other one serves everybody."""
     with ExitStack() as stack:
         connect_until_all_serve(service, stack)
         first, *_ = workers_of(service)
@@ -77,7 +77,7 @@ def test_a_worker_that_hangs_costs_a_moment(service) -> None:
 
 
 def test_a_worker_that_died_is_not_waited_for(service) -> None:
-    """Its successor takes its share."""
+    """The worker that replaces it accepts its share of the connections."""
     with ExitStack() as stack:
         wait_until(lambda: len(workers_of(service)) == WORKERS, 20)
         dead, *_ = workers_of(service)
@@ -91,10 +91,10 @@ def test_a_worker_that_died_is_not_waited_for(service) -> None:
 
 
 def test_counts() -> None:
-    """Whoever takes no more, has ended or was never there is nobody to wait for."""
+    """A worker does not wait for one that accepts no more connections, has ended or never existed."""
     counts = Counts()
-    one, two = counts.assign_slot(), counts.assign_slot()
-    assert one != two
+    first, second = counts.assign_slot(), counts.assign_slot()
+    assert first != second
 
     def publish(slot: int | None, connections: int) -> None:
         counts.own = slot
@@ -104,26 +104,26 @@ def test_counts() -> None:
         counts.own = slot
         return counts.is_fewest()
 
-    assert is_fewest(one)
-    publish(one, 3)
-    assert is_fewest(one)
-    publish(two, 2)
-    assert (is_fewest(one), is_fewest(two)) == (False, True)
-    counts.free_slot(two)
-    assert is_fewest(one)
-    assert counts.assign_slot() == two
-    publish(two, 2)
+    assert is_fewest(first)
+    publish(first, 3)
+    assert is_fewest(first)
+    publish(second, 2)
+    assert (is_fewest(first), is_fewest(second)) == (False, True)
+    counts.free_slot(second)
+    assert is_fewest(first)
+    assert counts.assign_slot() == second
+    publish(second, 2)
     counts.leave()
-    assert is_fewest(one)
-    publish(two, 0)
-    assert is_fewest(one), "who leaves takes none, whatever it still holds"
+    assert is_fewest(first)
+    publish(second, 0)
+    assert is_fewest(first), "who leaves takes none, whatever it still holds"
     assert [counts.assign_slot() for _ in range(SLOTS - 2)][-1] is not None
     assert counts.assign_slot() is None
     assert is_fewest(None)
 
 
 class Listener(socket.socket):
-    """It has no files left, for the first time."""
+    """A socket whose first `accept` fails, as in a process without file descriptors."""
 
     tries = 0
 
@@ -135,22 +135,22 @@ class Listener(socket.socket):
 
 
 def test_a_process_without_files_tries_again(monkeypatch) -> None:
-    """And does not spin meanwhile."""
+    """It waits before it accepts again, and does not spin."""
     monkeypatch.setattr(balance, "EXHAUSTED_SECONDS", 0.2)
     loop = Loop()
     with closing(loop), Listener() as listener, socket.socket() as client:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         client.connect(listener.getsockname())
-        taken = loop.create_future()
+        accepted = loop.create_future()
 
         async def connect(connection: socket.socket) -> None:
-            taken.set_result(connection)
+            accepted.set_result(connection)
 
         acceptor = Acceptor(loop, listener, connect, lambda: True)
         began = time.monotonic()
-        loop.run_until_complete(taken)
-        taken.result().close()
+        loop.run_until_complete(accepted)
+        accepted.result().close()
         acceptor.close()
     assert time.monotonic() - began >= 0.2
     assert listener.tries == 2

@@ -1,4 +1,4 @@
-"""X-Request-Start, sane and not; and what is not waited for any longer."""
+"""When a request began, by a plausible or a wrong X-Request-Start; and what a `TimeLimit` gives up."""
 
 import asyncio
 
@@ -31,13 +31,13 @@ NOW = 1_700_000_000.0
     ],
 )
 def test_it_is_believed(told, began) -> None:
-    """Milliseconds or seconds; and a little ahead of us is now."""
+    """The header has milliseconds or seconds; a time slightly in the future counts as now."""
     assert started_at(told, NOW) == pytest.approx(began)
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(AHEAD_SECONDS + 1, AHEAD), (-BEHIND_SECONDS - 1, BEHIND)])
 def test_a_clock_that_is_wrong_is_said(seconds: float, said: str, caplog, monkeypatch) -> None:
-    """Once in a while, however many requests come by it; one of the two machines needs its clock set."""
+    """The log says it now and then, not for each request; one of the two machines needs its clock set."""
     monkeypatch.setattr(deadlines, "_complaints", Complaints())
     for _ in range(3):
         started_at(f"{(NOW + seconds) * 1000:.0f}", NOW)
@@ -60,7 +60,7 @@ def test_a_clock_that_is_wrong_is_said(seconds: float, said: str, caplog, monkey
     ],
 )
 def test_it_is_not_believed(told) -> None:
-    """No time, another unit, or a clock that is wrong."""
+    """The request begins now if the header is no time, has another unit, or comes from a wrong clock."""
     assert started_at(told, NOW) == NOW
 
 
@@ -69,9 +69,9 @@ def test_a_router_is_answered_before_it_gives_up() -> None:
 
 
 def test_what_takes_too_long_is_given_up_and_nothing_else() -> None:
-    """Each has its own time, counted from its own beginning, also after nobody was waited for."""
+    """Each call has its own limit, counted from its own start, also after a while without calls."""
 
-    async def one(limit: TimeLimit, seconds: float) -> str:
+    async def outcome(limit: TimeLimit, seconds: float) -> str:
         try:
             return await limit.wait_for(asyncio.sleep(seconds, "done"))
         except TimeoutError:
@@ -79,12 +79,12 @@ def test_what_takes_too_long_is_given_up_and_nothing_else() -> None:
 
     async def main() -> list[str]:
         limit = TimeLimit(1.0)
-        first = [asyncio.ensure_future(one(limit, seconds)) for seconds in (0.0, 0.1, 30.0)]
+        first = [asyncio.ensure_future(outcome(limit, seconds)) for seconds in (0.0, 0.1, 30.0)]
         await asyncio.sleep(0.8)
-        second = one(limit, 0.8)
-        found = [await second, *await asyncio.gather(*first)]
+        second = outcome(limit, 0.8)
+        outcomes = [await second, *await asyncio.gather(*first)]
         await asyncio.sleep(0.6)
-        return [*found, await one(limit, 0.0), await one(limit, 30.0)]
+        return [*outcomes, await outcome(limit, 0.0), await outcome(limit, 30.0)]
 
     assert asyncio.run(main()) == ["done", "done", "done", "given up", "done", "given up"]
 

@@ -1,4 +1,4 @@
-"""The product stands on what other projects document: no name with an underscore, and those that it overrides exist."""
+"""The product uses only documented names of other projects: none with an underscore; those that it overrides exist."""
 
 import ast
 import inspect
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PRODUCT = [*(ROOT / "chat_service").rglob("*.py"), *ROOT.glob("*.py")]
 
 DOCUMENTED = {"_exit"}
-"""By Python itself, in spite of the underscore."""
+"""Names that Python itself documents, in spite of the underscore."""
 
 SUBCLASSES = [
     (Http, HttpToolsProtocol, http_protocol),
@@ -33,19 +33,19 @@ def is_private(name: str) -> bool:
 
 
 def defined_here(tree: ast.Module) -> set[str]:
-    """Names that a module gives to something itself: functions, classes, variables, attributes, slots."""
-    found = set()
+    """Return the names that a module defines itself: functions, classes, variables, attributes, slots."""
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
-    return found
+            names.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+    return names
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_private_name_of_another_project(path: Path) -> None:
-    """Each attribute with an underscore is one that this very module defines, and none is imported."""
+    """Each attribute with an underscore is defined in the module that uses it, and none is imported."""
     tree = ast.parse(path.read_bytes())
     own = defined_here(tree)
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_private(node.attr)}
@@ -68,7 +68,7 @@ def test_no_private_name_of_another_project(path: Path) -> None:
 
 @pytest.mark.parametrize(("ours", "theirs", "module"), SUBCLASSES, ids=lambda value: getattr(value, "__name__", ""))
 def test_what_we_add_to_a_class_is_not_theirs(ours: type, theirs: type, module: object) -> None:
-    """Nor do we hide a private name of the base by one of our own."""
+    """No private name of ours hides one of the base class, and each public method overrides one of it."""
     private = {name for name in defined_here(ast.parse(inspect.getsource(module))) if is_private(name)} - {"_"}
     source = inspect.getsource(theirs)
     assert {name for name in private if f"self.{name}" in source or hasattr(theirs, name)} == set()
@@ -78,7 +78,7 @@ def test_what_we_add_to_a_class_is_not_theirs(ours: type, theirs: type, module: 
 
 
 def test_the_attributes_that_are_used_are_there() -> None:
-    """Public ones of the pinned versions, each set by the constructor or a method of its class."""
+    """The pinned versions still set each public attribute that the product uses."""
     http = inspect.getsource(HttpToolsProtocol)
     for name in ("transport", "flow", "cycle", "headers", "url", "scope", "parser", "connections", "loop", "app_state"):
         assert f"self.{name}" in http, name

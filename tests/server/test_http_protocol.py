@@ -1,4 +1,4 @@
-"""One connection whose worker is told to end."""
+"""One connection of a worker that has to shut down."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,13 +17,13 @@ SECOND = b"POST /second HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - who does it tells nobody
+    while not condition():  # noqa: ASYNC110 - nothing signals the condition
         await asyncio.sleep(0)
 
 
 def test_a_request_that_came_before_the_client_could_know_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head of the answer before did not say that it was the last one: it went out before the worker was to end."""
-    monkeypatch.setattr(http_protocol, "counts", Counts())  # of a worker that is not about to end, yet
+    """The previous response's headers had no `Connection: close`: they were sent before the worker had to shut down."""
+    monkeypatch.setattr(http_protocol, "counts", Counts())  # of a worker that need not shut down yet
 
     async def play() -> None:
         may_end = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The threads in which the event loop has requests answered."""
+"""`Threads`, in which the event loop lets requests be answered."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ def test_a_call_runs_in_another_thread_and_gives_its_result_back() -> None:
 
 
 def test_what_it_raises_is_raised_where_it_is_awaited() -> None:
-    """And the thread goes on with the next call."""
+    """The thread then runs the next call."""
 
     async def main() -> None:
         threads = Threads(1, "t")
@@ -30,7 +30,7 @@ def test_what_it_raises_is_raised_where_it_is_awaited() -> None:
 
 
 def test_no_more_run_at_once_than_the_limit_and_the_others_follow_in_order() -> None:
-    """Whoever has to wait is not forgotten."""
+    """Every call that has to wait runs in the end."""
     running: list[int] = []
     began, gate = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -53,7 +53,7 @@ def test_no_more_run_at_once_than_the_limit_and_the_others_follow_in_order() -> 
 
 
 def test_a_call_that_was_given_up_before_it_began_is_not_run() -> None:
-    """Its client has left."""
+    """As when its client has left."""
     ran: list[str] = []
     gate = threading.Event()
 
@@ -71,7 +71,7 @@ def test_a_call_that_was_given_up_before_it_began_is_not_run() -> None:
 
 
 def test_no_call_is_lost_or_done_twice() -> None:
-    """However calls meet threads that are about to fall asleep."""
+    """Not even if a call arrives just when a thread is about to wait for one."""
     done: list[int] = []
 
     async def caller(threads: Threads, numbers: range) -> None:

@@ -8,7 +8,7 @@ from chat_service.embedded.mongod import EmbeddedMongod
 from chat_service.embedded.process import free_port, start, stop
 from tests.wait import wait_until
 
-DEAF = """
+APPLICATION = """
 import os, pathlib, signal
 
 with pathlib.Path({pids!r}).open("a") as pids:
@@ -23,14 +23,15 @@ except BaseException:
 async def application(scope, receive, send):
     pass
 """
+"""A module that writes its process id to a file and, while it is imported, gets SIGTERM and swallows what that raises."""
 
 
 def test_an_import_that_swallows_everything_does_not_keep_it_from_ending(
     mongod: EmbeddedMongod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It hears SIGTERM while it loads the application, ends, and is replaced."""
+    """A worker that gets SIGTERM while it imports the application ends, and is replaced."""
     pids = tmp_path / "pids"
-    (tmp_path / "deaf.py").write_text(DEAF.format(pids=str(pids)))
+    (tmp_path / "deaf.py").write_text(APPLICATION.format(pids=str(pids)))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     command = ("gunicorn", "-c", "gunicorn.conf.py", "-w", "1", "deaf:application")
     master = start(*command, MONGODB_URI=mongod.uri, PORT=str(free_port()))
