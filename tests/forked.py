@@ -1,10 +1,10 @@
-"""Processes of the service that start in a tenth of the time: forked from one that has made their imports.
+"""Processes of the service that start in a tenth of the time, because they are forked from one with their imports.
 
-Most of the CPU time of `make test` was the imports of some 400 processes. So each process of pytest has one process
-more, which imports what all of them import, and forks itself for each that a test wants. What runs then is what
-`python -m` runs, with its own environment, session, output and exit; only `sys.modules` is not empty. What reads the
-environment while it is imported is not among the imports (`PRELOADED`). Tests of a first start, and of other checkouts,
-use `embedded.process.start`, as `make run` does.
+Most of the CPU time of `make test` was the imports of some 400 processes. So each process of pytest starts one forker,
+which imports what all of them import, and forks itself for each process that a test starts. The child runs what
+`python -m` runs, with its own environment, session, output and exit; only its `sys.modules` is not empty. Modules that
+read the environment while they are imported are not preloaded (`PRELOADED`). Tests of a first start, and of other
+checkouts, use `embedded.process.start`, as `make run` does.
 """
 
 import atexit
@@ -38,44 +38,44 @@ PRELOADED = (
     "chat_service.server.websocket_protocol",
     "chat_service.server.bridge",
 )
-"""And the modules of `chat_service.api`. Not what imports prometheus_client: as it is imported, it chooses by the
-environment how it counts."""
+"""The modules that the forker imports, besides those of `chat_service.api`; none that imports prometheus_client, which
+chooses by the environment how it counts, when it is imported."""
 
-_LONGEST_REQUEST = 2**16
+_MAX_REQUEST_BYTES = 2**16
 
 
 class ForkedProcess:
-    """A process that was forked; as much of `subprocess.Popen` as the tests use."""
+    """A forked process, with the part of `subprocess.Popen` that the tests use."""
 
     def __init__(self, status: int) -> None:
-        """Begin with the pipe in which the pid comes, and later the exit code."""
+        """Read the pid from the pipe `status`, which later gives the exit code."""
         self._status = os.fdopen(status, "rb", buffering=0)
         self.pid = int(self._status.readline())
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Return the exit code once it has ended, else None."""
-        return self._ended(0)
+        """Return the exit code, or None while the process runs."""
+        return self._exit_code_within(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it has ended; return its exit code.
+        """Wait until the process has ended; return its exit code.
 
         Raises:
-            subprocess.TimeoutExpired: it has not, in so many seconds.
+            subprocess.TimeoutExpired: it has not ended within so many seconds.
         """
-        code = self._ended(timeout)
+        code = self._exit_code_within(timeout)
         if code is None:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
         return code
 
-    def _ended(self, seconds: float | None) -> int | None:
+    def _exit_code_within(self, seconds: float | None) -> int | None:
         if self.returncode is None and select.select([self._status], [], [], seconds)[0]:
             self.returncode = int(self._status.readline())
             self._status.close()
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -97,87 +97,87 @@ class ForkedGunicorn(EmbeddedGunicorn):
 
 
 def start(module: str, *arguments: str, output: IO[bytes] | None = None, **environment: str) -> ForkedProcess:
-    """Run a Python module as a child that ends with us; see `embedded.process.start`."""
+    """Run a Python module in a child process that ends with this one; see `embedded.process.start`."""
     inherited = {name: value for name, value in os.environ.items() if name not in {"DYNO", "BIND"}}
     request = json.dumps({"command": [module, *arguments], "environment": {**inherited, **environment}}).encode()
-    assert len(request) < _LONGEST_REQUEST
-    status, ours = os.pipe()
-    sink = output.fileno() if output is not None else sys.stderr.fileno()
-    socket.send_fds(_forker(), [request], [ours, sink])
-    os.close(ours)
+    assert len(request) < _MAX_REQUEST_BYTES
+    status, status_writer = os.pipe()
+    output_fd = output.fileno() if output is not None else sys.stderr.fileno()
+    socket.send_fds(_forker(), [request], [status_writer, output_fd])
+    os.close(status_writer)
     return ForkedProcess(status)
 
 
-_started: list[socket.socket] = []
+_forker_sockets: list[socket.socket] = []
 
 
 def _forker() -> socket.socket:
-    """Return the socket of the process that forks; start it with the first call."""
-    if not _started:
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "tests.forked", str(there.fileno())]
-        forker = subprocess.Popen(command, pass_fds=[there.fileno()], start_new_session=True)
-        there.close()
-        _started.append(here)
+    """Return the socket of the forker; the first call starts it."""
+    if not _forker_sockets:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "tests.forked", str(theirs.fileno())]
+        forker = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+        theirs.close()
+        _forker_sockets.append(ours)
 
         @atexit.register
         def end() -> None:
-            here.close()
+            ours.close()
             forker.wait()
 
-    return _started[0]
+    return _forker_sockets[0]
 
 
 def serve(requests: socket.socket) -> tuple[str, list[str]]:
-    """Fork for each request, and tell the pids and exit codes; return in the child, with what it has to run."""
-    running: dict[int, int] = {}
-    woken, wake = socket.socketpair()
-    woken.setblocking(False)
-    wake.setblocking(False)
-    signal.set_wakeup_fd(wake.fileno())
+    """Fork for each request, and send pids and exit codes; return only in the child: the module and its arguments."""
+    pipes: dict[int, int] = {}
+    wakeup_reader, wakeup_writer = socket.socketpair()
+    wakeup_reader.setblocking(False)
+    wakeup_writer.setblocking(False)
+    signal.set_wakeup_fd(wakeup_writer.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
-        ready, _, _ = select.select([requests, woken], [], [])
-        if woken in ready:
-            woken.recv(4096)
-            _tell_of_the_dead(running)
+        ready, _, _ = select.select([requests, wakeup_reader], [], [])
+        if wakeup_reader in ready:
+            wakeup_reader.recv(4096)
+            _send_exit_codes(pipes)
             continue
-        message, descriptors, _, _ = socket.recv_fds(requests, _LONGEST_REQUEST, 2)
+        message, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST_BYTES, 2)
         if not message:
-            sys.exit()  # the process of pytest has ended, and so do those that were forked for it: die_with_parent
-        status, sink = descriptors
+            sys.exit()  # the process of pytest has ended; die_with_parent ends the children of this process
+        pipe, output_fd = descriptors
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for inherited in (requests, woken, wake):
+            for inherited in (requests, wakeup_reader, wakeup_writer):
                 inherited.close()
-            for descriptor in (status, *running.values()):
+            for descriptor in (pipe, *pipes.values()):
                 os.close(descriptor)
-            return _become(json.loads(message), sink)
-        os.close(sink)
-        running[pid] = status
-        os.write(status, b"%d\n" % pid)
+            return _prepare_child(json.loads(message), output_fd)
+        os.close(output_fd)
+        pipes[pid] = pipe
+        os.write(pipe, b"%d\n" % pid)
 
 
-def _tell_of_the_dead(running: dict[int, int]) -> None:
-    while running:
+def _send_exit_codes(pipes: dict[int, int]) -> None:
+    while pipes:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        pipe = running.pop(pid)
+        pipe = pipes.pop(pid)
         with suppress(BrokenPipeError):
             os.write(pipe, b"%d\n" % os.waitstatus_to_exitcode(status))
         os.close(pipe)
 
 
-def _become(request: dict[str, Any], sink: int) -> tuple[str, list[str]]:
-    """Make this process one that was started with a command: its session, output and environment."""
+def _prepare_child(request: dict[str, Any], output_fd: int) -> tuple[str, list[str]]:
+    """Give this process a session, an output and the environment of a new one; return the module and its arguments."""
     os.setsid()
     die_with_parent()
-    os.dup2(sink, 1)
-    os.dup2(sink, 2)
-    os.close(sink)
+    os.dup2(output_fd, 1)
+    os.dup2(output_fd, 2)
+    os.close(output_fd)
     os.environ.clear()
     os.environ.update(request["environment"])
     module, *arguments = request["command"]

@@ -1,4 +1,4 @@
-"""nginx with the site of deploy/nginx, in front of a service that systemd would start, both as ordinary processes."""
+"""nginx with the site of deploy/nginx, in front of a service started as systemd would; both are ordinary processes."""
 
 import os
 import shutil
@@ -14,8 +14,8 @@ from tests.wait import wait_until
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
-ON_ITS_SOCKET = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&"$0"'
-"""What systemd does for a service that has a socket unit (sd_listen_fds(3)); for bash."""
+ACTIVATE = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&"$0"'
+"""A bash command that starts a program on a socket, as systemd does for a socket unit (sd_listen_fds(3))."""
 
 MAIN = """
 daemon off;
@@ -34,28 +34,28 @@ http {
 """
 
 
-class Activated(EmbeddedGunicorn):
-    """The service on a socket that is there before it starts and after it has ended."""
+class ActivatedGunicorn(EmbeddedGunicorn):
+    """The service on a socket that exists before it starts and after it has ended."""
 
     def __init__(self, mongodb_uri: str, **more: Any) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        super().__init__(mongodb_uri, self._listening.getsockname()[1], **more)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        super().__init__(mongodb_uri, self._socket.getsockname()[1], **more)
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start, and return the process of gunicorn's master."""
         serve = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "asgi:application"]
         self.process = subprocess.Popen(
-            ["bash", "-c", ON_ITS_SOCKET, str(self._listening.fileno()), *serve],
+            ["bash", "-c", ACTIVATE, str(self._socket.fileno()), *serve],
             env={**os.environ, **self._environment},
             stderr=self._output,
-            pass_fds=[self._listening.fileno()],
+            pass_fds=[self._socket.fileno()],
             preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
         )
         return self.process
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._listening.close()
+        self._socket.close()
 
 
 class Nginx:
@@ -87,8 +87,8 @@ class Nginx:
         return f"https://127.0.0.1:{self.port}"
 
     def _filled_in(self, text: str, service_port: int) -> str:
-        """Return the site with what a reader of the docs would put in, and with ports that anybody may have."""
-        for told, ours in (
+        """Return the site with a reader's own values filled in, and with ports that need no privileges."""
+        for documented, actual in (
             ("server 127.0.0.1:8000;", f"server 127.0.0.1:{service_port};"),
             ("/etc/letsencrypt/live/chat.example.com", str(self.folder)),
             ("chat.example.com", "localhost"),
@@ -98,8 +98,8 @@ class Nginx:
             ("listen 443 ssl", f"listen 127.0.0.1:{self.port} ssl"),
             ("listen [::]:443 ssl http2 sndbuf=128k;", ""),
         ):
-            assert told in text
-            text = text.replace(told, ours)
+            assert documented in text
+            text = text.replace(documented, actual)
         return text
 
     def _is_serving(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the service can be told, for tests of files that tell it something."""
+"""The settings that the service reads, for tests of files that set them."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 SHUTDOWN_SECONDS = 25
 """gunicorn.conf.py's default."""
 
-_OF_GUNICORN = {"FORWARDED_ALLOW_IPS"}
+_READ_BY_GUNICORN = {"FORWARDED_ALLOW_IPS"}
 
 _NAME = re.compile(r'"([A-Z][A-Z_]+)"|\[\'([A-Z_]+)\'\]')
 
 
-def known(project: Path) -> set[str]:
-    """Return the names of variables that the service, or what it is served with, reads."""
+def known_settings(project: Path) -> set[str]:
+    """Return the names of the environment variables that the service or gunicorn reads."""
     text = "".join((project / file).read_text() for file in ("config.py", "gunicorn.conf.py"))
-    return {first or second for first, second in _NAME.findall(text)} | _OF_GUNICORN
+    return {first or second for first, second in _NAME.findall(text)} | _READ_BY_GUNICORN

@@ -1,6 +1,6 @@
-"""deploy/Containerfile: what it copies is enough, with nothing that can be written; and its steps, for whom they run.
+"""deploy/Containerfile: what it copies serves on a read-only file system, and its steps run as an ordinary user.
 
-No builder is needed. `make soak` takes the steps themselves, in an environment of their own, as an ordinary user.
+No builder is needed. Only `make soak` runs the steps themselves, in an environment of their own.
 """
 
 import os
@@ -23,14 +23,14 @@ from tests.deploy.containerfile import Containerfile
 from tests.mounts import InOwnMounts
 from tests.wait import wait_until
 
-BODIES = "/var/tmp"  # noqa: S108 - in place of the image's /tmp, where the code and this environment may lie
+BODY_FOLDER = "/var/tmp"  # noqa: S108 - instead of the image's /tmp, where this checkout and its environment may lie
 NOBODY = 65534
 
 READ_ONLY = (
     'mount --bind "$PWD" "$PWD" && mount -o remount,bind,ro "$PWD" && cd "$PWD" && mount -o remount,bind,ro / && '
-    f"mount -t tmpfs tmpfs {BODIES} && mount -t tmpfs -o size=64m tmpfs {MEMORY} && ! touch here 2>/dev/null"
+    f"mount -t tmpfs tmpfs {BODY_FOLDER} && mount -t tmpfs -o size=64m tmpfs {MEMORY} && ! touch here 2>/dev/null"
 )
-"""For the service that starts in the image's folder."""
+"""Makes all but two folders read-only, for the service that starts in the image's folder; fails if that is writable."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def containerfile(project: Path) -> Containerfile:
 
 
 def copy(project: Path, containerfile: Containerfile, folder: Path) -> None:
-    """Put what the image gets of the project into a folder."""
+    """Copy to a folder what the image gets of the project."""
     for name in containerfile.copied:
         if (project / name).is_dir():
             shutil.copytree(project / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -51,35 +51,35 @@ def copy(project: Path, containerfile: Containerfile, folder: Path) -> None:
 def service(
     mongod: EmbeddedMongod, project: Path, containerfile: Containerfile, tmp_path: Path
 ) -> Iterator[InOwnMounts]:
-    """The image's command on what the image has."""
+    """The service with only what the image has, where nothing else can be written."""
     copy(project, containerfile, tmp_path)
-    variables = {**containerfile.variables, "TMPDIR": BODIES, "WEB_CONCURRENCY": "1", "MAX_BODY_BYTES": "1024"}
+    variables = {**containerfile.variables, "TMPDIR": BODY_FOLDER, "WEB_CONCURRENCY": "1", "MAX_BODY_BYTES": "1024"}
     port = free_port()
     variables.update(BIND=f"127.0.0.1:{port}", PATH=os.environ["PATH"])
-    said = tmp_path.with_suffix(".said")
+    log_file = tmp_path.with_suffix(".said")
     with (
-        said.open("wb") as output,
+        log_file.open("wb") as output,
         InOwnMounts(READ_ONLY, mongod.uri, port, output=output, folder=tmp_path, **variables) as running,
     ):
         yield running
-    assert "cannot be written" not in said.read_text()
+    assert "cannot be written" not in log_file.read_text()
 
 
 def test_what_it_copies_serves_where_nothing_can_be_written(
     service: InOwnMounts, containerfile: Containerfile, live
 ) -> None:
-    """But heartbeats, and bodies that arrive; and its health check says that it is well."""
+    """It writes only heartbeats and bodies that arrive; its health check passes until the service stops."""
     access: TenantAccess = live[1]()
     address = f"http://127.0.0.1:{service.port}"
     for path in ("/readyz", "/docs", "/docs/", "/verify"):
         assert requests.get(f"{address}{path}", timeout=30).status_code == 200
-    answer = requests.post(
+    response = requests.post(
         f"{address}{CHATS}/import",
         data=b"x" * 2**20,
         headers={**access.headers, "Content-Type": "application/x-ndjson"},
         timeout=30,
     )
-    assert answer.json()["code"] == "invalid_import", "it was taken in"
+    assert response.json()["code"] == "invalid_import", "it was taken in"
     python, *check = [part.replace(":8000", f":{service.port}") for part in containerfile.health_check]
     assert python == "python3"
     assert subprocess.run([sys.executable, *check], check=False).returncode == 0
@@ -102,7 +102,7 @@ def test_it_is_locked_and_no_user_of_its_own(containerfile: Containerfile) -> No
 
 
 def test_a_builder_is_given_what_it_copies(project: Path, containerfile: Containerfile) -> None:
-    """And no more: no environment, data or history."""
+    """A builder gets nothing else: no virtual environment, data or history."""
     lines = (project / ".dockerignore").read_text().splitlines()
     assert {line[1:] for line in lines if line.startswith("!")} == set(containerfile.copied)
     assert "*" in lines
@@ -110,17 +110,17 @@ def test_a_builder_is_given_what_it_copies(project: Path, containerfile: Contain
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that others can reach, which those of pytest are not."""
+    """A folder that other users can reach; pytest's folders they cannot."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
 
 @pytest.mark.soak
 def test_its_steps(mongod: EmbeddedMongod, project: Path, containerfile: Containerfile, folder: Path) -> None:
-    """Those that build, with Debian's Python, as an ordinary user; then what is built serves, as that user."""
+    """The steps that build run with Debian's Python as an ordinary user; then what they built serves as that user."""
     copy(project, containerfile, folder)
-    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    if who:
+    run_as = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    if run_as:
         subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", folder], check=True)
     port = free_port()
     environment = {
@@ -133,17 +133,17 @@ def test_its_steps(mongod: EmbeddedMongod, project: Path, containerfile: Contain
     }
     for name, step in containerfile.stages[0]:
         if name == "RUN":
-            ours = step.replace("/opt/venv", f"{folder}/venv").replace("/srv", str(folder))
-            subprocess.run(["sh", "-ec", ours], cwd=folder, env=environment, check=True, timeout=300, **who)
-    with ExitStack() as ending:
+            command = step.replace("/opt/venv", f"{folder}/venv").replace("/srv", str(folder))
+            subprocess.run(["sh", "-ec", command], cwd=folder, env=environment, check=True, timeout=300, **run_as)
+    with ExitStack() as stack:
         web = subprocess.Popen(
             containerfile.command,
             cwd=folder,
             env=environment,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
-            **who,
+            **run_as,
         )
-        ending.callback(stop, web, 30)
+        stack.callback(stop, web, 30)
         address = f"http://127.0.0.1:{port}/readyz"
         wait_until(lambda: _status(address) == 200)
 

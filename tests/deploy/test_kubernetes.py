@@ -1,4 +1,4 @@
-"""deploy/kubernetes: what in the manifests has to agree with the service, and with each other."""
+"""deploy/kubernetes: the manifests agree with the service, and with each other."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from flask import Flask
 
 from chat_service.server.shared_files import MEMORY
 from tests.deploy.containerfile import Containerfile
-from tests.deploy.settings import SHUTDOWN_SECONDS, known
+from tests.deploy.settings import SHUTDOWN_SECONDS, known_settings
 
 LOCKED = {
     "readOnlyRootFilesystem": True,
@@ -18,20 +18,20 @@ LOCKED = {
     "capabilities": {"drop": ["ALL"]},
 }
 
-BODIES = "/tmp"  # noqa: S108 - of a container of its own
+BODY_FOLDER = "/tmp"  # noqa: S108 - the container's own
 
 
 @pytest.fixture(scope="module")
 def manifests(project: Path) -> dict[tuple[str, str], Any]:
-    """All of them, by kind and name."""
+    """All manifests, by kind and name."""
     files = sorted((project / "deploy/kubernetes").glob("*.yaml"))
-    found = [document for file in files for document in yaml.safe_load_all(file.read_text())]
-    return {(document["kind"], document["metadata"]["name"]): document for document in found}
+    documents = [document for file in files for document in yaml.safe_load_all(file.read_text())]
+    return {(document["kind"], document["metadata"]["name"]): document for document in documents}
 
 
 @pytest.fixture(scope="module")
 def pods(manifests: dict[tuple[str, str], Any]) -> dict[str, Any]:
-    """What runs, by its name in the Procfile."""
+    """The specifications of the pods, by the process's name in the Procfile."""
     kinds = {"Deployment", "Job"}
     return {
         name.removeprefix("chat-service-"): document["spec"]["template"]["spec"]
@@ -41,12 +41,12 @@ def pods(manifests: dict[tuple[str, str], Any]) -> dict[str, Any]:
 
 
 def container(pod: Any) -> Any:
-    (found,) = pod["containers"]
-    return found
+    (only,) = pod["containers"]
+    return only
 
 
 def test_each_process_runs_as_the_procfile_says(project: Path, pods: dict[str, Any]) -> None:
-    """Web as the image does by itself."""
+    """The web pods run the image's own command."""
     lines = dict(line.split(": ", 1) for line in (project / "Procfile").read_text().splitlines())
     image = Containerfile(project)
     assert pods.keys() == lines.keys()
@@ -57,7 +57,7 @@ def test_each_process_runs_as_the_procfile_says(project: Path, pods: dict[str, A
 def test_the_settings_exist(project: Path, pods: dict[str, Any]) -> None:
     names = {variable["name"] for pod in pods.values() for variable in container(pod).get("env", [])}
     assert names
-    assert names <= known(project)
+    assert names <= known_settings(project)
 
 
 def test_one_image_and_one_secret(pods: dict[str, Any]) -> None:
@@ -75,30 +75,30 @@ def test_nothing_can_be_written_or_become_root(pods: dict[str, Any]) -> None:
 def test_the_web_has_its_two_places_to_write(pods: dict[str, Any]) -> None:
     places = {mount["mountPath"]: mount["name"] for mount in container(pods["web"])["volumeMounts"]}
     volumes = {volume["name"]: volume["emptyDir"] for volume in pods["web"]["volumes"]}
-    assert places.keys() == {BODIES, MEMORY}
-    assert "medium" not in volumes[places[BODIES]], "bodies that arrive would count as memory"
+    assert places.keys() == {BODY_FOLDER, MEMORY}
+    assert "medium" not in volumes[places[BODY_FOLDER]], "bodies that arrive would count as memory"
     assert volumes[places[MEMORY]]["medium"] == "Memory"
 
 
 def test_probes_ask_what_there_is(project: Path, routes: Flask, pods: dict[str, Any]) -> None:
-    """Liveness not for the database: to be started again brings none back."""
+    """Liveness does not depend on the database: a restart would not bring it back."""
     web = container(pods["web"])
-    asked = {kind: web[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
-    assert {kind: get["path"] for kind, get in asked.items()} == {
+    probes = {kind: web[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
+    assert {kind: probe["path"] for kind, probe in probes.items()} == {
         "startup": "/healthz",
         "liveness": "/healthz",
         "readiness": "/readyz",
     }
-    assert {get["path"] for get in asked.values()} <= {rule.rule for rule in routes.url_map.iter_rules()}
+    assert {probe["path"] for probe in probes.values()} <= {rule.rule for rule in routes.url_map.iter_rules()}
     (port,) = web["ports"]
-    assert {get["port"] for get in asked.values()} == {port["name"]}
+    assert {probe["port"] for probe in probes.values()} == {port["name"]}
     assert Containerfile(project).variables["BIND"] == f"0.0.0.0:{port['containerPort']}"
 
 
 def test_a_pod_has_the_time_to_end(pods: dict[str, Any]) -> None:
     web = container(pods["web"])
     (name, seconds) = web["lifecycle"]["preStop"]["exec"]["command"]
-    shutdown = next(int(one["value"]) for one in web["env"] if one["name"] == "SHUTDOWN_SECONDS")
+    shutdown = next(int(variable["value"]) for variable in web["env"] if variable["name"] == "SHUTDOWN_SECONDS")
     assert name == "sleep"
     assert shutdown == SHUTDOWN_SECONDS
     assert pods["web"]["terminationGracePeriodSeconds"] >= int(seconds) + shutdown + 5
@@ -110,12 +110,12 @@ def test_what_selects_pods_finds_them(manifests: dict[tuple[str, str], Any]) -> 
         for (kind, name), document in manifests.items()
         if kind == "Deployment"
     }
-    for chosen, wanted in selectors(manifests):
-        assert [name for name, own in labels.items() if wanted.items() <= own.items()] == [chosen]
+    for expected, selector in selectors(manifests):
+        assert [name for name, pod_labels in labels.items() if selector.items() <= pod_labels.items()] == [expected]
 
 
 def selectors(manifests: dict[tuple[str, str], Any]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Give whom each of the selectors should find, and what it looks for."""
+    """Yield, for each selector, the deployment that it should select, and the labels that it selects by."""
     web, worker = "chat-service-web", "chat-service-worker"
     yield web, manifests["Service", "chat-service"]["spec"]["selector"]
     yield web, manifests["PodDisruptionBudget", web]["spec"]["selector"]["matchLabels"]
@@ -124,11 +124,11 @@ def selectors(manifests: dict[tuple[str, str], Any]) -> Iterator[tuple[str, dict
 
 
 def test_the_ledger_is_the_workers(manifests: dict[tuple[str, str], Any], pods: dict[str, Any]) -> None:
-    """A process that cannot reach the worker's file must not have the setting."""
-    having = {name for name, pod in pods.items() if "LEDGER_FILE" in str(pod)}
-    assert having == {"worker"}
+    """Only the worker has LEDGER_FILE: other processes cannot reach the worker's file."""
+    names = {name for name, pod in pods.items() if "LEDGER_FILE" in str(pod)}
+    assert names == {"worker"}
     (mount,), (volume,) = container(pods["worker"])["volumeMounts"], pods["worker"]["volumes"]
-    (file,) = [one["value"] for one in container(pods["worker"])["env"] if one["name"] == "LEDGER_FILE"]
+    (file,) = [variable["value"] for variable in container(pods["worker"])["env"] if variable["name"] == "LEDGER_FILE"]
     assert Path(file).parent == Path(mount["mountPath"])
     assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in manifests
     assert manifests["Deployment", "chat-service-worker"]["spec"]["strategy"] == {"type": "Recreate"}

@@ -1,4 +1,4 @@
-"""A real nginx, with the very site that deploy/nginx has, between callers over TLS and the service."""
+"""A real nginx, with the site of deploy/nginx, between callers over TLS and the service."""
 
 import http.client
 import json
@@ -23,7 +23,7 @@ from chat_service.models import NewMessage, Role
 from chat_service.repository.messages import Messages
 from tests.client import CHATS, TenantAccess
 from tests.conftest import tenant_maker
-from tests.deploy.nginx import NGINX, Activated, Nginx
+from tests.deploy.nginx import NGINX, ActivatedGunicorn, Nginx
 from tests.failpoint import FailPoint
 from tests.wait import wait_until
 from tests.workers import children_of, workers_of
@@ -31,18 +31,18 @@ from tests.workers import children_of, workers_of
 BLOCK_SECONDS = 1.0
 COOKIE_BYTES = 15 * 2**10
 NGINX_BODY_BYTES = 2**20
-"""Of a body that nginx lets through by default."""
+"""The largest body that nginx lets through by default."""
 
-ON_ITS_WAY_BYTES = 2 * 2**20
-"""Of an export, when its chat is deleted: what the buffers of two connections hold."""
+BUFFERED_BYTES = 2 * 2**20
+"""The most of an export that arrives when its chat is deleted: what the buffers of two connections hold."""
 
 
 class Front(NamedTuple):
     """The service as its callers reach it."""
 
     nginx: Nginx
-    service: Activated
-    said: Path
+    service: ActivatedGunicorn
+    log_file: Path
     access: TenantAccess
 
     def send(self, method: str, path: str, **more: Any) -> requests.Response:
@@ -60,19 +60,19 @@ class Front(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def running(mongod, real_database, project: Path, tmp_path_factory) -> Iterator[tuple[Nginx, Activated, Path]]:
-    """nginx, the service behind it, and what that says."""
+def running(mongod, real_database, project: Path, tmp_path_factory) -> Iterator[tuple[Nginx, ActivatedGunicorn, Path]]:
+    """nginx, the service behind it, and the service's log file."""
     if NGINX is None:
         pytest.skip("there is no nginx on this machine")
     del real_database  # its collections are in place
     folder = tmp_path_factory.mktemp("nginx")
-    said = folder / "said"
+    log_file = folder / "said"
     with (
-        said.open("wb") as output,
-        Activated(mongod.uri, output=output, WEB_CONCURRENCY="1") as service,
+        log_file.open("wb") as output,
+        ActivatedGunicorn(mongod.uri, output=output, WEB_CONCURRENCY="1") as service,
         Nginx(project / "deploy/nginx/chat-service.conf", folder, service.port) as nginx,
     ):
-        yield nginx, service, said
+        yield nginx, service, log_file
     assert (folder / "chat-service.error.log").read_text() == ""
 
 
@@ -82,13 +82,13 @@ def front(running, database) -> Front:
 
 
 def test_a_request_is_what_it_was(front: Front) -> None:
-    """What it was called, that it came over TLS, and not when a client says that it did."""
-    wrong = f"t={time.time() + 1_000:.3f}"
-    answer = front.send("GET", CHATS, headers={"X-Request-ID": "by-the-caller", "X-Request-Start": wrong})
-    assert answer.status_code == 200
-    assert answer.headers["X-Request-ID"] == "by-the-caller"
-    assert "Strict-Transport-Security" in answer.headers
-    assert "X-Request-Start" not in front.said.read_text(), "the service would say that a clock is wrong"
+    """nginx passes on the request's id and that it came over TLS, but replaces the client's X-Request-Start."""
+    wrong_start = f"t={time.time() + 1_000:.3f}"
+    response = front.send("GET", CHATS, headers={"X-Request-ID": "by-the-caller", "X-Request-Start": wrong_start})
+    assert response.status_code == 200
+    assert response.headers["X-Request-ID"] == "by-the-caller"
+    assert "Strict-Transport-Security" in response.headers
+    assert "X-Request-Start" not in front.log_file.read_text(), "the service would say that a clock is wrong"
 
 
 def test_a_key_in_the_clear_is_refused(front: Front) -> None:
@@ -104,7 +104,7 @@ def test_metrics_are_not_for_everybody(front: Front) -> None:
 
 
 def test_connections_to_the_service_are_kept(front: Front) -> None:
-    """Many clients, each with a connection of its own, and one to the service for all."""
+    """Each client has its own connection to nginx; nginx has one to the service for all of them."""
     front.send("GET", CHATS)
     before = _connections_to(front.service.port)
     for _ in range(10):
@@ -113,20 +113,20 @@ def test_connections_to_the_service_are_kept(front: Front) -> None:
 
 
 def _connections_to(port: int) -> set[str]:
-    """Return who has, or has had lately, a connection to a local port."""
-    return {line[LOCAL] for line in _tcp() if line[REMOTE].endswith(f":{port:04X}")}
+    """Return the local addresses that have, or recently had, a connection to a local port."""
+    return {line[LOCAL] for line in _tcp_rows() if line[REMOTE].endswith(f":{port:04X}")}
 
 
 LOCAL, REMOTE, QUEUES = 1, 2, 4
 
 
-def _tcp() -> list[list[str]]:
+def _tcp_rows() -> list[list[str]]:
     """Return the kernel's table of connections (proc_net_tcp)."""
     return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
 
 
 def test_websockets(front: Front) -> None:
-    """From a program with its key, and from a page of the same origin with a ticket."""
+    """A program connects with its key, a page of the same origin with a ticket; each receives the messages of both."""
     url = f"wss://127.0.0.1:{front.nginx.port}{CHATS}/{front.new_chat()}"
     options = {"sslopt": {"ca_certs": str(front.nginx.certificate)}, "timeout": 15}
     ticket = front.send("POST", f"{url.partition(str(front.nginx.port))[2]}/tickets").json()["ticket"]
@@ -144,7 +144,7 @@ def test_websockets(front: Front) -> None:
 
 @pytest.mark.usefixtures("sequencer")
 def test_events_come_as_they_happen(front: Front) -> None:
-    """With the command of the docs, over HTTP/2, while nothing follows that would fill a buffer."""
+    """The docs' command gets events over HTTP/2 at once, though nothing follows them that would fill a buffer."""
     chat_id = front.new_chat()
     headers = ["-H", f"X-API-Key: {front.access.key}", "-H", "Accept: text/event-stream"]
     ca = ["--cacert", str(front.nginx.certificate)]
@@ -161,33 +161,33 @@ def test_events_come_as_they_happen(front: Front) -> None:
 
 @contextmanager
 def export(front: Front, chat_id: str) -> Iterator[http.client.HTTPResponse]:
-    """Ask for an export and read its first byte only; a small receive buffer keeps the rest with the others."""
+    """Request an export and read only its first byte; a small receive buffer leaves the rest to the senders."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.connect(("127.0.0.1", front.nginx.port))
     with closing(http.client.HTTPSConnection("127.0.0.1", timeout=30)) as connection:
         connection.sock = front.tls.wrap_socket(raw, server_hostname="127.0.0.1")
         connection.request("GET", f"{CHATS}/{chat_id}/export?format=ndjson", headers=front.access.headers)
-        with connection.getresponse() as answer:
-            assert (answer.status, answer.read(1)) == (200, b"{")
-            yield answer
+        with connection.getresponse() as response:
+            assert (response.status, response.read(1)) == (200, b"{")
+            yield response
 
 
 class _Stall:
-    """Whether the service has something to send that nobody takes: as much as when it was looked at before."""
+    """Whether the service's send queue is stuck: not empty, and as long as at the previous call."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._before = 0
+        self._queued = 0
 
     def __call__(self) -> bool:
-        own = [line for line in _tcp() if line[LOCAL].endswith(f":{self._port:04X}")]
-        before, self._before = self._before, sum(int(line[QUEUES].partition(":")[0], 16) for line in own)
-        return 0 < before == self._before
+        rows = [row for row in _tcp_rows() if row[LOCAL].endswith(f":{self._port:04X}")]
+        before, self._queued = self._queued, sum(int(row[QUEUES].partition(":")[0], 16) for row in rows)
+        return 0 < before == self._queued
 
 
 def test_an_export_is_not_kept_on_its_way(front: Front, database) -> None:
-    """It ends when its chat is deleted, which a buffer in between would not know."""
+    """An export ends when its chat is deleted; a proxy with a buffer would go on sending."""
     chat_id = front.new_chat()
     for _ in range(12):
         batch = [NewMessage(Role.USER, "x" * 1_000, None, {})] * 1_000
@@ -197,22 +197,22 @@ def test_an_export_is_not_kept_on_its_way(front: Front, database) -> None:
         assert front.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
         with pytest.raises(http.client.IncompleteRead) as cut:
             stream.read()
-    assert len(cut.value.partial) < ON_ITS_WAY_BYTES
+    assert len(cut.value.partial) < BUFFERED_BYTES
 
 
 def test_the_service_says_what_is_too_large(front: Front) -> None:
-    """And nginx nothing: what it would refuse by default is taken, and the refusal has the service's shape."""
+    """nginx lets through what it refuses by default; the service refuses, in its own format."""
     batch = {"messages": [{"content": "x" * 2_000}] * 800}
     assert len(json.dumps(batch)) > NGINX_BODY_BYTES
     assert front.send("POST", f"{CHATS}/{front.new_chat()}/messages", json=batch).status_code == 201
-    answer = front.send("POST", CHATS, data=b" " * 5 * 2**20)
-    assert (answer.status_code, answer.json()["code"]) == (413, "content_too_large")
+    response = front.send("POST", CHATS, data=b" " * 5 * 2**20)
+    assert (response.status_code, response.json()["code"]) == (413, "content_too_large")
     cookie = {"Cookie": "c=" + "x" * COOKIE_BYTES}
     assert front.send("GET", CHATS, headers=cookie).status_code == 200
 
 
 def test_a_body_without_a_good_key_is_not_waited_for(front: Front) -> None:
-    """It is not taken in first."""
+    """nginx does not read the body first: the service refuses the request by its headers."""
     head = f"POST {CHATS} HTTP/1.1\r\nHost: x\r\nX-API-Key: none\r\nContent-Length: {NGINX_BODY_BYTES}\r\n\r\n"
     with (
         socket.create_connection(("127.0.0.1", front.nginx.port), 30) as raw,
@@ -223,20 +223,20 @@ def test_a_body_without_a_good_key_is_not_waited_for(front: Front) -> None:
 
 
 def test_a_delete_is_not_sent_once_more(front: Front, failpoint: FailPoint) -> None:
-    """When its answer is lost: its caller would be told that there is no such chat."""
+    """nginx does not retry a DELETE whose response is lost: the retry would find no such chat."""
     chat_id = front.new_chat()
     has_begun = failpoint.block("commitTransaction", seconds=BLOCK_SECONDS, times=1)
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(front.send, "DELETE", f"{CHATS}/{chat_id}")
+        response = pool.submit(front.send, "DELETE", f"{CHATS}/{chat_id}")
         has_begun()
         (worker,) = workers_of(front.service)
         os.kill(worker, signal.SIGKILL)
-        assert answer.result().status_code == 502
+        assert response.result().status_code == 502
     wait_until(lambda: front.send("GET", f"{CHATS}/{chat_id}").status_code in {200, 404})
 
 
 def test_its_log_has_no_queries(front: Front) -> None:
-    """They hold tickets and names; nor does it have keys."""
+    """nginx's logs have no query strings, which hold tickets and names; nor do they have keys."""
     chat_id = front.new_chat()
     assert front.send("GET", f"{CHATS}/{chat_id}/messages?ticket=told-once").status_code == 422
     log = front.nginx.folder / "chat-service.log"
@@ -247,10 +247,10 @@ def test_its_log_has_no_queries(front: Front) -> None:
 
 
 class Load:
-    """Callers that go on calling, until they are told to end."""
+    """Threads that send one request after the other, until `end` is called."""
 
     def __init__(self, front: Front, *keeps: bool) -> None:
-        """Call from one thread for each of `keeps`: on one connection, or on one for each request."""
+        """Start a thread for each of `keeps`: if true it keeps one connection, else it opens one for each request."""
         self._front = front
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor()
@@ -263,9 +263,9 @@ class Load:
             with closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=tls)) as connection:
                 while not self._stop.wait(0.005):
                     connection.request("POST", CHATS, "{}", self._front.access.headers)
-                    answer = connection.getresponse()
-                    answer.read()
-                    self._statuses.append(answer.status)
+                    response = connection.getresponse()
+                    response.read()
+                    self._statuses.append(response.status)
                     if not keeps:
                         break
 
@@ -274,7 +274,7 @@ class Load:
         wait_until(lambda: len(self._statuses) > expected or any(caller.done() for caller in self._callers))
 
     def end(self) -> set[int]:
-        """Return which statuses there were; raise what a caller met that is no answer."""
+        """Stop the threads and return the statuses of all responses; raise what a thread met instead of a response."""
         self._stop.set()
         with self._pool:
             for caller in self._callers:
@@ -304,14 +304,14 @@ def _restart_service(front: Front) -> None:
 @pytest.mark.parametrize(
     ("change", "keeps"),
     [
-        # It hangs up on clients that are idle, and a request may just be on its way to it: that is theirs to repeat.
+        # nginx closes idle connections, even if a request is on its way on one: the client has to repeat that.
         (_reload_nginx, [False, False, False]),
         (_reload_service, [True, True, False]),
         (_restart_service, [True, True, False]),
     ],
 )
 def test_no_request_is_lost(front: Front, change: Callable[[Front], None], keeps: list[bool]) -> None:
-    """While nginx or the service is replaced; what comes in a restart waits for it."""
+    """Each request is answered while nginx or the service is replaced; during a restart, requests wait for its end."""
     load = Load(front, *keeps)
     load.wait_for_more()
     change(front)

@@ -1,4 +1,4 @@
-"""deploy/systemd: systemd itself says that they are units, and they run what the Procfile says."""
+"""deploy/systemd: systemd accepts the units, and they run the Procfile's commands."""
 
 import configparser
 import os
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.settings import SHUTDOWN_SECONDS, known
+from tests.deploy.settings import SHUTDOWN_SECONDS, known_settings
 
 CURRENT = "/opt/chat-service/current"
 
-EXPOSURE = 15
-"""Of 100, by `systemd-analyze security`; what it counts is that the service uses the network."""
+MAX_EXPOSURE = 15
+"""The most, of 100, that `systemd-analyze security` may find; what it finds is that the service uses the network."""
 
 UNITS = ["release", "web", "worker"]
 
 
 @pytest.fixture(scope="module")
 def units(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The units as if the service were installed, for systemd looks for its programs."""
+    """The units as if the service were installed, because systemd looks for the programs."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze on this machine")
     folder = tmp_path_factory.mktemp("units")
@@ -35,7 +35,7 @@ def units(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def analyze(units: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # The colon at the end: and systemd's own, like network-online.target.
+    # The colon at the end adds systemd's own units, such as network-online.target.
     environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"}
     command = ["systemd-analyze", *arguments]
     return subprocess.run(command, cwd=units, env=environment, capture_output=True, text=True, check=False)
@@ -44,29 +44,29 @@ def analyze(units: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_systemd_knows_every_line(units: Path) -> None:
     files = [file.name for file in units.iterdir() if file.suffix in {".service", ".socket"}]
     assert len(files) == len(UNITS) + 1
-    done = analyze(units, "verify", *files)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    result = analyze(units, "verify", *files)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", UNITS)
 def test_a_unit_has_its_walls(units: Path, name: str) -> None:
-    done = analyze(units, "security", "--offline=true", f"--threshold={EXPOSURE}", f"chat-service-{name}.service")
-    assert done.returncode == 0, done.stdout
+    result = analyze(units, "security", "--offline=true", f"--threshold={MAX_EXPOSURE}", f"chat-service-{name}.service")
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize("name", UNITS)
 def test_a_unit_runs_what_the_procfile_says(project: Path, name: str) -> None:
     (line,) = [line for line in (project / "Procfile").read_text().splitlines() if line.startswith(f"{name}: ")]
-    assert read(project, name)["ExecStart"] == f"{CURRENT}/.venv/bin/{line.removeprefix(f'{name}: ')}"
+    assert read_unit(project, name)["ExecStart"] == f"{CURRENT}/.venv/bin/{line.removeprefix(f'{name}: ')}"
 
 
 @pytest.mark.parametrize("name", ["web", "worker"])
 def test_a_unit_waits_for_what_is_in_flight(project: Path, name: str) -> None:
-    assert int(read(project, name)["TimeoutStopSec"]) > SHUTDOWN_SECONDS
+    assert int(read_unit(project, name)["TimeoutStopSec"]) > SHUTDOWN_SECONDS
 
 
 def test_the_proxies_ask_where_the_socket_listens(project: Path) -> None:
-    socket = read(project, "web", "socket")["ListenStream"]
+    socket = read_unit(project, "web", "socket")["ListenStream"]
     for file in ("nginx/chat-service.conf", "caddy/Caddyfile"):
         assert socket in (project / "deploy" / file).read_text()
 
@@ -75,11 +75,11 @@ def test_the_settings_exist(project: Path) -> None:
     lines = (project / "deploy/systemd/chat-service.env").read_text().splitlines()
     names = {line.partition("=")[0] for line in lines if not line.startswith("#")}
     assert names
-    assert names <= known(project)
+    assert names <= known_settings(project)
 
 
-def read(project: Path, name: str, kind: str = "service") -> configparser.SectionProxy:
+def read_unit(project: Path, name: str, kind: str = "service") -> configparser.SectionProxy:
     unit = configparser.ConfigParser(interpolation=None, strict=False)
-    unit.optionxform = str  # type: ignore[method-assign, assignment]  # names as they are
+    unit.optionxform = str  # type: ignore[method-assign, assignment]  # keeps the case of names
     unit.read(project / f"deploy/systemd/chat-service-{name}.{kind}")
     return unit[kind.title()]

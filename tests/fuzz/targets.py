@@ -1,6 +1,6 @@
-"""What is fuzzed. Each target takes any bytes: a refusal of ours is right, any other exception is a bug.
+"""The targets of fuzzing. Each gets any bytes: an error of the service's own is right, any other exception is a bug.
 
-What is accepted has to hold as well: it can be stored (BSON) and told (JSON), or the caller would get a 500 after all.
+An accepted input must also be storable (BSON) and sendable (JSON), or the caller would get a 500 after all.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ _APP = Flask("fuzz")
 
 
 def json(data: bytes) -> None:
-    """A body. Two parsers agree on what is accepted, and it can be written again."""
+    """A JSON body. Two parsers agree on the value of an accepted one, and it can be serialized again."""
     with suppress(InvalidJsonError):
         value = strict_json.parse_json(data)
         assert orjson.loads(orjson.dumps(value)) == orjson.loads(data)
 
 
 def cursor(data: bytes) -> None:
-    """A cursor of messages and of a list. One that is accepted is written the same way again."""
+    """A cursor of messages, and of a list. An accepted one is the same after it is written and read again."""
     text = data.decode("utf-8", "replace")
     page = {"cursor": text, "after": None, "before": None, "order": None}
     with suppress(InvalidCursorError, ValidationFailedError):
@@ -52,15 +52,15 @@ def cursor(data: bytes) -> None:
 
 
 def cursor_of_ours(data: bytes) -> None:
-    """The same behind the mark that ties a cursor to its list, which no fuzzer would guess."""
-    spans = cursors._SPAN.pack(False, 0, 0, cursors._list_mark(TENANT, CHAT))[-8:]
-    lists = cursors._list_mark(TENANT)
-    cursor(cursors._write(data[:17].ljust(17, b"\0") + spans).encode())
-    cursor(cursors._write(data[:24].ljust(24, b"\0") + lists).encode())
+    """As `cursor`, with the mark that ties a cursor to its list, which no fuzzer would guess."""
+    span_mark = cursors._SPAN.pack(False, 0, 0, cursors._list_mark(TENANT, CHAT))[-8:]
+    list_mark = cursors._list_mark(TENANT)
+    cursor(cursors._write(data[:17].ljust(17, b"\0") + span_mark).encode())
+    cursor(cursors._write(data[:24].ljust(24, b"\0") + list_mark).encode())
 
 
 def if_match(data: bytes) -> None:
-    """An If-Match: revisions that fit a BSON integer, any, or a 400."""
+    """An If-Match header gives revisions that fit a BSON integer, any revision, or a 400."""
     text = data.decode("latin-1").replace("\r", "").replace("\n", "")
     with _APP.test_request_context(headers={"If-Match": text}), suppress(BadRequest):
         revisions = parsing.expected_revisions()
@@ -68,7 +68,7 @@ def if_match(data: bytes) -> None:
 
 
 def chat_id(data: bytes) -> None:
-    """A UUID: what is accepted is one, in its canonical form."""
+    """A UUID: an accepted text is a UUID, and is returned in its canonical form."""
     text = data.decode("utf-8", "replace")
     canonical = parsing.parse_uuid(text)
     if canonical is not None:
@@ -77,7 +77,7 @@ def chat_id(data: bytes) -> None:
 
 
 def exported(data: bytes) -> None:
-    """An import of lines as they come."""
+    """An import of any lines."""
     with suppress(InvalidImportError):
         export = imports.Export(io.BytesIO(data))
         chat = export.chat()
@@ -85,7 +85,7 @@ def exported(data: bytes) -> None:
 
 
 def exported_whole(data: bytes) -> None:
-    """An import whose last line counts and vouches for those before it."""
+    """An import whose last line has the right count and hash of the lines before it."""
     body = data.removesuffix(b"\n") + b"\n"
     count = len(body.splitlines()) - 1
     end = {"type": "end", "message_count": count, "sha256": hashlib.sha256(body).hexdigest()}
@@ -108,7 +108,7 @@ SCHEMAS: list[Schema] = [
 
 
 def fields(data: bytes) -> None:
-    """JSON against each schema of a body or a query; the first byte chooses. What is accepted can be stored."""
+    """JSON for the schema of a body or a query, chosen by the first byte. An accepted value can be stored."""
     schema = SCHEMAS[data[0] % len(SCHEMAS)] if data else SCHEMAS[0]
     with suppress(InvalidJsonError, ValidationError):
         loaded = schema.load(strict_json.parse_json(data[1:]), unknown=RAISE)
@@ -117,8 +117,8 @@ def fields(data: bytes) -> None:
 
 def _store_loaded(loaded: Any) -> None:
     if isinstance(loaded, list):
-        for new in loaded:
-            _store_loaded(new)
+        for item in loaded:
+            _store_loaded(item)
     elif isinstance(loaded, NewMessage):
         _store_message(Message(1, loaded.role.value, loaded.sender_id, loaded.content, loaded.metadata, _AT, None))
     elif isinstance(loaded, Message):
@@ -132,11 +132,11 @@ def _store_loaded(loaded: Any) -> None:
 _AT = cursors._EPOCH
 
 
-def _store(chat: Chat, found: list[Message]) -> None:
+def _store(chat: Chat, chat_messages: list[Message]) -> None:
     assert bson.encode(chats.to_document(TENANT, chat))
     assert orjson.dumps([chat.title, chat.metadata, milliseconds(chat.created_at), milliseconds(chat.updated_at)])
     assert cursors.write_position(ListPosition(chat.updated_at, chat.id), TENANT)
-    for message in found:
+    for message in chat_messages:
         _store_message(message)
 
 
@@ -188,7 +188,7 @@ SEEDS: dict[str, list[bytes]] = {
         b'\x0a{"type": "end", "message_count": 1, "sha256": "%s"}' % (b"0" * 64),
     ],
 }
-"""What a fuzzer starts from: it finds its way from something right much sooner than from nothing."""
+"""The inputs that the fuzzer starts from: from valid ones it gets further much sooner than from nothing."""
 
 TOKENS = (
     *(r"\u0000", r"\ud800", r"\udc00", r"\u00e9", "\x00", "\u0660", "\uff11", "\ufeff"),
@@ -198,4 +198,4 @@ TOKENS = (
     *('"seq"', '"created_at"', '"edited_at"', '"message_count"', '"type"', '"sha256"', '"last_message_at"'),
     *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "-23:59", "+23:59", "T24:00:00", "02-30", "W/", "*"),
 )
-"""Words that a fuzzer may put in: the language of the requests, and what has broken others."""
+"""Tokens that the fuzzer may insert: those of the requests, and some that have broken other programs."""

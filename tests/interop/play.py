@@ -1,4 +1,4 @@
-"""The day of a chat with a client as openapi-python-client makes it."""
+"""A chat from its creation to its deletion, with a client that openapi-python-client has generated."""
 
 import sys
 from io import BytesIO
@@ -23,25 +23,25 @@ from chat_client.models import (
 )
 from chat_client.types import UNSET, File
 
-base_url, key, busy = sys.argv[1:]
+base_url, key, busy_chat_id = sys.argv[1:]
 client = AuthenticatedClient(base_url, token=key, prefix="", auth_header_name="X-API-Key")
 
 # Create: nothing is required, and metadata is any JSON.
 metadata = {"customer": 42, "tags": ["a", {"deep": None}]}
-new = ChatIn(title="From a generated client", metadata=Metadata.from_dict(metadata))
-made = create_chat.sync_detailed(client=client, body=new)
-assert made.status_code == 201
-chat = made.parsed
+new_chat = ChatIn(title="From a generated client", metadata=Metadata.from_dict(metadata))
+created = create_chat.sync_detailed(client=client, body=new_chat)
+assert created.status_code == 201
+chat = created.parsed
 assert chat.metadata.to_dict() == metadata
 chat_id = UUID(str(chat.id))
 
-# Post: one, and several.
-one = post_messages.sync(chat_id, client=client, body=MessageIn(content="one"))
-assert one.messages[0].role == "user"
-several = [MessageIn(content="two", sender_id="ada"), MessageIn(content="three", role=MessageInRole.ASSISTANT)]
-post_messages.sync(chat_id, client=client, body=MessagesIn(messages=several))
+# Post one message, and several.
+posted = post_messages.sync(chat_id, client=client, body=MessageIn(content="one"))
+assert posted.messages[0].role == "user"
+more_messages = [MessageIn(content="two", sender_id="ada"), MessageIn(content="three", role=MessageInRole.ASSISTANT)]
+post_messages.sync(chat_id, client=client, body=MessagesIn(messages=more_messages))
 
-# Page.
+# Read page by page.
 contents, cursor = [], UNSET
 while cursor is not None:
     page = list_messages.sync(chat_id, client=client, limit=2, cursor=cursor)
@@ -50,25 +50,25 @@ while cursor is not None:
 assert contents == ["one", "two", "three"]
 assert any(str(item.id) == str(chat_id) for item in list_chats.sync(client=client, limit=200).items)
 
-# Export, whole and as lines; the lines come in again.
-whole = export_chat.sync(chat_id, client=client)
-assert isinstance(whole, Export)
-assert len(whole.messages) == whole.chat.message_count == 3
+# Export as one document and as lines, and import the lines.
+export = export_chat.sync(chat_id, client=client)
+assert isinstance(export, Export)
+assert len(export.messages) == export.chat.message_count == 3
 lines = client.get_httpx_client().get(f"/api/v1/chats/{chat_id}/export", params={"format": "ndjson"})
 imported = import_chat.sync(client=client, body=File(payload=BytesIO(lines.content)))
 assert imported.message_count == 3
 
-# Preview, a chat that somebody is in, delete, and its receipt.
+# Preview, a delete that a connection prevents, a delete, and its receipt.
 assert preview_deletion.sync(chat_id, client=client).mode == PreviewOutMode.INLINE
-refused = delete_chat.sync_detailed(UUID(busy), client=client)
+refused = delete_chat.sync_detailed(UUID(busy_chat_id), client=client)
 assert (refused.status_code, refused.parsed.code) == (409, ProblemCode.ACTIVE_CONNECTIONS)
 assert delete_chat.sync(chat_id, client=client, idempotency_key=str(chat_id)).success is True
 assert get_deletion.sync(chat_id, client=client).message_count == 3
 
-# Bulk, and an error by its code.
-bulk = delete_chats.sync(client=client, body=BulkIn(chat_ids=[str(imported.id), str(chat_id)]))
-assert [str(done.chat_id) for done in bulk.successful] == [str(imported.id)]
-assert [failure.code for failure in bulk.failed] == ["chat_not_found"]
-gone = get_chat.sync(chat_id, client=client)
-assert isinstance(gone, Problem)
-assert gone.code == ProblemCode.CHAT_NOT_FOUND
+# Bulk delete, and an error by its code.
+report = delete_chats.sync(client=client, body=BulkIn(chat_ids=[str(imported.id), str(chat_id)]))
+assert [str(deletion.chat_id) for deletion in report.successful] == [str(imported.id)]
+assert [failure.code for failure in report.failed] == ["chat_not_found"]
+problem = get_chat.sync(chat_id, client=client)
+assert isinstance(problem, Problem)
+assert problem.code == ProblemCode.CHAT_NOT_FOUND

@@ -1,6 +1,6 @@
-"""Clients that others' generators make of the OpenAPI document, each through the day of a chat; and two linters.
+"""Clients that other projects generate from the OpenAPI document, each in use from a chat's creation to its deletion.
 
-Run by `make interop`, which installs the generators.
+And two linters of the document. `make interop` installs the generators, and runs this.
 """
 
 import shutil
@@ -22,30 +22,30 @@ pytestmark = pytest.mark.interop
 
 @pytest.fixture(scope="module")
 def document(gunicorn: ForkedGunicorn, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The document, as the service gives it out."""
-    found = tmp_path_factory.mktemp("document") / "openapi.json"
-    found.write_text(requests.get(f"http://127.0.0.1:{gunicorn.port}/openapi.json", timeout=30).text)
-    return found
+    """The OpenAPI document, as the service returns it."""
+    file = tmp_path_factory.mktemp("document") / "openapi.json"
+    file.write_text(requests.get(f"http://127.0.0.1:{gunicorn.port}/openapi.json", timeout=30).text)
+    return file
 
 
 @pytest.fixture
 def service(live, database) -> Service:
-    """The running service, with a chat that somebody is connected to."""
+    """The running service."""
     return Service(live[0], live[1](), database)
 
 
 @pytest.fixture
 def arguments(service: Service):
-    """What each program is given: address, key, and a chat that somebody is connected to."""
+    """The arguments of each program: address, key, and the id of a chat with a connection."""
     with service.peers:
-        busy = service.chat()
-        service.connect(busy)
-        yield [f"http://127.0.0.1:{service.gunicorn.port}", service.access.key, busy]
+        busy_chat_id = service.chat()
+        service.connect(busy_chat_id)
+        yield [f"http://127.0.0.1:{service.gunicorn.port}", service.access.key, busy_chat_id]
 
 
 def run(*command: object, folder: Path) -> None:
-    done = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True, timeout=170, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True, timeout=170, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def node(*command: object, folder: Path) -> None:
@@ -54,7 +54,7 @@ def node(*command: object, folder: Path) -> None:
 
 
 def play(folder: Path, program: str, arguments: list[str]) -> None:
-    """Check the types of a program in TypeScript and of what it was generated with, and run it."""
+    """Check the types of a TypeScript program and of its generated client, and run it."""
     for name in (program, "tsconfig.json", "package.json"):
         shutil.copy(HERE / name, folder / name)
     (folder / "node_modules").symlink_to(TOOLS)

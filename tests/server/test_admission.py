@@ -68,7 +68,7 @@ def test_what_is_heavy(path, body_bytes, weight) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 8, 256])
 def test_somebody_can_always_do_something(threads) -> None:
-    """Heavy work and each tenant may have a thread; from four threads on, no tenant may have all of them."""
+    """Heavy work and each tenant may have one thread at least; from four threads on, no tenant may have all of them."""
     assert 1 <= heavy_places(threads) <= threads
     assert 1 <= places_of_tenant(threads) <= threads
     assert (places_of_tenant(threads) < threads) == (threads >= 4)

@@ -23,7 +23,7 @@ except BaseException:
 async def application(scope, receive, send):
     pass
 """
-"""A module that writes its process id to a file and, while it is imported, gets SIGTERM and swallows what that raises."""
+"""A module that, while it is imported, writes its process id to a file, gets SIGTERM and swallows what that raises."""
 
 
 def test_an_import_that_swallows_everything_does_not_keep_it_from_ending(
