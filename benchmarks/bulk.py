@@ -1,7 +1,7 @@
-"""Bulk deletes: are they faster than single ones, and does another tenant notice?
+"""Bulk deletes: are they faster than single ones, and do they slow down another tenant?
 
 - 1,000 chats of 10 messages by one `POST /chats/delete`, and by 1,000 DELETEs of 8 clients, in turns.
-- Reads of another tenant meanwhile, one after the other, against the same reads in the quiet before.
+- Reads of another tenant during bulk deletes, one after the other, against the same reads on the idle service before.
 
     python -m benchmarks.bulk
 """

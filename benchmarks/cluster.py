@@ -2,10 +2,10 @@
 
     python -m benchmarks.cluster
 
-A config server and two shards, each a set of one member; collections and zones as in docs/scale.md. There is no mongos:
-since 6.0 a shard's mongod has the same router in it, for transactions of its own, and this has it route ours, by the
-commands that MongoDB's own tests have for that (`enableTestCommands`). `findAndModify` it does not route: the chat is
-looked up and deleted by two commands.
+A config server and two shards, each a replica set of one member; collections and zones as in docs/scale.md. There is no
+mongos: since 6.0 a shard's mongod contains the same router, for its own transactions. Here it routes ours too, by the
+commands that MongoDB's own tests use (`enableTestCommands`). It does not route `findAndModify`, so the chat is found by
+one command and deleted by another.
 """
 
 import tempfile
@@ -63,10 +63,10 @@ class Member:
             self._config["configsvr"] = True
 
     def begin(self) -> None:
-        """Wait until it is a primary.
+        """Initiate the replica set, and wait until the member is its primary.
 
         Raises:
-            EmbeddedError: it did not come up.
+            EmbeddedError: it did not become primary.
         """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
@@ -75,12 +75,12 @@ class Member:
                     return
                 self.client.admin.command({"replSetInitiate": self._config})
             except PyMongoError:
-                pass  # it is starting, or was initiated already
+                pass  # the member is starting, or its set is already initiated
             time.sleep(0.1)
         raise EmbeddedError(f"{self.name} did not become primary within {START_SECONDS} s.")
 
     def stop(self) -> None:
-        """Stop it."""
+        """Stop the member."""
         self.client.close()
         stop(self._process, START_SECONDS)
 
@@ -94,10 +94,10 @@ class EmbeddedCluster:
         self._members: list[Member] = []
 
     def __enter__(self) -> Self:
-        """Start, and make a cluster of them with the service's collections, none of them sharded.
+        """Start the members, and make them a cluster with the service's collections, none of them sharded.
 
         Raises:
-            EmbeddedError: they did not come up.
+            EmbeddedError: a member did not start.
         """
         try:
             for name, role in ("config", "--configsvr"), ("first", "--shardsvr"), ("second", "--shardsvr"):
@@ -109,7 +109,7 @@ class EmbeddedCluster:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop."""
+        """Stop the members."""
         self._stop()
 
     def _stop(self) -> None:
@@ -155,20 +155,20 @@ class EmbeddedCluster:
         self._admin({"_configsvrMoveRange": f"{DATABASE}.messages", "min": lower, "max": upper, "toShard": to.name})
 
     def route(self, command: Document) -> Document:
-        """Have the router run one command, and return its reply."""
+        """Run one command through the router, and return its reply."""
         name, *rest = command.items()
         reply: Document = self.shards[0].client[DATABASE].command({ROUTED[name[0]]: name[1], **dict(rest)})
         return reply
 
     def transact(self, commands: Iterable[Document]) -> None:
-        """Run commands as one transaction, on whichever shards they concern, and commit it."""
+        """Run commands as one transaction, on the shards that they concern, and commit it."""
         steps = [{"dbName": DATABASE, "command": command, "assertSucceeds": True} for command in commands]
         self.shards[0].client.admin.command(
             {"testInternalTransactions": 1, "useClusterClient": True, "commandInfos": steps}
         )
 
     def prepared(self) -> int:
-        """Return how many transactions the shards have ever prepared: only those on several shards are."""
+        """Return how many transactions the shards have prepared so far: only those on several shards are prepared."""
         return sum(
             int(shard.client.admin.command("serverStatus")["transactions"]["totalPrepared"]) for shard in self.shards
         )
@@ -212,7 +212,7 @@ def delete(cluster: EmbeddedCluster, key: Document, receipt_of: str) -> None:
 
 
 def side(cluster: EmbeddedCluster, clients: int, deletes: int, *, on_both: bool) -> Side:
-    """Return a side of the comparison: chats of both shards' tenants, deleted by so many clients at once."""
+    """Return a side of the comparison: so many clients delete chats of both shards' tenants at once."""
 
     def run() -> dict[str, float]:
         keys = [make_chat(cluster, (FIRST, SECOND)[number % 2]) for number in range(deletes)]

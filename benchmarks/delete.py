@@ -1,10 +1,10 @@
 """How fast is DELETE over HTTP: against raw pymongo, and against what others would build?
 
 All delete chats of the same size on the same mongod, from the same number of clients, in turns within one run. A ratio
-is taken for each round, and the median of the ratios is reported: the machine's mood is in both halves of a ratio.
+is taken for each round, and the median of the ratios is reported: how busy the machine is affects both halves.
 
 - floor: raw pymongo in threads, two commands and a commit: the chat and its messages, and nothing else.
-- raw: the same with the five commands of ours: presence and the receipt as well.
+- raw: the same with the five commands that the service sends: presence and the receipt as well.
 - ours: this service, as it is deployed. FastAPI and Eve: see benchmarks/peers/.
 
     make bench                      the table below, benchmarks/results/delete.json, and the picture

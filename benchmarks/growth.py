@@ -2,9 +2,9 @@
 
     python -m benchmarks.growth
 
-Documents as the service writes them, of 100 tenants, in the order in which they come. Sizes are the server's own after
-a checkpoint: WiredTiger's files without their free space, with its default compression, and the indexes. At the end
-what a delete and its entries in the log take of the oplog.
+The documents are as the service writes them, of 100 tenants, in the order in which they are written. The server gives
+the sizes after a checkpoint: WiredTiger's files without their free space, with its default compression, and the
+indexes. And how many bytes of the oplog a delete and its entries in the log take.
 """
 
 import itertools
@@ -34,9 +34,9 @@ Document = dict[str, Any]
 Make = Callable[[str, datetime], Iterator[Document]]
 """Yields the documents that one deletion (or chat, or message) of a tenant leaves, as of a time."""
 
-AT_ONCE = 1_000
+BATCH_DOCUMENTS = 1_000
 YEAR = 365 * 86_400
-A_SECOND = 1_000
+DELETES_A_SECOND = 1_000
 OPLOG_DELETES, OPLOG_MESSAGES = 200, 10
 
 _RANDOM = random.Random(1)  # noqa: S311 - no secret
@@ -96,10 +96,10 @@ def message(tenant_id: str, at: datetime) -> Iterator[Document]:
 def measure(database: Database, name: str, make: Make, documents: int) -> dict[str, float]:
     """Write so many documents, and return the bytes that each takes: as BSON, on the disk, and in the indexes."""
     collection, at = database.collections[name], database.now()
-    times = (at + timedelta(seconds=number / A_SECOND) for number in itertools.count())
+    times = (at + timedelta(seconds=number / DELETES_A_SECOND) for number in itertools.count())
     generated = itertools.chain.from_iterable(make(_RANDOM.choice(TENANTS), time) for time in times)
-    for _ in range(0, documents, AT_ONCE):
-        collection.insert_many(list(itertools.islice(generated, AT_ONCE)))
+    for _ in range(0, documents, BATCH_DOCUMENTS):
+        collection.insert_many(list(itertools.islice(generated, BATCH_DOCUMENTS)))
     database.client.admin.command("fsync")
     stats = database.database.command("collStats", name, indexDetails=True)
     reusable = (index["block-manager"]["file bytes available for reuse"] for index in stats["indexDetails"].values())
@@ -166,12 +166,12 @@ def main() -> None:
             database.collections[kind.collection].drop()
             database.prepare()
             sizes = measure(database, kind.collection, kind.make(), documents)
-            both = sizes["disk"] + sizes["indexes"]
-            kept = both * kind.of_deletion * A_SECOND * kind.kept_seconds / 1e12
+            stored = sizes["disk"] + sizes["indexes"]
+            kept = stored * kind.of_deletion * DELETES_A_SECOND * kind.kept_seconds / 1e12
             result[kind.title] = {**sizes, "after a year, TB": kept}
-            cells = [f"{size:.0f}" for size in (*sizes.values(), both)]
-            last = f"{kept:,.2f} TB" if kept else ""
-            print("|", " | ".join([kind.title, f"`{kind.collection}`", *cells, last]), "|", flush=True)
+            cells = [f"{size:.0f}" for size in (*sizes.values(), stored)]
+            after_a_year = f"{kept:,.2f} TB" if kept else ""
+            print("|", " | ".join([kind.title, f"`{kind.collection}`", *cells, after_a_year]), "|", flush=True)
         database.close()
     keep("growth", result)
 

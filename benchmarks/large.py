@@ -1,9 +1,9 @@
-"""Deletes of large chats: what the caller waits for, what the purge does afterwards, and who notices.
+"""Deletes of large chats: how long the caller waits, how fast the purge is, and whether it slows down others.
 
 - DELETE over HTTP by one client, for chats of 10 to 1,000,000 messages, in turns.
 - Trash and restore, of a small chat and a large one, in turns.
 - The purge of a large chat by `flask jobs run`, in messages per second, against one raw `delete_many` of its range.
-- Small requests of another tenant (a look, a post) at a steady rate: before a purge and during one.
+- Small requests of another tenant (a GET, a post) at a steady rate: before a purge and during one.
 
     python -m benchmarks.large
 """
@@ -70,7 +70,7 @@ def latencies(db: Any, uri: str, address: Address, rounds: int) -> dict[int, lis
             for chat_id in chat_ids:
                 store(db, chat_id, size)
             store(db, first := new_id(), SIZES[0])
-            client.close()  # the last connection has been idle for too long
+            client.close()  # the connection has been idle for too long
             http_delete(client, first)  # warms up the worker: its database connection and its cached API key
             for chat_id in chat_ids:
                 began = time.perf_counter()

@@ -73,10 +73,10 @@ def medians(results: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(result[name] for result in results) for name in results[0]}
 
 
-def ratio(results: dict[str, list[dict[str, float]]], of: str, to: str, figure: str = "per_second") -> float:
-    """Return the median over the rounds of one side's figure divided by the other's."""
-    pairs = zip(results[of], results[to], strict=True)
-    return statistics.median(one[figure] / other[figure] for one, other in pairs)
+def ratio(results: dict[str, list[dict[str, float]]], side: str, base: str, figure: str = "per_second") -> float:
+    """Return the median over the rounds of one side's figure divided by the base side's."""
+    pairs = zip(results[side], results[base], strict=True)
+    return statistics.median(numerator[figure] / denominator[figure] for numerator, denominator in pairs)
 
 
 def keep(name: str, result: Any) -> None:

@@ -1,9 +1,9 @@
-"""How many entries of the log one process numbers in a second, and what their tree costs of that.
+"""How many entries of the log one process numbers a second, and how many fewer because of their tree.
 
     python -m benchmarks.numbering
 
-In turns on one mongod: deletes that wait are numbered, with the tree's hashes and with none computed or kept. And
-how long a proof takes at the end.
+On one mongod, pending deletes are numbered in turns with the tree's hashes, and with none computed or stored. And how
+long a proof takes at the end.
 """
 
 import tempfile

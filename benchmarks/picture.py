@@ -17,8 +17,8 @@ def draw(cases: list[dict[str, Any]]) -> None:
     """Draw how many chats a second each side deletes, and how long the slowest hundredth takes."""
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "delete", "font.size": 10})
     figure, (speed, latency) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for place, (name, color) in enumerate(COLORS.items()):
-        positions = [number + (place - 1.5) * WIDTH for number in range(len(cases))]
+    for index, (name, color) in enumerate(COLORS.items()):
+        positions = [number + (index - 1.5) * WIDTH for number in range(len(cases))]
         bars = speed.bar(
             positions, [case[name]["over_floor"] for case in cases], WIDTH, color=color, label=NAMES.get(name, name)
         )

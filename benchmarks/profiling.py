@@ -1,8 +1,8 @@
 """Where does the CPU of a request go, layer by layer?
 
 Eight clients send DELETEs of 10 messages, then posts on 64 chats, while py-spy samples the threads of one worker. A
-sample is of the thread that has the interpreter, and belongs to the layer of its innermost frame that is in one, so the
-standard library counts to who calls it. The CPU of a request is measured without the sampling, and shared out by it.
+sample is of the thread that holds the GIL, and belongs to the layer of its innermost frame that is in one, so the
+standard library counts as its caller. The CPU of a request is measured without sampling, then divided by the samples.
 
     make bench && .venv/bin/python -m benchmarks.profiling     the table, and build/profile-*.txt for flamegraph.pl
 """

@@ -3,7 +3,7 @@
 - A page of 50 at the start, the middle and the end of a chat of a million messages: within 1.5 times of each other.
 - A page of chats of a tenant with 100,000 chats against one with 100: within 1.5 times.
 - The export of the million messages as ndjson over HTTP, in rows per second, against a raw pymongo cursor encoded by
-  orjson in this process; and how far the worker's memory rises above idle meanwhile.
+  orjson in this process; and how far the worker's memory rises above idle during the exports.
 
     python -m benchmarks.reads
 """

@@ -2,8 +2,8 @@
 
     python -m benchmarks.scale
 
-It prints the tables of docs/scale.md, which says what the model is. Nothing in it is random but by `--seed`. What an
-operation costs is measured elsewhere: the constants say where.
+It prints the tables of docs/scale.md, which describes the model. All its random numbers depend on `--seed` alone. What
+an operation costs is measured elsewhere: the constants say where.
 """
 
 import bisect
@@ -35,7 +35,7 @@ INLINE_LIMIT = 1_000
 SLICE_SECONDS = 1.0
 """How long a worker stays with one purge (jobs/purge.py)."""
 
-OF_A_DELETE = ("presence", "chats", "messages", "deletions")
+COLLECTIONS_OF_A_DELETE = ("presence", "chats", "messages", "deletions")
 """The collections that every delete touches, each in a chunk of its own."""
 
 MESSAGES_OF_A_CHAT = 12
@@ -123,7 +123,7 @@ class Chunks:
 
     def __init__(self, shards: int, rng: random.Random) -> None:
         self._owners: dict[str, list[int]] = {}
-        for collection in (*OF_A_DELETE, "purges"):
+        for collection in (*COLLECTIONS_OF_A_DELETE, "purges"):
             owners = [number % shards for number in range(shards * CHUNKS)]
             rng.shuffle(owners)
             self._owners[collection] = owners
@@ -145,7 +145,7 @@ class Deletes(NamedTuple):
 
 def collections_of(messages: int) -> tuple[str, ...]:
     """Return the collections that a delete of so many messages touches; for a large chat purges, not messages."""
-    return OF_A_DELETE if messages <= INLINE_LIMIT else ("presence", "chats", "purges", "deletions")
+    return COLLECTIONS_OF_A_DELETE if messages <= INLINE_LIMIT else ("presence", "chats", "purges", "deletions")
 
 
 def deletes(number: int, placement: Zones | Chunks, rng: random.Random) -> Deletes:

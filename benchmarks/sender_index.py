@@ -1,9 +1,9 @@
-"""What an index by which a sender's messages are found would cost every post: why there is none.
+"""What an index for finding a sender's messages would cost every post, and therefore why there is none.
 
     python -m benchmarks.sender_index
 
-In turns on one mongod, with and without the index: a post as the service does it (chat, message, commit), the processor
-time that the server takes for it, and what is on the disk. And what erasing has to do instead: look at every message.
+In turns on one mongod, with and without the index: a post as the service does it (chat, message, commit), the CPU time
+that the server takes for it, and what is on the disk. And how long erasing takes instead, which scans every message.
 """
 
 import os
@@ -50,25 +50,25 @@ def _message(number: int) -> dict[str, Any]:
 
 
 def post(database: Database, name: str) -> tuple[float, float]:
-    """Post messages one after the other; return for one the seconds, and the server's CPU seconds."""
+    """Post messages one after the other; return the seconds that one takes, and the server's CPU seconds for it."""
     server = database.client.admin.command("serverStatus")["pid"]
-    began, cpu = time.perf_counter(), _processor_seconds(server)
+    began, cpu = time.perf_counter(), _cpu_seconds(server)
     for number in range(POSTS):
         chat = {"_id": {"tenant_id": "tenant", "chat_id": f"{number % CHATS:036}"}}
         message = {**_message(number), "_id": {**chat["_id"], "seq": uuid.uuid4().int >> 66}}
         with database.client.start_session() as session, session.start_transaction():
             database.chats.update_one(chat, {"$inc": {"next_seq": 1}}, upsert=True, session=session)
             database.database[name].insert_one(message, session=session)
-    return (time.perf_counter() - began) / POSTS, (_processor_seconds(server) - cpu) / POSTS
+    return (time.perf_counter() - began) / POSTS, (_cpu_seconds(server) - cpu) / POSTS
 
 
-def _processor_seconds(pid: int) -> float:
+def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def scan_all(database: Database) -> float:
-    """Return the seconds that the eraser takes to scan a million messages for a sender who is not there."""
+    """Return the seconds that the eraser takes to scan a million messages for a sender who has none."""
     database.database["plain"].rename("messages", dropTarget=True)
     erasures = Erasures(database)
     erasures.request("tenant", "nobody", ErasureMode.REMOVE, "benchmark")

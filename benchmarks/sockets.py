@@ -1,4 +1,4 @@
-"""What does an idle WebSocket cost, and how soon do a thousand of them hear of a message?
+"""What does an idle WebSocket cost, and how soon does a message reach a thousand of them?
 
 One worker holds 5,000 idle sockets of 500 chats: its memory with and without them, and the p99 of small HTTP requests
 with and without them, in turns. And 1,000 sockets of one chat: the time from the POST to the arrival of its frame.
@@ -24,8 +24,8 @@ from benchmarks.processes import memory, workers_of_service
 from benchmarks.service import KEY, Address, service
 
 SOCKETS_OF_A_CHAT = 10
-OPENING = 50
-"""The most handshakes at a time."""
+MAX_HANDSHAKES = 50
+"""The most concurrent handshakes."""
 
 REQUESTS = 1_500
 CLIENTS = 4
@@ -98,7 +98,7 @@ async def _serve(pipe: Connection, address: Address) -> None:
     loop = asyncio.get_running_loop()
     listeners: list[Listener] = []
     arrivals: list[float] = []
-    handshakes = asyncio.Semaphore(OPENING)
+    handshakes = asyncio.Semaphore(MAX_HANDSHAKES)
 
     async def connect(chat_id: str) -> None:
         async with handshakes:

@@ -82,7 +82,7 @@ def front(running, database) -> Front:
 
 
 def test_a_request_is_what_it_was(front: Front) -> None:
-    """nginx passes on the request's id and that it came over TLS, but replaces the client's X-Request-Start."""
+    """Nginx passes on the request's id and that it came over TLS, but replaces the client's X-Request-Start."""
     wrong_start = f"t={time.time() + 1_000:.3f}"
     response = front.send("GET", CHATS, headers={"X-Request-ID": "by-the-caller", "X-Request-Start": wrong_start})
     assert response.status_code == 200
@@ -201,7 +201,7 @@ def test_an_export_is_not_kept_on_its_way(front: Front, database) -> None:
 
 
 def test_the_service_says_what_is_too_large(front: Front) -> None:
-    """nginx lets through what it refuses by default; the service refuses, in its own format."""
+    """Nginx lets through what it refuses by default; the service refuses, in its own format."""
     batch = {"messages": [{"content": "x" * 2_000}] * 800}
     assert len(json.dumps(batch)) > NGINX_BODY_BYTES
     assert front.send("POST", f"{CHATS}/{front.new_chat()}/messages", json=batch).status_code == 201
@@ -212,7 +212,7 @@ def test_the_service_says_what_is_too_large(front: Front) -> None:
 
 
 def test_a_body_without_a_good_key_is_not_waited_for(front: Front) -> None:
-    """nginx does not read the body first: the service refuses the request by its headers."""
+    """Nginx does not read the body first: the service refuses the request by its headers."""
     head = f"POST {CHATS} HTTP/1.1\r\nHost: x\r\nX-API-Key: none\r\nContent-Length: {NGINX_BODY_BYTES}\r\n\r\n"
     with (
         socket.create_connection(("127.0.0.1", front.nginx.port), 30) as raw,
@@ -223,7 +223,7 @@ def test_a_body_without_a_good_key_is_not_waited_for(front: Front) -> None:
 
 
 def test_a_delete_is_not_sent_once_more(front: Front, failpoint: FailPoint) -> None:
-    """nginx does not retry a DELETE whose response is lost: the retry would find no such chat."""
+    """Nginx does not retry a DELETE whose response is lost: the retry would find no such chat."""
     chat_id = front.new_chat()
     has_begun = failpoint.block("commitTransaction", seconds=BLOCK_SECONDS, times=1)
     with ThreadPoolExecutor() as pool:
@@ -236,7 +236,7 @@ def test_a_delete_is_not_sent_once_more(front: Front, failpoint: FailPoint) -> N
 
 
 def test_its_log_has_no_queries(front: Front) -> None:
-    """nginx's logs have no query strings, which hold tickets and names; nor do they have keys."""
+    """Nginx's logs have no query strings, which hold tickets and names; nor do they have keys."""
     chat_id = front.new_chat()
     assert front.send("GET", f"{CHATS}/{chat_id}/messages?ticket=told-once").status_code == 422
     log = front.nginx.folder / "chat-service.log"
