@@ -10,9 +10,6 @@ import atheris
 
 MAX_BYTES = 4_096
 
-FOUND = Path("build/fuzz")
-"""The folder for the inputs that found a bug."""
-
 # The fuzzer sees the coverage only of modules that are imported here.
 with atheris.instrument_imports(include=["chat_service.api", "json", "marshmallow", "uuid"]):
     from tests.fuzz.targets import SEEDS, TARGETS, TOKENS
@@ -24,9 +21,7 @@ def run_one(name: str, seconds: int) -> None:
         for number, seed in enumerate(SEEDS[name]):
             (Path(corpus) / str(number)).write_bytes(seed)
         tokens = Path(corpus, "tokens.dict")
-        tokens.write_text(
-            "".join('"' + "".join(f"\\x{byte:02x}" for byte in token.encode()) + '"\n' for token in TOKENS)
-        )
+        tokens.write_text("".join(f'"{_escaped(token)}"\n' for token in TOKENS))
         options = [f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}", f"-dict={tokens}", "-print_final_stats=1"]
         atheris.Setup([sys.argv[0], *options, "-verbosity=0", corpus], TARGETS[name])
         atheris.Fuzz()
