@@ -113,7 +113,7 @@ def before_call(_: Any, case: schemathesis.Case, **__: Any) -> None:
 def nothing_comes_back(
     ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
 ) -> None:
-    """Run the built-in `use_after_free`, but not for lists of messages: it mistakes emptying a chat for deleting one."""
+    """Run the built-in `use_after_free`, except where it mistakes emptying a chat for deleting its list of messages."""
     try:
         use_after_free(ctx, response, case)
     except UseAfterFree as error:

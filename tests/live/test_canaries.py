@@ -45,7 +45,7 @@ class Deployment(NamedTuple):
         return requests.request(method, self.url + path, headers=headers, timeout=30, **kwargs)
 
     def treat_everything_as_slow(self, **options: float) -> None:
-        """Have mongod treat every operation as slow; the share that it logs stays as it was, unless an option sets it."""
+        """Have mongod treat every operation as slow; the share that it logs stays, unless an option sets it."""
         self.client.chat_service.command({"profile": 0, "slowms": -1, **options})
 
 
