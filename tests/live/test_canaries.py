@@ -67,8 +67,12 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
         settings = {"WEBHOOK_SECRET_KEY": new_key(), "WEBHOOK_PRIVATE_NETWORKS": "on", **collector.settings}
         settings["OTEL_BSP_SCHEDULE_DELAY"] = str(10**6)
         gunicorn_settings = {**settings, "DELETE_INLINE_LIMIT": "0"}
-        with ForkedGunicorn(mongod.uri, free_port(), output=gunicorn_output, folder=None, **gunicorn_settings) as gunicorn:
-            worker = start("flask", "--app", "wsgi", "jobs", "run", output=worker_output, MONGODB_URI=mongod.uri, **settings)
+        with ForkedGunicorn(
+            mongod.uri, free_port(), output=gunicorn_output, folder=None, **gunicorn_settings
+        ) as gunicorn:
+            worker = start(
+                "flask", "--app", "wsgi", "jobs", "run", output=worker_output, MONGODB_URI=mongod.uri, **settings
+            )
 
             def end() -> None:
                 stop(worker, 10)
@@ -100,19 +104,25 @@ def send_canaries_everywhere(deployment: Deployment) -> list[requests.Response]:
     refused = [
         failed,
         deployment.send("POST", f"{chat_path}/messages", json={**message, TEXT: 1, "role": TEXT}),
-        deployment.send("POST", f"{chat_path}/messages", data='{"' + TEXT, headers={"Content-Type": "application/json"}),
+        deployment.send(
+            "POST", f"{chat_path}/messages", data='{"' + TEXT, headers={"Content-Type": "application/json"}
+        ),
         deployment.send("POST", f"{CHATS}/import", data=export[:-9], headers=ndjson_headers),
         deployment.send("GET", f"{chat_path}/messages?cursor={TEXT}"),
         deployment.send("GET", f"{CHATS}/{TEXT}"),
         deployment.send("GET", CHATS, headers={"X-API-Key": WRONG_KEY}),
         deployment.send("DELETE", chat_path, headers={"If-Match": f'"{TEXT}"', "traceparent": TEXT}),
-        deployment.send("DELETE", f"{chat_path}/{TEXT}", headers={"traceparent": VALID, "tracestate": f"vendor={TEXT}"}),
+        deployment.send(
+            "DELETE", f"{chat_path}/{TEXT}", headers={"traceparent": VALID, "tracestate": f"vendor={TEXT}"}
+        ),
         deployment.send("DELETE", chat_path, headers={"Idempotency-Key": f"{TEXT} {TEXT}"}),
     ]
     assert all(answer.status_code >= 400 for answer in refused)
     assert deployment.send("DELETE", chat_path).status_code == 200
     receipt_path = f"/api/v1/deletions/{chat_id}"
-    wait_until(lambda: deployment.send("GET", receipt_path).json()["purge"]["state"] == "complete", PURGED_SECONDS, every=0.1)
+    wait_until(
+        lambda: deployment.send("GET", receipt_path).json()["purge"]["state"] == "complete", PURGED_SECONDS, every=0.1
+    )
     after_delete = deployment.send("GET", chat_path)
     paths = ("/api/v1/deletions", "/api/v1/log?limit=1000", "/metrics", "/healthz")
     return [*refused, after_delete, *govern(deployment, message), *(deployment.send("GET", path) for path in paths)]
@@ -133,7 +143,13 @@ def govern(deployment: Deployment, message: dict[str, Any]) -> list[requests.Res
         receiver.wait_for(4)
         assert TEXT not in str([delivery.body for delivery in receiver.messages])
     webhook_path = f"/api/v1/webhooks/{webhook['id']}"
-    paths = ("/api/v1/holds", "/api/v1/erasures", erasure.headers["Location"], webhook_path, f"{webhook_path}/deliveries")
+    paths = (
+        "/api/v1/holds",
+        "/api/v1/erasures",
+        erasure.headers["Location"],
+        webhook_path,
+        f"{webhook_path}/deliveries",
+    )
     return [refused, released, erasure, *(deployment.send("GET", path) for path in paths)]
 
 

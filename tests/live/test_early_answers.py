@@ -59,7 +59,11 @@ def test_a_client_that_first_sends_everything_has_its_answer(connection, access,
 
 def test_what_a_front_end_brings_along_is_not_refused(connection, access) -> None:
     """A request with the cookies of a domain and the headers that proxies add is served."""
-    fields = [f"X-API-Key: {access.key}", f"Cookie: session={'c' * 15_000}", *(f"X-Hop-{number}: x" for number in range(90))]
+    fields = [
+        f"X-API-Key: {access.key}",
+        f"Cookie: session={'c' * 15_000}",
+        *(f"X-Hop-{number}: x" for number in range(90)),
+    ]
     connection.sendall("\r\n".join([f"GET {CHATS} HTTP/1.1", "Host: localhost", *fields, "", ""]).encode())
     assert read(connection) == (200, "")
 

@@ -314,7 +314,8 @@ def observe(uri: str, wrong: Wrong, output: Path) -> Observation:
         else:
             with service:
                 pending = [
-                    pool.submit(settled_status, service.port, *arguments) for arguments in (("/readyz", wrong.ready), (CHATS, wrong.api))
+                    pool.submit(settled_status, service.port, *arguments)
+                    for arguments in (("/readyz", wrong.ready), (CHATS, wrong.api))
                 ]
                 ready, api = (future.result() for future in pending)
         return Observation(ready, api, output.read_text(), *init_run.result())

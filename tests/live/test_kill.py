@@ -79,7 +79,9 @@ def wait_until_loaded(service: ForkedGunicorn, workers: int) -> set[int]:
         cpu_before = cpu_now
 
 
-@pytest.mark.parametrize("campaign", [ALONE, IN_GROUPS, *MANY], ids=lambda campaign: f"{campaign.rounds * campaign.workers} kills")
+@pytest.mark.parametrize(
+    "campaign", [ALONE, IN_GROUPS, *MANY], ids=lambda campaign: f"{campaign.rounds * campaign.workers} kills"
+)
 def test_every_chat_is_whole_or_gone(
     mongod: EmbeddedMongod, database: Database, access, slow_steps, campaign: Campaign
 ) -> None:

@@ -114,7 +114,9 @@ def test_serves_and_keeps_its_data(run: Callable[..., Run], folder: Path) -> Non
     first = run()
     printed = first.wait_until_serving()
     curl_line = re.search(r"Look: +(curl .*)", printed)[1]
-    curl_output = subprocess.run(["bash", "-c", curl_line], capture_output=True, text=True, timeout=30, check=True).stdout
+    curl_output = subprocess.run(
+        ["bash", "-c", curl_line], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
     assert f'"id": "{CHAT}"' in curl_output
     assert '"message_count": 3' in curl_output
     page, _, fragment = re.search(r"Try it +(.*)", printed)[1].partition("#")

@@ -114,7 +114,9 @@ JAVASCRIPT = 'const chats = "http://127.0.0.1:8000/api/v1/chats";'
 def test_javascript_in_node(sample, tmp_path: Path) -> None:
     """The README's program works as a module: node has its own WebSocket since version 22."""
     (tmp_path / "sample.mjs").write_text(sample(JAVASCRIPT))
-    completed = node(["sample.mjs"], return_completed_process=True, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    completed = node(
+        ["sample.mjs"], return_completed_process=True, cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
     assert (completed.stdout, completed.returncode) == ("Hello from JavaScript\n", 0), completed.stderr
 
 

@@ -134,12 +134,16 @@ def test_each_goes_on_with_what_the_other_has_left(both) -> None:
     for chat_id in chats:
         for version in (first, second):
             caller.post(version, chat_id, 2)
-        pages = [caller.send(version, "GET", f"chats/{chat_id}/messages?limit=200", 200).json() for version in (first, second)]
+        pages = [
+            caller.send(version, "GET", f"chats/{chat_id}/messages?limit=200", 200).json()
+            for version in (first, second)
+        ]
         assert pages[0]["items"] == pages[1]["items"]
         seqs = [message["seq"] for message in pages[0]["items"]]
         assert seqs == list(range(1, len(seqs) + 1))
         exports = [
-            caller.send(version, "GET", f"chats/{chat_id}/export?format=json", 200).json() for version in (first, second)
+            caller.send(version, "GET", f"chats/{chat_id}/export?format=json", 200).json()
+            for version in (first, second)
         ]
         assert exports[0]["messages"] == exports[1]["messages"]
     for chat_id in deleted_before:
@@ -155,7 +159,9 @@ def test_each_goes_on_with_what_the_other_has_left(both) -> None:
     raced = [caller.chat(first if number % 2 else second, 2 if number % 3 else LARGE) for number in range(1, RACES)]
     with ThreadPoolExecutor() as pool:
         for chat_id in raced:
-            deletes = [pool.submit(delete_status, caller, version, chat_id) for version in (first, second, first, second)]
+            deletes = [
+                pool.submit(delete_status, caller, version, chat_id) for version in (first, second, first, second)
+            ]
             assert sorted(future.result() for future in deletes) == [200, 404, 404, 404]
     assert_ends_well(database, new, {*deleted_before, *deleted, *raced})
 
