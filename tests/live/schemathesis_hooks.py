@@ -1,4 +1,4 @@
-"""What schemathesis cannot know of valid requests: things that only the service gives out, or that are used once."""
+"""Hooks for what schemathesis cannot know of valid requests: values that only the service issues, or used only once."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from chat_service.models import ListPosition, Span
 
 TENANT_ID = os.environ["SCHEMATHESIS_TENANT_ID"]
 CHAT_IDS = os.environ["SCHEMATHESIS_CHAT_IDS"].split(",")
-"""Chats that are there when the run begins, so that not all it meets are 404s."""
+"""Chats that exist when the run begins, so that not every request gets a 404."""
 
 LONGEST_QUERY = 1_000
 
@@ -27,7 +27,7 @@ TIME = "2024-01-15T10:45:00.000Z"
 
 @st.composite
 def exports(draw: st.DrawFn) -> bytes:
-    """Whole ndjson exports."""
+    """Generate complete ndjson exports."""
     contents = draw(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=40)))
     chat = {"id": str(draw(st.uuids())), "title": None, "metadata": {}, "message_count": len(contents)}
     times = {"created_at": TIME, "updated_at": TIME, "last_message_at": None}
@@ -55,15 +55,15 @@ METADATA_VALUE = {
 
 @schemathesis.hook
 def before_load_schema(_: Any, schema: dict[str, Any]) -> None:
-    """What may be in metadata, exactly: the document says it in words, because generators cannot take a recursion."""
-    known = schema["components"]["schemas"]
-    known["Metadata"]["additionalProperties"] = {"$ref": "#/components/schemas/MetadataValue"}
-    known["MetadataValue"] = METADATA_VALUE
+    """Define exactly what metadata may contain; the document says it in words, because generators cannot recurse."""
+    schemas = schema["components"]["schemas"]
+    schemas["Metadata"]["additionalProperties"] = {"$ref": "#/components/schemas/MetadataValue"}
+    schemas["MetadataValue"] = METADATA_VALUE
 
 
 @schemathesis.hook
 def map_path_parameters(_: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Half of the chats that are asked for are there."""
+    """Request a chat that exists in about half of the cases."""
     chat_id = (path_parameters or {}).get("chat_id")
     if path_parameters and isinstance(chat_id, str) and parse_uuid(chat_id):
         number = int(chat_id[:4], 16)
@@ -74,13 +74,13 @@ def map_path_parameters(_: Any, path_parameters: dict[str, Any] | None) -> dict[
 
 @schemathesis.hook
 def filter_query(_: Any, query: dict[str, Any] | None) -> bool:
-    """What is over the limit of the request line is a 414, whatever it says; the corpus of wrong requests has it."""
+    """Skip queries that make the request line too long: each is a 414, which the corpus of wrong requests covers."""
     return len(str(query)) < LONGEST_QUERY
 
 
 @schemathesis.hook
 def map_body(_: Any, body: Any) -> Any:
-    """A number that no 64-bit integer holds is sent as the double it is; a schema cannot tell them apart."""
+    """Send an integer that exceeds 64 bits as the double it becomes; a schema cannot tell the two apart."""
     if isinstance(body, dict):
         return {name: map_body(None, value) for name, value in body.items()}
     if isinstance(body, list):
@@ -91,9 +91,9 @@ def map_body(_: Any, body: Any) -> Any:
 
 @schemathesis.hook
 def before_call(_: Any, case: schemathesis.Case, **__: Any) -> None:
-    """Make a request that is meant to be right right in what a schema cannot say."""
+    """Correct a request that is meant to be valid, where a schema cannot say what is valid."""
     if str((case.query or {}).get("wait")) in map(str, range(1, 26)):
-        case.query["wait"] = 0  # in an empty log it would be waited for
+        case.query["wait"] = 0  # in an empty log, the request would wait for an entry
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if isinstance(case.body, dict) and isinstance(case.body.get("expires_at"), str):
@@ -103,7 +103,7 @@ def before_call(_: Any, case: schemathesis.Case, **__: Any) -> None:
     if "If-Match" in (case.headers or {}):
         case.headers["If-Match"] = "*"
     if parse_uuid(str(case.path_parameters.get("chat_id", CHAT_IDS[0]))) is None:
-        # The bulk delete tells an id back that is none; it is not one to go on with.
+        # The answer of a bulk delete repeats ids that are invalid; a request that follows cannot use them.
         case.path_parameters["chat_id"] = CHAT_IDS[0]
     if "cursor" in (case.query or {}):
         _set_cursor(case)
@@ -113,24 +113,24 @@ def before_call(_: Any, case: schemathesis.Case, **__: Any) -> None:
 def nothing_comes_back(
     ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
 ) -> None:
-    """The built-in `use_after_free`, which takes the emptying of a chat for the deletion of its list of messages."""
+    """Run the built-in `use_after_free`, except where it mistakes emptying a chat for deleting its list of messages."""
     try:
         use_after_free(ctx, response, case)
-    except UseAfterFree as found:
-        if not found.free.endswith("/messages"):
+    except UseAfterFree as error:
+        if not error.free.endswith("/messages"):
             raise
 
 
 def _set_cursor(case: schemathesis.Case) -> None:
-    """Use a cursor as the service gives it out for this list; it carries the bounds of its first page."""
+    """Use a cursor as the service issues it for this list; the cursor carries the bounds of the first page."""
     query: dict[str, Any] = case.query
-    last = ListPosition(datetime.now(UTC), str(uuid.uuid4()))
+    position = ListPosition(datetime.now(UTC), str(uuid.uuid4()))
     if case.path.endswith("/messages"):
         query["cursor"] = cursors.next_cursor(Span(), 1, TENANT_ID, str(case.path_parameters["chat_id"]).lower())
-        for carried in ("after", "before", "order"):
-            query.pop(carried, None)
+        for name in ("after", "before", "order"):
+            query.pop(name, None)
     elif case.path.endswith("/connections"):
         owners = ("connections", TENANT_ID, str(case.path_parameters["chat_id"]).lower())
-        query["cursor"] = cursors.write_position(last, *owners)
+        query["cursor"] = cursors.write_position(position, *owners)
     else:
-        query["cursor"] = cursors.write_position(last, case.path.rpartition("/")[2], TENANT_ID)
+        query["cursor"] = cursors.write_position(position, case.path.rpartition("/")[2], TENANT_ID)

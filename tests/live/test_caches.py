@@ -1,4 +1,4 @@
-"""The programs of docs/caches.md, run as they stand there: what is deleted is forgotten, also by a late answer."""
+"""The programs of docs/caches.md, run as they stand there: a deleted chat leaves the cache, despite a late answer."""
 
 import os
 import subprocess
@@ -50,17 +50,17 @@ console.log(cache.has("late"));
 
 @pytest.fixture
 def environment(live) -> dict[str, str]:
-    """Where the service is, a key, and a chat."""
+    """Return the environment, with the service's address, an API key and a chat's id."""
     gunicorn, new_tenant = live
     access = new_tenant()
     answer = requests.post(f"{gunicorn.url}/chats", json={"title": "Parcels"}, headers=access.headers, timeout=30)
-    told = {"CHAT_API": gunicorn.url, "CHAT_KEY": access.key, "CHAT_ID": answer.json()["id"]}
-    return {**os.environ, **told}
+    variables = {"CHAT_API": gunicorn.url, "CHAT_KEY": access.key, "CHAT_ID": answer.json()["id"]}
+    return {**os.environ, **variables}
 
 
 @pytest.fixture
 def program(project: Path) -> Callable[[str], str]:
-    """Return the indented lines under a heading of the page."""
+    """Return a function that finds the program under a heading of the page: its indented lines."""
 
     def find(heading: str) -> str:
         section = (project / "docs" / "caches.md").read_text().split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
@@ -70,7 +70,7 @@ def program(project: Path) -> Callable[[str], str]:
 
 
 def test_in_python(program, environment: dict[str, str]) -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program("In Python") + PYTHON],
         capture_output=True,
         text=True,
@@ -78,12 +78,12 @@ def test_in_python(program, environment: dict[str, str]) -> None:
         env=environment,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("True None\nFalse\n", "")
+    assert (completed.stdout, completed.stderr) == ("True None\nFalse\n", "")
 
 
 def test_in_javascript(program, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "cache.mjs").write_text(program("In JavaScript") + JAVASCRIPT)
-    done = node(
+    completed = node(
         [str(tmp_path / "cache.mjs")], return_completed_process=True, capture_output=True, text=True, env=environment
     )
-    assert (done.stdout, done.stderr) == ("true null\nfalse\n", "")
+    assert (completed.stdout, completed.stderr) == ("true null\nfalse\n", "")

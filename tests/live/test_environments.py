@@ -1,7 +1,7 @@
-"""What is wrong outside ends no service, is said in one line that helps, and is over when somebody mends it.
+"""A fault in its environment does not end the service, is reported in one helpful line, and is over once repaired.
 
-Each row is an environment: what `/readyz` says, what a request to the API gets, what stands in the log, and with what
-`db init` ends. A request with a key that nobody has is 401 where the database could be asked, and 503 where not.
+Each row is an environment: what `/readyz` says, what a request to the API gets, what the log says, and how `db init`
+ends. A request with an unknown key is a 401 if the service can ask the database, and a 503 if it cannot.
 """
 
 import socket
@@ -26,65 +26,65 @@ from tests.forked import start
 from tests.mounts import InOwnMounts
 from tests.wait import wait_until
 
-SECONDS = 90.0
-"""Until the service is as it will be: workers have started, and the driver knows what it cannot reach."""
+SETTLE_SECONDS = 90.0
+"""How long a service may take to settle: workers start, and the driver learns which servers it cannot reach."""
 
 
-AT_ONCE = 4
-"""Services that are looked at."""
+CONCURRENT = 4
+"""How many services run at the same time."""
 
 SECRET = "secret-word"  # noqa: S105 - of a server that lives as long as the test
 
 
 class World:
-    """The servers that environments are made of."""
+    """The servers that the environments use."""
 
     def __init__(self, mongod: EmbeddedMongod, folder: Path) -> None:
         self._mongod = mongod
         self._folder = folder
-        self._ends = ExitStack()
-        self._secured: int | None = None
+        self._cleanup = ExitStack()
+        self._secured_port: int | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ends.close()
+        self._cleanup.close()
 
     def database(self, name: str, options: str = "replicaSet=rs0") -> str:
-        """Return the address of an empty database on a good server."""
+        """Return the address of an empty database on a server that works."""
         self.client.drop_database(name)
         return f"mongodb://127.0.0.1:{self._mongod.port}/{name}?{options}"
 
     @cached_property
     def client(self) -> Any:
         client: Any = pymongo.MongoClient(self._mongod.uri)
-        self._ends.callback(client.close)
+        self._cleanup.callback(client.close)
         return client
 
     def listener(self) -> int:
-        """Return a port where somebody listens, and never answers."""
-        listening = self._ends.enter_context(socket.create_server(("127.0.0.1", 0)))
-        return int(listening.getsockname()[1])
+        """Return a port that accepts connections and never answers."""
+        server = self._cleanup.enter_context(socket.create_server(("127.0.0.1", 0)))
+        return int(server.getsockname()[1])
 
-    def alone(self, *options: str) -> int:
-        """Return the port of a server of its own, which is not made a set."""
+    def new_server(self, *options: str) -> int:
+        """Start another server, without initiating a replica set, and return its port."""
         port, folder = free_port(), Path(tempfile.mkdtemp(dir=self._folder))
-        process = launch(folder, port, options=options)
-        self._ends.callback(stop, process, 15)
+        mongod = launch(folder, port, options=options)
+        self._cleanup.callback(stop, mongod, 15)
         wait_until(lambda: _listens(port), 60)
         return port
 
     def secured(self, user: str) -> str:
-        """Return the address of the database `chat` on a server with users: `rw`, `ro`, and `other` of another one."""
-        if self._secured is None:
+        """Return the address of `chat` on a server with users: `rw`, `ro`, and `other` of another database."""
+        if self._secured_port is None:
             key_file = self._folder / "key"
             key_file.write_text("c29tZXRoaW5n" * 20)
             key_file.chmod(0o600)
-            self._secured = self.alone("--replSet", "rs0", "--keyFile", str(key_file))
-            _add_users(self._secured)
-        at = f"{user}@" if user else ""
-        return f"mongodb://{at}127.0.0.1:{self._secured}/chat?replicaSet=rs0&authSource=admin"
+            self._secured_port = self.new_server("--replSet", "rs0", "--keyFile", str(key_file))
+            _add_users(self._secured_port)
+        login = f"{user}@" if user else ""
+        return f"mongodb://{login}127.0.0.1:{self._secured_port}/chat?replicaSet=rs0&authSource=admin"
 
 
 def _listens(port: int) -> bool:
@@ -105,40 +105,40 @@ def _add_users(port: int) -> None:
             client.admin.command("createUser", name, pwd=SECRET, roles=[{"role": role, "db": database}])
 
 
-class Found(NamedTuple):
-    """What was seen of an environment."""
+class Observation(NamedTuple):
+    """What the service and `db init` did in an environment."""
 
     ready: int
     api: int
     log: str
     init_code: int
-    init_said: str
+    init_output: str
 
 
 class Wrong(NamedTuple):
-    """An environment, and what is right in it."""
+    """An environment, and the right behaviour in it."""
 
     name: str
     make: Callable[[World], str]
-    """Returns MONGODB_URI."""
+    """Prepares the environment, and returns its MONGODB_URI."""
     ready: int
     api: int
     log: str
-    """What stands in the log; empty for nothing that is an error."""
+    """What the log contains; if empty, the log has no error."""
     init_code: int
-    init_said: str
+    init_output: str
     mount: str = "true"
     """A command that changes a folder for the service."""
     variables: Mapping[str, str] = {}
 
 
-def _made(world: World, name: str, make: Callable[[Any], object]) -> str:
+def _prepared(world: World, name: str, prepare: Callable[[Any], object]) -> str:
     address = world.database(name)
-    make(world.client[name])
+    prepare(world.client[name])
     return address
 
 
-def _view(database: Any) -> None:
+def _create_view(database: Any) -> None:
     database.create_collection("others")
     database.command("create", "messages", viewOn="others", pipeline=[])
 
@@ -149,7 +149,7 @@ REFUSED = "refuses the user or the password of MONGODB_URI"
 ROLE = "refuses a command: the user of MONGODB_URI needs the role readWrite on chat"
 ADDRESS = "MONGODB_URI is not a valid MongoDB address"
 ENDS = 0
-"""In place of a status: a setting that is wrong for good ends the service as it starts."""
+"""Stands in place of a status: a setting that cannot become right ends the service as it starts."""
 IN_PLACE = "Collections and indexes are in place."
 
 SOAK = {
@@ -167,7 +167,7 @@ SOAK = {
     "an index that is missing",
     "a /dev/shm that nobody may write to",
 }
-"""These are only looked at by `make soak`: each of them has one of its kind beside it, and a service costs seconds."""
+"""Only `make soak` tests these: each resembles one that is always tested, and a service costs seconds."""
 
 ENVIRONMENTS = [
     Wrong("no such host", lambda _: "mongodb://nowhere.invalid/chat?replicaSet=rs0", 503, 503, AWAY, 1, AWAY),
@@ -194,13 +194,13 @@ ENVIRONMENTS = [
     ),
     Wrong(
         "a standalone",
-        lambda world: f"mongodb://127.0.0.1:{world.alone()}/chat",
+        lambda world: f"mongodb://127.0.0.1:{world.new_server()}/chat",
         *(ENDS, ENDS, "is a standalone", 1, "is a standalone"),
     ),
     Wrong("no address", lambda _: "localhost:27017/chat", ENDS, ENDS, ADDRESS, 1, ADDRESS),
     Wrong(
         "a set that was never initiated",
-        lambda world: f"mongodb://127.0.0.1:{world.alone('--replSet', 'rs0')}/chat?replicaSet=rs0",
+        lambda world: f"mongodb://127.0.0.1:{world.new_server('--replSet', 'rs0')}/chat?replicaSet=rs0",
         *(503, 503, AWAY, 1, AWAY),
     ),
     Wrong(
@@ -215,17 +215,17 @@ ENVIRONMENTS = [
     ),
     Wrong(
         "messages that are not clustered",
-        lambda world: _made(world, "chat_plain", lambda database: database.create_collection("messages")),
+        lambda world: _prepared(world, "chat_plain", lambda database: database.create_collection("messages")),
         *(503, 401, "messages is not clustered", 1, "messages is not clustered"),
     ),
     Wrong(
         "messages that are a view",
-        lambda world: _made(world, "chat_view", _view),
+        lambda world: _prepared(world, "chat_view", _create_view),
         *(503, 401, "messages is a view", 1, "messages is a view"),
     ),
     Wrong(
         "an index with other options",
-        lambda world: _made(
+        lambda world: _prepared(
             world,
             "chat_index",
             lambda database: database["tickets"].create_index([("expires_at", ASCENDING)], expireAfterSeconds=60),
@@ -235,7 +235,7 @@ ENVIRONMENTS = [
     Wrong("an empty database", lambda world: world.database("chat_empty"), 200, 401, "", 0, IN_PLACE),
     Wrong(
         "an index that is missing",
-        lambda world: _made(world, "chat_missing", lambda database: database.create_collection("purges")),
+        lambda world: _prepared(world, "chat_missing", lambda database: database.create_collection("purges")),
         *(200, 401, "", 0, IN_PLACE),
     ),
     Wrong(
@@ -260,74 +260,78 @@ ENVIRONMENTS = [
 
 
 @pytest.fixture(scope="module")
-def looks(
+def observations(
     mongod: EmbeddedMongod, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[dict[str, Future[Found]]]:
-    """What is seen of each environment that is asked for, of several at once: most of the time is waiting."""
-    here = [item for item in request.session.items if item.path == request.path]
-    asked = {item.callspec.params["wrong"].name for item in here}
+) -> Iterator[dict[str, Future[Observation]]]:
+    """Return the observation of each selected environment; several run at once, as most of the time is waiting."""
+    items = [item for item in request.session.items if item.path == request.path]
+    selected = {item.callspec.params["wrong"].name for item in items}
     folder = tmp_path_factory.mktemp("world")
-    with World(mongod, folder) as world, ThreadPoolExecutor(AT_ONCE) as pool:
+    with World(mongod, folder) as world, ThreadPoolExecutor(CONCURRENT) as pool:
         yield {
-            wrong.name: pool.submit(look, wrong.make(world), wrong, folder / f"output-{number}")
+            wrong.name: pool.submit(observe, wrong.make(world), wrong, folder / f"output-{number}")
             for number, wrong in enumerate(ENVIRONMENTS)
-            if wrong.name in asked
+            if wrong.name in selected
         }
 
 
-def ask(port: int, path: str) -> int:
+def status_of(port: int, path: str) -> int:
+    """Return the status of a request with an unknown key."""
     headers = {"X-API-Key": "chat_" + "x" * 43}
-    return requests.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=SECONDS).status_code
+    return requests.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=SETTLE_SECONDS).status_code
 
 
-def settled(port: int, path: str, expected: int) -> int:
-    """Return what is answered once it is what is expected, or what it is at the end."""
-    found = 0
+def settled_status(port: int, path: str, expected: int) -> int:
+    """Return the expected status as soon as it is answered, or the last status that was answered in time."""
+    status = 0
 
     def is_expected() -> bool:
-        nonlocal found
-        found = ask(port, path)
-        return found == expected
+        nonlocal status
+        status = status_of(port, path)
+        return status == expected
 
     with suppress(AssertionError):
-        wait_until(is_expected, SECONDS, every=0.2)
-    return found
+        wait_until(is_expected, SETTLE_SECONDS, every=0.2)
+    return status
 
 
 def init(uri: str) -> tuple[int, str]:
-    """Return with what `db init` ends, and what it says."""
-    with tempfile.TemporaryFile() as said:
-        code = start("flask", "--app", "wsgi", "db", "init", output=said, MONGODB_URI=uri).wait(60)
-        said.seek(0)
-        return code, said.read().decode()
+    """Run `db init`; return its exit code and its output."""
+    with tempfile.TemporaryFile() as output:
+        exit_code = start("flask", "--app", "wsgi", "db", "init", output=output, MONGODB_URI=uri).wait(60)
+        output.seek(0)
+        return exit_code, output.read().decode()
 
 
-def look(uri: str, wrong: Wrong, output: Path) -> Found:
+def observe(uri: str, wrong: Wrong, output: Path) -> Observation:
+    """Run a service and `db init` in an environment."""
     with output.open("wb") as sink, ThreadPoolExecutor() as pool:
-        done = pool.submit(init, uri)
+        init_run = pool.submit(init, uri)
         variables = {"WEB_CONCURRENCY": "1", **wrong.variables}
         service = InOwnMounts(wrong.mount, uri, free_port(), output=sink, **variables)
         if wrong.ready == ENDS:
-            ready = api = ENDS if service.start().wait(SECONDS) else 200
+            ready = api = ENDS if service.start().wait(SETTLE_SECONDS) else 200
         else:
             with service:
-                later = [
-                    pool.submit(settled, service.port, *one) for one in (("/readyz", wrong.ready), (CHATS, wrong.api))
+                pending = [
+                    pool.submit(settled_status, service.port, *arguments)
+                    for arguments in (("/readyz", wrong.ready), (CHATS, wrong.api))
                 ]
-                ready, api = (one.result() for one in later)
-        return Found(ready, api, output.read_text(), *done.result())
+                ready, api = (future.result() for future in pending)
+        return Observation(ready, api, output.read_text(), *init_run.result())
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [pytest.param(one, id=one.name, marks=[pytest.mark.soak] if one.name in SOAK else []) for one in ENVIRONMENTS],
+    [pytest.param(row, id=row.name, marks=[pytest.mark.soak] if row.name in SOAK else []) for row in ENVIRONMENTS],
 )
-def test_what_is_wrong_outside_is_said(looks: dict[str, Future[Found]], wrong: Wrong) -> None:
-    found = looks[wrong.name].result()
-    assert (found.ready, found.api, found.init_code) == (wrong.ready, wrong.api, wrong.init_code), found
-    assert wrong.init_said in found.init_said
-    assert wrong.log in found.log
-    assert wrong.log or '"level":"error"' not in found.log, found.log
-    said = found.log + found.init_said
-    assert "Traceback" not in said
-    assert SECRET not in said
+def test_what_is_wrong_outside_is_said(observations: dict[str, Future[Observation]], wrong: Wrong) -> None:
+    """Statuses, exit code, output and log are those of the row, without a traceback or the secret."""
+    observed = observations[wrong.name].result()
+    assert (observed.ready, observed.api, observed.init_code) == (wrong.ready, wrong.api, wrong.init_code), observed
+    assert wrong.init_output in observed.init_output
+    assert wrong.log in observed.log
+    assert wrong.log or '"level":"error"' not in observed.log, observed.log
+    output = observed.log + observed.init_output
+    assert "Traceback" not in output
+    assert SECRET not in output

@@ -1,4 +1,4 @@
-"""Exports over real sockets: whole, or recognisably cut; and a reader that leaves costs nothing."""
+"""Exports over real sockets: each is complete or recognisably cut, and a reader that leaves costs nothing."""
 
 import hashlib
 import http.client
@@ -19,11 +19,11 @@ from tests.forked import ForkedGunicorn
 from tests.purging import purge_all
 
 THREADS = 16
-"""Of both workers together: gunicorn.conf.py's 2 times THREADS' default of 8."""
+"""The threads of both workers together: the 2 workers of gunicorn.conf.py times the default of 8 for THREADS."""
 
 
-ON_ITS_WAY_BYTES = 2 * 2**20
-"""What may have been handed over: a batch, and what the buffers of a connection hold."""
+IN_FLIGHT_BYTES = 2 * 2**20
+"""How much may be in flight already: a batch, and what the buffers of a connection hold."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def send(gunicorn: ForkedGunicorn, access: TenantAccess, method: str, path: str,
 
 @contextmanager
 def export(gunicorn: ForkedGunicorn, access: TenantAccess, chat_id: str) -> Iterator[http.client.HTTPResponse]:
-    """Ask for an export and read its first byte only; a small receive buffer keeps the rest with the server."""
+    """Request an export and read only its first byte; a small receive buffer leaves the rest with the server."""
     with closing(http.client.HTTPConnection("127.0.0.1", gunicorn.port, timeout=30)) as connection:
         connection.sock = socket.socket()
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -65,21 +65,21 @@ def big_chat(gunicorn: ForkedGunicorn, database: Database, alice: TenantAccess) 
 
 
 def test_an_export_ends_when_its_chat_is_deleted(gunicorn, database, alice, big_chat) -> None:
-    """By no route means by none: only what was on its way still comes, and the stream is recognisably cut."""
+    """A deleted chat leaves by no route: only what was in flight still arrives, and the stream is recognisably cut."""
     with export(gunicorn, alice, big_chat) as stream:
         assert send(gunicorn, alice, "DELETE", f"{CHATS}/{big_chat}")["success"]
         with pytest.raises(http.client.IncompleteRead) as cut:
             stream.read()
     received = cut.value.partial
     print(f"{len(received):,} bytes after the 200")  # noqa: T201 - shown when it fails
-    assert len(received) < ON_ITS_WAY_BYTES
+    assert len(received) < IN_FLIGHT_BYTES
     assert b'"type":"end"' not in received
     purge_all(database)
     assert database.messages.find_one() is None
 
 
 def test_an_export_sees_nothing_of_what_comes_after_it_began(gunicorn, database, alice, big_chat) -> None:
-    """Whole, as it was at its start, with the count and the digest of that."""
+    """The export is the whole chat as it was at the start, with the count and the digest of that state."""
     with export(gunicorn, alice, big_chat) as stream:
         Messages(database).append(alice.tenant_id, big_chat, [NewMessage(Role.USER, "later", None, {})])
         Messages(database).delete(alice.tenant_id, big_chat, 20_000, "key")
@@ -90,7 +90,7 @@ def test_an_export_sees_nothing_of_what_comes_after_it_began(gunicorn, database,
 
 
 def test_a_database_that_fails_meanwhile_cuts_the_stream(gunicorn, failpoint, alice, big_chat) -> None:
-    """No clean end over HTTP, and no last line."""
+    """The stream has no clean end in HTTP, and no last line."""
     with export(gunicorn, alice, big_chat) as stream:
         failpoint.arm("aggregate", times=1, errorCode=1)
         with pytest.raises(http.client.IncompleteRead) as cut:
@@ -99,7 +99,7 @@ def test_a_database_that_fails_meanwhile_cuts_the_stream(gunicorn, failpoint, al
 
 
 def test_readers_that_leave_give_their_threads_back(gunicorn, alice, big_chat) -> None:
-    """Twice as many exports as there are threads are dropped half read; the next request is served at once."""
+    """Clients abandon twice as many exports as there are threads, half read; the next request is served at once."""
     for _ in range(2 * THREADS):
         with export(gunicorn, alice, big_chat):
             pass

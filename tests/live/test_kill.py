@@ -1,4 +1,4 @@
-"""kill -9 in the middle of deletes: afterwards every chat is whole or gone."""
+"""kill -9 in the middle of deletes: afterwards every chat is either complete or deleted."""
 
 import os
 import random
@@ -27,27 +27,29 @@ from tests.workers import workers_of
 
 
 class Campaign(NamedTuple):
-    """How many workers delete how much at once, and are killed meanwhile, in each of some rounds."""
+    """Rounds in each of which all workers are killed, while each runs several deletes at once."""
 
     rounds: int
     workers: int
-    each: int
+    deletes: int
+    """Of each worker, at once."""
     messages: int
+    """Of each chat."""
 
 
-ALONE = Campaign(rounds=2, workers=5, each=2, messages=200)
-"""10 kills; a worker has one delete in its transaction, or two that are left to purges."""
+ALONE = Campaign(rounds=2, workers=5, deletes=2, messages=200)
+"""10 kills; a worker has one delete in its transaction, or two whose messages are left to purges."""
 
-IN_GROUPS = Campaign(rounds=4, workers=2, each=8, messages=50)
-"""8 kills; deletes share transactions, up to eight of them."""
+IN_GROUPS = Campaign(rounds=4, workers=2, deletes=8, messages=50)
+"""8 kills; up to eight deletes share a transaction."""
 
 MANY = [pytest.param(campaign._replace(rounds=20), marks=pytest.mark.soak) for campaign in (ALONE, IN_GROUPS)]
 
 STEP_SECONDS = 0.012
-"""Each command of a delete takes this much longer, so that kills fall between all of them."""
+"""How much longer each command of a delete takes, so that kills fall between all of them."""
 
 ROUND_SECONDS = 0.2
-"""What such deletes at once take; the kills are spread over it."""
+"""How long such concurrent deletes take; the kills are spread over this time."""
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def slow_steps(failpoint, control) -> Iterator[None]:
     failpoint.block("find", "findAndModify", "delete", "insert", "commitTransaction", seconds=STEP_SECONDS)
     yield
     failpoint.disarm()
-    # The transactions of the dead would keep their locks for a minute and a half, and the next test waiting.
+    # The transactions of killed workers would keep their locks for a minute and a half, and delay the next test.
     control.admin.command({"killAllSessions": []})
 
 
@@ -65,30 +67,32 @@ def access(live) -> TenantAccess:
 
 
 def wait_until_loaded(service: ForkedGunicorn, workers: int) -> set[int]:
-    """Wait until all workers are there, have loaded the application and rest; return their pids."""
+    """Wait until all workers have started, have loaded the application and are idle; return their pids."""
     deadline = time.monotonic() + 60
-    before: dict[int, str] = {}
+    cpu_before: dict[int, str] = {}
     while True:
         assert time.monotonic() < deadline
         time.sleep(0.3)
-        now = {pid: Path(f"/proc/{pid}/stat").read_text().split()[13] for pid in workers_of(service)}
-        if now == before and len(now) == workers:
-            return set(now)
-        before = now
+        cpu_now = {pid: Path(f"/proc/{pid}/stat").read_text().split()[13] for pid in workers_of(service)}
+        if cpu_now == cpu_before and len(cpu_now) == workers:
+            return set(cpu_now)
+        cpu_before = cpu_now
 
 
-@pytest.mark.parametrize("campaign", [ALONE, IN_GROUPS, *MANY], ids=lambda one: f"{one.rounds * one.workers} kills")
+@pytest.mark.parametrize(
+    "campaign", [ALONE, IN_GROUPS, *MANY], ids=lambda campaign: f"{campaign.rounds * campaign.workers} kills"
+)
 def test_every_chat_is_whole_or_gone(
     mongod: EmbeddedMongod, database: Database, access, slow_steps, campaign: Campaign
 ) -> None:
-    """Workers are killed at random moments of deletes; nothing in between is ever left, and a 200 was true."""
+    """Workers are killed at random moments of deletes; no chat is ever left half deleted, and each 200 was true."""
     del slow_steps
-    at_once = campaign.workers * campaign.each
+    at_once = campaign.workers * campaign.deletes
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails
-    moments = random.Random(seed)
+    rng = random.Random(seed)
     chats, messages = Chats(database), Messages(database)
-    answered: dict[str, int | None] = {}
+    statuses: dict[str, int | None] = {}
 
     def delete(port: int, chat_id: str) -> tuple[str, int | None]:
         try:
@@ -108,26 +112,27 @@ def test_every_chat_is_whole_or_gone(
             victims = wait_until_loaded(service, campaign.workers)
             deletes = [pool.submit(delete, service.port, chat_id) for chat_id in ids]
             for victim in victims:
-                time.sleep(moments.random() * ROUND_SECONDS / campaign.workers * 2)
+                time.sleep(rng.random() * ROUND_SECONDS / campaign.workers * 2)
                 os.kill(victim, signal.SIGKILL)
-            answered.update(future.result() for future in deletes)
+            statuses.update(future.result() for future in deletes)
         wait_until_loaded(service, campaign.workers)
-        lost = [chat_id for chat_id, status in answered.items() if status is None]
+        unanswered = [chat_id for chat_id, status in statuses.items() if status is None]
         living = {chat["_id"]["chat_id"] for chat in database.chats.find()}
-        again = dict(pool.map(partial(delete, service.port), lost))
-    # Who was told nothing repeats it: a 200 for what was not done, and a 404 for what was.
-    assert all(status == (200 if chat_id in living else 404) for chat_id, status in again.items())
-    print(Counter(answered.values()), database.deletions.count_documents({}), "gone")  # noqa: T201 - shown when it fails
-    audit(database, answered, set(again), campaign)
+        repeated = dict(pool.map(partial(delete, service.port), unanswered))
+    # A client without an answer repeats its delete: 200 if it had not been done, 404 if it had.
+    assert all(status == (200 if chat_id in living else 404) for chat_id, status in repeated.items())
+    print(Counter(statuses.values()), database.deletions.count_documents({}), "gone")  # noqa: T201 - shown when it fails
+    audit(database, statuses, set(repeated), campaign)
 
 
-def audit(database: Database, answered: dict[str, int | None], lost: set[str], campaign: Campaign) -> None:
+def audit(database: Database, statuses: dict[str, int | None], unanswered: set[str], campaign: Campaign) -> None:
+    """Check that the chats and the receipts that are left agree with each other and with the answers."""
     assert list(Checks(database).run()) == []
     living = {chat["_id"]["chat_id"]: chat["message_count"] for chat in database.chats.find()}
     assert set(living.values()) <= {campaign.messages}, "a living chat has all its messages"
-    gone = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
-    assert set(gone.values()) == {campaign.messages}, "a deleted one had them all"
-    assert set(living) | set(gone) == set(answered)
-    assert lost | {chat_id for chat_id, status in answered.items() if status == 200} <= set(gone)
-    assert {answered[chat_id] for chat_id in living} <= {503}
-    assert len(lost) >= campaign.rounds * campaign.workers // 2, "the kills hit deletes"
+    deleted = {receipt["_id"]["chat_id"]: receipt["message_count"] for receipt in database.deletions.find()}
+    assert set(deleted.values()) == {campaign.messages}, "a deleted one had them all"
+    assert set(living) | set(deleted) == set(statuses)
+    assert unanswered | {chat_id for chat_id, status in statuses.items() if status == 200} <= set(deleted)
+    assert {statuses[chat_id] for chat_id in living} <= {503}
+    assert len(unanswered) >= campaign.rounds * campaign.workers // 2, "the kills hit deletes"

@@ -1,4 +1,4 @@
-"""The log on the running service: requests that wait, live streams, and what they cost."""
+"""The tenant's log on the running service: requests that wait, live streams, and what they cost."""
 
 import json
 import time
@@ -38,7 +38,7 @@ def alice(live) -> TenantAccess:
 
 @pytest.fixture
 def delete(database: Database, alice: TenantAccess) -> Delete:
-    """Delete a chat of the tenant, and return its id: two entries of the log."""
+    """Return a function that deletes a chat of the tenant, for two entries of the log, and returns the chat's id."""
     chats, deletions = Chats(database), Deletions(database)
 
     def delete() -> str:
@@ -64,7 +64,7 @@ class Stream:
         self._lines = answer.iter_lines(chunk_size=1, decode_unicode=True)
 
     def next(self) -> Any:
-        """The data of the next event; None if the stream has ended."""
+        """Wait for the next event and return its data, or None if the stream has ended."""
         for line in self._lines:
             if line.startswith("data: "):
                 return json.loads(line[len("data: ") :])
@@ -72,7 +72,7 @@ class Stream:
 
 
 @contextmanager
-def following(
+def open_stream(
     gunicorn: ForkedGunicorn, access: TenantAccess | None = None, headers: dict[str, str] | None = None, **query: Any
 ) -> Iterator[Stream]:
     headers = {**EVENTS, **(access.headers if access else {}), **(headers or {})}
@@ -112,7 +112,7 @@ def test_a_request_waits_no_longer_than_it_says(gunicorn, alice) -> None:
 def test_a_stream_brings_what_was_and_what_comes(gunicorn, alice, database, delete: Delete) -> None:
     chat_ids = [delete() for _ in range(3)]
     wait_for_head(database, alice.tenant_id, 6)
-    with following(gunicorn, alice) as stream, following(gunicorn, alice, kind="chat.deleted", limit=1) as deletes:
+    with open_stream(gunicorn, alice) as stream, open_stream(gunicorn, alice, kind="chat.deleted", limit=1) as deletes:
         assert [stream.next()["seq"] for _ in range(6)] == [1, 2, 3, 4, 5, 6]
         chat_ids += [delete() for _ in range(3)]
         assert [stream.next()["seq"] for _ in range(6)] == [7, 8, 9, 10, 11, 12]
@@ -120,30 +120,30 @@ def test_a_stream_brings_what_was_and_what_comes(gunicorn, alice, database, dele
 
 
 def test_a_stream_goes_on_where_it_was(gunicorn, alice, database, delete: Delete) -> None:
-    """Last-Event-ID goes before `after`: a browser that comes back asks the same address."""
+    """Last-Event-ID takes precedence over `after`: a browser that reconnects requests the same address again."""
     for _ in range(3):
         delete()
     wait_for_head(database, alice.tenant_id, 6)
-    with following(gunicorn, alice, {"Last-Event-ID": "5"}, after=1) as stream:
+    with open_stream(gunicorn, alice, {"Last-Event-ID": "5"}, after=1) as stream:
         assert stream.next()["seq"] == 6
         delete()
         assert stream.next()["seq"] == 7
 
 
 def test_thousands_that_come_at_once_are_all_told(gunicorn, alice, database) -> None:
-    """More than is read at once, and than is kept for those at the end."""
-    with following(gunicorn, alice) as stream:
-        ids = [{"tenant_id": alice.tenant_id, "chat_id": f"{n:032}"} for n in range(1_500)]
-        facts = {"deleted_at": database.now(), "message_count": 1, "requested_by": "k", "operation": "o"}
-        database.deletions.insert_many([{"_id": id_, "staged": False, **facts} for id_ in ids])
+    """They are more than the service reads at once, and more than it keeps for listeners at the head of the log."""
+    with open_stream(gunicorn, alice) as stream:
+        ids = [{"tenant_id": alice.tenant_id, "chat_id": f"{number:032}"} for number in range(1_500)]
+        fields = {"deleted_at": database.now(), "message_count": 1, "requested_by": "k", "operation": "o"}
+        database.deletions.insert_many([{"_id": id_, "staged": False, **fields} for id_ in ids])
         assert [stream.next()["seq"] for _ in range(3_000)] == list(range(1, 3_001))
 
 
 def test_another_tenants_stream_says_nothing(live, gunicorn, alice, database, delete: Delete) -> None:
     bob = live[1]()
-    with following(gunicorn, bob) as stream, following(gunicorn, alice) as own:
+    with open_stream(gunicorn, bob) as stream, open_stream(gunicorn, alice) as own_stream:
         delete()
-        assert own.next()["seq"] == 1
+        assert own_stream.next()["seq"] == 1
         chat_id = Chats(database).create(bob.tenant_id, None, {}).id
         Deletions(database).delete(bob.tenant_id, chat_id, "key")
         assert stream.next()["chat_id"] == chat_id, "nothing came before"
@@ -151,13 +151,13 @@ def test_another_tenants_stream_says_nothing(live, gunicorn, alice, database, de
 
 def test_a_ticket_opens_a_stream(gunicorn, alice, delete: Delete) -> None:
     ticket = requests.post(f"{gunicorn.url}/log/tickets", headers=alice.headers, timeout=10).json()["ticket"]
-    with following(gunicorn, ticket=ticket) as stream:
+    with open_stream(gunicorn, ticket=ticket) as stream:
         delete()
         assert stream.next()["kind"] == "chat.deleted"
 
 
 def test_a_stream_ends_with_its_key(gunicorn, alice, database, delete: Delete) -> None:
-    with following(gunicorn, alice) as stream:
+    with open_stream(gunicorn, alice) as stream:
         delete()
         assert stream.next()["seq"] == 1
         ApiKeys(database).revoke(alice.tenant_id, alice.key_id)
@@ -170,7 +170,7 @@ def test_a_stream_ends_with_its_key(gunicorn, alice, database, delete: Delete) -
 def test_a_stream_ends_when_its_key_expires(gunicorn, alice, database, delete: Delete) -> None:
     keys = ApiKeys(database)
     key, made = keys.create(alice.tenant_id, "short", ["read"])
-    with following(gunicorn, TenantAccess(alice.tenant_id, key, made.id)) as stream:
+    with open_stream(gunicorn, TenantAccess(alice.tenant_id, key, made.id)) as stream:
         keys.rotate(alice.tenant_id, made.id, timedelta(seconds=1))
         delete()
         while stream.next() is not None:
@@ -178,9 +178,9 @@ def test_a_stream_ends_when_its_key_expires(gunicorn, alice, database, delete: D
 
 
 def test_streams_and_requests_that_wait_end_with_their_process(mongod, alice) -> None:
-    """At SIGTERM a stream has its clean end and a request its answer, long before either would have ended by itself."""
+    """At SIGTERM a stream ends cleanly and a request gets its answer, long before either would have ended by itself."""
     service = ForkedGunicorn(mongod.uri, free_port(), WEB_CONCURRENCY="1")
-    with service, ThreadPoolExecutor() as pool, following(service, alice) as stream:
+    with service, ThreadPoolExecutor() as pool, open_stream(service, alice) as stream:
         waiting = pool.submit(read, service, alice, wait=25)
         time.sleep(0.5)
         began = time.monotonic()
@@ -198,10 +198,10 @@ def test_hundreds_of_listeners_take_no_threads_and_little_memory(mongod, alice, 
         read(service, alice)
         worker = next(iter(_children(service.process.pid)))
         memory, threads = _rss(worker), _threads(worker)
-        listeners = [streams.enter_context(following(service, alice)) for _ in range(LISTENERS)]
-        taken = (_rss(worker) - memory) / LISTENERS
+        listeners = [streams.enter_context(open_stream(service, alice)) for _ in range(LISTENERS)]
+        bytes_each = (_rss(worker) - memory) / LISTENERS
         assert _threads(worker) - threads < 10, "none of them has a thread"
-        assert taken < 40 * 2**10 * PATIENCE, "bytes each, with what the process needs for the first"
+        assert bytes_each < 40 * 2**10 * PATIENCE, "bytes each, with what the process needs for the first"
         delete()
         for stream in listeners:
             assert stream.next()["seq"] == 1
@@ -212,7 +212,7 @@ def test_who_has_as_many_listeners_as_it_may_is_told(mongod, alice) -> None:
     limits = {"CONNECTIONS_PER_TENANT": "2", "WEB_CONCURRENCY": "1"}
     with ForkedGunicorn(mongod.uri, free_port(), **limits) as service:
         read(service, alice)
-        with following(service, alice), following(service, alice):
+        with open_stream(service, alice), open_stream(service, alice):
             for headers, query in ((EVENTS, {}), ({}, {"wait": 1})):
                 answer = requests.get(
                     f"{service.url}/log", query, headers={**alice.headers, **headers}, timeout=10, stream=True
@@ -220,26 +220,26 @@ def test_who_has_as_many_listeners_as_it_may_is_told(mongod, alice) -> None:
                 assert answer.status_code == 429
                 assert answer.json()["code"] == "too_many_listeners"
             assert read(service, alice)["head"] == 0, "asking without waiting goes on"
-        wait_until(lambda: _is_let_in(service, alice), 10)
+        wait_until(lambda: _accepts_stream(service, alice), 10)
 
 
-def _is_let_in(service: ForkedGunicorn, access: TenantAccess) -> bool:
+def _accepts_stream(service: ForkedGunicorn, access: TenantAccess) -> bool:
     headers = {**access.headers, **EVENTS}
     with closing(requests.get(f"{service.url}/log", headers=headers, timeout=10, stream=True)) as answer:
         return answer.status_code == 200
 
 
 def test_an_entry_is_with_a_listener_within_a_second(gunicorn, alice, delete: Delete) -> None:
-    """Of ten, one after the other, in the median: p99 under load is the soak's."""
-    with following(gunicorn, alice) as stream:
-        took = []
+    """The median of ten, one after the other, is below a second; the soak tests p99 under load."""
+    with open_stream(gunicorn, alice) as stream:
+        durations = []
         for _ in range(10):
             began = time.monotonic()
             delete()
             stream.next()
-            took.append(time.monotonic() - began)
+            durations.append(time.monotonic() - began)
             stream.next()
-    assert sorted(took)[5] < timedelta(seconds=1).total_seconds() * PATIENCE
+    assert sorted(durations)[5] < timedelta(seconds=1).total_seconds() * PATIENCE
 
 
 def _children(pid: int) -> list[int]:
@@ -247,14 +247,14 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def _status(pid: int, field: str) -> int:
+def _status_field(pid: int, field: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def _rss(pid: int) -> int:
-    return _status(pid, "VmRSS") * 1024
+    return _status_field(pid, "VmRSS") * 1024
 
 
 def _threads(pid: int) -> int:
-    return _status(pid, "Threads")
+    return _status_field(pid, "Threads")

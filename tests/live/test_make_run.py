@@ -1,4 +1,4 @@
-"""What a newcomer meets: `make run`, started and ended in every way."""
+"""`make run`, the first command of a newcomer, started and ended in every way."""
 
 import os
 import re
@@ -22,7 +22,7 @@ START_SECONDS = 60
 
 
 class Run:
-    """One `make run` in a folder of its own."""
+    """One `make run` in its own folder."""
 
     def __init__(self, folder: Path, port: int, **environment: str) -> None:
         self.port = port
@@ -38,8 +38,8 @@ class Run:
             start_new_session=True,
         )
 
-    def said(self) -> str:
-        """Wait until it serves, and return what it printed until then."""
+    def wait_until_serving(self) -> str:
+        """Return what it printed until it served."""
         printed = ""
         while "Ctrl-C" not in printed:
             line = self.process.stdout.readline()
@@ -55,32 +55,32 @@ class Run:
                 return printed
         pytest.fail("It does not serve.")
 
-    def refusal(self) -> str:
-        """Wait until it has refused to start, and return what it printed."""
+    def wait_until_refused(self) -> str:
+        """Return what it printed until it refused to start."""
         printed, _ = self.process.communicate(timeout=START_SECONDS)
         assert self.process.returncode == 1
         return printed
 
-    def family(self) -> list[int]:
-        """Everything it has started: its children and theirs."""
-        found, new = [], [self.process.pid]
-        while new:
-            listed = subprocess.run(
-                ["pgrep", "-P", ",".join(map(str, new))], capture_output=True, text=True, check=False
+    def descendants(self) -> list[int]:
+        """Return the pids of everything it has started: its children and theirs."""
+        descendants, generation = [], [self.process.pid]
+        while generation:
+            pgrep = subprocess.run(
+                ["pgrep", "-P", ",".join(map(str, generation))], capture_output=True, text=True, check=False
             )
-            new = [int(pid) for pid in listed.stdout.split()]
-            found += new
-        return found
+            generation = [int(pid) for pid in pgrep.stdout.split()]
+            descendants += generation
+        return descendants
 
     def end(self, signum: signal.Signals) -> str:
-        """Send a signal, and see that nothing is left; return what was printed meanwhile."""
-        family = self.family()
-        assert len(family) >= 4, "mongod, gunicorn, its worker and the purge worker"
+        """Send a signal, and check that no process remains; return what was printed meanwhile."""
+        descendants = self.descendants()
+        assert len(descendants) >= 4, "mongod, gunicorn, its worker and the purge worker"
         self.process.send_signal(signum)
         printed, _ = self.process.communicate(timeout=30)
         deadline = time.monotonic() + 30
-        while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:
-            assert time.monotonic() < deadline, left
+        while remaining := [pid for pid in descendants if Path(f"/proc/{pid}").exists()]:
+            assert time.monotonic() < deadline, remaining
             time.sleep(0.05)
         return printed
 
@@ -95,7 +95,7 @@ def folder(project: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(folder: Path) -> Iterator[Callable[..., Run]]:
-    """Start it; whatever is left at the end is killed."""
+    """Return a function that starts `make run`; what still runs at the end of the test is killed."""
     started: list[Run] = []
 
     def start(**environment: str) -> Run:
@@ -103,21 +103,23 @@ def run(folder: Path) -> Iterator[Callable[..., Run]]:
         return started[-1]
 
     yield start
-    for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.communicate(timeout=30)
+    for make_run in started:
+        if make_run.process.poll() is None:
+            make_run.process.kill()
+        make_run.process.communicate(timeout=30)
 
 
 def test_serves_and_keeps_its_data(run: Callable[..., Run], folder: Path) -> None:
     """It prints a page and a curl line that work when pasted; Ctrl-C leaves no process; a second start has the data."""
     first = run()
-    said = first.said()
-    line = re.search(r"Look: +(curl .*)", said)[1]
-    pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True).stdout
-    assert f'"id": "{CHAT}"' in pasted
-    assert '"message_count": 3' in pasted
-    page, _, fragment = re.search(r"Try it +(.*)", said)[1].partition("#")
+    printed = first.wait_until_serving()
+    curl_line = re.search(r"Look: +(curl .*)", printed)[1]
+    curl_output = subprocess.run(
+        ["bash", "-c", curl_line], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    assert f'"id": "{CHAT}"' in curl_output
+    assert '"message_count": 3' in curl_output
+    page, _, fragment = re.search(r"Try it +(.*)", printed)[1].partition("#")
     assert fragment == "key=your-tenant-api-key"
     assert "<title>Chat service</title>" in requests.get(page, timeout=30).text
     assert requests.post(f"{first.url}/messages", json={"content": "kept"}, headers=KEY, timeout=30).status_code == 201
@@ -126,7 +128,7 @@ def test_serves_and_keeps_its_data(run: Callable[..., Run], folder: Path) -> Non
     assert "{" not in log, "lines for people, also those of the worker"
 
     second = run()
-    second.said()
+    second.wait_until_serving()
     checkpoint = requests.get(f"http://127.0.0.1:{second.port}/api/v1/log/checkpoint", headers=KEY, timeout=30)
     assert checkpoint.text.startswith("chat-service/"), "signed by a key of its own"
     assert (folder / ".data" / "ledger.db").exists()
@@ -136,75 +138,76 @@ def test_serves_and_keeps_its_data(run: Callable[..., Run], folder: Path) -> Non
 
 
 def test_a_deleted_demo_chat_stays_deleted(run: Callable[..., Run]) -> None:
-    """The next start says so, and is not stopped by it."""
+    """The next start says so, and serves all the same."""
     first = run()
-    first.said()
+    first.wait_until_serving()
     assert requests.delete(first.url, headers=KEY, timeout=30).json()["success"] is True
     first.end(signal.SIGTERM)
     second = run()
-    assert "make clean-data" in second.said()
+    assert "make clean-data" in second.wait_until_serving()
     assert requests.get(second.url, headers=KEY, timeout=30).status_code == 404
 
 
 def test_uses_the_server_in_mongodb_uri(run: Callable[..., Run], folder: Path, mongod: EmbeddedMongod) -> None:
-    """And starts none of its own."""
+    """It starts no mongod of its own."""
     uri = mongod.uri.replace("/chat_service?", "/of_make_run?")
     running = run(MONGODB_URI=uri)
-    assert uri in running.said()
+    assert uri in running.wait_until_serving()
     assert requests.get(running.url, headers=KEY, timeout=30).status_code == 200
     assert not (folder / ".data").exists()
 
 
-def one_sentence(said: str) -> str:
-    (line,) = [line for line in said.splitlines() if not line.startswith("Starting")]
+def one_sentence(printed: str) -> str:
+    """Return the only line that is printed besides those of the start."""
+    (line,) = [line for line in printed.splitlines() if not line.startswith("Starting")]
     assert line.startswith("make run: ")
     return line
 
 
 def test_refuses_a_port_in_use(run: Callable[..., Run]) -> None:
-    """And says how to choose another."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert f"Port {port} cannot be used" in one_sentence(run(PORT=str(port)).refusal())
+    """The refusal names the port and says how to choose another."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert f"Port {port} cannot be used" in one_sentence(run(PORT=str(port)).wait_until_refused())
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "70000"])
 def test_refuses_what_is_no_port(folder: Path, port: str) -> None:
-    """With the value that was given."""
+    """The refusal repeats the value that was given."""
     refused = Run(folder, 0, PORT=port)
-    assert f"PORT is '{port}'" in one_sentence(refused.refusal())
+    assert f"PORT is '{port}'" in one_sentence(refused.wait_until_refused())
 
 
 def test_says_what_to_do_without_a_mongod(run: Callable[..., Run], folder: Path) -> None:
-    """Where MONGOD names none."""
-    assert "not an executable file" in one_sentence(run(MONGOD=str(folder / "nothing")).refusal())
+    """It refuses if MONGOD does not name an executable file."""
+    assert "not an executable file" in one_sentence(run(MONGOD=str(folder / "nothing")).wait_until_refused())
 
 
 def test_refuses_a_data_directory_that_is_a_file(run: Callable[..., Run], folder: Path) -> None:
-    """Rather than to remove it."""
+    """It leaves the file as it is."""
     (folder / ".data").write_text("mine")
-    assert "cannot be made" in one_sentence(run().refusal())
+    assert "cannot be made" in one_sentence(run().wait_until_refused())
     assert (folder / ".data").read_text() == "mine"
 
 
 def test_refuses_broken_data(run: Callable[..., Run], folder: Path) -> None:
-    """And names the log that says why."""
+    """The refusal names the log that has the reason."""
     database = folder / ".data" / "db"
     database.mkdir(parents=True)
     (database / "WiredTiger").write_text("broken")
     (database / "WiredTiger.turtle").write_text("broken")
-    said = one_sentence(run().refusal())
-    assert "may be broken" in said
-    assert "mongod.log" in said
+    sentence = one_sentence(run().wait_until_refused())
+    assert "may be broken" in sentence
+    assert "mongod.log" in sentence
 
 
 def test_refuses_data_in_use(run: Callable[..., Run], folder: Path) -> None:
-    """By another mongod."""
+    """It refuses data that another mongod uses."""
     with EmbeddedMongod(folder / ".data"):
-        assert "in use by another mongod" in one_sentence(run().refusal())
+        assert "in use by another mongod" in one_sentence(run().wait_until_refused())
 
 
 def test_refuses_the_published_key_for_another_machine(run: Callable[..., Run]) -> None:
-    """Everybody knows it."""
-    said = one_sentence(run(MONGODB_URI="mongodb://db.example.com/chat").refusal())
-    assert "DEMO_API_KEY" in said
+    """Everybody knows that key, so a database on another machine needs another DEMO_API_KEY."""
+    sentence = one_sentence(run(MONGODB_URI="mongodb://db.example.com/chat").wait_until_refused())
+    assert "DEMO_API_KEY" in sentence

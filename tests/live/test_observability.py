@@ -1,4 +1,4 @@
-"""Logs and metrics of the real service: right across workers, and without a word that is not ours to tell."""
+"""Logs and metrics of the real service: correct across workers, and without any key or text of a caller."""
 
 import json
 import os
@@ -39,10 +39,10 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(mongod: EmbeddedMongod, database: Database, output: Path) -> Iterator[ForkedGunicorn]:
-    """The service with two workers; what it says goes to `output`."""
+    """Run the service with two workers; its output goes to `output`."""
     del database  # emptied
-    with output.open("wb") as sink, ForkedGunicorn(mongod.uri, free_port(), output=sink) as running:
-        yield running
+    with output.open("wb") as sink, ForkedGunicorn(mongod.uri, free_port(), output=sink) as gunicorn:
+        yield gunicorn
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def lines(output: Path) -> list[dict[str, object]]:
 
 
 def lines_of(output: Path, request_id: str) -> list[dict[str, object]]:
-    """Wait for the line of a request, which may be written just after its answer."""
+    """Return the lines of a request; wait for them, because they may be written just after its answer."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        found = [line for line in lines(output) if line.get("request_id") == request_id]
-        if found:
-            return found
+        matching = [line for line in lines(output) if line.get("request_id") == request_id]
+        if matching:
+            return matching
         time.sleep(0.02)
     return []
 
@@ -71,7 +71,7 @@ def send(service: ForkedGunicorn, access: TenantAccess, method: str, path: str, 
 
 
 def test_one_line_for_each_request(service, access, output) -> None:
-    """With who, what, how it went, what it cost, and its caller's trace; the route, not the path."""
+    """The line has tenant, key, method, route (not the path), status, cost, and the trace of the caller."""
     chat_id = send(service, access, "POST", CHATS, json={}).json()["id"]
     answer = send(service, access, "DELETE", f"{CHATS}/{chat_id}", headers={"traceparent": VALID})
     (line,) = lines_of(output, answer.headers["X-Request-ID"])
@@ -81,7 +81,7 @@ def test_one_line_for_each_request(service, access, output) -> None:
         5,
         6,
         7,
-    }  # of a process that was not asked before, key and primary are looked up
+    }  # in its first request, a process also looks up the key and the primary
     assert line == {
         "level": "info",
         "logger": "chat_service.requests",
@@ -97,7 +97,7 @@ def test_one_line_for_each_request(service, access, output) -> None:
 
 
 def test_nothing_that_is_not_ours_is_logged(service, access, output) -> None:
-    """No key, content, title, query or path of a caller, in requests that are right, wrong or broken."""
+    """The log has no key, content, title, query or path of a caller, for requests that are right, wrong or broken."""
     body = {"content": CANARY, "metadata": {CANARY: CANARY}}
     chat_id = send(service, access, "POST", CHATS, json={"title": CANARY}).json()["id"]
     send(service, access, "POST", f"{CHATS}/{chat_id}/messages", json=body)
@@ -108,23 +108,24 @@ def test_nothing_that_is_not_ours_is_logged(service, access, output) -> None:
     send(service, TenantAccess("t", CANARY_KEY, "k"), "GET", CHATS)
     send(service, access, "GET", CHATS, headers={"X-Request-ID": f"{CANARY} {CANARY}"})
     send(service, access, "DELETE", f"{CHATS}/{chat_id}", headers={"Idempotency-Key": f"{CANARY} {CANARY}"})
-    last = send(service, access, "GET", f"{CHATS}/{chat_id}/export?format=markdown")
-    assert lines_of(output, last.headers["X-Request-ID"])
-    said = output.read_text()
+    answer = send(service, access, "GET", f"{CHATS}/{chat_id}/export?format=markdown")
+    assert lines_of(output, answer.headers["X-Request-ID"])
+    log = output.read_text()
     for secret in (CANARY, CANARY_KEY, access.key):
-        assert secret not in said
+        assert secret not in log
     assert len(lines(output)) >= 10
 
 
 def scrape(service: ForkedGunicorn) -> dict[str, float]:
+    """Return the value of each metric, by name and labels."""
     text = requests.get(f"http://127.0.0.1:{service.port}/metrics", timeout=30).text
     return {name: float(value) for name, value in re.findall(r"^([^#\s]+) ([0-9.e+-]+)$", text, re.MULTILINE)}
 
 
 def test_the_numbers_of_all_workers_add_up(service, access) -> None:
-    """Also after one of them was killed and replaced."""
+    """The sums are still right after a worker was killed and replaced."""
     for _ in range(20):
-        # A connection each, so that both workers get some.
+        # Each request has its own connection, so that both workers serve some.
         chat_id = send(service, access, "POST", CHATS, json={}).json()["id"]
         assert send(service, access, "DELETE", f"{CHATS}/{chat_id}").status_code == 200
     assert send(service, access, "DELETE", f"{CHATS}/{chat_id}").status_code == 404
@@ -143,7 +144,7 @@ def test_the_numbers_of_all_workers_add_up(service, access) -> None:
 
 
 def test_how_far_the_log_is_behind_is_a_metric(service, database) -> None:
-    """Asked for with each scrape; before a sequencer has ever run there is nothing to tell."""
+    """Each scrape reads it; before a sequencer has ever run, there is no such metric."""
     assert "chat_service_log_behind_seconds" not in scrape(service)
     with numbering(database):
         assert 0 <= scrape(service)["chat_service_log_behind_seconds"] < 30
@@ -152,7 +153,7 @@ def test_how_far_the_log_is_behind_is_a_metric(service, database) -> None:
 
 
 def test_what_retention_owes_is_a_metric(service, database) -> None:
-    """Asked for with each scrape, at most once a minute by a process."""
+    """A scrape reads it, but at most once a minute in each process."""
     name = "chat_service_retention_overdue_chats"
     Tenants(database).create("t", "tenant")
     chat_id = Chats(database).create("tenant", None, {}).id
@@ -165,7 +166,7 @@ def test_what_retention_owes_is_a_metric(service, database) -> None:
 
 
 def test_metrics_can_be_closed(mongod: EmbeddedMongod, output: Path) -> None:
-    """METRICS=off: there is nothing at that address, in the one shape of an error."""
+    """With METRICS=off, /metrics is a 404 in the format that all errors have."""
     with (
         output.open("wb") as sink,
         ForkedGunicorn(mongod.uri, free_port(), output=sink, METRICS="off", WEB_CONCURRENCY="1") as service,
@@ -175,7 +176,7 @@ def test_metrics_can_be_closed(mongod: EmbeddedMongod, output: Path) -> None:
 
 
 def test_without_traces_nothing_of_them_is_loaded(service, access, output) -> None:
-    """By what is mapped into the workers; a request whose caller has no trace has none in the log."""
+    """No worker has mapped the exporter; a request whose caller has no trace has no trace_id in the log."""
     answer = send(service, access, "GET", CHATS)
     assert "trace_id" not in lines_of(output, answer.headers["X-Request-ID"])[0]
     for pid in workers_of(service):
@@ -183,8 +184,8 @@ def test_without_traces_nothing_of_them_is_loaded(service, access, output) -> No
 
 
 def test_healthz_tells_version_and_commit(service) -> None:
-    """Which code runs."""
-    told = requests.get(f"http://127.0.0.1:{service.port}/healthz", timeout=30).json()
-    assert told["status"] == "ok"
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", told["version"])
-    assert set(told) == {"status", "version", "commit"}
+    """/healthz says which code runs."""
+    health = requests.get(f"http://127.0.0.1:{service.port}/healthz", timeout=30).json()
+    assert health["status"] == "ok"
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", health["version"])
+    assert set(health) == {"status", "version", "commit"}

@@ -1,6 +1,6 @@
 """Every sample of the published page, run as it stands there against the running service.
 
-`samples/` holds them to the letter. What a reader of the page fills in (host, key, chat id) is filled in here.
+`samples/` holds them verbatim. The tests fill in what a reader of the page would: host, key and chat id.
 """
 
 import json
@@ -24,14 +24,14 @@ UNKNOWN = "11111111-2222-4333-8444-555555555555"
 DELETED = re.compile(
     r'\{"success": true, "message": "Chat deleted successfully", "deleted_at": "\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"\}'
 )
-"""The answer of the page, to the byte."""
+"""The answer that the page shows, to the byte."""
 
 BROWSER = """
 const origin = {origin!r};
 const fetchFrom = globalThis.fetch;
 globalThis.fetch = (url, options) => fetchFrom(new URL(url, origin), options);
 """
-"""What makes node a page of the service's own origin, which is where the page's relative URLs work."""
+"""Makes node behave as a page of the service's own origin, where the relative URLs of the samples work."""
 
 REACT = """
 const states = [];
@@ -43,11 +43,11 @@ exports.useState = (initial) => {
 };
 exports.render = (component, props) => { next = 0; return component(props); };
 """
-"""As much of React as the hook needs: states keep their order from one rendering to the next."""
+"""The part of React that the hook needs: states keep their order from one rendering to the next."""
 
 
 class Page:
-    """The reader of the page: fills the samples in, and runs them."""
+    """Fills in the samples as a reader of the page would, and runs them."""
 
     def __init__(self, port: int, access: TenantAccess, folder: Path) -> None:
         self.origin = f"http://localhost:{port}"
@@ -63,7 +63,7 @@ class Page:
 
     def sample(self, name: str, chat_id: str = UNKNOWN) -> str:
         text = (SAMPLES / name).read_text()
-        for told, ours in (
+        for placeholder, value in (
             ("https://api.example.com", self.origin),
             ("http://localhost:8000", self.origin),
             ("<x-api-key>", self.access.key),
@@ -71,23 +71,23 @@ class Page:
             ("{chat_id} ", f"{chat_id} "),
             ("a1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d", chat_id),
         ):
-            text = text.replace(told, ours)
+            text = text.replace(placeholder, value)
         return text
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=self._folder)
 
     def node(self, *parts: str) -> subprocess.CompletedProcess[str]:
-        """Run the parts of a script under node; what it prints last is for us."""
+        """Run the parts of a script under node, which sees the service as its origin."""
         (self._folder / "sample.mjs").write_text("\n".join((BROWSER.format(origin=self.origin), *parts)))
         options = {"capture_output": True, "text": True, "timeout": 30, "cwd": self._folder}
         return node(["sample.mjs"], return_completed_process=True, **options)
 
     def result(self, *parts: str) -> Any:
         """Run the parts of a script under node, and return the JSON value on its last line."""
-        done = self.node(*parts)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        completed = self.node(*parts)
+        assert completed.returncode == 0, completed.stderr
+        return json.loads(completed.stdout.splitlines()[-1])
 
 
 @pytest.fixture
@@ -98,28 +98,28 @@ def page(live, tmp_path: Path) -> Page:
 
 @pytest.fixture
 def connect(presence: Presence, page: Page) -> Iterator[Callable[[str], None]]:
-    """Open a connection to a chat."""
+    """Return a function that opens a connection to a chat; it stays open until the test ends."""
     connections: list[str] = []
 
-    def open_one(chat_id: str) -> None:
+    def open_connection(chat_id: str) -> None:
         connections.append(f"connection {len(connections)}")
         presence.open(page.access.tenant_id, chat_id, connections[-1], "worker")
 
-    yield open_one
+    yield open_connection
     for connection in connections:
         presence.close("worker", [connection])
 
 
 @pytest.mark.parametrize("name", ["reference.sh", "curl.sh"])
 def test_curl_prints_the_published_answer(page: Page, name: str) -> None:
-    """The answer on the page, and a 404 the second time."""
+    """The first delete prints the answer that the page shows, the second one a 404."""
     sample = page.sample(name, page.new_chat())
     assert DELETED.fullmatch(page.run("bash", "-c", sample).stdout)
     assert json.loads(page.run("bash", "-c", sample).stdout)["code"] == "chat_not_found"
 
 
 def test_python_says_what_happened(page: Page, connect) -> None:
-    """Each status that the sample knows is reached, and it has a sentence for it."""
+    """The sample prints its sentence for each status that it knows."""
     chat_id = page.new_chat()
     busy = page.new_chat()
     connect(busy)
@@ -128,36 +128,36 @@ def test_python_says_what_happened(page: Page, connect) -> None:
         (chat_id, "Chat not found"),
         (busy, "Chat cannot be deleted - it may have active connections"),
     ):
-        done = page.run(sys.executable, "-c", page.sample("delete.py", chat))
-        assert (done.stdout, done.stderr) == (f"{sentence}\n", "")
+        completed = page.run(sys.executable, "-c", page.sample("delete.py", chat))
+        assert (completed.stdout, completed.stderr) == (f"{sentence}\n", "")
 
 
 def test_fetch_logs_what_happened(page: Page) -> None:
-    """Success on stdout; the second time an error with the status."""
+    """The first delete logs its success to stdout, the second one an error with the status to stderr."""
     sample = page.sample("fetch.js", page.new_chat())
     assert page.node(sample).stdout == "Chat deleted successfully\n"
-    again = page.node(sample)
-    assert (again.stdout, again.returncode) == ("", 0)
-    assert again.stderr.startswith("Error deleting chat: Error: HTTP error! status: 404")
+    second = page.node(sample)
+    assert (second.stdout, second.returncode) == ("", 0)
+    assert second.stderr.startswith("Error deleting chat: Error: HTTP error! status: 404")
 
 
 class TestHook:
     @pytest.fixture
     def hook(self, page: Page, tmp_path: Path) -> str:
-        """The sample, without what the component draws: node has no JSX, so it hands out its button's handler."""
+        """Return the sample without its JSX, which node lacks: the component returns its button's handler instead."""
         (tmp_path / "node_modules" / "react").mkdir(parents=True)
         (tmp_path / "node_modules" / "react" / "index.js").write_text(REACT)
-        sample, drawings = re.subn(
+        sample, replacements = re.subn(
             r"return \(\n    <div.*?\n  \);",
             "return { handleDelete, loading };",
             page.sample("hook.jsx"),
             flags=re.DOTALL,
         )
-        assert drawings == 1
+        assert replacements == 1
         return f"import {{ render }} from 'react';\n{sample}"
 
     def use(self, page: Page, hook: str, chat_id: str) -> Any:
-        """Delete with the hook; return its data, and (loading, error) before, meanwhile and after."""
+        """Delete with the hook; return its data, and (loading, error) before, during and after the delete."""
         return page.result(
             hook,
             f"""
@@ -176,7 +176,7 @@ class TestHook:
         )
 
     def click(self, page: Page, hook: str, chat_id: str, *, confirmed: bool) -> Any:
-        """Click the component's button; return what the person was asked and told, and which chats were removed."""
+        """Click the component's button; return the texts that the user was shown, and which chats were removed."""
         return page.result(
             hook,
             f"""
@@ -191,13 +191,13 @@ class TestHook:
         )
 
     def test_deletes(self, page: Page, hook: str) -> None:
-        """It gives the three published fields, and is loading until then."""
+        """The hook returns the three published fields, and is loading until then."""
         data, seen = self.use(page, hook, page.new_chat())
         assert DELETED.fullmatch(json.dumps(data))
         assert seen == [[False, None], [True, None], [False, None]]
 
     def test_keeps_the_error(self, page: Page, hook: str, connect) -> None:
-        """With the status, and is not loading any more."""
+        """The hook keeps an error with the status, and is no longer loading."""
         chat_id = page.new_chat()
         connect(chat_id)
         data, seen = self.use(page, hook, chat_id)
@@ -205,7 +205,7 @@ class TestHook:
         assert seen == [[False, None], [True, None], [False, "Failed to delete chat: 409"]]
 
     def test_the_component_asks_first(self, page: Page, hook: str) -> None:
-        """No: the chat stays. Yes: it goes, and the parent hears of it. Again: the person is told why not."""
+        """No keeps the chat; yes deletes it and informs the parent; a second yes tells the user why it failed."""
         chat_id = page.new_chat()
         question = "Are you sure you want to delete this chat? This action cannot be undone."
         assert self.click(page, hook, chat_id, confirmed=False) == [[question], []]
@@ -216,27 +216,27 @@ class TestHook:
 
 
 def test_bulk_sorts_what_went_from_what_stayed(page: Page, live, tmp_path: Path, connect) -> None:
-    """Own chats go; a foreign, an unknown and a busy one fail with `success: false`, which the sample reads."""
+    """Own chats go; a foreign, an unknown and a busy one fail: the sample reads their `success: false`."""
     own = [page.new_chat(), page.new_chat()]
     busy = page.new_chat()
     connect(busy)
-    other = Page(live[0].port, live[1](), tmp_path)
-    foreign = other.new_chat()
-    wanted = [own[0], foreign, UNKNOWN, own[1], busy]
-    done = page.node(
-        page.sample("bulk.js"), f"console.log(JSON.stringify(await deleteMultipleChats({json.dumps(wanted)})));"
+    other_page = Page(live[0].port, live[1](), tmp_path)
+    foreign = other_page.new_chat()
+    requested_ids = [own[0], foreign, UNKNOWN, own[1], busy]
+    completed = page.node(
+        page.sample("bulk.js"), f"console.log(JSON.stringify(await deleteMultipleChats({json.dumps(requested_ids)})));"
     )
-    assert done.stdout.startswith("Successfully deleted 2 chats\nFailed to delete 3 chats:")
-    assert json.loads(done.stdout.splitlines()[-1]) == {
+    assert completed.stdout.startswith("Successfully deleted 2 chats\nFailed to delete 3 chats:")
+    assert json.loads(completed.stdout.splitlines()[-1]) == {
         "successful": [{"chatId": chat_id, "success": True, "error": None} for chat_id in own],
         "failed": [{"chatId": chat_id, "success": False, "error": None} for chat_id in (foreign, UNKNOWN, busy)],
     }
-    assert other.send("GET", f"/{foreign}")["id"] == foreign
+    assert other_page.send("GET", f"/{foreign}")["id"] == foreign
     assert page.send("GET", f"/{busy}")["active_connections"] == 1
 
 
 def test_safe_delete_throws_a_sentence_for_each_failure(page: Page, connect) -> None:
-    """It looks before it deletes, and tells a busy chat from one that is not there."""
+    """The sample looks before it deletes, and distinguishes a busy chat from one that does not exist."""
     chat_id = page.new_chat()
     busy = page.new_chat()
     connect(busy)
@@ -246,11 +246,11 @@ def test_safe_delete_throws_a_sentence_for_each_failure(page: Page, connect) -> 
         (chat_id, None),
         (chat_id, "Chat not found"),
     ):
-        found = page.result(
+        outcome = page.result(
             page.sample("safe_delete.js"),
             f"""
             const outcome = await safeDeleteChat({chat!r}).catch((error) => error.message);
             console.log(JSON.stringify(outcome));
             """,
         )
-        assert found == expected if expected else DELETED.fullmatch(json.dumps(found))
+        assert outcome == expected if expected else DELETED.fullmatch(json.dumps(outcome))

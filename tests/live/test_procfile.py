@@ -1,4 +1,4 @@
-"""The Procfile's own lines, run by honcho, and what they refuse."""
+"""The lines of the Procfile, run by honcho, and the environments that they refuse."""
 
 import os
 import subprocess
@@ -27,6 +27,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run_release(project: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the `release` line of the Procfile to its end."""
     (line,) = [line for line in (project / "Procfile").read_text().splitlines() if line.startswith("release:")]
     command = line.removeprefix("release:").split()
     return subprocess.run(
@@ -40,7 +41,8 @@ def run_release(project: Path, **variables: str) -> subprocess.CompletedProcess[
     )
 
 
-def wait_for(url: str, status: int, seconds: float = 40) -> requests.Response:
+def wait_for_status(url: str, status: int, seconds: float = 40) -> requests.Response:
+    """Repeat a request until it is answered with the status; return that answer."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -59,8 +61,8 @@ def test_release_web_and_worker(project: Path, mongod: EmbeddedMongod) -> None:
     uri = mongod.uri.replace("/chat_service?", "/of_procfile?")
     port = str(free_port())
     variables = {"MONGODB_URI": uri, "PORT": port, "WEB_CONCURRENCY": "1"}
-    released = run_release(project, **variables)
-    assert (released.returncode, released.stdout) == (0, "Collections and indexes are in place.\n")
+    release = run_release(project, **variables)
+    assert (release.returncode, release.stdout) == (0, "Collections and indexes are in place.\n")
     with pymongo.MongoClient(uri) as client:
         assert "messages" in client.get_default_database().list_collection_names()
     honcho = subprocess.Popen(
@@ -72,7 +74,7 @@ def test_release_web_and_worker(project: Path, mongod: EmbeddedMongod) -> None:
         preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
     )
     try:
-        wait_for(f"http://127.0.0.1:{port}/readyz", 200)
+        wait_for_status(f"http://127.0.0.1:{port}/readyz", 200)
         assert requests.get(f"http://127.0.0.1:{port}{CHATS}", timeout=30).status_code == 401
     finally:
         stop(honcho, 30)
@@ -103,44 +105,44 @@ def start_web(project: Path, **variables: str) -> "subprocess.Popen[str]":
 
 
 def test_a_standalone_is_refused(project: Path, standalone: str) -> None:
-    """By release and web, with what to do; it never goes on without transactions."""
-    released = run_release(project, MONGODB_URI=standalone)
-    assert released.returncode == 1
+    """`release` and `web` refuse it and say what to do; the service never runs without transactions."""
+    release = run_release(project, MONGODB_URI=standalone)
+    assert release.returncode == 1
     web = start_web(project, MONGODB_URI=standalone, PORT=str(free_port()))
-    said, _ = web.communicate(timeout=30)
+    web_output, _ = web.communicate(timeout=30)
     assert web.returncode != 0
-    for text in (released.stdout + released.stderr, said):
-        assert "rs.initiate()" in text
-        assert "Traceback" not in text
+    for output in (release.stdout + release.stderr, web_output):
+        assert "rs.initiate()" in output
+        assert "Traceback" not in output
 
 
 def test_a_wrong_environment_is_refused_at_once(project: Path) -> None:
-    """Every wrong variable is named, not only the first."""
+    """The refusal names every wrong variable, not only the first."""
     wrong = {"MONGODB_URI": "", "THREADS": "many", "MAX_BODY_BYTES": "1", "LOG_FORMAT": "xml"}
     web = start_web(project, **wrong)
-    said, _ = web.communicate(timeout=30)
+    output, _ = web.communicate(timeout=30)
     assert web.returncode != 0
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     for name in wrong:
-        assert f"{name}: " in said
+        assert f"{name}: " in output
 
 
 def test_without_a_database_it_answers_503_until_there_is_one(project: Path, tmp_path: Path) -> None:
-    """Started before its database, it waits for it rather than to crash."""
+    """A service that starts before its database waits for it instead of crashing."""
     mongod = EmbeddedMongod(tmp_path)
     port = str(free_port())
     web = start_web(project, MONGODB_URI=mongod.uri, PORT=port, WEB_CONCURRENCY="1")
     try:
-        away = wait_for(f"http://127.0.0.1:{port}/readyz", 503)
-        assert (away.json()["code"], away.headers["Retry-After"]) == ("database_unavailable", "2")
+        not_ready = wait_for_status(f"http://127.0.0.1:{port}/readyz", 503)
+        assert (not_ready.json()["code"], not_ready.headers["Retry-After"]) == ("database_unavailable", "2")
         began = time.monotonic()
-        with_key = requests.get(f"http://127.0.0.1:{port}{CHATS}", headers={"X-API-Key": "x"}, timeout=30)
-        assert (with_key.status_code, with_key.json()["code"]) == (503, "database_unavailable")
+        answer = requests.get(f"http://127.0.0.1:{port}{CHATS}", headers={"X-API-Key": "x"}, timeout=30)
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
         assert time.monotonic() - began < 30
         with mongod:
             with closing(Database(mongod.uri)) as database:
                 database.prepare()  # as the release phase does
-            assert wait_for(f"http://127.0.0.1:{port}/readyz", 200).json() == {"status": "ready"}
+            assert wait_for_status(f"http://127.0.0.1:{port}/readyz", 200).json() == {"status": "ready"}
     finally:
         web.terminate()
         web.communicate(timeout=40)

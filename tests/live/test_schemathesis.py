@@ -13,7 +13,7 @@ from chat_service.repository.checks import Checks
 from chat_service.repository.messages import Messages
 
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "4")
-"""For each operation; `SCHEMATHESIS_EXAMPLES=100 make test` asks for more."""
+"""How many requests it makes up for each operation; `SCHEMATHESIS_EXAMPLES=100 make test` asks for more."""
 
 
 @pytest.mark.timeout(600)
@@ -24,7 +24,7 @@ def test_it_finds_nothing(live, database, project: Path) -> None:
     for chat_id in chat_ids:
         Messages(database).append(access.tenant_id, chat_id, [NewMessage(Role.USER, "hello", None, {})] * 3)
     command = [Path(sys.executable).with_name("schemathesis"), "run", f"http://127.0.0.1:{service.port}/openapi.json"]
-    # `use_after_free` is run by a hook that knows one thing better: see nothing_comes_back.
+    # A hook runs `use_after_free` instead, with one exception: see nothing_comes_back.
     options = [f"--header=X-API-Key: {access.key}", f"--max-examples={EXAMPLES}", "--exclude-checks=use_after_free"]
     environment = {
         **os.environ,
@@ -33,8 +33,8 @@ def test_it_finds_nothing(live, database, project: Path) -> None:
         "SCHEMATHESIS_CHAT_IDS": ",".join(chat_ids),
         "PYTHONPATH": str(project),
     }
-    run = subprocess.run(
+    completed = subprocess.run(
         [*command, *options], cwd=project, env=environment, capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     assert list(Checks(database).run()) == []

@@ -1,4 +1,4 @@
-"""How the service ends: what is in flight is answered, what is idle is not waited for."""
+"""How the service ends: it answers the requests in flight, and does not wait for idle connections."""
 
 import http.client
 import os
@@ -21,13 +21,13 @@ from tests.workers import is_running, workers_of
 
 BLOCK_SECONDS = 2.0
 EXIT_SECONDS = 6.0 * PATIENCE
-"""Below the 25 s that gunicorn would wait for connections, and above the delete in flight."""
+"""Less than the 25 s that gunicorn would wait for connections, and more than the delete in flight takes."""
 
 
 @pytest.fixture
 def service(mongod: EmbeddedMongod) -> Iterator[ForkedGunicorn]:
-    with ForkedGunicorn(mongod.uri, free_port()) as running:
-        yield running
+    with ForkedGunicorn(mongod.uri, free_port()) as gunicorn:
+        yield gunicorn
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def access(live) -> TenantAccess:
 
 @pytest.fixture
 def slow_commit(failpoint) -> Callable[[], Callable[[], object]]:
-    """Call it, and the next commit of the service takes two seconds; it returns what waits until that has begun."""
+    """Return a function that slows the next commit down to two seconds; it returns one that waits for its begin."""
     return lambda: failpoint.block("commitTransaction", seconds=BLOCK_SECONDS, times=1)
 
 
@@ -50,15 +50,15 @@ def request(port: int, access: TenantAccess, method: str, path: str) -> tuple[in
 
 @pytest.mark.parametrize("rounds", [1, 2], ids=["once", "twice"])
 def test_a_delete_in_flight_is_answered(service, access, chats, slow_commit, rounds) -> None:
-    """SIGTERM to all processes, as a platform sends it, also twice: 200, then a prompt exit; nobody new gets in."""
+    """After SIGTERM to all processes, once or twice, it gets its 200; the exit is prompt, and nobody new is served."""
     chat_id = chats.create(access.tenant_id, None, {}).id
     answers: list[tuple[int, bytes]] = []
     thread = threading.Thread(
         target=lambda: answers.append(request(service.port, access, "DELETE", f"{CHATS}/{chat_id}"))
     )
-    has_begun = slow_commit()
+    wait_for_commit = slow_commit()
     thread.start()
-    has_begun()
+    wait_for_commit()
     for _ in range(rounds):
         for pid in (service.process.pid, *workers_of(service)):
             os.kill(pid, signal.SIGTERM)
@@ -70,28 +70,28 @@ def test_a_delete_in_flight_is_answered(service, access, chats, slow_commit, rou
 
 
 def test_a_platform_that_waits_less_is_heeded(mongod: EmbeddedMongod, access, chats, failpoint) -> None:
-    """What is in flight for longer than SHUTDOWN_SECONDS ends with the service, whole or not at all."""
+    """A request that is in flight for longer than SHUTDOWN_SECONDS ends with the service, done or not done at all."""
     chat_id = chats.create(access.tenant_id, None, {}).id
-    with ForkedGunicorn(mongod.uri, free_port(), SHUTDOWN_SECONDS="2") as running:
-        has_begun = failpoint.block("commitTransaction", seconds=EXIT_SECONDS + 4, times=1)
+    with ForkedGunicorn(mongod.uri, free_port(), SHUTDOWN_SECONDS="2") as service:
+        wait_for_commit = failpoint.block("commitTransaction", seconds=EXIT_SECONDS + 4, times=1)
 
         def delete() -> None:
             with suppress(OSError, http.client.HTTPException):
-                request(running.port, access, "DELETE", f"{CHATS}/{chat_id}")
+                request(service.port, access, "DELETE", f"{CHATS}/{chat_id}")
 
         thread = threading.Thread(target=delete)
         thread.start()
-        has_begun()
+        wait_for_commit()
         began = time.monotonic()
-        running.process.terminate()
-        running.process.wait(30)
+        service.process.terminate()
+        service.process.wait(30)
         assert time.monotonic() - began < EXIT_SECONDS
         thread.join(10)
     failpoint.disarm()
 
 
 def test_idle_connections_do_not_hold_it(service, access) -> None:
-    """Neither one that is kept alive, nor one that never said a word, nor half a request."""
+    """The service waits neither for a kept-alive connection, nor for a silent one, nor for one with half a request."""
     kept_alive = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     kept_alive.request("GET", CHATS, headers=access.headers)
     assert kept_alive.getresponse().read()
@@ -103,20 +103,20 @@ def test_idle_connections_do_not_hold_it(service, access) -> None:
     assert service.process.wait(EXIT_SECONDS) == 0
     assert time.monotonic() - began < EXIT_SECONDS
     for connection in (silent, half):
-        with suppress(ConnectionResetError):  # no worker had taken it yet
+        with suppress(ConnectionResetError):  # no worker had accepted it yet
             assert connection.recv(1) == b""
         connection.close()
     kept_alive.close()
 
 
 def test_it_can_end_while_it_starts(mongod: EmbeddedMongod) -> None:
-    """A worker that has not yet loaded the application hears SIGTERM too."""
+    """A worker that has not yet loaded the application obeys SIGTERM too."""
     for delay in (0.0, 0.3, 0.6):
         service = ForkedGunicorn(mongod.uri, free_port())
         process = service.start()
         try:
             service.wait_until_serving()  # the master listens before its workers have loaded anything
-            time.sleep(delay)  # sweeps over the start of a worker, which takes about a second
+            time.sleep(delay)  # covers the start of a worker, which takes about a second
             process.terminate()
             process.wait(EXIT_SECONDS)
         finally:
@@ -124,7 +124,7 @@ def test_it_can_end_while_it_starts(mongod: EmbeddedMongod) -> None:
 
 
 def test_a_request_that_crosses_with_the_end_of_a_kept_alive_connection_is_answered(mongod, access) -> None:
-    """It has arrived when the time is up, and the worker has not read it yet: it was stopped."""
+    """The request arrives in time, but the worker was stopped, and reads it only after the keep-alive timeout."""
     seconds = 2
     settings = {"WEB_CONCURRENCY": "1", "GUNICORN_CMD_ARGS": f"--keep-alive={seconds}"}
     with (
@@ -159,8 +159,8 @@ def test_a_reload_drops_no_request(service, access) -> None:
             before = workers_of(service)
             service.process.send_signal(signal.SIGHUP)
             wait_until(lambda before=before: before.isdisjoint(workers_of(service)), 20, every=0.05)
-            answered = len(statuses) + 20
-            wait_until(lambda answered=answered: len(statuses) > answered, 20, every=0.05)
+            target = len(statuses) + 20
+            wait_until(lambda target=target: len(statuses) > target, 20, every=0.05)
     finally:
         stop.set()
         for thread in threads:
@@ -169,7 +169,7 @@ def test_a_reload_drops_no_request(service, access) -> None:
 
 
 def test_workers_of_a_killed_master_end(mongod: EmbeddedMongod) -> None:
-    """They do not serve on without it, and the next service gets the port."""
+    """Workers do not go on without their master, and the next service gets the port."""
     with ForkedGunicorn(mongod.uri, free_port()) as killed:
         wait_until(lambda: len(workers_of(killed)) == 2, 30)
         workers = workers_of(killed)

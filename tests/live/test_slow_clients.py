@@ -1,4 +1,4 @@
-"""Clients that are slow to send or to read cost a socket each: others do not notice them."""
+"""A client that sends or reads slowly costs only a socket: other clients do not notice it."""
 
 import socket
 import time
@@ -29,19 +29,21 @@ def access(live) -> TenantAccess:
 
 @pytest.fixture
 def big_chat(database: Database, access: TenantAccess) -> str:
-    """20,000 messages: more than the buffers between server and client hold."""
+    """Return the id of a chat of 20,000 messages: more than the buffers between server and client hold."""
     chat_id = Chats(database).create(access.tenant_id, None, {}).id
     for _ in range(20):
         Messages(database).append(access.tenant_id, chat_id, [NewMessage(Role.USER, "x" * 500, None, {})] * 1_000)
     return chat_id
 
 
-def head(access: TenantAccess, method: str, path: str, *more: str) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"X-API-Key: {access.key}", *more]
+def head(access: TenantAccess, method: str, path: str, *fields: str) -> bytes:
+    """Return the head of a request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"X-API-Key: {access.key}", *fields]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 def connect(port: int) -> socket.socket:
+    """Open a connection with a small receive buffer."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.settimeout(20)
@@ -51,18 +53,18 @@ def connect(port: int) -> socket.socket:
 
 @contextmanager
 def slow_clients(port: int, access: TenantAccess, chat_id: str, each: int) -> Iterator[list[socket.socket]]:
-    """Open `each` partial heads, slow bodies and slow readers of an export; yields the readers."""
+    """Open `each` partial heads, `each` slow bodies and `each` slow readers of an export; yield the readers."""
     body = head(access, "POST", CHATS, "Content-Type: application/json", "Content-Length: 1000") + b'{"title":'
     export = head(access, "GET", f"{CHATS}/{chat_id}/export?format=ndjson")
     with ExitStack() as stack:
         readers = []
-        for sent in (head(access, "GET", CHATS)[:-2], body, export):
+        for request in (head(access, "GET", CHATS)[:-2], body, export):
             for _ in range(each):
                 connection = stack.enter_context(connect(port))
-                connection.sendall(sent)
-                if sent is export:
+                connection.sendall(request)
+                if request is export:
                     readers.append(connection)
-        # The first parts of them all are real work: some of very many at once may wait for too long, and are refused.
+        # Producing every export's first part takes time: of very many at once, some may wait too long and be refused.
         statuses = Counter(reader.recv(12) for reader in readers)
         assert set(statuses) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}
         assert statuses[b"HTTP/1.1 200"] >= min(each, 60)
@@ -70,36 +72,36 @@ def slow_clients(port: int, access: TenantAccess, chat_id: str, each: int) -> It
 
 
 def probe(url: str, headers: dict[str, str]) -> list[float]:
-    """Return how long each of some requests took, each on a connection of its own, so that all workers are met."""
-    took = []
+    """Return the sorted durations of several requests, each on its own connection, so that all workers serve some."""
+    durations = []
     for _ in range(PROBES):
         began = time.monotonic()
         assert requests.get(url, headers=headers, timeout=30).status_code == 200
-        took.append(time.monotonic() - began)
-    return sorted(took)
+        durations.append(time.monotonic() - began)
+    return sorted(durations)
 
 
 @pytest.mark.parametrize("each", [60, pytest.param(170, marks=pytest.mark.soak)])
 def test_slow_clients_are_not_noticed(gunicorn: ForkedGunicorn, access, big_chat, each) -> None:
-    """Far more of each kind than there are threads: health, a chat, and another export of it stay quick."""
+    """With far more slow clients of each kind than threads, /healthz, a chat, and another export of it stay quick."""
     url = f"http://127.0.0.1:{gunicorn.port}"
     with slow_clients(gunicorn.port, access, big_chat, each):
         health = probe(f"{url}/healthz", {})
         chat = probe(f"{url}{CHATS}/{big_chat}", access.headers)
         began = time.monotonic()
         exported = requests.get(f"{url}{CHATS}/{big_chat}/export?format=ndjson", headers=access.headers, timeout=30)
-        took = time.monotonic() - began
-    print(f"health {health[-1]:.3f}, chat {chat[-1]:.3f}, export {took:.2f} s")  # noqa: T201 - shown when it fails
+        export_seconds = time.monotonic() - began
+    print(f"health {health[-1]:.3f}, chat {chat[-1]:.3f}, export {export_seconds:.2f} s")  # noqa: T201 - shown when it fails
     assert health[-1] < QUICK_SECONDS
-    # A request that met a held thread would wait for as long as its holder: seconds, and not for one time in forty.
+    # A request behind a blocked thread would wait for as long as that: seconds, and more often than once in forty.
     assert chat[len(chat) // 2] < QUICK_SECONDS
     assert chat[-1] < 10 * QUICK_SECONDS
     assert exported.text.splitlines()[-1].startswith('{"type":"end","message_count":20000')
-    assert took < 10
+    assert export_seconds < 10
 
 
 def test_a_slow_reader_gets_it_all(gunicorn: ForkedGunicorn, access, big_chat) -> None:
-    """It is waited for, and nothing is lost or mixed up between the threads that made the parts."""
+    """The service waits for it, and loses or mixes up nothing between the threads that produced the parts."""
     with slow_clients(gunicorn.port, access, big_chat, 3) as readers:
         time.sleep(1)
         for reader in readers:
@@ -113,8 +115,8 @@ def test_a_slow_reader_gets_it_all(gunicorn: ForkedGunicorn, access, big_chat) -
         assert len(lines) > 19_000, "the frames of the chunks cut a few"
 
 
-def rest(connection: socket.socket) -> bytes:
-    """Return what is left to read of a connection that the other side has closed."""
+def read_rest(connection: socket.socket) -> bytes:
+    """Read and return what is left on a connection that the other side has closed."""
     received = b""
     with suppress(ConnectionResetError):
         while part := connection.recv(2**16):
@@ -124,29 +126,29 @@ def rest(connection: socket.socket) -> bytes:
 
 @pytest.mark.soak
 def test_nobody_is_waited_for_for_ever(gunicorn: ForkedGunicorn, access, big_chat) -> None:
-    """A head has 15 s, a body 60 s however steadily it drips, or 30 s if it was refused before it was there.
+    """A head has 15 s; a body has 60 s however steadily it arrives, or 30 s if its request was refused before.
 
-    A reader has 60 s for what waits for it.
+    A reader has 60 s to read what is pending for it.
     """
     body = head(access, "POST", CHATS, "Content-Type: application/json", "Content-Length: 1000")
     with ExitStack() as stack:
-        heads, bodies, refused, reader = (stack.enter_context(connect(gunicorn.port)) for _ in range(4))
+        partial_head, slow_body, refused, reader = (stack.enter_context(connect(gunicorn.port)) for _ in range(4))
         refused.sendall(body.replace(access.key.encode(), b"unknown"))
-        heads.sendall(head(access, "GET", CHATS)[:-2])
-        bodies.sendall(body)
+        partial_head.sendall(head(access, "GET", CHATS)[:-2])
+        slow_body.sendall(body)
         reader.sendall(head(access, "GET", f"{CHATS}/{big_chat}/export?format=ndjson"))
         began = time.monotonic()
-        assert heads.recv(1) == b""
+        assert partial_head.recv(1) == b""
         assert 10 < time.monotonic() - began < 20
         while time.monotonic() - began < BODY_SECONDS - 1:
-            bodies.sendall(b" ")
+            slow_body.sendall(b" ")
             with suppress(OSError):
                 refused.sendall(b" ")
             time.sleep(1)
-        assert rest(refused).startswith(b"HTTP/1.1 401 ")
-        answer = bodies.recv(2**16)
+        assert read_rest(refused).startswith(b"HTTP/1.1 401 ")
+        answer = slow_body.recv(2**16)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"code": "request_timeout"' in answer
         assert BODY_SECONDS - 1 < time.monotonic() - began < BODY_SECONDS + 5
         time.sleep(max(began + READER_SECONDS + 3 - time.monotonic(), 0))
-        assert b'"type":"end"' not in rest(reader)[-300:]
+        assert b'"type":"end"' not in read_rest(reader)[-300:]

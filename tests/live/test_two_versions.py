@@ -1,7 +1,7 @@
-"""The last release and this version on one database, at once, whichever came first: an upgrade, and a way back.
+"""The last release and this version at once on one database, in either order: an upgrade, and a way back.
 
 The last release runs from its own source on today's libraries, over HTTP only (gunicorn's threads): its WebSockets
-stood on a server that is not there any more.
+needed a server that is no longer installed.
 """
 
 import os
@@ -25,7 +25,7 @@ from tests.wait import wait_until
 RELEASE = "0.1.0"
 
 LARGE = 60
-"""Messages that are left to a purge."""
+"""A number of messages that a delete leaves to a purge."""
 
 RACES = 10
 
@@ -33,7 +33,7 @@ ENVIRONMENT = {"DELETE_INLINE_LIMIT": "50"}
 
 
 class Version:
-    """One version of the service, serving."""
+    """One version of the service: its commands and its server."""
 
     def __init__(self, folder: Path, uri: str) -> None:
         self._folder = folder
@@ -42,7 +42,8 @@ class Version:
         self.url = ""
 
     def flask(self, *command: str) -> str:
-        done = subprocess.run(
+        """Run a command of the service, and return what it prints."""
+        completed = subprocess.run(
             [sys.executable, "-m", "flask", "--app", "wsgi", *command],
             cwd=self._folder,
             env=self._environment,
@@ -51,8 +52,8 @@ class Version:
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout.strip()
 
     def serve(self) -> "subprocess.Popen[bytes]":
         port = free_port()
@@ -70,7 +71,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Caller:
-    """A client that is served now by one and now by the other."""
+    """A client that sends its requests to either version."""
 
     def __init__(self, key: str) -> None:
         self._session = requests.Session()
@@ -93,7 +94,7 @@ class Caller:
 
 @pytest.fixture(params=["the release first", "this version first"])
 def both(request: pytest.FixtureRequest, mongod: EmbeddedMongod, release: Path, project: Path) -> Iterator[Any]:
-    """Two versions in the order in which they came to the database, a caller, and what the first had left there."""
+    """Yield the version that was at the database first, the other, a caller, and what the first kept and deleted."""
     uri = mongod.uri.replace("/chat_service?", "/two_versions?")
     versions = [Version(release, uri), Version(project, uri)]
     first, second = versions if "release" in request.param.split()[1] else reversed(versions)
@@ -105,14 +106,14 @@ def both(request: pytest.FixtureRequest, mongod: EmbeddedMongod, release: Path, 
         processes.append(first.serve())
         wait_until(lambda: is_ready(first))
         caller = Caller(first.flask("keys", "create", first.flask("tenants", "create", "A customer")))
-        before = [caller.chat(first), caller.chat(first, LARGE)]
-        gone = [caller.chat(first), caller.chat(first, LARGE)]
-        for chat_id in gone:
+        chats = [caller.chat(first), caller.chat(first, LARGE)]
+        deleted = [caller.chat(first), caller.chat(first, LARGE)]
+        for chat_id in deleted:
             caller.send(first, "DELETE", f"chats/{chat_id}", 200)
         second.flask("db", "init")
         processes.append(second.serve())
         wait_until(lambda: is_ready(second))
-        yield first, second, caller, before, gone, database, versions[1]
+        yield first, second, caller, chats, deleted, database, versions[1]
     finally:
         for process in processes:
             stop(process, 30)
@@ -127,20 +128,25 @@ def is_ready(version: Version) -> bool:
 
 
 def test_each_goes_on_with_what_the_other_has_left(both) -> None:
-    first, second, caller, before, gone, database, new = both
-    chats = [*before, caller.chat(second), caller.chat(second, LARGE)]
+    """Each version reads, extends and deletes the chats of the other, and of concurrent deletes one succeeds."""
+    first, second, caller, chats_before, deleted_before, database, new = both
+    chats = [*chats_before, caller.chat(second), caller.chat(second, LARGE)]
     for chat_id in chats:
         for version in (first, second):
             caller.post(version, chat_id, 2)
-        pages = [caller.send(one, "GET", f"chats/{chat_id}/messages?limit=200", 200).json() for one in (first, second)]
+        pages = [
+            caller.send(version, "GET", f"chats/{chat_id}/messages?limit=200", 200).json()
+            for version in (first, second)
+        ]
         assert pages[0]["items"] == pages[1]["items"]
-        numbers = [message["seq"] for message in pages[0]["items"]]
-        assert numbers == list(range(1, len(numbers) + 1))
+        seqs = [message["seq"] for message in pages[0]["items"]]
+        assert seqs == list(range(1, len(seqs) + 1))
         exports = [
-            caller.send(one, "GET", f"chats/{chat_id}/export?format=json", 200).json() for one in (first, second)
+            caller.send(version, "GET", f"chats/{chat_id}/export?format=json", 200).json()
+            for version in (first, second)
         ]
         assert exports[0]["messages"] == exports[1]["messages"]
-    for chat_id in gone:
+    for chat_id in deleted_before:
         for version in (first, second):
             caller.send(version, "GET", f"chats/{chat_id}", 404)
             caller.send(version, "POST", "chats", 409, json={"id": chat_id})
@@ -153,22 +159,25 @@ def test_each_goes_on_with_what_the_other_has_left(both) -> None:
     raced = [caller.chat(first if number % 2 else second, 2 if number % 3 else LARGE) for number in range(1, RACES)]
     with ThreadPoolExecutor() as pool:
         for chat_id in raced:
-            sends = [pool.submit(status, caller, version, chat_id) for version in (first, second, first, second)]
-            assert sorted(sent.result() for sent in sends) == [200, 404, 404, 404]
-    ends_well(database, new, {*gone, *deleted, *raced})
+            deletes = [
+                pool.submit(delete_status, caller, version, chat_id) for version in (first, second, first, second)
+            ]
+            assert sorted(future.result() for future in deletes) == [200, 404, 404, 404]
+    assert_ends_well(database, new, {*deleted_before, *deleted, *raced})
 
 
-def status(caller: Caller, version: Version, chat_id: str) -> int:
+def delete_status(caller: Caller, version: Version, chat_id: str) -> int:
+    """Delete a chat with a version, and return the status of the answer."""
     url = f"{version.url}/api/v1/chats/{chat_id}"
     return requests.delete(url, headers=caller._session.headers, timeout=30).status_code
 
 
-def ends_well(database: Database, new: Version, deleted: set[str]) -> None:
-    """See that this version's worker brings everything to its end: purges, receipts, and the log."""
+def assert_ends_well(database: Database, new: Version, deleted: set[str]) -> None:
+    """Run this version's jobs until they are idle, and check that purges, receipts and the log are complete."""
     new.flask("db", "init")
     new.flask("jobs", "run", "--until-idle")
     assert list(Checks(database).run()) == []
     assert database.messages.count_documents({}) == 0
     assert database.purges.count_documents({}) == 0
     for kind in ("chat.deleted", "chat.purged"):
-        assert sorted(one["chat_id"] for one in database.log_entries.find({"kind": kind})) == sorted(deleted)
+        assert sorted(entry["chat_id"] for entry in database.log_entries.find({"kind": kind})) == sorted(deleted)

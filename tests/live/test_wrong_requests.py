@@ -1,4 +1,4 @@
-"""The corpus of wrong requests against the running service: each gets its answer, and none changes anything."""
+"""The corpus of wrong requests against the running service: each gets the right answer, and changes nothing."""
 
 import json
 import re
@@ -28,7 +28,7 @@ CODES = {problem.code for problem in [*problems.DOMAIN.values(), *problems.HTTP.
 
 @dataclass(frozen=True)
 class Scene:
-    """Two tenants with a chat each, the keys to put into requests, and the database's digest before any of them."""
+    """Two tenants with a chat each, the keys to put into requests, and the database's digest before any request."""
 
     port: int
     database: Database
@@ -39,18 +39,18 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(gunicorn: ForkedGunicorn, real_database: Database) -> Scene:
     empty(real_database)
-    tenants, made = Tenants(real_database), ApiKeys(real_database)
+    tenants, api_keys = Tenants(real_database), ApiKeys(real_database)
     ours, theirs = tenants.create("ours").id, tenants.create("theirs").id
-    revoked, record = made.create(ours, "revoked", ["delete"])
-    made.revoke(ours, record.id)
+    revoked, record = api_keys.create(ours, "revoked", ["delete"])
+    api_keys.revoke(ours, record.id)
     keys = {
-        b"@GOOD@": made.create(ours, "good", ["read", "write", "delete"])[0],
-        b"@READ@": made.create(ours, "read", ["read"])[0],
-        b"@OTHER@": made.create(theirs, "other", ["read", "write", "delete"])[0],
+        b"@GOOD@": api_keys.create(ours, "good", ["read", "write", "delete"])[0],
+        b"@READ@": api_keys.create(ours, "read", ["read"])[0],
+        b"@OTHER@": api_keys.create(theirs, "other", ["read", "write", "delete"])[0],
         b"@REVOKED@": revoked,
     }
     for token in (b"@GOOD@", b"@READ@", b"@OTHER@"):
-        made.authenticate(keys[token])  # from now on it is known that it was used today
+        api_keys.authenticate(keys[token])  # so that the key's use of today is stored before the digest is taken
     keys[b"@SWAPPED@"] = keys[b"@GOOD@"].swapcase()
     keys[b"@CURSOR@"] = next_cursor(Span(), 1, ours, CHAT)
     keys[b"@ALTERED_CURSOR@"] = keys[b"@CURSOR@"][:-3] + "AAA"
@@ -63,12 +63,12 @@ def scene(gunicorn: ForkedGunicorn, real_database: Database) -> Scene:
 
 
 def digest(database: Database) -> str:
-    found: str = database.database.command("dbHash")["md5"]
-    return found
+    md5: str = database.database.command("dbHash")["md5"]
+    return md5
 
 
 def exchange(port: int, request: bytes) -> bytes:
-    """Send the bytes and return the answer."""
+    """Send the bytes, and return the answer, or as much of it as arrives."""
     with socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS) as connection:
         received = bytearray()
         try:
@@ -78,15 +78,16 @@ def exchange(port: int, request: bytes) -> bytes:
                 if not part:
                     break
                 received += part
-        except ConnectionError:  # it refused, and hung up on what was still being sent
+        except ConnectionError:  # the service refused it, and closed the connection while it was being sent
             pass
     return bytes(received)
 
 
 def is_whole(received: bytearray) -> bool:
-    head, found, body = received.partition(b"\r\n\r\n")
+    """Return whether the answer's head and all of its body have arrived."""
+    head, separator, body = received.partition(b"\r\n\r\n")
     length = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
-    return bool(found) and length is not None and len(body) >= int(length[1])
+    return bool(separator) and length is not None and len(body) >= int(length[1])
 
 
 def send(scene: Scene, wrong: Wrong) -> bytes:
@@ -98,7 +99,7 @@ def send(scene: Scene, wrong: Wrong) -> bytes:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
 def test_it_is_refused_and_changes_nothing(scene: Scene, wrong: Wrong) -> None:
-    """The one shape, with the status and the code of the table, and not a word of the caller's."""
+    """The answer is a problem with the status and the code of the table, and repeats no text of the caller."""
     answer = send(scene, wrong)
     head, _, body = answer.partition(b"\r\n\r\n")
     status = int(head.split()[1])
@@ -116,7 +117,7 @@ def test_it_is_refused_and_changes_nothing(scene: Scene, wrong: Wrong) -> None:
 
 @pytest.mark.parametrize("request_bytes", CUT_OFF.values(), ids=CUT_OFF)
 def test_what_is_cut_off_is_not_done(scene: Scene, request_bytes: bytes) -> None:
-    """Even if what came of it would make sense."""
+    """A request that is cut off changes nothing, even if the part that arrived would make sense."""
     with socket.create_connection(("127.0.0.1", scene.port), ANSWER_SECONDS) as connection:
         connection.sendall(request_bytes.replace(b"@GOOD@", scene.keys[b"@GOOD@"]))
         connection.shutdown(socket.SHUT_WR)
