@@ -1,1 +1,1 @@
-"""Faults in the database, at every step of every transaction: real ones, by mongod's own failpoints."""
+"""Tests with real faults: mongod's own failpoints at every step of every transaction, kills, and pauses."""

@@ -1,4 +1,4 @@
-"""An application for gunicorn whose worker ends while it loads it, as `DYING` says."""
+"""An application for gunicorn. A worker dies while it loads the application, in the way that `DYING` names."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Workers that die again and again as they start: few processes, fewer and fewer restarts, and a service that stays."""
+"""Workers that die each time they start: few processes run, restarts back off, and the service stays up."""
 
 import heapq
 import subprocess
@@ -17,14 +17,14 @@ from tests.wait import PATIENCE, wait_until
 
 WORKERS = 2
 AT_ONCE_SECONDS = 1.5 * PATIENCE
-"""gunicorn looks ten times a second whether its workers have ended."""
+"""How soon the service must end. gunicorn checks ten times a second whether its workers have ended."""
 
 
 @contextmanager
 def dying(how: str, mongodb_uri: str, output: IO[bytes] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run gunicorn as it is configured, with an application that ends the worker which loads it."""
+    """Run gunicorn with its real configuration and an application that ends each worker that loads it."""
     settings = {"MONGODB_URI": mongodb_uri, "PORT": str(free_port()), "WEB_CONCURRENCY": str(WORKERS), "DYING": how}
-    settings["SOURCE_VERSION"] = "test"  # else the master asks git, in a process that is no worker
+    settings["SOURCE_VERSION"] = "test"  # else the master runs git, in a child process that is not a worker
     command = ("gunicorn", "-c", "gunicorn.conf.py", "tests.faults.dying_application:application")
     process = start(*command, output=output, **settings)
     try:
@@ -34,7 +34,7 @@ def dying(how: str, mongodb_uri: str, output: IO[bytes] | None = None) -> Iterat
 
 
 def descendants(pid: int) -> set[int]:
-    """All processes below this one."""
+    """Return the pids of all descendants of a process."""
     try:
         children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
     except FileNotFoundError:
@@ -43,20 +43,20 @@ def descendants(pid: int) -> set[int]:
 
 
 def watch(process: "subprocess.Popen[bytes]", seconds: float) -> tuple[int, int]:
-    """Return how many processes there were below this one at once, and how many in all."""
-    most, seen = 0, set()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    """Return how many descendants the process had at most at once, and how many in all."""
+    most_at_once, all_pids = 0, set()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         assert process.poll() is None, "the service stays"
-        now = descendants(process.pid)
-        most = max(most, len(now))
-        seen |= now
+        running = descendants(process.pid)
+        most_at_once = max(most_at_once, len(running))
+        all_pids |= running
         time.sleep(0.01)
-    return most, len(seen)
+    return most_at_once, len(all_pids)
 
 
 def starts_within(seconds: float) -> int:
-    """How many workers are started in so many seconds, when each of them dies as soon as its pause is over."""
+    """Return how many workers start within so many seconds if each dies as soon as its pause is over."""
     deaths = [0.0] * WORKERS
     starts = WORKERS
     while deaths[0] <= seconds:
@@ -75,23 +75,23 @@ def starts_within(seconds: float) -> int:
     ],
 )
 def test_workers_that_die_as_they_start(mongod, how: str, *, is_away: bool, seconds: int) -> None:
-    """Never more processes than workers, no start before its pause is over, and an end at once in the midst of one."""
-    away = f"mongodb://127.0.0.1:{free_port()}/?replicaSet=rs0"
-    with dying(how, away if is_away else mongod.uri) as process:
-        wait_until(lambda: descendants(process.pid), 20)  # before, the master looks for the database for 5 s
+    """Never more processes than workers run, none starts before its pause is over, and SIGTERM ends a pause at once."""
+    unreachable_uri = f"mongodb://127.0.0.1:{free_port()}/?replicaSet=rs0"
+    with dying(how, unreachable_uri if is_away else mongod.uri) as process:
+        wait_until(lambda: descendants(process.pid), 20)  # until then, the master looks for the database, for 5 s
         seconds = int(seconds * PATIENCE)
-        most, starts = watch(process, seconds)
-        print(f"{most} processes at once, {starts} in {seconds} s")  # noqa: T201 - shown when it fails
+        most_at_once, starts = watch(process, seconds)
+        print(f"{most_at_once} processes at once, {starts} in {seconds} s")  # noqa: T201 - shown when it fails
         began = time.monotonic()
         process.terminate()
         assert process.wait(10) == 0
         assert time.monotonic() - began < AT_ONCE_SECONDS
-    assert most <= WORKERS
+    assert most_at_once <= WORKERS
     assert WORKERS < starts <= starts_within(seconds)
 
 
 def test_a_wrong_setting_ends_the_service(mongod, tmp_path) -> None:
-    """Also one that only a worker meets: it is no fault that passes, and the log has the sentence."""
+    """Even if only a worker finds it: a wrong setting does not pass by itself. The log says what is wrong."""
     log = tmp_path / "log"
     with log.open("wb") as output, dying("wrong setting", mongod.uri, output) as process:
         assert process.wait(20) != 0

@@ -1,7 +1,7 @@
-"""Every transaction of the service, with every kind of fault at every one of its commands.
+"""Every transaction of the service, with every kind of fault at each of its commands.
 
-What has to hold each time: an answer in bounded time; "done" means done, "unavailable" means that nothing has changed,
-"unknown" means one of the two and no third; `check` finds nothing; and 3 s later nothing is locked any more.
+Each time, the operation ends in bounded time, and its outcome is true: "done" means done, "unavailable" means that
+nothing was changed, and "unknown" means one of these two. `check` finds nothing, and 3 s later nothing is locked.
 """
 
 import time
@@ -42,13 +42,13 @@ TENANT = "t"
 CHAT = "c0ffee00-1111-4222-8333-444444444444"
 
 TOTAL_SECONDS, ATTEMPT_SECONDS = 4.0, 1.5
-"""The runner's deadlines in these tests, in place of 12 s and 4 s."""
+"""The runner's deadlines for all attempts and for each attempt, in place of 12 s and 4 s."""
 
 BOUND_SECONDS = (TOTAL_SECONDS + ATTEMPT_SECONDS + 1.0 + 2.0) * PATIENCE
-"""Total, the attempt under way, an abort, and the look that settles a lost outcome."""
+"""The longest time of an operation: all attempts, a last attempt, an abort, and the read that settles an outcome."""
 
 FREE_SECONDS = 3.0 * PATIENCE
-"""After a fault is over, this long at most until a chat can be used again; a killed session lets go of its locks."""
+"""How long after a fault a chat may still be locked; a killed session releases its locks."""
 
 TRANSIENT = ["TransientTransactionError"]
 
@@ -68,21 +68,21 @@ COMMIT_FAULTS: dict[str, dict[str, Any]] = {
 }
 
 State = dict[str, Any]
-"""What of the chat can be seen: whether it is there, its messages, its count, its receipt, its leases; and what the log
-will tell of it."""
+"""What callers can see of the chat: whether it exists, its messages, count, receipt and leases; and the events that the
+log will get about it."""
 
 
 class Operation(NamedTuple):
-    """An operation of the service, the commands of its transaction, and what is true once it is done."""
+    """An operation of the service, the commands of its transaction, and what holds when it is done."""
 
     commands: list[str]
     run: Callable[[Database], object]
     is_done: Callable[[State], bool]
     messages: int = 3
     is_trashed: bool = False
-    """Before it begins."""
+    """Whether the chat is in the trash before the operation."""
     events: int = 0
-    """That it puts into the outbox."""
+    """How many events the operation puts into the outbox."""
 
 
 def _delete(database: Database, limit: int = 1_000) -> object:
@@ -111,7 +111,7 @@ def _restore_in_bulk(database: Database) -> object:
     return outcome
 
 
-def _back(state: State) -> bool:
+def _is_back(state: State) -> bool:
     return state["chat"] and not state["trashed"] and state["messages"] == 3
 
 
@@ -119,26 +119,28 @@ def _post(database: Database) -> object:
     return Messages(database).append(TENANT, CHAT, [NewMessage(Role.USER, "new", None, {})] * 2)
 
 
-def _gone(state: State) -> bool:
+def _is_gone(state: State) -> bool:
     return not state["chat"] and bool(state["receipt"]) and not state["leases"]
 
 
 OPERATIONS: dict[str, Operation] = {
-    "delete": Operation(["find", "findAndModify", "delete", "insert", "commitTransaction"], _delete, _gone),
+    "delete": Operation(["find", "findAndModify", "delete", "insert", "commitTransaction"], _delete, _is_gone),
     "staged delete": Operation(
-        ["find", "findAndModify", "insert", "commitTransaction"], partial(_delete, limit=1), _gone
+        ["find", "findAndModify", "insert", "commitTransaction"], partial(_delete, limit=1), _is_gone
     ),
-    "bulk delete": Operation(["find", "delete", "insert", "commitTransaction"], _delete_in_bulk, _gone),
+    "bulk delete": Operation(["find", "delete", "insert", "commitTransaction"], _delete_in_bulk, _is_gone),
     "trash": Operation(
         ["find", "findAndModify", "insert", "commitTransaction"],
         _trash,
         lambda state: state["trashed"] and not state["chat"] and not state["receipt"],
         events=1,
     ),
-    "restore": Operation(["find", "delete", "insert", "commitTransaction"], _restore, _back, is_trashed=True, events=1),
-    "bulk restore": Operation(["delete", "commitTransaction"], _restore_in_bulk, _back, is_trashed=True, events=1),
+    "restore": Operation(
+        ["find", "delete", "insert", "commitTransaction"], _restore, _is_back, is_trashed=True, events=1
+    ),
+    "bulk restore": Operation(["delete", "commitTransaction"], _restore_in_bulk, _is_back, is_trashed=True, events=1),
     "delete out of the trash": Operation(
-        ["find", "findAndModify", "delete", "insert", "commitTransaction"], _delete, _gone, is_trashed=True
+        ["find", "findAndModify", "delete", "insert", "commitTransaction"], _delete, _is_gone, is_trashed=True
     ),
     "post": Operation(["findAndModify", "insert", "commitTransaction"], _post, lambda state: state["messages"] == 5),
     "edit": Operation(
@@ -185,11 +187,11 @@ SCENARIOS: list[Scenario] = [
 
 
 SLOW = {"no answer in time", "shutting down", "done, but stepping down"}
-"""What one attempt, or the driver's next look at the topology (every 2 s), is waited for."""
+"""Faults that cost the time of one attempt, or the wait for the driver's next check of the topology (every 2 s)."""
 
 
 def _is_quick(scenario: Scenario) -> bool:
-    """What takes next to no waiting, and of what does some deletes; `make soak` runs all."""
+    """Return whether a scenario hardly waits, or is one of some slow deletes; `make soak` runs the others too."""
     name, _, fault, times = scenario
     return times == 1 and (fault not in SLOW or (name == "delete" and fault == "no answer in time"))
 
@@ -205,8 +207,8 @@ PARAMETERS = [
 
 
 @pytest.fixture(scope="module")
-def hasty(mongod: EmbeddedMongod) -> Iterator[Database]:
-    """A database whose transactions have little time."""
+def hasty_database(mongod: EmbeddedMongod) -> Iterator[Database]:
+    """A database whose transactions have short deadlines."""
     runner = partial(TransactionRunner, total_seconds=TOTAL_SECONDS, attempt_seconds=ATTEMPT_SECONDS)
     database = Database(mongod.uri, runner=runner)
     yield database
@@ -222,13 +224,13 @@ def prepare(database: Database, operation: Operation) -> None:
         _trash(database)
 
 
-def look(database: Database) -> State:
+def visible_state(database: Database) -> State:
     """Return what callers can see of the chat."""
     try:
         chat = Chats(database).get(TENANT, CHAT)
-        found = Messages(database).page(TENANT, CHAT, Span(), 100)
+        messages = Messages(database).page(TENANT, CHAT, Span(), 100)
     except ChatNotFoundError:
-        chat, found = None, []
+        chat, messages = None, []
     try:
         receipt = Receipts(database).get(TENANT, CHAT).message_count
     except DeletionNotFoundError:
@@ -236,8 +238,8 @@ def look(database: Database) -> State:
     return {
         "chat": chat is not None,
         "count": chat.message_count if chat else 0,
-        "messages": len(found),
-        "contents": [message.content for message in found],
+        "messages": len(messages),
+        "contents": [message.content for message in messages],
         "receipt": receipt is not None,
         "trashed": database.trash.count_documents({}) == 1,
         "leases": Presence(database).count(database.unbound(), TENANT, CHAT).live,
@@ -246,23 +248,23 @@ def look(database: Database) -> State:
 
 
 @pytest.mark.parametrize(("name", "command", "fault", "times"), PARAMETERS)
-def test_every_outcome_is_honest(failpoint, database, hasty, name, command, fault, times) -> None:
-    """Done, or unchanged, or unknown and one of the two; never anything else."""
+def test_every_outcome_is_honest(failpoint, database, hasty_database, name, command, fault, times) -> None:
+    """The chat is as the outcome says: done, or unchanged, or, if it is unknown, one of these two."""
     operation = OPERATIONS[name]
     prepare(database, operation)
-    before = look(database)
-    hasty.rules.learn(TENANT)
+    before = visible_state(database)
+    hasty_database.rules.learn(TENANT)
     failpoint.arm(command, times=times, **{**FAULTS, **COMMIT_FAULTS}[fault])
     began = time.monotonic()
     try:
-        outcome: object = operation.run(hasty)
+        outcome: object = operation.run(hasty_database)
     except (DatabaseUnavailableError, OutcomeUnknownError, pymongo.errors.PyMongoError) as error:
         outcome = error
     took = time.monotonic() - began
     failpoint.disarm()
 
     assert took < BOUND_SECONDS
-    after = look(database)
+    after = visible_state(database)
     assert after["count"] == after["messages"]
     if isinstance(outcome, OutcomeUnknownError):
         assert command == "commitTransaction"
@@ -275,7 +277,7 @@ def test_every_outcome_is_honest(failpoint, database, hasty, name, command, faul
         assert after["events"] == before["events"] + operation.events, "told if and only if it is committed"
     if times == 1 and fault != "a refusal without a label":
         assert not isinstance(outcome, Exception), "one fault is not to be seen from outside"
-    nothing_is_locked(database)
+    assert_nothing_is_locked(database)
     purge_all(database)
     assert list(Checks(database).run()) == []
 
@@ -304,36 +306,38 @@ GROUP_PARAMETERS = [
 
 
 @pytest.mark.parametrize(("size", "command", "fault", "times"), GROUP_PARAMETERS)
-def test_each_of_a_group_hears_what_became_of_its_own(failpoint, database, hasty, size, command, fault, times) -> None:
-    """Deletes that share a transaction: every one done, unchanged, or unknown; and one is refused as it should be."""
+def test_each_of_a_group_hears_what_became_of_its_own(
+    failpoint, database, hasty_database, size, command, fault, times
+) -> None:
+    """Deletes that share a transaction: each outcome is true for its own chat, and the chat with a connection stays."""
     chats, presence = Chats(database), Presence(database)
     ids = [chats.create(TENANT, None, {}).id for _ in range(size)]
     for chat_id in ids:
         Messages(database).append(TENANT, chat_id, [NewMessage(Role.USER, "old", None, {})] * 3)
     presence.open(TENANT, ids[0], "connection", "worker")
-    # What ends by itself is waited for, however busy the machine is.
-    used = hasty if times is None else database
-    used.rules.learn(TENANT)
+    # A fault that ends by itself gets the usual deadlines, because the machine may be busy.
+    deleting_database = hasty_database if times is None else database
+    deleting_database.rules.learn(TENANT)
     failpoint.arm(command, times=times, **{**FAULTS, **COMMIT_FAULTS}[fault])
-    outcomes = Deletions(used).remove_together(TENANT, [Removal(chat_id, "key") for chat_id in ids])
+    outcomes = Deletions(deleting_database).remove_together(TENANT, [Removal(chat_id, "key") for chat_id in ids])
     failpoint.disarm()
 
-    there = {chat.id for chat in chats.page(TENANT, 100, None)}
-    assert ids[0] in there
+    remaining_ids = {chat.id for chat in chats.page(TENANT, 100, None)}
+    assert ids[0] in remaining_ids
     assert isinstance(outcomes[0], ActiveConnectionsError | DatabaseUnavailableError | OutcomeUnknownError)
     for chat_id, outcome in list(zip(ids, outcomes, strict=True))[1:]:
         if isinstance(outcome, OutcomeUnknownError):
             assert command == "commitTransaction"
         else:
-            assert isinstance(outcome, Deletion) == (chat_id not in there)
+            assert isinstance(outcome, Deletion) == (chat_id not in remaining_ids)
     if "done" in fault or (times == 1 and fault != "a refusal without a label"):
         assert all(isinstance(outcome, Deletion) for outcome in outcomes[1:]), "each is settled by its own receipt"
     presence.close_worker("worker")
     assert list(Checks(database).run()) == []
 
 
-def nothing_is_locked(database: Database) -> None:
-    """Wait until the chat can be deleted, no longer than the promise says."""
+def assert_nothing_is_locked(database: Database) -> None:
+    """Close the chat's connections and delete it; fail if that takes longer than `FREE_SECONDS`."""
     began = time.monotonic()
     Presence(database).clear(database.unbound(), TENANT, [CHAT])
     with suppress(ChatNotFoundError):

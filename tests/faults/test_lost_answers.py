@@ -1,4 +1,4 @@
-"""A commit whose answer is lost, on a database that then cannot be asked: unknown is told, and never "unchanged"."""
+"""A commit's reply is lost, and then the database cannot be read: the outcome is "unknown", and never "unchanged"."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -21,84 +21,84 @@ CHAT = "c0ffee00-1111-4222-8333-444444444444"
 
 
 class LosingRunner(TransactionRunner):
-    """Commits, lets something happen, and loses the answer, once; later transactions find no database at all."""
+    """Commits its first transaction, calls `after_commit` and loses the reply; later transactions find no database."""
 
-    then: Callable[[], object]
-    is_lost = False
+    after_commit: Callable[[], object]
+    has_run = False
 
     def run(self, work: Work[T], before_retry: BeforeRetry = lambda: None) -> T:
-        if self.is_lost:
+        if self.has_run:
             raise DatabaseUnavailableError
         super().run(work, before_retry)
-        self.is_lost = True
-        self.then()
+        self.has_run = True
+        self.after_commit()
         raise OutcomeUnknownError
 
 
 class KeepingRunner(LosingRunner):
-    """Loses nothing of its first transaction."""
+    """Returns the result of its first transaction; later ones find no database."""
 
     def run(self, work: Work[T], before_retry: BeforeRetry = lambda: None) -> T:
-        if self.is_lost:
+        if self.has_run:
             raise DatabaseUnavailableError
-        self.is_lost = True
+        self.has_run = True
         return TransactionRunner.run(self, work, before_retry)
 
 
 @pytest.fixture
 def cut_off(failpoint) -> Callable[[], object]:
-    """Call it, and no `find` of the service is answered any more."""
+    """A function after whose call every `find` of the service loses its connection."""
     return partial(failpoint.arm, "find", closeConnection=True)
 
 
 @pytest.fixture
-def losing(mongod: EmbeddedMongod, database: Database, cut_off) -> Iterator[Callable[[type], Database]]:
-    """A database with a runner of the given class, and one chat in it."""
+def database_with(mongod: EmbeddedMongod, database: Database, cut_off) -> Iterator[Callable[[type], Database]]:
+    """A function that returns a database whose transactions use a runner of the given class; one chat is in it."""
     Chats(database).create(TENANT, None, {}, CHAT)
-    made = []
+    databases = []
 
     def make(runner: type[LosingRunner]) -> Database:
-        runner.then = staticmethod(cut_off)
-        made.append(Database(mongod.uri, runner=runner))
-        return made[-1]
+        runner.after_commit = staticmethod(cut_off)
+        databases.append(Database(mongod.uri, runner=runner))
+        return databases[-1]
 
     yield make
-    for one in made:
-        one.close()
+    for opened in databases:
+        opened.close()
 
 
 def bulk(database: Database) -> Bulk:
     return Bulk(database, Deletions(database))
 
 
-def test_a_delete(losing) -> None:
-    """The chat is gone, and nobody says that nothing was changed."""
+def test_a_delete(database_with) -> None:
+    """The chat is deleted, and the error does not say that nothing was changed."""
     with pytest.raises(OutcomeUnknownError):
-        Deletions(losing(LosingRunner)).delete(TENANT, CHAT, "key")
+        Deletions(database_with(LosingRunner)).delete(TENANT, CHAT, "key")
 
 
-def test_a_restore(losing, database, failpoint) -> None:
-    """The chat is back, and nobody says that nothing was changed."""
+def test_a_restore(database_with, database, failpoint) -> None:
+    """The chat is restored, and the error does not say that nothing was changed."""
     Deletions(database).move_to_trash(TENANT, CHAT, "key", timedelta(days=1))
     with pytest.raises(OutcomeUnknownError):
-        Trash(losing(LosingRunner)).restore(TENANT, CHAT, "key")
+        Trash(database_with(LosingRunner)).restore(TENANT, CHAT, "key")
     failpoint.disarm()
     assert Chats(database).get(TENANT, CHAT).id == CHAT
 
 
-def test_each_of_a_bulk_delete(losing) -> None:
-    """The same, for each chat."""
-    told = bulk(losing(LosingRunner)).remove(TENANT, [CHAT], "key")
-    assert [type(outcome) for outcome in told.values()] == [OutcomeUnknownError]
+def test_each_of_a_bulk_delete(database_with) -> None:
+    """The outcome of each chat is unknown."""
+    outcomes = bulk(database_with(LosingRunner)).remove(TENANT, [CHAT], "key")
+    assert [type(outcome) for outcome in outcomes.values()] == [OutcomeUnknownError]
 
 
-def test_a_bulk_delete_whose_report_cannot_be_kept(losing, database) -> None:
-    """The chats are gone, so that is what is told, and to a repetition too."""
+def test_a_bulk_delete_whose_report_cannot_be_kept(database_with, database) -> None:
+    """The chats are deleted, so the bulk delete reports that, and so does its repetition."""
     key = IdempotencyKey(TENANT, "a", "b")
 
     def deleted(bulk: Bulk) -> list[str]:
         outcomes = bulk.remove(TENANT, [CHAT], "key", key)
         return [chat_id for chat_id, outcome in outcomes.items() if isinstance(outcome, Deletion)]
 
-    assert deleted(bulk(losing(KeepingRunner))) == [CHAT]
+    assert deleted(bulk(database_with(KeepingRunner))) == [CHAT]
     assert deleted(Bulk(database, Deletions(database))) == [CHAT]

@@ -1,4 +1,4 @@
-"""What the database refuses for now is 503 with Retry-After, on every route, and nothing is changed."""
+"""A database error that passes by itself becomes 503 with Retry-After on every route, and nothing is changed."""
 
 import json
 import time
@@ -24,13 +24,13 @@ from chat_service.settings import Settings
 from tests.client import CHATS, Client, TenantAccess
 
 REQUEST_SECONDS = 0.15
-"""The driver tries a command again until the request's time is up."""
+"""The time of each request: until it is over, the driver retries a command."""
 
 CODES = [365, 290, 225, 246, 14031, 8000, 91]
-"""Those that were seen to be 500, and one that the driver knows."""
+"""Codes that were once answered with 500, and one that the driver knows."""
 
 NEEDS_DETAILS = {13388}
-"""What a failpoint cannot have the server answer: it says that something is missing."""
+"""Codes that a failpoint cannot make the server return: it says that something is missing."""
 
 ALL_CODES = [
     *CODES,
@@ -58,43 +58,43 @@ COMMANDS = ("find", "aggregate", "findAndModify", "insert", "update", "delete")
 
 
 @pytest.fixture
-def hasty(mongod: EmbeddedMongod, database: Database) -> Iterator[Database]:
-    """A transaction is not tried for long: it would only take time here."""
+def hasty_database(mongod: EmbeddedMongod, database: Database) -> Iterator[Database]:
+    """A database that does not retry a transaction for long: that would only make these tests slow."""
     del database  # it is empty
-    found = Database(mongod.uri, runner=lambda client: TransactionRunner(client, total_seconds=0.1))
-    yield found
-    found.close()
+    opened = Database(mongod.uri, runner=lambda client: TransactionRunner(client, total_seconds=0.1))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
-def app(hasty: Database) -> Flask:
-    return create_app(Settings("unused", 2**20, threads=8, log_format="json"), hasty)
+def app(hasty_database: Database) -> Flask:
+    return create_app(Settings("unused", 2**20, threads=8, log_format="json"), hasty_database)
 
 
 @pytest.fixture
 def either_database(database: Database) -> Database:
-    """A real one: mongomock has no failpoints."""
+    """The real database: mongomock has no failpoints."""
     return database
 
 
-def test_a_transaction_whose_time_is_over_is_not_committed(hasty: Database) -> None:
-    """As of a process that was stopped between its look at the holds and its commit."""
+def test_a_transaction_whose_time_is_over_is_not_committed(hasty_database: Database) -> None:
+    """As when a process was stopped between its check of the holds and its commit."""
 
     def work(tx: UnitOfWork) -> None:
         tx.tenants.insert_one({"_id": "late"})
         time.sleep(0.2)
 
     with pytest.raises(DatabaseUnavailableError):
-        hasty.transaction(work)
-    assert hasty.tenants.find_one({"_id": "late"}) is None
-    assert hasty.tenants.insert_one({"_id": "late"}).acknowledged, "nothing is locked"
+        hasty_database.transaction(work)
+    assert hasty_database.tenants.find_one({"_id": "late"}) is None
+    assert hasty_database.tenants.insert_one({"_id": "late"}).acknowledged, "nothing is locked"
 
 
 @pytest.mark.parametrize("code", ALL_CODES)
 def test_it_is_503_on_every_route(app, new_tenant, database, failpoint, code) -> None:
     access: TenantAccess = new_tenant()
     client = Client(app, access)
-    # Not by the application, whose transactions have no time to spare.
+    # Not through the application, whose transactions have too little time.
     chat = Chats(database).create(access.tenant_id, None, {}).id
     Messages(database).append(access.tenant_id, chat, [NewMessage(Role.USER, "x", None, {})])
     database_state = digest(database)
@@ -115,12 +115,12 @@ def test_it_is_503_on_every_route(app, new_tenant, database, failpoint, code) ->
 
 
 def digest(database: Database) -> str:
-    found: str = database.database.command("dbHash")["md5"]
-    return found
+    md5: str = database.database.command("dbHash")["md5"]
+    return md5
 
 
 def test_there_are_only_so_many_exports_at_once(app, new_tenant, database, monkeypatch) -> None:
-    """429 beyond; whoever ends one, or leaves it, makes room."""
+    """One more gets 429; an export that ends, or that its client leaves, makes room."""
     monkeypatch.setattr(exports, "MOST_PER_KEY", 2)
     access: TenantAccess = new_tenant()
     client, chat = Client(app, access), Chats(database).create(access.tenant_id, None, {}).id
@@ -133,8 +133,8 @@ def test_there_are_only_so_many_exports_at_once(app, new_tenant, database, monke
     assert client.send("GET", f"{CHATS}/{UNKNOWN}/export").status_code == 429
     running.pop().close()
     assert client.send("GET", path).status_code == 200
-    for one in running:
-        assert one.get_data().endswith(b"]}\n")
+    for export in running:
+        assert export.get_data().endswith(b"]}\n")
     assert client.send("HEAD", path).status_code == 200
     for _ in range(3):
         assert client.send("GET", f"{CHATS}/{UNKNOWN}/export").status_code == 404

@@ -1,4 +1,4 @@
-"""A new primary does not know yet what its predecessor has told: nothing is read before a majority has confirmed it."""
+"""A new primary may not know yet what the old one has confirmed: nothing is read before a majority confirms it."""
 
 import time
 from contextlib import closing
@@ -17,7 +17,7 @@ FAIL_POINT = {"configureFailPoint": "stopReplProducer"}
 
 
 def test_nothing_is_read_from_a_primary_that_no_majority_has_confirmed(tmp_path: Path) -> None:
-    """The other member votes and does not follow: 503, and neither a chat nor that there is none. Then all is there."""
+    """While the other member only votes and does not replicate, reads get 503, not 404. Later the chat is there."""
     with (
         EmbeddedReplicaSet(tmp_path, parameters=("enableTestCommands=1",)) as replica_set,
         closing(Database(replica_set.uri)) as database,
@@ -33,10 +33,10 @@ def test_nothing_is_read_from_a_primary_that_no_majority_has_confirmed(tmp_path:
         primary.kill()
         replica_set.primary(other_than=primary)
         wait_until(lambda: database.seconds_away() == 0, 20)
-        for address in (path, f"{path}/messages", f"{path}/export", CHATS):
+        for url_path in (path, f"{path}/messages", f"{path}/export", CHATS):
             set_deadline(time.monotonic() + 0.5)
             try:
-                assert alice.send("GET", address).status_code == 503, address
+                assert alice.send("GET", url_path).status_code == 503, url_path
             finally:
                 set_deadline(None)
         for member in others:

@@ -1,4 +1,4 @@
-"""A service with a ledger, which can be set back to an earlier state of its database."""
+"""Fixtures: a service with a ledger, and a backup to which its database can be set back."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ INLINE_LIMIT = 50
 
 @pytest.fixture
 def either_database(database: Database) -> Iterator[Database]:
-    """Only a real server has what a log is written from."""
+    """The real database: mongomock has no change stream, from which the log is written."""
     yield database
     database.guard = lambda: None
 
@@ -35,11 +35,11 @@ def ledger(tmp_path: Path) -> LedgerFile:
 
 
 def serve(app: Flask, database: Database, ledger: LedgerFile, *keys: str) -> Repositories:
-    """Have the application begin anew, with this ledger."""
+    """Give the application fresh state with this ledger, as a restart does."""
     signing_keys = [SigningKey(key) for key in keys or (KEY,)]
-    found = begin(database, INLINE_LIMIT, ledger=ledger, signing_keys=signing_keys)
-    found.install(app.extensions)
-    return found
+    repositories = begin(database, INLINE_LIMIT, ledger=ledger, signing_keys=signing_keys)
+    repositories.install(app.extensions)
+    return repositories
 
 
 @pytest.fixture
@@ -50,26 +50,26 @@ def app(routes: Flask, either_database: Database, ledger: LedgerFile) -> Flask:
 
 @pytest.fixture
 def governor(app: Flask, new_tenant: Callable[..., TenantAccess]) -> Client:
-    """A client that may do everything."""
+    """A client with every scope."""
     return Client(app, new_tenant(*Scope))
 
 
-def kept(app: Flask) -> Ledger:
-    found = Repositories.of(app.extensions).ledger
-    assert found is not None
-    return found
+def ledger_of(app: Flask) -> Ledger:
+    repository = Repositories.of(app.extensions).ledger
+    assert repository is not None
+    return repository
 
 
-def keep_all(app: Flask, database: Database) -> None:
-    """Return when what is committed is in the log, and in the ledger."""
+def copy_all_to_ledger(app: Flask, database: Database) -> None:
+    """Number everything that is committed, and copy it to the ledger."""
     number_all(database)
-    while kept(app).copy_some():
+    while ledger_of(app).copy_some():
         pass
-    database.rules._tenants.clear()  # as after their 5 s
+    database.rules._tenants.clear()  # as when the cached rules end after 5 s
 
 
 class Backup:
-    """All documents, as they were."""
+    """A copy of all documents, which can be restored."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,4 +1,4 @@
-"""Everything that a tenant can read, for comparing what was with what is again."""
+"""Everything that a tenant can read, to compare it before and after a restore."""
 
 import json
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any
 from tests.client import Client
 
 Get = Callable[[str, dict[str, Any]], bytes | None]
-"""Returns what a path below the API gives, or None if it is not there."""
+"""Returns the body of a GET of a path below /api/v1, or None for 404."""
 
 
-def by(client: Client) -> Get:
-    """Return how a client of the tests reads."""
+def getter_of(client: Client) -> Get:
+    """Return a function that reads with a client of the tests."""
 
     def get(path: str, query: dict[str, Any]) -> bytes | None:
         answer = client.send("GET", f"/api/v1/{path}", query_string=query)
@@ -45,15 +45,15 @@ def readable(get: Get) -> dict[str, Any]:
     note = get("log/checkpoint", {}) or b""
     return {
         "chats": chats,
-        "exports": [get(f"chats/{one['id']}/export", {"format": "ndjson"}) for one in chats],
+        "exports": [get(f"chats/{chat['id']}/export", {"format": "ndjson"}) for chat in chats],
         **{name: pages(get, name) for name in ("trash", "holds", "erasures")},
-        "deletions": [_without_end(one) for one in pages(get, "deletions")],
+        "deletions": [_without_completion(receipt) for receipt in pages(get, "deletions")],
         "retention": get("retention", {}),
         "log": log_of(get),
         "tree": note.split(b"\n\n")[0],
     }
 
 
-def _without_end(receipt: dict[str, Any]) -> dict[str, Any]:
-    """Leave out when the messages were gone: those of a large chat are back for a while after a restore."""
+def _without_completion(receipt: dict[str, Any]) -> dict[str, Any]:
+    """Remove the time at which the messages were purged: after a restore, a large chat's are back for a while."""
     return {**receipt, "purge": {**receipt["purge"], "completed_at": None}}

@@ -1,4 +1,4 @@
-"""A customer who leaves: everything exported, then everything deleted, with proof, and also after a restore."""
+"""A tenant leaves: all its data is exported, then deleted with a proof, and stays deleted after a restore."""
 
 import json
 import uuid
@@ -27,22 +27,22 @@ from chat_service.repository.exports import Exports
 from chat_service.repository.keys import chat_key, message_key
 from tests.client import CHATS, Client
 from tests.numbering import number_all
-from tests.recovery.conftest import INLINE_LIMIT, KEY, Backup, keep_all, serve
+from tests.recovery.conftest import INLINE_LIMIT, KEY, Backup, copy_all_to_ledger, serve
 from tests.recovery.test_replay import finish, let_lease_end, replay, send
 
 KEPT = {"outbox", "tenants", "deletions", "completions", "log_entries", "log_heads", "idempotency"}
-"""Where a deleted tenant is still named: as proof, until the log has it, and until it ends by itself."""
+"""Collections that may still name a deleted tenant: as proof, until the log has it, or until the document expires."""
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else is there who may not know yet."""
+    """Do not wait for other processes: there are none that may not know of the deletion yet."""
     monkeypatch.setattr(tenant_deletions, "STOPPED_AFTER", timedelta())
 
 
 @pytest.fixture
 def leaving(governor: Client) -> Client:
-    """A tenant with chats in every state, and with all that a tenant can set up."""
+    """A client whose tenant has chats in every state, and everything that a tenant can set up."""
     governor.new_chat("live", "more")
     governor.new_chat(*["x"] * (INLINE_LIMIT * 3))
     trashed = governor.new_chat("trashed")
@@ -50,8 +50,8 @@ def leaving(governor: Client) -> Client:
     deleted = governor.new_chat("deleted before")
     send(governor, "DELETE", f"chats/{deleted}")
     send(governor, "POST", "erasures", 202, sender_id="somebody", mode="redact")
-    hold = send(governor, "POST", "holds", 201, name="over", chat_ids=[trashed])["id"]
-    send(governor, "POST", f"holds/{hold}/release")
+    hold_id = send(governor, "POST", "holds", 201, name="over", chat_ids=[trashed])["id"]
+    send(governor, "POST", f"holds/{hold_id}/release")
     return governor
 
 
@@ -67,16 +67,16 @@ def delete(app: Flask, client: Client, code: int = 0) -> str:
     return run(app, "delete", tenant_id, "--name", name or "-", code=code).output
 
 
-def rested(database: Database) -> None:
-    """Let the day pass after which a job deletes what was held."""
-    for collection, of in (database.chats, ""), (database.trash, "chat."):
-        collection.update_many({}, {"$unset": {f"{of}hold_released_at": ""}, "$set": {f"{of}holds": []}})
+def let_held_chats_rest(database: Database) -> None:
+    """Let the day pass after which a job may delete chats that were held."""
+    for collection, prefix in (database.chats, ""), (database.trash, "chat."):
+        collection.update_many({}, {"$unset": {f"{prefix}hold_released_at": ""}, "$set": {f"{prefix}holds": []}})
 
 
 def work(app: Flask, database: Database) -> None:
-    found = Repositories.of(app.extensions)
+    repositories = Repositories.of(app.extensions)
     database.rules._tenants.clear()
-    purges, tenants = PurgeWorker(found.purges), RemovingTenants(found.tenant_deletions)
+    purges, tenants = PurgeWorker(repositories.purges), RemovingTenants(repositories.tenant_deletions)
     for _ in range(2):  # until the chats are gone, and then the tenant
         for _ in range(8):
             tenants.run_once()
@@ -86,39 +86,43 @@ def work(app: Flask, database: Database) -> None:
     tenants.run_once()
 
 
-def named_in(database: Database, tenant_id: str) -> set[str]:
-    return {name for name, one in database.collections.items() if any(tenant_id in str(found) for found in one.find())}
+def collections_naming(database: Database, tenant_id: str) -> set[str]:
+    return {
+        name
+        for name, collection in database.collections.items()
+        if any(tenant_id in str(document) for document in collection.find())
+    }
 
 
 def test_nothing_is_left_but_the_proof(app: Flask, leaving: Client, new_tenant, database: Database) -> None:
     tenant_id, other = leaving.access.tenant_id, Client(app, new_tenant())
-    stays = other.new_chat("not theirs")
+    other_chat = other.new_chat("not theirs")
     assert "being deleted" not in run(app, "list").output
     assert "Being deleted: 3 chats left" in delete(app, leaving)
     assert "(being deleted)" in run(app, "list").output
-    Repositories.of(app.extensions).keys._callers.clear()  # as after their 5 s
+    Repositories.of(app.extensions).keys._callers.clear()  # as when the cached keys end after 5 s
     assert leaving.send("GET", CHATS).status_code == 401
     run(app, "proof", tenant_id, code=1)
-    rested(database)
+    let_held_chats_rest(database)
     work(app, database)
     assert "Deleted at 20" in delete(app, leaving)
     assert "(deleted 20" in run(app, "list").output
-    assert named_in(database, tenant_id) <= KEPT
+    assert collections_naming(database, tenant_id) <= KEPT
     assert database.tenants.find_one({"_id": tenant_id})["name"] == ""
-    assert other.send("GET", f"{CHATS}/{stays}/messages").get_json()["items"][0]["content"] == "not theirs"
-    keep_all(app, database)
-    proved = verify(run(app, "proof", tenant_id).stdout.encode(), [SigningKey(KEY).verifier(origin_of(tenant_id))])
-    told = {name: proved.entry[name] for name in ("kind", "chat_count", "message_count", "actor", "covers", "seq")}
-    last = proved.checkpoint.size
+    assert other.send("GET", f"{CHATS}/{other_chat}/messages").get_json()["items"][0]["content"] == "not theirs"
+    copy_all_to_ledger(app, database)
+    proof = verify(run(app, "proof", tenant_id).stdout.encode(), [SigningKey(KEY).verifier(origin_of(tenant_id))])
+    entry = {name: proof.entry[name] for name in ("kind", "chat_count", "message_count", "actor", "covers", "seq")}
+    last = proof.checkpoint.size
     counts = {"chat_count": 3, "message_count": INLINE_LIMIT * 3 + 3}
-    assert told == {
+    assert entry == {
         "kind": "tenant.deleted",
         **counts,
         "actor": "operator",
         "covers": ["api", "collection"],
         "seq": last,
     }
-    assert "The tenant was deleted with 3 chats and their 153 messages" in sentence(proved)
+    assert "The tenant was deleted with 3 chats and their 153 messages" in sentence(proof)
     with pytest.raises(LookupError):
         Repositories.of(app.extensions).keys.create(tenant_id, "", [])
 
@@ -130,27 +134,27 @@ def test_another_name_deletes_nothing(app: Flask, leaving: Client) -> None:
 
 
 def test_a_hold_wins(app: Flask, leaving: Client, database: Database) -> None:
-    """One that stands refuses the request; one that is placed afterwards keeps its chat, and so the tenant."""
+    """A hold refuses the deletion; a hold that is placed afterwards keeps its chat, and so the tenant."""
     held = leaving.new_chat("evidence")
-    place = {"name": "the case", "chat_ids": [held]}
-    first = send(leaving, "POST", "holds", 201, **place)["id"]
-    assert first in delete(app, leaving, code=1)
+    hold = {"name": "the case", "chat_ids": [held]}
+    first_id = send(leaving, "POST", "holds", 201, **hold)["id"]
+    assert first_id in delete(app, leaving, code=1)
     assert leaving.send("GET", CHATS).status_code == 200
-    send(leaving, "POST", f"holds/{first}/release")
+    send(leaving, "POST", f"holds/{first_id}/release")
     delete(app, leaving)
     holds = Repositories.of(app.extensions).holds
     second = holds.place(leaving.access.tenant_id, "in time", [held], "operator")
-    rested_but_one = {"$set": {"holds": []}, "$unset": {"hold_released_at": ""}}
-    database.chats.update_many({"_id": {"$ne": chat_key(leaving.access.tenant_id, held)}}, rested_but_one)
+    released = {"$set": {"holds": []}, "$unset": {"hold_released_at": ""}}
+    database.chats.update_many({"_id": {"$ne": chat_key(leaving.access.tenant_id, held)}}, released)
     database.trash.update_many({}, {"$set": {"chat.holds": []}, "$unset": {"chat.hold_released_at": ""}})
     work(app, database)
     assert "1 chat left" in delete(app, leaving)
-    assert [one["_id"]["chat_id"] for one in database.chats.find()] == [held]
+    assert [chat["_id"]["chat_id"] for chat in database.chats.find()] == [held]
     holds.release(leaving.access.tenant_id, second.id, "operator")
     Chats(database).create(leaving.access.tenant_id, None, {})
     work(app, database)
-    assert [one["_id"]["chat_id"] for one in database.chats.find()] == [held], "not before it has rested"
-    rested(database)
+    assert [chat["_id"]["chat_id"] for chat in database.chats.find()] == [held], "not before it has rested"
+    let_held_chats_rest(database)
     work(app, database)
     assert "Deleted at 20" in delete(app, leaving)
 
@@ -158,11 +162,11 @@ def test_a_hold_wins(app: Flask, leaving: Client, database: Database) -> None:
 def test_a_message_of_no_chat_keeps_it_until_somebody_has_looked(
     app: Flask, leaving: Client, database: Database
 ) -> None:
-    """That nothing is left is going to be signed."""
+    """The service signs that nothing is left, so it must not miss a message whose chat does not exist."""
     tenant_id = leaving.access.tenant_id
     database.messages.insert_one({"_id": message_key(tenant_id, str(uuid.uuid4()), 1), "content": "lost"})
     delete(app, leaving)
-    rested(database)
+    let_held_chats_rest(database)
     work(app, database)
     assert "Being deleted: 0 chats left" in delete(app, leaving)
     list(Checks(database).run(repair=True))
@@ -172,12 +176,12 @@ def test_a_message_of_no_chat_keeps_it_until_somebody_has_looked(
 
 def test_any_number_of_workers_end_it_once(app: Flask, leaving: Client, database: Database) -> None:
     delete(app, leaving)
-    rested(database)
+    let_held_chats_rest(database)
     with ThreadPoolExecutor() as pool:
-        for ended in [pool.submit(work, app, database) for _ in range(4)]:
-            ended.result()
-    keep_all(app, database)
-    kinds = [one["kind"] for one in database.log_entries.find({"_id.tenant_id": leaving.access.tenant_id})]
+        for future in [pool.submit(work, app, database) for _ in range(4)]:
+            future.result()
+    copy_all_to_ledger(app, database)
+    kinds = [entry["kind"] for entry in database.log_entries.find({"_id.tenant_id": leaving.access.tenant_id})]
     assert kinds.count("tenant.deleted") == 1
     assert kinds.count("chat.deleted") == 4
 
@@ -185,24 +189,24 @@ def test_any_number_of_workers_end_it_once(app: Flask, leaving: Client, database
 def test_a_restored_backup_does_not_bring_it_back(
     app: Flask, leaving: Client, database: Database, ledger: LedgerFile
 ) -> None:
-    keep_all(app, database)
+    copy_all_to_ledger(app, database)
     backup = Backup(database)
     delete(app, leaving)
-    rested(database)
+    let_held_chats_rest(database)
     work(app, database)
-    keep_all(app, database)
-    before = [(one["kind"], one["chat_id"]) for one in database.log_entries.find(sort=[("_id", 1)])]
+    copy_all_to_ledger(app, database)
+    before = [(entry["kind"], entry["chat_id"]) for entry in database.log_entries.find(sort=[("_id", 1)])]
     backup.restore()
     serve(app, database, ledger)
     let_lease_end(database)
     replay(app, database)
     assert leaving.send("GET", CHATS).status_code == 401
-    rested(database)
+    let_held_chats_rest(database)
     work(app, database)
-    assert named_in(database, leaving.access.tenant_id) <= KEPT
-    keep_all(app, database)
+    assert collections_naming(database, leaving.access.tenant_id) <= KEPT
+    copy_all_to_ledger(app, database)
     assert database.log_entries.count_documents({"kind": "tenant.deleted"}) == 1
-    after = [(one["kind"], one["chat_id"]) for one in database.log_entries.find(sort=[("_id", 1)])]
+    after = [(entry["kind"], entry["chat_id"]) for entry in database.log_entries.find(sort=[("_id", 1)])]
     assert after[: len(before)] == before
     assert {kind for kind, _ in after[len(before) :]} <= {"chat.purged"}, "the purge is done again"
 
@@ -210,7 +214,7 @@ def test_a_restored_backup_does_not_bring_it_back(
 class TestExport:
     def test_every_chat_comes_back_in_from_it(self, app: Flask, leaving: Client, new_tenant, tmp_path: Path) -> None:
         leaving.send("PATCH", f"{CHATS}/{leaving.new_chat('titled')}", json={"title": "Grüße"})
-        file, other = tmp_path / "all.zip", Client(app, new_tenant())
+        file, other_tenant = tmp_path / "all.zip", Client(app, new_tenant())
         assert "3 chats, 1 more in the trash" in run(app, "export", leaving.access.tenant_id, str(file)).output
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
@@ -218,14 +222,14 @@ class TestExport:
                 if name.endswith(".ndjson") and name != "log.ndjson":
                     data = archive.read(name)
                     body = {"data": data, "headers": {"Content-Type": "application/x-ndjson"}}
-                    chat = other.send("POST", f"{CHATS}/import", **body).get_json()
+                    chat = other_tenant.send("POST", f"{CHATS}/import", **body).get_json()
                     assert chat["message_count"] == len(data.splitlines()) - 2
             assert json.loads(archive.read("tenant.json"))["tenant_id"] == leaving.access.tenant_id
             assert [json.loads(line)["seq"] for line in archive.read("log.ndjson").splitlines()] == []
         assert sorted(name.split("/")[0] for name in names) == [*["chats"] * 3, "log.ndjson", "tenant.json", "trash"]
 
     def test_the_log_is_in_it(self, app: Flask, leaving: Client, database: Database, tmp_path: Path) -> None:
-        keep_all(app, database)
+        copy_all_to_ledger(app, database)
         run(app, "export", leaving.access.tenant_id, str(tmp_path / "all.zip"))
         with zipfile.ZipFile(tmp_path / "all.zip") as archive:
             lines = [json.loads(line) for line in archive.read("log.ndjson").splitlines()]
@@ -234,7 +238,7 @@ class TestExport:
     def test_one_that_is_deleted_meanwhile_is_not_in_it(
         self, app: Flask, leaving: Client, database: Database, tmp_path: Path, monkeypatch
     ) -> None:
-        """Neither whole nor in part."""
+        """The export has it neither whole nor in part."""
         large = next(chat["_id"]["chat_id"] for chat in database.chats.find({"message_count": INLINE_LIMIT * 3}))
         fetch: Callable[..., object] = Exports._later
 

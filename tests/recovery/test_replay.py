@@ -1,4 +1,4 @@
-"""A restored backup, brought up to the ledger: what was deleted since stays deleted, and the log goes on."""
+"""Replay of the ledger on a restored backup: what was deleted since stays deleted, and the log goes on."""
 
 import itertools
 from typing import Any
@@ -21,8 +21,8 @@ from chat_service.repository.replay import Replay
 from chat_service.repository.sequencer import Sequencer
 from tests.client import CHATS, Client
 from tests.numbering import number_all
-from tests.recovery.conftest import INLINE_LIMIT, KEY, Backup, keep_all, kept, serve
-from tests.recovery.readable import by, log_of, readable
+from tests.recovery.conftest import INLINE_LIMIT, KEY, Backup, copy_all_to_ledger, ledger_of, serve
+from tests.recovery.readable import getter_of, log_of, readable
 
 API = "/api/v1"
 
@@ -36,8 +36,8 @@ def finish(job: Job) -> None:
 
 def work(app: Flask) -> None:
     """Do what the workers do."""
-    found = Repositories.of(app.extensions)
-    for job in (Erasing(found.erasures), Lifting(found.holds), PurgeWorker(found.purges)):
+    repositories = Repositories.of(app.extensions)
+    for job in (Erasing(repositories.erasures), Lifting(repositories.holds), PurgeWorker(repositories.purges)):
         finish(job)
 
 
@@ -48,7 +48,7 @@ def send(client: Client, method: str, path: str, status: int = 200, **body: Any)
 
 
 class Tenant:
-    """Chats to which everything happens that the log tells of."""
+    """A tenant whose chats get every change that the log records."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -59,10 +59,10 @@ class Tenant:
                 send(client, "POST", f"chats/{chat_id}/messages", 201, content="mine", sender_id=sender)
         send(client, "POST", f"chats/{self.chats[0]}/trash", keep_days=5)
         send(client, "POST", f"chats/{self.chats[11]}/trash", keep_days=80)
-        self.standing = send(client, "POST", "holds", 201, name="before", chat_ids=[self.chats[1]])["id"]
+        self.earlier_hold = send(client, "POST", "holds", 201, name="before", chat_ids=[self.chats[1]])["id"]
 
     def go_on(self) -> None:
-        """Do all that has to be done again."""
+        """Make all the changes that a replay has to repeat."""
         client, chats = self.client, self.chats
         send(client, "POST", f"trash/{chats[0]}/restore")
         send(client, "POST", f"chats/{chats[2]}/trash", keep_days=9)
@@ -75,10 +75,10 @@ class Tenant:
         hold = send(client, "POST", "holds", 201, name="the case", chat_ids=[chats[7], chats[8]])["id"]
         send(client, "POST", f"holds/{hold}/chats", add=[chats[9]], remove=[chats[8]])
         assert client.send("DELETE", f"{CHATS}/{chats[7]}").status_code == 409
-        gone = send(client, "POST", "holds", 201, name="released", chat_ids=[chats[8]])["id"]
-        send(client, "POST", f"holds/{gone}/release")
+        released_hold = send(client, "POST", "holds", 201, name="released", chat_ids=[chats[8]])["id"]
+        send(client, "POST", f"holds/{released_hold}/release")
         send(client, "DELETE", f"chats/{chats[8]}")
-        send(client, "POST", f"holds/{self.standing}/release")
+        send(client, "POST", f"holds/{self.earlier_hold}/release")
         send(client, "POST", "erasures", 202, sender_id=PERSON, mode="remove")
         work(client.app)
         send(client, "PUT", "retention", delete_after_days=30, action="trash")
@@ -92,30 +92,30 @@ def tenant(governor: Client) -> Tenant:
 
 def lose_a_delete(app: Flask, tenant: Tenant, database: Database) -> None:
     """Set the database back to before a delete that the ledger has."""
-    keep_all(app, database)
+    copy_all_to_ledger(app, database)
     backup = Backup(database)
     send(tenant.client, "DELETE", f"chats/{tenant.chats[3]}")
-    keep_all(app, database)
+    copy_all_to_ledger(app, database)
     backup.restore()
 
 
 def replay(app: Flask, database: Database, steps: int | None = None) -> int:
-    """Replay, with `steps` only so many, as if it was killed then; return how many were made."""
-    found = kept(app)
-    found.disable_guard()
+    """Replay all or only the first `steps` steps, as if it was killed then; return how many steps were made."""
+    ledger = ledger_of(app)
+    ledger.disable_guard()
     done = 0
-    for _ in itertools.islice(Replay(database, found).run(), steps):
+    for _ in itertools.islice(Replay(database, ledger).run(), steps):
         done += 1
     return done
 
 
 def let_lease_end(database: Database) -> None:
-    """As it does within 3 s of a kill."""
+    """End the sequencer's lease, as happens within 3 s of a kill."""
     database.log_position.update_one({"_id": "log"}, {"$set": {"lease_until": database.now()}})
 
 
 def restart(app: Flask, database: Database, ledger: LedgerFile) -> None:
-    """Serve it as processes do that have just begun."""
+    """Give the application fresh state, as a restart does."""
     serve(app, database, ledger)
 
 
@@ -123,14 +123,14 @@ def restart(app: Flask, database: Database, ledger: LedgerFile) -> None:
 def test_everything_readable_is_as_it_was(
     app: Flask, governor: Client, tenant: Tenant, database: Database, ledger: LedgerFile, monkeypatch, killed_after
 ) -> None:
-    """Also with kills in it; proofs from before verify, and the log has only grown."""
+    """Also when the replay is killed: earlier proofs still verify, and the log has only grown."""
     monkeypatch.setattr("chat_service.repository.replay.ENTRIES_AT_ONCE", 3)
-    keep_all(app, database)
+    copy_all_to_ledger(app, database)
     old_note = governor.send("GET", f"{API}/log/checkpoint").data
     backup = Backup(database)
     tenant.go_on()
-    keep_all(app, database)
-    before = readable(by(governor))
+    copy_all_to_ledger(app, database)
+    before = readable(getter_of(governor))
     proof = governor.send("GET", f"{API}/deletions/{tenant.chats[3]}/proof").data
     backup.restore()
     restart(app, database, ledger)
@@ -151,15 +151,15 @@ def test_everything_readable_is_as_it_was(
     work(app)
     assert governor.send("GET", "/readyz").status_code == 200
 
-    after = readable(by(governor))
+    after = readable(getter_of(governor))
     for name, value in before.items():
         assert after[name] == value, name
-    keep_all(app, database)
-    assert log_of(by(governor))[: len(before["log"])] == before["log"]
+    copy_all_to_ledger(app, database)
+    assert log_of(getter_of(governor))[: len(before["log"])] == before["log"]
     key = SigningKey(KEY).verifier(origin_of(governor.access.tenant_id))
     assert verify(proof, [key], tenant.chats[3]).entry["export_sha256"] == "ab" * 32
-    again = governor.send("GET", f"{API}/deletions/{tenant.chats[3]}/proof").data
-    assert verify(again, [key], tenant.chats[3]).checkpoint.size >= len(before["log"])
+    new_proof = governor.send("GET", f"{API}/deletions/{tenant.chats[3]}/proof").data
+    assert verify(new_proof, [key], tenant.chats[3]).checkpoint.size >= len(before["log"])
     size = old_note.split(b"\n")[1].decode()
     growth = governor.send("GET", f"{API}/log/consistency?old={size}").data
     verify_growth(growth, old_note, [key])
@@ -171,23 +171,23 @@ def test_everything_readable_is_as_it_was(
 def test_what_the_backup_had_committed_is_not_done_twice(
     app: Flask, governor: Client, tenant: Tenant, database: Database, ledger: LedgerFile
 ) -> None:
-    """It had no number yet: the messages that came after an emptying stay, and the log has it once."""
-    keep_all(app, database)
+    """Its changes had no number yet: messages posted after the emptying stay, and the log has each change once."""
+    copy_all_to_ledger(app, database)
     chat_id, deleted = tenant.chats[0], tenant.chats[13]
     send(governor, "POST", f"trash/{chat_id}/restore")
     governor.send("DELETE", f"{CHATS}/{chat_id}/messages")
     send(governor, "DELETE", f"chats/{deleted}")
     send(governor, "POST", f"chats/{chat_id}/messages", 201, content="after it")
     backup = Backup(database)
-    keep_all(app, database)
-    before = readable(by(governor))
+    copy_all_to_ledger(app, database)
+    before = readable(getter_of(governor))
     backup.restore()
     restart(app, database, ledger)
     assert governor.send("GET", CHATS).status_code == 503
     assert replay(app, database) == 1
     restart(app, database, ledger)
-    keep_all(app, database)
-    assert readable(by(governor)) == before
+    copy_all_to_ledger(app, database)
+    assert readable(getter_of(governor)) == before
     assert database.outbox.count_documents({}) == 0
 
 
@@ -195,34 +195,34 @@ def test_what_the_backup_had_committed_is_not_done_twice(
 def test_an_erasure_under_way_counts_each_chat_once(
     app: Flask, governor: Client, database: Database, ledger: LedgerFile, monkeypatch
 ) -> None:
-    """Also one whose messages took several transactions; then it goes on, and is complete."""
+    """Also a chat whose messages took several transactions; then the erasure goes on, and completes."""
     monkeypatch.setattr("chat_service.repository.erasures.GROUP_MESSAGES", 1)
     send(governor, "POST", "erasures", 202, sender_id=PERSON, mode="remove")
-    keep_all(app, database)
+    copy_all_to_ledger(app, database)
     backup = Backup(database)
     assert Erasing(Repositories.of(app.extensions).erasures).run_once() == 6
-    keep_all(app, database)
-    [before] = readable(by(governor))["erasures"]
+    copy_all_to_ledger(app, database)
+    [before] = readable(getter_of(governor))["erasures"]
     backup.restore()
     restart(app, database, ledger)
     assert replay(app, database)
     restart(app, database, ledger)
-    [after] = readable(by(governor))["erasures"]
+    [after] = readable(getter_of(governor))["erasures"]
     assert (after, after["chats"], after["messages"]) == (before, 3, 6)
     work(app)
-    [done] = readable(by(governor))["erasures"]
-    assert (done["state"], done["chats"], done["messages"]) == ("complete", 3, 6)
+    [erasure] = readable(getter_of(governor))["erasures"]
+    assert (erasure["state"], erasure["chats"], erasure["messages"]) == ("complete", 3, 6)
 
 
 def test_what_was_edited_since_is_redacted(
     app: Flask, governor: Client, tenant: Tenant, database: Database, ledger: LedgerFile
 ) -> None:
-    """What it was before stays away; what it was then no log has."""
+    """The old content does not come back, and no log has the new content."""
     chat_id = tenant.chats[14]
-    keep_all(app, database)
+    copy_all_to_ledger(app, database)
     backup = Backup(database)
     send(governor, "PATCH", f"chats/{chat_id}/messages/1", content="better")
-    keep_all(app, database)
+    copy_all_to_ledger(app, database)
     backup.restore()
     restart(app, database, ledger)
     assert replay(app, database) == 1
@@ -232,9 +232,9 @@ def test_what_was_edited_since_is_redacted(
 
 
 def test_a_replay_does_not_begin_beside_a_worker(app: Flask, tenant: Tenant, database: Database) -> None:
-    """Which would number what it does in another order."""
+    """A worker would number the replayed changes in another order."""
     lose_a_delete(app, tenant, database)
-    kept(app).disable_guard()
+    ledger_of(app).disable_guard()
     let_lease_end(database)
     assert Sequencer(database, "another").claim() is not None
     with pytest.raises(ClaimLostError):
@@ -244,19 +244,19 @@ def test_a_replay_does_not_begin_beside_a_worker(app: Flask, tenant: Tenant, dat
 def test_a_ledger_that_the_log_does_not_go_on_from_takes_nothing(
     app: Flask, governor: Client, tenant: Tenant, database: Database
 ) -> None:
-    """As after a restore that somebody has gone on with, without a replay."""
+    """As when a restored database was used without a replay."""
     lose_a_delete(app, tenant, database)
-    database.log_position.delete_one({"_id": "log"})  # a restored server does not remember what this one does
-    kept(app).disable_guard()
+    database.log_position.delete_one({"_id": "log"})  # a restored server does not have this position
+    ledger_of(app).disable_guard()
     for chat_id in tenant.chats[4:7]:
         send(governor, "DELETE", f"chats/{chat_id}")
     with pytest.raises(LedgerError, match="does not continue"):
-        keep_all(app, database)
+        copy_all_to_ledger(app, database)
 
 
 def test_proofs_wait_for_the_ledger(app: Flask, governor: Client, tenant: Tenant, database: Database) -> None:
-    """What was given out must be brought back, so nothing is given out that the ledger has not."""
-    keep_all(app, database)
+    """A replay must restore every entry that a proof was given for, so a proof waits until the ledger has its entry."""
+    copy_all_to_ledger(app, database)
     size = governor.send("GET", f"{API}/log/checkpoint").data.split(b"\n")[1]
     send(governor, "DELETE", f"chats/{tenant.chats[3]}")
     number_all(database)
@@ -264,5 +264,5 @@ def test_proofs_wait_for_the_ledger(app: Flask, governor: Client, tenant: Tenant
     waiting = governor.send("GET", f"{API}/deletions/{tenant.chats[3]}/proof")
     assert (waiting.status_code, waiting.get_json()["code"]) == (404, "proof_not_ready")
     assert waiting.headers["Retry-After"] == "1"
-    keep_all(app, database)
+    copy_all_to_ledger(app, database)
     assert governor.send("GET", f"{API}/deletions/{tenant.chats[3]}/proof").status_code == 200

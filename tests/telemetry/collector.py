@@ -1,4 +1,4 @@
-"""A collector of traces: takes OTLP over HTTP, as protobuf, and keeps the spans."""
+"""A collector of traces: it accepts OTLP over HTTP, as protobuf, and keeps the spans."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from tests.wait import wait_until
 
 EXPORTER = "_upb"
-"""What is mapped into a process that has loaded the exporter: protobuf's own library."""
+"""Part of the name of protobuf's library, which is mapped into every process that has loaded the exporter."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """What has arrived of a step."""
+    """A span that has arrived."""
 
     name: str
     kind: str
@@ -47,7 +47,7 @@ class Span:
 
 
 def _values(attributes: Any) -> dict[str, Any]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in attributes}
 
 
 class Collector:
@@ -55,7 +55,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
-        """As they came over the wire."""
+        """The request bodies, as they were sent."""
         self.spans: list[Span] = []
 
     def __enter__(self) -> Self:
@@ -64,13 +64,13 @@ class Collector:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.take(body)
+                collector.accept(body)
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -82,20 +82,20 @@ class Collector:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What a process has to be told to send its spans here, and soon."""
+        """The settings with which a process sends its spans here, and does so soon."""
         url = f"http://127.0.0.1:{self._server.server_address[1]}"
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
 
-    def take(self, body: bytes) -> None:
+    def accept(self, body: bytes) -> None:
         self.bodies.append(body)
-        for one in ExportTraceServiceRequest.FromString(body).resource_spans:
-            resource = _values(one.resource.attributes)
-            self.spans += [Span.of(wire, resource) for scope in one.scope_spans for wire in scope.spans]
+        for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
+            resource = _values(resource_spans.resource.attributes)
+            self.spans += [Span.of(wire, resource) for scope in resource_spans.scope_spans for wire in scope.spans]
 
     def find(self, condition: Callable[[Span], bool]) -> list[Span]:
         return [span for span in self.spans if condition(span)]
 
     def wait_for(self, condition: Callable[[Span], bool]) -> Span:
-        """Return the first span of which it is true, once there is one."""
+        """Wait for a span that meets the condition; return the first."""
         wait_until(lambda: self.find(condition))
         return self.find(condition)[0]

@@ -1,4 +1,4 @@
-"""The real Prometheus, with the files of deploy/, and what of PromQL can be said without it."""
+"""The real Prometheus with the files of deploy/, and the checks of queries that need no Prometheus."""
 
 import json
 import re
@@ -20,17 +20,17 @@ from tests.wait import wait_until
 PROGRAM = shutil.which("prometheus")
 
 VARIABLES = {"$__rate_interval": "1m", "$job": ".*"}
-"""What Grafana puts in their place, of a scrape each quarter of a minute and for all jobs."""
+"""The values that Grafana gives them for all jobs and a scrape every 15 s."""
 
 COMPARISON = re.compile(r" [<>] [0-9.]+$")
-"""At the end of a rule: without it a query returns what is compared, also when all is well."""
+"""The comparison at the end of a rule. Without it, the query returns the compared value even when all is well."""
 
 TARGET_LABELS = {"job", "instance"}
-"""Those that Prometheus adds to each series, beside its own `up`."""
+"""The labels that Prometheus adds to each series; it also adds the series `up`."""
 
 
 class Query(NamedTuple):
-    """One of a dashboard or a rule."""
+    """A query of a dashboard or a rule."""
 
     where: str
     text: str
@@ -39,16 +39,16 @@ class Query(NamedTuple):
 def queries(project: Path) -> list[Query]:
     """Return every query of deploy/."""
     dashboard = json.loads((project / "deploy/grafana/chat-service.json").read_text())
-    found = [
+    all_queries = [
         Query(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets", [])
     ]
     for rule in rules(project):
-        text, compared = COMPARISON.subn("", rule["expr"])
-        assert compared == 1, rule["expr"]
-        found.append(Query(rule["alert"], text))
+        text, comparisons = COMPARISON.subn("", rule["expr"])
+        assert comparisons == 1, rule["expr"]
+        all_queries.append(Query(rule["alert"], text))
     for name, value in VARIABLES.items():
-        found = [Query(where, text.replace(name, value)) for where, text in found]
-    return found
+        all_queries = [Query(where, text.replace(name, value)) for where, text in all_queries]
+    return all_queries
 
 
 def rules(project: Path) -> list[dict[str, Any]]:
@@ -72,28 +72,30 @@ def series_of(metrics: str) -> list[Series]:
 
 
 def unserved(query: str, served: Sequence[Series]) -> list[str]:
-    """Return what of a query is not served: selectors that no series meets, and labels that none has."""
-    wrong = []
+    """Return what of a query is not served: selectors that match no series, and labels that no series has."""
+    missing = []
     for node in _nodes(promql_parser.parse(query)):
         if isinstance(node, promql_parser.VectorSelector) and node.name != "up":
-            if not any(_meets(series, node) for series in served):
-                wrong.append(node.prettify())
+            if not any(_is_selected(series, node) for series in served):
+                missing.append(node.prettify())
         elif isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
-            names = {one.name for one in _nodes(node) if isinstance(one, promql_parser.VectorSelector)}
-            known = {label for series in served if series.name in names for label in series.labels}
-            wrong += set(node.modifier.labels) - known - TARGET_LABELS
-    return wrong
+            names = {inner.name for inner in _nodes(node) if isinstance(inner, promql_parser.VectorSelector)}
+            known_labels = {label for series in served if series.name in names for label in series.labels}
+            missing += set(node.modifier.labels) - known_labels - TARGET_LABELS
+    return missing
 
 
 def _nodes(expression: promql_parser.Expr) -> list[promql_parser.Expr]:
-    found: list[promql_parser.Expr] = []
-    promql_parser.walk(expression, pre_visit=found.append)
-    return found
+    nodes: list[promql_parser.Expr] = []
+    promql_parser.walk(expression, pre_visit=nodes.append)
+    return nodes
 
 
-def _meets(series: Series, selector: promql_parser.VectorSelector) -> bool:
-    matchers = [one for one in selector.matchers.matchers if one.name not in TARGET_LABELS]
-    return series.name == selector.name and all(_matches(series.labels.get(one.name, ""), one) for one in matchers)
+def _is_selected(series: Series, selector: promql_parser.VectorSelector) -> bool:
+    matchers = [matcher for matcher in selector.matchers.matchers if matcher.name not in TARGET_LABELS]
+    return series.name == selector.name and all(
+        _matches(series.labels.get(matcher.name, ""), matcher) for matcher in matchers
+    )
 
 
 def _matches(value: str, matcher: promql_parser.Matcher) -> bool:
@@ -109,22 +111,22 @@ class Prometheus:
     def __init__(self, project: Path, folder: Path, target: str) -> None:
         self._url = f"http://127.0.0.1:{free_port()}"
         self._folder = folder
-        told = _yaml(project / "deploy/prometheus/scrape.yml")
-        (job,) = told["scrape_configs"]
+        config = _yaml(project / "deploy/prometheus/scrape.yml")
+        (job,) = config["scrape_configs"]
         job.update(scrape_interval="1s", scrape_timeout="1s", static_configs=[{"targets": [target]}])
-        told["rule_files"] = [str(project / "deploy/prometheus/rules.yml")]
-        told["global"] = {"evaluation_interval": "1s"}
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(told))
+        config["rule_files"] = [str(project / "deploy/prometheus/rules.yml")]
+        config["global"] = {"evaluation_interval": "1s"}
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
 
     def __enter__(self) -> Self:
         assert PROGRAM
         address = self._url.removeprefix("http://")
         options = {"config.file": self._folder / "prometheus.yml", "storage.tsdb.path": self._folder / "data"}
-        with (self._folder / "prometheus.log").open("wb") as said:
+        with (self._folder / "prometheus.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [PROGRAM, f"--web.listen-address={address}", *(f"--{name}={value}" for name, value in options.items())],
-                stdout=said,
-                stderr=said,
+                stdout=log,
+                stderr=log,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
             )
         self.wait_for_scrapes(1)
@@ -140,21 +142,21 @@ class Prometheus:
 
     def ask(self, query: str) -> list[float]:
         """Return the values that a query has now."""
-        return [float(one["value"][1]) for one in self._get("query", query=query)["result"]]
+        return [float(sample["value"][1]) for sample in self._get("query", query=query)["result"]]
 
     def wait_for_scrapes(self, number: int) -> None:
-        """Return after so many more have been taken in."""
+        """Return after so many more scrapes."""
         before = self._scrapes()
         wait_until(lambda: self._scrapes() >= before + number)
 
     def _scrapes(self) -> int:
-        """How many have brought something; none while it starts, and answers something else."""
+        """Return how many scrapes brought samples; 0 while Prometheus starts and answers something else."""
         with suppress(requests.RequestException):
             return int(sum(self.ask("count_over_time(chat_service_connections[10m])")))
         return 0
 
     def health_of_rules(self) -> Iterator[tuple[str, str]]:
-        """Give each rule with what Prometheus has made of it: `ok`, `err`, or `unknown` before it was looked at."""
+        """Yield each rule's name and health: `ok`, `err`, or `unknown` before its first evaluation."""
         for group in self._get("rules")["groups"]:
             for rule in group["rules"]:
                 yield rule["name"], rule["health"]

@@ -1,4 +1,4 @@
-"""What is taken for a `traceparent`, held against another implementation of the standard."""
+"""Which values are valid as `traceparent`, compared with another implementation of the standard."""
 
 import pytest
 from hypothesis import given, settings
@@ -12,13 +12,13 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 VALID = f"00-{TRACE}-00f067aa0ba902b7-01"
 
 PRINTABLE = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
-"""What a header has within."""
+"""The characters inside a header's value, except spaces."""
 
 
-def theirs(traceparent: str) -> str | None:
+def trace_id_of_opentelemetry(traceparent: str) -> str | None:
     context = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
-    found = trace.get_current_span(context).get_span_context()
-    return trace.format_trace_id(found.trace_id) if found.is_valid else None
+    span_context = trace.get_current_span(context).get_span_context()
+    return trace.format_trace_id(span_context.trace_id) if span_context.is_valid else None
 
 
 @pytest.mark.parametrize(
@@ -52,21 +52,21 @@ PARTS = (
     ["01", "00", "ff", "0g", "1"],
     ["", "-", "--", "-more", "more", ",", f",{VALID}"],
 )
-"""What may be in each place, the right thing first; the last is what comes behind."""
+"""Alternatives for each part, the valid one first; the last list has what may follow the flags."""
 
 
 @st.composite
 def nearly_valid(draw: st.DrawFn) -> str:
-    """A valid value with up to two places changed, and perhaps a character in between."""
+    """A valid value with up to two parts changed, and perhaps one character inserted."""
     changed = draw(st.sets(st.integers(0, len(PARTS) - 1), max_size=2))
-    *parts, end = (draw(st.sampled_from(part)) if at in changed else part[0] for at, part in enumerate(PARTS))
+    *parts, end = (draw(st.sampled_from(part)) if index in changed else part[0] for index, part in enumerate(PARTS))
     text = "-".join(parts) + end
-    place = draw(st.integers(0, len(text)))
-    return text[:place] + draw(st.sampled_from(["", "", "", "0", "-", "F"])) + text[place:]
+    position = draw(st.integers(0, len(text)))
+    return text[:position] + draw(st.sampled_from(["", "", "", "0", "-", "F"])) + text[position:]
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(nearly_valid(), st.text(PRINTABLE, max_size=80)))
-def test_it_agrees_with_another_implementation(told: str) -> None:
-    """Whatever is sent: the same id, or none."""
-    assert trace_id_of(told) == theirs(told)
+def test_it_agrees_with_another_implementation(traceparent: str) -> None:
+    """Both find the same trace id in any value, or none."""
+    assert trace_id_of(traceparent) == trace_id_of_opentelemetry(traceparent)

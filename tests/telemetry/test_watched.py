@@ -1,6 +1,6 @@
-"""A service that is watched, after a tour of what it does: its log, its metrics and what deploy/ asks, its traces.
+"""The log, metrics and traces of a service after a tour of what it does, and the queries of deploy/.
 
-One service and one worker for all of it. Where there is no Prometheus, that queries return something is not seen.
+All tests share one service and one worker. Without a Prometheus, no test checks that the queries return something.
 """
 
 import json
@@ -47,23 +47,23 @@ COMMANDS_OF_A_DELETE = [
 
 @dataclass
 class Watched:
-    """The processes, who uses them, and what is heard of them."""
+    """The processes, the tenants that use them, and what is collected from them."""
 
     service: ForkedGunicorn
     collector: Collector
     database: Database
     outputs: dict[str, Path]
-    all_may: TenantAccess
-    seldom: TenantAccess
-    """May read once in a long time."""
+    full_access: TenantAccess
+    limited_access: TenantAccess
+    """Its rate limit allows one read in a long time."""
     receivers: list[Receiver]
     failpoint: FailPoint
     prometheus: Prometheus | None = None
     answers: dict[str, requests.Response] = field(default_factory=dict)
-    """Of the tour, by what they show."""
+    """The responses of the tour, by what they show."""
 
     def send(self, method: str, path: str, access: TenantAccess | None = None, **kwargs: Any) -> requests.Response:
-        headers = {**(access or self.all_may).headers, **kwargs.pop("headers", {})}
+        headers = {**(access or self.full_access).headers, **kwargs.pop("headers", {})}
         return requests.request(method, self.service.url + path, headers=headers, timeout=30, **kwargs)
 
     def new_chat(self, messages: int = 0) -> str:
@@ -72,13 +72,13 @@ class Watched:
             assert self.send("POST", f"/chats/{chat_id}/messages", json={"content": "x"}).status_code == 201
         return chat_id
 
-    def lines(self, of: str, **fields: object) -> list[dict[str, Any]]:
-        """The lines of a process that have these fields."""
-        found = [json.loads(line) for line in self.outputs[of].read_text().splitlines()]
-        return [line for line in found if fields.items() <= line.items()]
+    def lines(self, process_name: str, **fields: object) -> list[dict[str, Any]]:
+        """Return the log lines of a process that have these fields."""
+        lines = [json.loads(line) for line in self.outputs[process_name].read_text().splitlines()]
+        return [line for line in lines if fields.items() <= line.items()]
 
     def line_of(self, answer: requests.Response) -> dict[str, Any]:
-        """The line of a request, which may come just after its answer."""
+        """Return the log line of a request, which may come just after its answer."""
         wait_until(lambda: self.lines("web", request_id=answer.headers["X-Request-ID"]))
         return self.lines("web", request_id=answer.headers["X-Request-ID"])[0]
 
@@ -93,15 +93,15 @@ class Watched:
         )
 
     def children_of(self, span: Span) -> list[Span]:
-        """In the order in which they ended; all of them are there when that of their parent is."""
-        return self.collector.find(lambda one: one.parent_id == span.id)
+        """Return a span's children in the order in which they ended; all have arrived when their parent has."""
+        return self.collector.find(lambda child: child.parent_id == span.id)
 
     def metrics(self) -> str:
         return requests.get(f"http://127.0.0.1:{self.service.port}/metrics", timeout=30).text
 
     def value(self, name: str) -> float | None:
-        found = re.search(rf"^{name} (.*)$", self.metrics(), re.MULTILINE)
-        return float(found[1]) if found else None
+        match = re.search(rf"^{name} (.*)$", self.metrics(), re.MULTILINE)
+        return float(match[1]) if match else None
 
 
 @pytest.fixture(scope="module")
@@ -115,45 +115,45 @@ def started(
         collector, failpoint = ends.enter_context(Collector()), FailPoint(control)
         receivers = [ends.enter_context(Receiver()), ends.enter_context(Receiver(status(500)))]
         web, worker = (ends.enter_context(path.open("wb")) for path in outputs.values())
-        told = {"WEBHOOK_SECRET_KEY": new_key(), "WEBHOOK_PRIVATE_NETWORKS": "on", **collector.settings}
-        one = {"WEB_CONCURRENCY": "1", "DELETE_INLINE_LIMIT": str(INLINE_LIMIT)}
-        service = ForkedGunicorn(mongod.uri, free_port(), output=web, **told, **one)
-        jobs = start("flask", "--app", "wsgi", "jobs", "run", output=worker, MONGODB_URI=mongod.uri, **told)
+        settings = {"WEBHOOK_SECRET_KEY": new_key(), "WEBHOOK_PRIVATE_NETWORKS": "on", **collector.settings}
+        web_settings = {"WEB_CONCURRENCY": "1", "DELETE_INLINE_LIMIT": str(INLINE_LIMIT)}
+        service = ForkedGunicorn(mongod.uri, free_port(), output=web, **settings, **web_settings)
+        jobs = start("flask", "--app", "wsgi", "jobs", "run", output=worker, MONGODB_URI=mongod.uri, **settings)
         ends.callback(stop, jobs, 20)
         ends.enter_context(service)
-        make = tenant_maker(real_database)
-        access = [make(*Scope), make(*Scope)]
+        new_tenant = tenant_maker(real_database)
+        access = [new_tenant(*Scope), new_tenant(*Scope)]
         Tenants(real_database).set_limits(access[1].tenant_id, {Scope.READ: RateLimit(0.001, 1)})
-        found = Watched(service, collector, real_database, outputs, *access, receivers, failpoint)
+        running = Watched(service, collector, real_database, outputs, *access, receivers, failpoint)
         for receiver in receivers:
-            assert found.send("POST", "/webhooks", json={"url": receiver.url}).status_code == 201
+            assert running.send("POST", "/webhooks", json={"url": receiver.url}).status_code == 201
         if PROGRAM:
             target = f"127.0.0.1:{service.port}"
-            found.prometheus = ends.enter_context(Prometheus(project, folder, target))
-        yield found
+            running.prometheus = ends.enter_context(Prometheus(project, folder, target))
+        yield running
 
 
 @pytest.fixture(scope="module")
 def watched(started: Watched) -> Iterator[Watched]:
-    """After the tour, with somebody connected; as metrics go, it happened between two scrapes."""
+    """The service after a tour between two scrapes, with one open connection and one reader of the log's events."""
     tour(started)
     if started.prometheus:
         started.prometheus.wait_for_scrapes(1)
         tour(started)
         started.prometheus.wait_for_scrapes(2)
-    url, events = f"{started.service.url}/log", {"Accept": "text/event-stream", **started.all_may.headers}
+    url, event_headers = f"{started.service.url}/log", {"Accept": "text/event-stream", **started.full_access.headers}
     with (
-        Peer(started.service, started.new_chat(), started.all_may),
-        closing(requests.get(url, headers=events, stream=True, timeout=30)),
+        Peer(started.service, started.new_chat(), started.full_access),
+        closing(requests.get(url, headers=event_headers, stream=True, timeout=30)),
     ):
         yield started
 
 
 def tour(watched: Watched) -> None:
-    """Have the service do what it does, and refuse what it refuses."""
+    """Send requests that the service serves and requests that it refuses; keep the answers."""
     keep = watched.answers.__setitem__
     chat_id = watched.new_chat(messages=1)
-    with Peer(watched.service, chat_id, watched.all_may):
+    with Peer(watched.service, chat_id, watched.full_access):
         keep("connected", watched.send("DELETE", f"/chats/{chat_id}"))
     wait_until(lambda: watched.send("DELETE", f"/chats/{chat_id}").status_code == 200)
     chat_id = watched.new_chat(messages=1)
@@ -162,7 +162,7 @@ def tour(watched: Watched) -> None:
     keep("staged", watched.send("DELETE", f"/chats/{watched.new_chat(messages=INLINE_LIMIT + 1)}"))
     keep("list", watched.send("GET", "/chats"))
     keep("log", watched.send("GET", "/log"))
-    keep("limited", [watched.send("GET", "/chats", watched.seldom) for _ in range(2)][1])
+    keep("limited", [watched.send("GET", "/chats", watched.limited_access) for _ in range(2)][1])
     watched.failpoint.arm("find", errorCode=13)
     keep("refused", watched.send("GET", "/chats"))
     watched.failpoint.disarm()
@@ -171,20 +171,20 @@ def tour(watched: Watched) -> None:
 
 
 def test_the_tour_has_shown_what_it_should(watched: Watched) -> None:
-    """Else the tests below would say less than they seem to."""
+    """Else the tests below would prove less than they seem to."""
     expected = {"connected": 409, "deleted": 200, "gone": 404, "staged": 200, "list": 200, "log": 200}
     expected |= {"limited": 429, "refused": 503}
     assert {name: answer.status_code for name, answer in watched.answers.items()} == expected
 
 
 def test_each_process_says_which_code_it_runs(watched: Watched) -> None:
-    """In a line of its own, with where it listens, in the form of all others."""
-    ((web,), (worker,)) = (watched.lines(of, event="started") for of in watched.outputs)
-    own = {"process": "web", "address": f"http://127.0.0.1:{watched.service.port}", "workers": 1}
+    """Each writes a log line in the usual form; that of the web process also says where it listens."""
+    ((web,), (worker,)) = (watched.lines(name, event="started") for name in watched.outputs)
+    web_fields = {"process": "web", "address": f"http://127.0.0.1:{watched.service.port}", "workers": 1}
     health = requests.get(f"http://127.0.0.1:{watched.service.port}/healthz", timeout=30).json()
-    told = {"version": __version__, "commit": health["commit"], "level": "info", "logger": "chat_service.processes"}
-    assert own.items() | told.items() <= web.items()
-    assert {"process": "worker", **told}.items() <= worker.items()
+    fields = {"version": __version__, "commit": health["commit"], "level": "info", "logger": "chat_service.processes"}
+    assert web_fields.items() | fields.items() <= web.items()
+    assert {"process": "worker", **fields}.items() <= worker.items()
 
 
 def test_the_page_lists_what_is_served(watched: Watched, project: Path) -> None:
@@ -196,22 +196,22 @@ def test_the_page_lists_what_is_served(watched: Watched, project: Path) -> None:
 
 
 def test_queries_ask_for_what_is_served(watched: Watched, project: Path) -> None:
-    """Each selector of a dashboard or rule meets a series, by its name, its labels and their values."""
+    """Each selector of a dashboard or rule matches a series, by its name, its labels and their values."""
     served = series_of(watched.metrics())
-    found = queries(project)
-    assert len(found) > 40
-    assert {query: wrong for query in found if (wrong := unserved(query.text, served))} == {}
+    all_queries = queries(project)
+    assert len(all_queries) > 40
+    assert {query: missing for query in all_queries if (missing := unserved(query.text, served))} == {}
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="there is no prometheus on this machine")
 def test_each_query_returns_a_series(watched: Watched, project: Path) -> None:
-    """Asked of the real Prometheus; with a number in it, and not what comes of dividing nothing by nothing."""
+    """The real Prometheus returns a number for each query, and not only NaN, which is 0 divided by 0."""
     assert watched.prometheus
 
     def unanswered() -> list[Query]:
         return [query for query in queries(project) if all(map(math.isnan, watched.prometheus.ask(query.text)))]
 
-    with suppress(AssertionError):  # a scrape that comes too late makes everything stale until the next one
+    with suppress(AssertionError):  # a late scrape makes every series stale until the next one
         wait_until(lambda: not unanswered(), 20, every=1)
     assert unanswered() == []
     names = {rule["alert"] for rule in rules(project)}
@@ -219,7 +219,7 @@ def test_each_query_returns_a_series(watched: Watched, project: Path) -> None:
 
 
 def test_a_rule_says_what_to_do(project: Path) -> None:
-    """In a sentence, and where there is more."""
+    """Its summary is a sentence, and its runbook is a heading that exists."""
     for rule in rules(project):
         summary, runbook = rule["annotations"]["summary"], rule["annotations"]["runbook"]
         assert summary[-1] in ".?", rule
@@ -230,18 +230,18 @@ def test_a_rule_says_what_to_do(project: Path) -> None:
 
 
 def test_a_panel_says_what_to_do(project: Path) -> None:
-    """And has a unit, and asks the data source that is chosen above."""
+    """It also has a unit, and queries the data source that is chosen in the dashboard."""
     dashboard = json.loads((project / "deploy/grafana/chat-service.json").read_text())
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     for panel in panels:
         assert panel["description"], panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
-        assert {one["datasource"]["uid"] for one in (panel, *panel["targets"])} == {"${datasource}"}
+        assert {part["datasource"]["uid"] for part in (panel, *panel["targets"])} == {"${datasource}"}
 
 
 def test_what_the_database_says_is_true(watched: Watched) -> None:
-    """A worker is there; of two webhooks one is not taken."""
+    """One worker runs, and one of two webhooks gets refusals."""
     assert watched.value("chat_service_log_writers") == 1
     assert watched.value("chat_service_webhooks_enabled") == 2
     wait_until(lambda: watched.value("chat_service_webhooks_failing") == 1)
@@ -250,7 +250,7 @@ def test_what_the_database_says_is_true(watched: Watched) -> None:
 
 
 def test_a_delete_is_traced_down_to_its_commands(watched: Watched) -> None:
-    """In its caller's trace: the request, the transaction, and the five commands."""
+    """The caller's trace has the request, the transaction, and the five commands."""
     request = watched.span_of(watched.answers["deleted"])
     assert (request.name, request.kind) == ("DELETE /api/v1/chats/<chat_id>", "SERVER")
     assert (request.trace_id, request.parent_id) == (TRACE, PARENT)
@@ -272,32 +272,32 @@ def test_a_delete_is_traced_down_to_its_commands(watched: Watched) -> None:
         "server.address": "127.0.0.1",
         "server.port": watched.database.client.address[1],
     }
-    own = {"service.name": "chat-service", "service.version": __version__}
-    assert own.items() <= request.resource.items()
+    service_attributes = {"service.name": "chat-service", "service.version": __version__}
+    assert service_attributes.items() <= request.resource.items()
 
 
 def test_a_trace_is_named_in_the_log(watched: Watched) -> None:
-    """The caller's, or that of the service's own span."""
+    """The log line has the caller's trace id, or that of the service's own span."""
     assert watched.line_of(watched.answers["deleted"])["trace_id"] == TRACE
-    own = watched.line_of(watched.answers["gone"])["trace_id"]
-    assert re.fullmatch("[0-9a-f]{32}", own)
-    assert own != TRACE
+    own_trace_id = watched.line_of(watched.answers["gone"])["trace_id"]
+    assert re.fullmatch("[0-9a-f]{32}", own_trace_id)
+    assert own_trace_id != TRACE
 
 
 def test_a_no_is_no_failure(watched: Watched) -> None:
-    """404 and 409 are answers; 503 is a failure, and so is what it came from. By name, and never by text."""
+    """404 and 409 are no failures; 503 is one, and so is its cause. A span has the error's name, never its text."""
     for name in ("connected", "gone"):
         span = watched.span_of(watched.answers[name])
-        assert not any(one.has_failed for one in (span, *watched.children_of(span)))
+        assert not any(each.has_failed for each in (span, *watched.children_of(span)))
     span = watched.span_of(watched.answers["refused"])
     assert (span.has_failed, span.attributes["error.type"]) == (True, "database_unavailable")
-    (command, *_) = (one for one in watched.children_of(span) if one.has_failed)
+    (command, *_) = (child for child in watched.children_of(span) if child.has_failed)
     assert (command.name, command.attributes["error.type"]) == ("find chats", "Unauthorized")
 
 
 @pytest.mark.parametrize("told", ["", "00-x", f"00-{TRACE}-{PARENT}", f"ff-{TRACE}-{PARENT}-01", "é" * 55])
 def test_a_wrong_traceparent_is_ignored(watched: Watched, told: str) -> None:
-    """The request goes on, in a trace of its own."""
+    """The request is served, in a trace of its own."""
     answer = watched.send("GET", "/chats", headers={"traceparent": told.encode()})
     assert answer.status_code == 200
     span = watched.span_of(answer)
@@ -306,45 +306,45 @@ def test_a_wrong_traceparent_is_ignored(watched: Watched, told: str) -> None:
 
 
 def test_who_does_not_sample_is_not_sampled(watched: Watched) -> None:
-    """The caller's decision holds; its trace is in the log all the same."""
+    """The service follows the caller's decision; the log has the caller's trace id nevertheless."""
     trace_id = "1" * 32
     answer = watched.send("GET", "/chats", headers={"traceparent": f"00-{trace_id}-{PARENT}-00"})
     assert watched.line_of(answer)["trace_id"] == trace_id
-    watched.span_of(watched.send("GET", "/chats"))  # which comes after it
+    watched.span_of(watched.send("GET", "/chats"))  # a later span
     assert watched.collector.find(lambda span: span.trace_id == trace_id) == []
 
 
 def test_deletes_that_share_a_transaction_are_linked(watched: Watched) -> None:
-    """The step that carries others links to their requests; each of these has a step that links to it."""
+    """The leader's group commit links to its followers' requests; each of these has a span that links back."""
 
-    def is_carrier(span: Span) -> bool:
+    def is_group_commit(span: Span) -> bool:
         return span.name == "group commit"
 
-    def crowd() -> list[Span]:
+    def delete_together() -> list[Span]:
         chat_ids = [watched.new_chat() for _ in range(12)]
         with ThreadPoolExecutor(6) as pool:
             statuses = pool.map(lambda chat_id: watched.send("DELETE", f"/chats/{chat_id}").status_code, chat_ids)
             assert set(statuses) == {200}
-        return watched.collector.find(is_carrier)
+        return watched.collector.find(is_group_commit)
 
-    wait_until(crowd)
-    carrier = watched.collector.wait_for(is_carrier)
+    wait_until(delete_together)
+    group_commit = watched.collector.wait_for(is_group_commit)
     followers = [
         watched.collector.wait_for(lambda span, link=link: span.id == link and span.kind == "SERVER")
-        for link in carrier.links
+        for link in group_commit.links
     ]
     assert followers
     for follower in followers:
-        assert follower.trace_id != carrier.trace_id
-        (wait,) = (span for span in watched.children_of(follower) if span.name == "carried by a group commit")
-        assert wait.links == (carrier.id,)
-    assert "transaction" in {span.name for span in watched.children_of(carrier)}
+        assert follower.trace_id != group_commit.trace_id
+        (wait_span,) = (span for span in watched.children_of(follower) if span.name == "carried by a group commit")
+        assert wait_span.links == (group_commit.id,)
+    assert "transaction" in {span.name for span in watched.children_of(group_commit)}
 
 
 def test_a_webhook_carries_the_trace_of_its_try_on(watched: Watched) -> None:
-    """Each try begins a trace of its own, in the worker; what is refused has failed."""
-    taken, refused = (receiver.messages[0] for receiver in watched.receivers)
-    for message, error in (taken, None), (refused, "500"):
+    """Each try begins a trace of its own in the worker; the span of a refused try has failed."""
+    accepted, refused = (receiver.messages[0] for receiver in watched.receivers)
+    for message, error in (accepted, None), (refused, "500"):
         _, trace_id, span_id, flags = message.headers["traceparent"].split("-")
         assert int(flags, 16) & 1, "sampled"
         span = watched.collector.wait_for(lambda span, span_id=span_id: span.id == span_id)
@@ -354,23 +354,23 @@ def test_a_webhook_carries_the_trace_of_its_try_on(watched: Watched) -> None:
 
 
 def test_only_what_is_asked_for_has_spans(watched: Watched) -> None:
-    """Neither probes, nor what jobs do between."""
+    """Probes have none, and neither has what the jobs do in between."""
     watched.metrics()
-    watched.span_of(watched.send("GET", "/chats"))  # which comes after it
+    watched.span_of(watched.send("GET", "/chats"))  # a later span
     roots = watched.collector.find(lambda span: not span.parent_id)
     assert {span.name for span in roots if "/api/v1/" not in span.name} == {"POST"}
 
 
 def test_no_span_says_whose_chat_it_is(watched: Watched) -> None:
-    """No id of a chat, tenant or key is in anything that was sent."""
+    """No id of a chat, tenant or key is in what was sent to the collector."""
     sent = b"".join(watched.collector.bodies)
-    told = watched.line_of(watched.answers["deleted"])
+    log_line = watched.line_of(watched.answers["deleted"])
     chat_id = watched.answers["deleted"].request.path_url.rpartition("/")[2]
-    for secret in (chat_id, told["tenant_id"], told["key_id"], watched.all_may.key):
+    for secret in (chat_id, log_line["tenant_id"], log_line["key_id"], watched.full_access.key):
         assert secret.encode() not in sent
 
 
 def test_the_exporter_is_loaded(watched: Watched) -> None:
-    """By which test_observability.py sees that it is not where no traces are asked for."""
+    """test_observability.py relies on it: there, the exporter must not be loaded unless traces are on."""
     (pid,) = workers_of(watched.service)
     assert EXPORTER in Path(f"/proc/{pid}/maps").read_text()

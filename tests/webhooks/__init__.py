@@ -1,1 +1,1 @@
-"""Webhooks, against receivers that behave in every way."""
+"""Tests of webhooks, with receivers that behave well and badly."""

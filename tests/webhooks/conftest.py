@@ -1,4 +1,4 @@
-"""An application with webhooks, a tenant that governs, and a worker."""
+"""Fixtures: an application with webhooks, a client with every scope, and a worker."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -22,14 +22,14 @@ KEY = new_key()
 
 @pytest.fixture
 def app(routes: Flask, database: Database) -> Flask:
-    """Webhooks may go to this machine."""
+    """The application with webhooks, which may go to this machine."""
     begin(database, sealer=Sealer((KEY,)), private_networks=True).install(routes.extensions)
     return routes
 
 
 @pytest.fixture
 def either_database(database: Database) -> Database:
-    """The log is written from a change stream."""
+    """The real database: the log is written from a change stream, which mongomock does not have."""
     return database
 
 
@@ -40,7 +40,7 @@ def governor(app: Flask, new_tenant: Callable[..., TenantAccess]) -> Client:
 
 @pytest.fixture
 def worker(app: Flask, database: Database) -> Iterator[None]:
-    """What `jobs run` has: the log is written, and told."""
+    """Write the log and deliver webhooks, as `jobs run` does."""
     stop = threading.Event()
     with numbering(database):
         thread = threading.Thread(target=run, args=(delivering(app), stop))

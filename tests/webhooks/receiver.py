@@ -1,4 +1,4 @@
-"""A receiver of webhooks that behaves as it is told."""
+"""A receiver of webhooks that answers in the way that the test sets."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 @dataclass
 class Message:
-    """What has arrived."""
+    """A message that has arrived."""
 
     headers: dict[str, str]
     body: bytes
@@ -31,7 +31,7 @@ Answer = Callable[["_Handler"], None]
 
 
 def status(code: int, **headers: str) -> Answer:
-    """Answer with a status, and nothing else."""
+    """Return an answer with this status and these headers, and without a body."""
 
     def answer(handler: "_Handler") -> None:
         handler.send_response(code)
@@ -44,27 +44,27 @@ def status(code: int, **headers: str) -> Answer:
 
 
 def hang(handler: "_Handler") -> None:
-    """Say nothing."""
-    handler.receiver.over.wait(60)
+    """Do not answer for up to a minute."""
+    handler.receiver.stopped.wait(60)
 
 
 def drip(handler: "_Handler") -> None:
-    """Answer byte by byte, and never be done."""
+    """Answer one byte at a time, and do not finish."""
     for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 10_000:
-        if handler.receiver.over.wait(0.2):
+        if handler.receiver.stopped.wait(0.2):
             return
         handler.wfile.write(bytes([byte]))
 
 
 def hang_up(handler: "_Handler") -> None:
-    """Close the connection without a word."""
+    """Close the connection without an answer."""
     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
 def flood(handler: "_Handler") -> None:
     """Answer 200 with a body that has no end."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while not handler.receiver.over.is_set():
+    while not handler.receiver.stopped.is_set():
         handler.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
 
 
@@ -73,19 +73,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def receiver(self) -> "Receiver":
-        found: Receiver = self.server.receiver  # type: ignore[attr-defined]
-        return found
+        owner: Receiver = self.server.receiver  # type: ignore[attr-defined]
+        return owner
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.receiver.take(Message(dict(self.headers), body))
+        self.receiver.record(Message(dict(self.headers), body))
         try:
             self.receiver.answer(self)
         except OSError:
             self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -100,7 +100,7 @@ class Receiver:
 
     answer: Answer = field(default_factory=lambda: status(204))
     messages: list[Message] = field(default_factory=list)
-    over: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -109,7 +109,7 @@ class Receiver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
+        self.stopped.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -117,12 +117,12 @@ class Receiver:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/hook"
 
-    def take(self, message: Message) -> None:
+    def record(self, message: Message) -> None:
         self.messages.append(message)
 
     def wait_for(self, number: int, seconds: float = 30.0) -> list[Message]:
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while len(self.messages) < number:
-            assert time.monotonic() < until, f"{len(self.messages)} of {number} messages"
+            assert time.monotonic() < deadline, f"{len(self.messages)} of {number} messages"
             time.sleep(0.02)
         return self.messages

@@ -1,4 +1,4 @@
-"""kill -9 of workers that tell webhooks: all is told all the same, and each entry under one id."""
+"""kill -9 of workers that deliver webhooks: every entry is delivered nevertheless, and always under one id."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ CHATS_OF_A_ROUND, KILLS = 60, 4
 
 
 def slowly(handler: _Handler) -> None:
-    """Take the message after a moment, so that a kill finds some under way."""
+    """Accept the message after a moment, so that a kill finds deliveries under way."""
     time.sleep(0.1)
     handler.send_response(204)
     handler.end_headers()
@@ -30,8 +30,8 @@ def slowly(handler: _Handler) -> None:
 
 @contextmanager
 def worker(mongod: EmbeddedMongod) -> Iterator[int]:
-    told = {"WEBHOOK_SECRET_KEY": KEY, "WEBHOOK_PRIVATE_NETWORKS": "on", "MONGODB_URI": mongod.uri}
-    process = start("flask", "--app", "wsgi", "jobs", "run", **told)
+    environment = {"WEBHOOK_SECRET_KEY": KEY, "WEBHOOK_PRIVATE_NETWORKS": "on", "MONGODB_URI": mongod.uri}
+    process = start("flask", "--app", "wsgi", "jobs", "run", **environment)
     try:
         yield process.pid
     finally:
@@ -40,7 +40,7 @@ def worker(mongod: EmbeddedMongod) -> Iterator[int]:
 
 @pytest.mark.soak
 def test_nothing_is_lost(mongod: EmbeddedMongod, database: Database, governor: Client) -> None:
-    """What was under way is told again when its claim is over, under the same id."""
+    """A delivery under way is repeated under the same id when its claim is over."""
     with Receiver(slowly) as receiver:
         webhook = create(governor, receiver.url)
         for _ in range(KILLS):
@@ -58,8 +58,10 @@ def test_nothing_is_lost(mongod: EmbeddedMongod, database: Database, governor: C
                 ),
                 120,
             )
-    told = {one.json["data"]["seq"]: one.id for one in receiver.messages}
-    assert sorted(told) == list(range(1, 2 * CHATS_OF_A_ROUND * KILLS + 1)), "all is told"
-    assert all(told[one.json["data"]["seq"]] == one.id for one in receiver.messages), "each under one id"
-    assert len({one.id for one in receiver.messages}) == len(told)
+    ids_by_seq = {message.json["data"]["seq"]: message.id for message in receiver.messages}
+    assert sorted(ids_by_seq) == list(range(1, 2 * CHATS_OF_A_ROUND * KILLS + 1)), "all is told"
+    assert all(ids_by_seq[message.json["data"]["seq"]] == message.id for message in receiver.messages), (
+        "each under one id"
+    )
+    assert len({message.id for message in receiver.messages}) == len(ids_by_seq)
     assert deliveries(governor, webhook)[0]["state"] == "delivered"

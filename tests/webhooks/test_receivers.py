@@ -1,4 +1,4 @@
-"""Webhooks do not go where the service itself stands, whatever the address is called."""
+"""Webhooks do not go into the service's own network, however the address is written."""
 
 import asyncio
 import socket
@@ -69,7 +69,7 @@ FORMS = [
     "10.0.0.1",
     "0",
 ]
-"""Ways to write an address that leads here, or into a network of ours."""
+"""Ways to write an address of this machine or of a private network."""
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -84,7 +84,7 @@ def test_what_is_public(address: str) -> None:
 
 @pytest.fixture
 def governor(routes: Flask, database: Database, new_tenant: Callable[..., TenantAccess]) -> Client:
-    """Of a service whose webhooks go to public addresses only."""
+    """A client with every scope, of a service whose webhooks go to public addresses only."""
     begin(database, sealer=Sealer((new_key(),))).install(routes.extensions)
     return Client(routes, new_tenant(*Scope))
 
@@ -102,7 +102,7 @@ def test_so_is_what_is_not_encrypted_or_leads_nowhere(governor: Client, url: str
 
 
 def test_without_a_key_there_are_none(database: Database, new_tenant) -> None:
-    """Secrets are not stored as they are."""
+    """Without a key that seals their secrets, webhooks cannot be created: secrets are not stored in the clear."""
     app = create_app(Settings("unused", 2**20, threads=8, log_format="json"), database)
     answer = Client(app, new_tenant(*Scope)).send("POST", "/api/v1/webhooks", json={"url": "https://example.com/"})
     assert (answer.status_code, answer.get_json()["code"]) == (409, "webhooks_off")
@@ -126,29 +126,29 @@ def send(url: str, *, private_networks: bool = False) -> AttemptResult:
 
 @pytest.mark.parametrize("host", FORMS)
 def test_it_is_refused_when_it_is_connected_to(host: str) -> None:
-    """Whatever was found when it was made: nothing arrives."""
+    """Nothing arrives, whatever the check found when the webhook was created."""
     with Receiver() as receiver:
         url = receiver.url.replace("127.0.0.1", host)
-        told = send(url)
-        assert told.status is None
-        assert told.reason in {"private_address", "unreachable"}
+        result = send(url)
+        assert result.status is None
+        assert result.reason in {"private_address", "unreachable"}
         assert receiver.messages == []
         if host == "127.0.0.1":
-            assert told.reason == "private_address"
+            assert result.reason == "private_address"
             assert send(url, private_networks=True).status == 204, "it is only the address that stands in the way"
 
 
 def test_a_name_that_means_something_else_a_moment_later(governor: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address that is connected to is judged, not the one that was looked up when the webhook was made."""
-    public = ("93.184.215.14", 443)
-    found: list[Any] = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", public)]
-    monkeypatch.setattr(receivers.socket, "getaddrinfo", lambda *_, **__: found)
+    """The check uses the address that is connected to, not the one that was found when the webhook was created."""
+    public_address = ("93.184.215.14", 443)
+    public_addresses: list[Any] = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", public_address)]
+    monkeypatch.setattr(receivers.socket, "getaddrinfo", lambda *_, **__: public_addresses)
     answer = governor.send("POST", "/api/v1/webhooks", json={"url": "https://rebinding.example/hook"})
     assert answer.status_code == 201
     with Receiver() as receiver:
         port = int(receiver.url.rpartition(":")[2].partition("/")[0])
-        here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: here)
-        told = send(f"http://rebinding.example:{port}/hook")
-        assert told == AttemptResult(None, "private_address")
+        local_addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: local_addresses)
+        result = send(f"http://rebinding.example:{port}/hook")
+        assert result == AttemptResult(None, "private_address")
         assert receiver.messages == []

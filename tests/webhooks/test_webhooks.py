@@ -1,4 +1,4 @@
-"""What arrives, what does not, and what is said of it."""
+"""Webhooks: what is delivered, what is retried, and what the API reports about both."""
 
 import time
 from datetime import datetime, timedelta
@@ -23,12 +23,12 @@ UNKNOWN = "11111111-2222-4333-8444-555555555555"
 def create(governor: Client, url: str, **more: Any) -> dict[str, Any]:
     answer = governor.send("POST", WEBHOOKS, json={"url": url, **more})
     assert answer.status_code == 201, answer.get_data()
-    found: dict[str, Any] = answer.get_json()
-    return found
+    webhook: dict[str, Any] = answer.get_json()
+    return webhook
 
 
 def delete_chats(client: Client, number: int = 1) -> list[str]:
-    """Delete so many chats: each has two entries in the log."""
+    """Create and delete so many chats, which puts two entries of each into the log; return their ids."""
     chat_ids = [client.new_chat("canary-content", title="canary-title") for _ in range(number)]
     for chat_id in chat_ids:
         assert client.send("DELETE", f"{CHATS}/{chat_id}").status_code == 200
@@ -36,31 +36,31 @@ def delete_chats(client: Client, number: int = 1) -> list[str]:
 
 
 def deliveries(governor: Client, webhook: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = governor.send("GET", f"{WEBHOOKS}/{webhook['id']}/deliveries").get_json()["items"]
-    return found
+    items: list[dict[str, Any]] = governor.send("GET", f"{WEBHOOKS}/{webhook['id']}/deliveries").get_json()["items"]
+    return items
 
 
-def let_be_due(database: Database) -> None:
-    """Set the clock forward, as far as deliveries are concerned."""
+def make_due(database: Database) -> None:
+    """Let every pending delivery be due now."""
     database.deliveries.update_many({"state": "pending"}, {"$set": {"due_at": database.now()}})
 
 
 def is_settled(database: Database, status: int, tries: int) -> bool:
-    """Tell whether the try was made, and what came of it was put down: it is not claimed any more."""
+    """Return whether the try was made and its result is stored: the delivery is not claimed any more."""
     claimed = {"due_at": {"$gt": database.now() + CLAIM / 2, "$lt": database.now() + CLAIM}}
     return database.deliveries.find_one({"tries": tries, "status": status, "$nor": [claimed]}) is not None
 
 
 class Clock:
-    """The database's time, as this process knows it, and as the test sets it."""
+    """The database's time in this process, which a test can set."""
 
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._tell = database._clock.now
+        self._real_now = database._clock.now
         self._ahead = timedelta()
-        monkeypatch.setattr(database._clock, "now", lambda: self._tell() + self._ahead)
+        monkeypatch.setattr(database._clock, "now", lambda: self._real_now() + self._ahead)
 
-    def set_to(self, time: datetime) -> None:
-        self._ahead = time - self._tell()
+    def set_to(self, moment: datetime) -> None:
+        self._ahead = moment - self._real_now()
 
 
 @pytest.fixture
@@ -71,22 +71,24 @@ def clock(database: Database, monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.mark.usefixtures("worker")
 class TestWhatArrives:
     def test_an_entry_of_the_log_signed(self, governor: Client) -> None:
-        """By the library that receivers use."""
+        """The library that receivers use accepts the signature."""
         with Receiver() as receiver:
             webhook = create(governor, receiver.url)
             (chat_id,) = delete_chats(governor)
             messages = receiver.wait_for(2)
-            told = [Webhook(webhook["secret"]).verify(one.body, one.headers) for one in messages]
+            payloads = [Webhook(webhook["secret"]).verify(message.body, message.headers) for message in messages]
             log = governor.send("GET", "/api/v1/log").get_json()["items"]
-            assert sorted(one["type"] for one in told) == ["chat.deleted", "chat.purged"]
-            assert sorted([one["data"] for one in told], key=lambda one: one["seq"]) == log
-            assert all(one["timestamp"] == one["data"]["at"] for one in told)
-            assert chat_id in str(told)
-            assert "canary" not in str(told)
+            assert sorted(payload["type"] for payload in payloads) == ["chat.deleted", "chat.purged"]
+            assert sorted([payload["data"] for payload in payloads], key=lambda entry: entry["seq"]) == log
+            assert all(payload["timestamp"] == payload["data"]["at"] for payload in payloads)
+            assert chat_id in str(payloads)
+            assert "canary" not in str(payloads)
             with pytest.raises(WebhookVerificationError):
                 Webhook(webhook["secret"]).verify(messages[0].body + b" ", messages[0].headers)
-            wait_until(lambda: {one["state"] for one in deliveries(governor, webhook)} == {"delivered"})
-            assert {f"msg_{one['id']}" for one in deliveries(governor, webhook)} == {one.id for one in messages}
+            wait_until(lambda: {delivery["state"] for delivery in deliveries(governor, webhook)} == {"delivered"})
+            assert {f"msg_{delivery['id']}" for delivery in deliveries(governor, webhook)} == {
+                message.id for message in messages
+            }
 
     def test_only_the_kinds_that_are_asked_for(self, governor: Client) -> None:
         with Receiver() as receiver:
@@ -107,8 +109,8 @@ class TestWhatArrives:
             delete_chats(governor, 20)
             receiver.wait_for(40)
             wait_until(lambda: len(deliveries(governor, webhook)) == 40)
-            assert sorted(one.json["data"]["seq"] for one in receiver.messages) == list(range(5, 45))
-            assert len({one.id for one in receiver.messages}) == 40, "each once"
+            assert sorted(message.json["data"]["seq"] for message in receiver.messages) == list(range(5, 45))
+            assert len({message.id for message in receiver.messages}) == 40, "each once"
 
     def test_a_test(self, governor: Client) -> None:
         with Receiver() as receiver:
@@ -142,34 +144,36 @@ class TestWhatArrives:
             answer = governor.send("POST", f"{WEBHOOKS}/{webhook['id']}/replay", json={"after": 1})
             assert answer.status_code == 202
             messages = receiver.wait_for(7)
-            assert sorted(one.json["data"]["seq"] for one in messages[4:]) == [2, 3, 4]
-            assert len({one.id for one in messages}) == 7
+            assert sorted(message.json["data"]["seq"] for message in messages[4:]) == [2, 3, 4]
+            assert len({message.id for message in messages}) == 7
             delete_chats(governor)
-            assert sorted(one.json["data"]["seq"] for one in receiver.wait_for(9)[7:]) == [5, 6], "and goes on"
+            assert sorted(message.json["data"]["seq"] for message in receiver.wait_for(9)[7:]) == [5, 6], "and goes on"
 
 
 @pytest.mark.usefixtures("worker")
 class TestWhatDoesNot:
     def test_a_refusal_is_tried_again_under_the_same_id(self, governor: Client, database: Database) -> None:
-        """An hour of 500, and then it is taken: nothing is lost, and nothing is told as something else."""
+        """Some tries get 500, and then one is accepted: nothing is lost, and every entry keeps its id."""
         with Receiver(status(500)) as receiver:
             webhook = create(governor, receiver.url)
             delete_chats(governor)
             for tries in range(1, 4):
                 receiver.wait_for(2 * tries)
-                wait_until(lambda: all(one["status"] == 500 for one in deliveries(governor, webhook)))
-                wait_until(lambda tries=tries: {one["tries"] for one in deliveries(governor, webhook)} == {tries})
-                let_be_due(database)
+                wait_until(lambda: all(delivery["status"] == 500 for delivery in deliveries(governor, webhook)))
+                wait_until(
+                    lambda tries=tries: {delivery["tries"] for delivery in deliveries(governor, webhook)} == {tries}
+                )
+                make_due(database)
             receiver.wait_for(8)
             receiver.answer = status(200)
-            wait_until(lambda: {one["tries"] for one in deliveries(governor, webhook)} == {4})
-            let_be_due(database)
-            wait_until(lambda: {one["state"] for one in deliveries(governor, webhook)} == {"delivered"})
-            assert len({one.id for one in receiver.messages}) == 2
+            wait_until(lambda: {delivery["tries"] for delivery in deliveries(governor, webhook)} == {4})
+            make_due(database)
+            wait_until(lambda: {delivery["state"] for delivery in deliveries(governor, webhook)} == {"delivered"})
+            assert len({message.id for message in receiver.messages}) == 2
             assert len(receiver.messages) == 10
 
     def test_an_hour_of_500_by_the_clock(self, governor: Client, database: Database, clock: Clock) -> None:
-        """Tried again after 5 s, 5 min and 30 min; the next time, 2 h later, it is taken, under the same id."""
+        """It is retried after 5 s, 5 min and 30 min; the next try, 2 h later, is accepted, under the same id."""
         with Receiver(status(500)) as receiver:
             webhook = create(governor, receiver.url, kinds=["chat.deleted"])
             delete_chats(governor)
@@ -183,27 +187,27 @@ class TestWhatDoesNot:
             wait_until(lambda: deliveries(governor, webhook)[0]["state"] == "delivered", 30)
             assert tries == 4
             assert timedelta(hours=2) < database.now() - began < timedelta(hours=4)
-            assert [one.id for one in receiver.wait_for(5)] == [receiver.messages[0].id] * 5
+            assert [message.id for message in receiver.wait_for(5)] == [receiver.messages[0].id] * 5
 
     def test_what_is_not_taken_is_counted(self, governor: Client, app: Flask) -> None:
-        """Of those that are enabled, as long as it is tried again."""
-        telling = app.extensions["chat_service"].health.webhooks
+        """A webhook counts as failing while it is enabled and a delivery of it is retried."""
+        webhook_health = app.extensions["chat_service"].health.webhooks
         with Receiver(status(500)) as receiver, Receiver() as other:
             refused = create(governor, receiver.url)
             create(governor, other.url)
             delete_chats(governor)
-            wait_until(lambda: telling(1) == WebhookHealth(2, 1, timedelta()))
+            wait_until(lambda: webhook_health(1) == WebhookHealth(2, 1, timedelta()))
             governor.send("PATCH", f"{WEBHOOKS}/{refused['id']}", json={"enabled": False})
-            assert telling(1) == WebhookHealth(1, 0, timedelta())
+            assert webhook_health(1) == WebhookHealth(1, 0, timedelta())
 
     def test_the_last_try_is_the_tenth(self, governor: Client, database: Database) -> None:
-        """Then it has failed, and can be told again."""
+        """Then the delivery has failed, and a replay sends it again."""
         with Receiver(status(503)) as receiver:
             webhook = create(governor, receiver.url, kinds=["chat.deleted"])
             delete_chats(governor)
             for tries in range(1, len(SCHEDULE) + 2):
                 wait_until(lambda tries=tries: is_settled(database, 503, tries), 30)
-                let_be_due(database)
+                make_due(database)
             wait_until(lambda: deliveries(governor, webhook)[0]["state"] == "failed")
             assert len(receiver.wait_for(10)) == 10
             assert deliveries(governor, webhook)[0]["next_try_at"] is None
@@ -217,8 +221,8 @@ class TestWhatDoesNot:
             delete_chats(governor)
             receiver.wait_for(1)
             wait_until(lambda: deliveries(governor, webhook)[0]["status"] == 429)
-            (one,) = deliveries(governor, webhook)
-            assert one["next_try_at"][:13] > one["tried_at"][:13], "hours, not the 5 s of the first try"
+            (delivery,) = deliveries(governor, webhook)
+            assert delivery["next_try_at"][:13] > delivery["tried_at"][:13], "hours, not the 5 s of the first try"
 
     def test_gone_disables_it(self, governor: Client) -> None:
         with Receiver(status(410)) as receiver:
@@ -246,7 +250,7 @@ class TestWhatDoesNot:
 
     @pytest.mark.parametrize("behaviour", [hang, drip, hang_up, flood])
     def test_others_are_told_meanwhile(self, governor: Client, behaviour) -> None:
-        """Whatever one of them does, and how many messages it has to be told."""
+        """Whatever one receiver does, and however many messages wait for it."""
         with Receiver(behaviour) as bad, Receiver() as good:
             webhook = create(governor, bad.url)
             create(governor, good.url)
@@ -255,15 +259,19 @@ class TestWhatDoesNot:
             good.wait_for(30)
             assert time.monotonic() - began < 12, "it waits for nobody"
             if behaviour is hang_up:
-                wait_until(lambda: any(one["reason"] == "unreachable" for one in deliveries(governor, webhook)))
+                wait_until(
+                    lambda: any(delivery["reason"] == "unreachable" for delivery in deliveries(governor, webhook))
+                )
             if behaviour is flood:
-                wait_until(lambda: any(one["state"] == "delivered" for one in deliveries(governor, webhook)))
+                wait_until(lambda: any(delivery["state"] == "delivered" for delivery in deliveries(governor, webhook)))
             if behaviour in {hang, drip}:
                 assert len(bad.messages) <= 4, "so many at once"
-                wait_until(lambda: any(one["reason"] == "timeout" for one in deliveries(governor, webhook)), 40)
+                wait_until(
+                    lambda: any(delivery["reason"] == "timeout" for delivery in deliveries(governor, webhook)), 40
+                )
 
     def test_one_that_moves(self, governor: Client, database: Database) -> None:
-        """What was not taken at the old address is told at the new one, under the same id."""
+        """What the old address did not accept is delivered to the new one, under the same id."""
         with Receiver(status(500)) as old, Receiver() as new:
             webhook = create(governor, old.url, kinds=["chat.deleted"])
             delete_chats(governor)
@@ -271,7 +279,7 @@ class TestWhatDoesNot:
             wait_until(lambda: deliveries(governor, webhook)[0]["status"] == 500)
             moved = governor.send("PATCH", f"{WEBHOOKS}/{webhook['id']}", json={"url": new.url})
             assert moved.get_json()["url"] == new.url
-            let_be_due(database)
+            make_due(database)
             assert new.wait_for(1)[0].id == message.id
             assert len(old.messages) == 1
 
@@ -280,17 +288,17 @@ class TestWhatDoesNot:
             url = receiver.url
         webhook = create(governor, url, kinds=["chat.deleted"])
         delete_chats(governor)
-        wait_until(lambda: [one["reason"] for one in deliveries(governor, webhook)] == ["unreachable"])
+        wait_until(lambda: [delivery["reason"] for delivery in deliveries(governor, webhook)] == ["unreachable"])
 
 
 def test_what_nobody_tries_is_late(governor: Client, app: Flask, database: Database) -> None:
-    """There is no worker."""
-    found = app.extensions["chat_service"]
+    """Without a worker, nobody tries the delivery when it is due."""
+    repositories = app.extensions["chat_service"]
     webhook = create(governor, "http://127.0.0.1:9/")
-    assert found.health.webhooks(1).late == timedelta()
-    found.deliveries.test(governor.access.tenant_id, webhook["id"])
+    assert repositories.health.webhooks(1).late == timedelta()
+    repositories.deliveries.test(governor.access.tenant_id, webhook["id"])
     database.deliveries.update_one({}, {"$set": {"due_at": database.now() - timedelta(hours=1)}})
-    assert timedelta(hours=1) <= found.health.webhooks(1).late < timedelta(hours=1, minutes=5)
+    assert timedelta(hours=1) <= repositories.health.webhooks(1).late < timedelta(hours=1, minutes=5)
 
 
 class TestTheRecord:
@@ -315,8 +323,13 @@ class TestTheRecord:
         other = Client(app, new_tenant(*Scope))
         for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate"), ("GET", "/deliveries")):
             body = {"json": {"enabled": True}} if method == "PATCH" else {}
-            found = [other.send(method, f"{WEBHOOKS}/{one}{path}", **body) for one in (webhook["id"], UNKNOWN, "x")]
-            assert {(one.status_code, one.get_json()["code"]) for one in found} == {(404, "webhook_not_found")}
+            answers = [
+                other.send(method, f"{WEBHOOKS}/{webhook_id}{path}", **body)
+                for webhook_id in (webhook["id"], UNKNOWN, "x")
+            ]
+            assert {(answer.status_code, answer.get_json()["code"]) for answer in answers} == {
+                (404, "webhook_not_found")
+            }
         assert governor.send("DELETE", f"{WEBHOOKS}/{webhook['id']}").status_code == 204
         assert governor.send("DELETE", f"{WEBHOOKS}/{webhook['id']}").status_code == 404
 
@@ -325,7 +338,7 @@ class TestTheRecord:
         assert webhook["secret"][6:40] not in str(list(database.webhooks.find({})))
 
     def test_a_repetition_makes_no_second_one(self, governor: Client) -> None:
-        """And gets the same secret: its answer was lost."""
+        """It gets the same secret, because the first answer may have been lost."""
         body = {"json": {"url": "https://example.com/hook"}, "headers": {"Idempotency-Key": "k"}}
         first, again = (governor.send("POST", WEBHOOKS, **body) for _ in range(2))
         assert first.get_json() == again.get_json()
