@@ -1,4 +1,4 @@
-"""What every campaign needs around it: the service, a tenant, and the judgement at the end."""
+"""What every campaign needs: the service, a tenant, and the check at the end."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from chat_service.repository.tenants import Tenants
 from tests.client import TenantAccess
 from tests.numbering import number_all
 from tests.purging import purge_all
-from tests.soak.checker import check, look
+from tests.soak.checker import check, read_stored
 from tests.soak.log import Follower
 from tests.soak.record import Record
 from tests.soak.report import summarize, table
@@ -25,14 +25,14 @@ from tests.soak.settle import settle
 from tests.soak.wire import Wire
 
 INLINE_LIMIT = 20
-"""Of messages, so that there are deletes with and without a purge."""
+"""DELETE_INLINE_LIMIT in messages: so low that some deletes need a purge and some do not."""
 
 WARM_SECONDS = 3.0
-"""Until all callers have their connections, and there are chats to delete."""
+"""How long the load runs before a fault or restart: all callers have connected then, and there are chats to delete."""
 
 
 def other_checkout() -> Path | None:
-    """Where the code lies that is served: SOAK_SERVICE, to compare with an earlier state, or this checkout."""
+    """Return the folder of the code to serve: SOAK_SERVICE, to compare with an earlier state; None: this checkout."""
     folder = os.environ.get("SOAK_SERVICE")
     return Path(folder) if folder else None
 
@@ -46,54 +46,57 @@ def service(
     inline_limit: int = INLINE_LIMIT,
     kill_jobs_every: float | None = None,
 ) -> Iterator[tuple[EmbeddedGunicorn, TenantAccess]]:
-    """gunicorn, workers for the jobs, a tenant, and somebody who follows its log; what they say goes to a file."""
+    """Run gunicorn, workers for the jobs, and a client that follows the log of a new tenant.
+
+    Gives gunicorn and the tenant's access. The output of gunicorn and of the workers goes to `service.log`.
+    """
     database.prepare()
     tenant = Tenants(database).create("soak")
-    key, made = ApiKeys(database).create(tenant.id, "soak", ["read", "write", "delete"])
+    key, api_key = ApiKeys(database).create(tenant.id, "soak", ["read", "write", "delete"])
     with (
-        (folder / "service.log").open("wb") as said,
+        (folder / "service.log").open("wb") as log_file,
         EmbeddedGunicorn(
-            uri, free_port(), output=said, folder=other_checkout(), DELETE_INLINE_LIMIT=str(inline_limit)
-        ) as running,
+            uri, free_port(), output=log_file, folder=other_checkout(), DELETE_INLINE_LIMIT=str(inline_limit)
+        ) as gunicorn,
     ):
-        access = TenantAccess(tenant.id, key, made.id)
-        with _jobs(uri, said, kill_every=kill_jobs_every), Follower(running.url, access) as follower:
-            yield running, access
+        access = TenantAccess(tenant.id, key, api_key.id)
+        with _jobs(uri, log_file, kill_every=kill_jobs_every), Follower(gunicorn.url, access) as follower:
+            yield gunicorn, access
         follower.require_everything_once()
 
 
 @contextmanager
-def _jobs(uri: str, said: IO[bytes], kill_every: float | None) -> Iterator[None]:
-    """Two workers, which stand in for each other; with `kill_every` one of them is killed and replaced in so many s."""
+def _jobs(uri: str, log_file: IO[bytes], kill_every: float | None) -> Iterator[None]:
+    """Run two workers for the jobs; with `kill_every`, kill and replace the older one every so many seconds."""
 
-    def begin() -> subprocess.Popen[bytes]:
-        return start("flask", "--app", "wsgi", "jobs", "run", output=said, folder=other_checkout(), MONGODB_URI=uri)
+    def start_worker() -> subprocess.Popen[bytes]:
+        return start("flask", "--app", "wsgi", "jobs", "run", output=log_file, folder=other_checkout(), MONGODB_URI=uri)
 
-    workers, over = [begin(), begin()], threading.Event()
+    workers, stopping = [start_worker(), start_worker()], threading.Event()
 
-    def replace_again() -> None:
-        while not over.wait(kill_every):
+    def kill_and_replace() -> None:
+        while not stopping.wait(kill_every):
             oldest = workers.pop(0)
             oldest.kill()
             oldest.wait()
-            workers.append(begin())
+            workers.append(start_worker())
 
-    killing = threading.Thread(target=replace_again) if kill_every else None
-    if killing:
-        killing.start()
+    killer = threading.Thread(target=kill_and_replace) if kill_every else None
+    if killer:
+        killer.start()
     try:
         yield
     finally:
-        over.set()
-        if killing:
-            killing.join()
+        stopping.set()
+        if killer:
+            killer.join()
         for worker in workers:
             stop(worker, 10)
 
 
-def ask_again(records: Sequence[Record], running: EmbeddedGunicorn, access: TenantAccess) -> list[Record]:
-    """Settle what is unknown, and return all records."""
-    with closing(Wire(running.port, access)) as wire:
+def ask_again(records: Sequence[Record], gunicorn: EmbeddedGunicorn, access: TenantAccess) -> list[Record]:
+    """Resolve the unknown outcomes as a caller would, and return all records."""
+    with closing(Wire(gunicorn.port, access)) as wire:
         return [*records, *settle(records, wire)]
 
 
@@ -105,14 +108,14 @@ def judge(
     bound_seconds: float,
     tell: Callable[[str], None],
     windows: Sequence[Window] = (),
-    **more: Any,
+    **extra: Any,
 ) -> dict[str, Any]:
-    """Finish purges and log, check everything, tell what came out, and return it; fail if any promise was broken."""
+    """Finish purges and log, check every promise, print and return the summary; fail if any promise was broken."""
     purge_all(database)
     number_all(database)
     faults = [(window.began, window.ended) for window in windows]
-    violations = check(records, look(database, tenant_id), bound_seconds, faults)
-    summary = summarize(name, records, violations, windows, **more)
+    violations = check(records, read_stored(database, tenant_id), bound_seconds, faults)
+    summary = summarize(name, records, violations, windows, **extra)
     tell(f"{name}\n{table(summary, violations)}\n")
     assert violations == []
     return summary

@@ -1,4 +1,4 @@
-"""How campaigns are told how long to be, and how they tell how far they are."""
+"""The environment variables that set the length and the seed of campaigns, and the fixture that prints progress."""
 
 import os
 import random
@@ -9,30 +9,30 @@ import pytest
 
 
 def number(name: str, default: int) -> int:
-    """What an environment variable asks for."""
+    """Return the number that an environment variable has, or the default."""
     return int(os.environ.get(name, default))
 
 
 @pytest.fixture
 def seed(tell) -> int:
-    """SOAK_SEED, or a new one; printed, so that the schedule can be replayed."""
-    found = number("SOAK_SEED", random.randrange(2**32))
-    tell(f"SOAK_SEED={found}")
-    return found
+    """Return SOAK_SEED, or a new seed; it is printed, so that the schedule can be replayed."""
+    value = number("SOAK_SEED", random.randrange(2**32))
+    tell(f"SOAK_SEED={value}")
+    return value
 
 
 @pytest.fixture
 def tell(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Print a line while the test runs; of one that is not a soak only when it fails."""
+    """Return a function that prints a line: in a soak test while it runs, in others only if they fail."""
     began = time.monotonic()
-    aloud = request.node.get_closest_marker("soak") is not None
+    is_soak = request.node.get_closest_marker("soak") is not None
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         line = f"{time.monotonic() - began:6.0f} s  {text}"
-        if not aloud:
+        if not is_soak:
             print(line)  # noqa: T201 - shown when it fails
             return
         with capsys.disabled():
             print(f"\n{line}", end="", flush=True)  # noqa: T201 - progress of minutes
 
-    return say
+    return print_line

@@ -1,4 +1,4 @@
-"""How the load connects to a chat: real WebSockets, opened and closed by a client that waits to be sure."""
+"""The WebSockets of the load: a client opens and closes them, and each time waits until the outcome is certain."""
 
 import json
 from contextlib import suppress
@@ -8,16 +8,16 @@ import websocket
 from tests.client import CHATS, TenantAccess
 
 ANSWER_SECONDS = 40.0
-"""Longer than anything the service allows itself."""
+"""Timeout of the client: longer than any timeout of the service."""
 
 BY_SERVER = "by_server"
-"""The code of a close that was not the client's: nobody knows since when."""
+"""The code of a close that the server began: nobody knows when."""
 
 LOST = (503, "outcome_unknown")
-"""Of a connection that was not let in: its lease may be there all the same, until the next renewal or its end."""
+"""Status and code of an unknown outcome: the lease may still exist, until the next renewal or until it expires."""
 
 REFUSALS = {4404: (404, "chat_not_found"), 1001: LOST, 1012: LOST, 1013: LOST}
-"""Close code -> status and code of a request that met the same."""
+"""Close code -> status and code of a request that fails for the same reason."""
 
 _FAILURES = (OSError, websocket.WebSocketException)
 
@@ -39,7 +39,7 @@ class Sockets:
         except _FAILURES:
             return *LOST, None
         with suppress(*_FAILURES):
-            # Whoever is not let in gets its close before it gets an answer to this.
+            # A client that is refused gets the close frame before it gets a pong.
             socket.ping()
             opcode, data = socket.recv_data(control_frame=True)
             while opcode == websocket.ABNF.OPCODE_TEXT:
@@ -52,7 +52,7 @@ class Sockets:
         return *LOST, None
 
     def close(self, socket: websocket.WebSocket) -> tuple[int, str]:
-        """Close a connection, wait until the service has let go of it, and return status (200, 503) and code."""
+        """Close a connection, wait until the service has released its lease, and return status (200, 503) and code."""
         with suppress(*_FAILURES):
             socket.send_close()
             while True:
@@ -60,7 +60,7 @@ class Sockets:
                 if opcode == websocket.ABNF.OPCODE_CLOSE:
                     break
                 assert opcode != websocket.ABNF.OPCODE_TEXT or json.loads(data)["type"] != "error"
-            # The last thing the service does is to give the lease up; then it hangs up, or its process ends.
+            # The service releases the lease last; then it closes the TCP connection, or its process ends.
             with suppress(ConnectionResetError):
                 while socket.sock.recv(4096):
                     pass

@@ -1,7 +1,8 @@
-"""Exports: how a caller downloads one, and what is promised of what arrives.
+"""Downloads exports as a caller does, and checks what arrived.
 
-An export with an end line is whole: all of the chat at one moment between its beginning and its end, in order, nothing
-else. One without has been cut, which claims nothing but must be seen: by the HTTP answer, which does not end cleanly.
+An export with an end line is complete: it has the whole chat at one moment between its beginning and its end, in order,
+and nothing else. An export without an end line was cut. It promises nothing, but the caller must be able to see the
+cut: the HTTP response does not end cleanly.
 """
 
 import hashlib
@@ -21,66 +22,66 @@ MARK_BYTES = 4 * PART
 ANSWER_SECONDS = 40.0
 
 AFTER_DELETE_BYTES = 3 * 2**20
-"""What may still arrive of an export after its chat's delete was answered: what was on its way in sockets' buffers."""
+"""How much of an export may still arrive after its chat's delete was answered: what was in the sockets' buffers."""
 
 Problems = Iterator[tuple[str, str]]
-"""Kind and detail of what is wrong."""
+"""Kind and detail of each violation."""
 
 
 def download(port: int, access: TenantAccess, chat_id: str, operation: str, rest: float = 0.0) -> Record:
-    """Export a chat, with a rest after every 64 KiB, and return what came of it."""
+    """Export a chat, with a pause of `rest` seconds after every 64 KiB, and return the record."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
     began = time.monotonic()
     try:
         connection.sock = socket.socket()
         connection.sock.settimeout(ANSWER_SECONDS)
-        # Else megabytes would be on their way, and nobody could tell when the other side stopped.
+        # Otherwise the buffers would hold megabytes, and nobody could tell when the server stopped sending.
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PART)
         connection.sock.connect(("127.0.0.1", port))
         connection.request("GET", f"{CHATS}/{chat_id}/export?format=ndjson", headers=access.headers)
-        answer = connection.getresponse()
-        if answer.status != 200:
-            code = str(json.loads(answer.read())["code"])
-            return Record("export", chat_id, operation, began, time.monotonic(), answer.status, code)
-        received, arrivals, cleanly = _receive(answer, rest)
+        response = connection.getresponse()
+        if response.status != 200:
+            code = str(json.loads(response.read())["code"])
+            return Record("export", chat_id, operation, began, time.monotonic(), response.status, code)
+        received, arrivals, ended_cleanly = _receive(response, rest)
     except (OSError, http.client.HTTPException):
         return Record("export", chat_id, operation, began, time.monotonic(), None, None)
     finally:
         connection.close()
-    seen = _read(bytes(received), arrivals, ended_cleanly=cleanly)
+    seen = _read(bytes(received), arrivals, ended_cleanly=ended_cleanly)
     code = CUT if seen.stated is None else ""
     return Record("export", chat_id, operation, began, time.monotonic(), 200, code, seen=seen)
 
 
-def _receive(answer: http.client.HTTPResponse, rest: float) -> tuple[bytearray, list[tuple[float, int]], bool]:
-    """Return what arrives, when it did, and whether that ends as a complete answer."""
+def _receive(response: http.client.HTTPResponse, rest: float) -> tuple[bytearray, list[tuple[float, int]], bool]:
+    """Return what arrived, when, and whether the response ended cleanly."""
     received = bytearray()
     arrivals = [(time.monotonic(), 0)]
     try:
-        while part := answer.read1(PART):
+        while part := response.read1(PART):
             received += part
             if len(received) - arrivals[-1][1] >= MARK_BYTES:
                 arrivals.append((time.monotonic(), len(received)))
             if rest:
                 time.sleep(rest)
     except (OSError, http.client.HTTPException):
-        cleanly = False
+        ended_cleanly = False
     else:
-        cleanly = True
-    return received, [*arrivals, (time.monotonic(), len(received))], cleanly
+        ended_cleanly = True
+    return received, [*arrivals, (time.monotonic(), len(received))], ended_cleanly
 
 
 def _read(received: bytes, arrivals: Sequence[tuple[float, int]], *, ended_cleanly: bool) -> Export:
-    # What stands behind the last newline is part of a line.
+    # What follows the last newline is an incomplete line.
     lines = [json.loads(line) for line in received.split(b"\n")[:-1]]
-    stated, before = None, received
+    stated, before_end = None, received
     if lines and lines[-1]["type"] == "end":
         stated = (lines[-1]["message_count"], lines[-1]["sha256"])
-        before = received[: received.rindex(b"\n", 0, -1) + 1]
+        before_end = received[: received.rindex(b"\n", 0, -1) + 1]
     rows = tuple(
         (line["message"]["seq"], label(line["message"]["content"])) for line in lines if line["type"] == "message"
     )
-    counted = (len(rows), hashlib.sha256(before).hexdigest())
+    counted = (len(rows), hashlib.sha256(before_end).hexdigest())
     return Export(rows, stated, counted, ended_cleanly, tuple(arrivals))
 
 
@@ -92,12 +93,12 @@ def check_export(
     *,
     is_excused: bool,
 ) -> Problems:
-    """Judge a download; `is_excused` is one that may be cut, because something was broken or deleted meanwhile."""
+    """Check a download; if `is_excused`, it may be cut, because of a fault or a delete meanwhile."""
     seen: Export = export.seen
     for delete in deletes:
-        late = seen.arrivals[-1][1] - _arrived(seen, delete.ended)
-        if late > AFTER_DELETE_BYTES and seen.arrivals[-1][0] > delete.ended:
-            yield "export after delete", f"{export.operation}: {late} bytes after the 200 of {delete.operation}"
+        late_bytes = seen.arrivals[-1][1] - _arrived(seen, delete.ended)
+        if late_bytes > AFTER_DELETE_BYTES and seen.arrivals[-1][0] > delete.ended:
+            yield "export after delete", f"{export.operation}: {late_bytes} bytes after the 200 of {delete.operation}"
     if seen.stated is None:
         if seen.ended_cleanly:
             yield "false end", f"{export.operation} was cut and ended as if it were whole"
@@ -111,7 +112,7 @@ def check_export(
 
 
 def _arrived(seen: Export, at: float) -> int:
-    """Return how many bytes had arrived by then; a little more than were counted, since not every part is."""
+    """Return how many bytes had arrived by then, at least: not every arrival is noted, so it may be a little more."""
     return max((size for when, size in seen.arrivals if when <= at), default=0)
 
 
@@ -123,25 +124,27 @@ def _content(export: Record, posts: Mapping[str, Sequence[Record]], clears: Sequ
     elif seqs and seqs[0] != 1 and not may_be_cleared:
         yield "export with a gap", f"it begins with message {seqs[0]}"
     present = Counter(content for _, content in export.seen.rows)
-    for name, of in posts.items():
-        there = sum(present.pop(part, 0) for part in of[0].parts)
-        for kind in _of_post(export, of, clears, there):
-            yield kind, f"{there} of {len(of[0].parts)} messages of {name}"
+    for name, attempts in posts.items():
+        count = sum(present.pop(part, 0) for part in attempts[0].parts)
+        for kind in _of_post(export, attempts, clears, count):
+            yield kind, f"{count} of {len(attempts[0].parts)} messages of {name}"
     if present:
         yield "export from nowhere", f"messages that nobody posted: {list(present)[:3]}"
 
 
-def _of_post(export: Record, of: Sequence[Record], clears: Sequence[Record], there: int) -> Iterator[str]:
-    """Name what is wrong with so many messages of a post in an export."""
-    parts, began = len(of[0].parts), min(record.began for record in of)
-    acked = min((record.ended for record in of if record.succeeded), default=float("inf"))
-    taken = any(one.may_have_happened and one.settled > began and one.began < export.ended for one in clears)
-    surely_taken = any(one.succeeded and one.began > acked and one.ended < export.began for one in clears)
-    if there not in {0, parts}:
+def _of_post(export: Record, attempts: Sequence[Record], clears: Sequence[Record], count: int) -> Iterator[str]:
+    """Give the kind of each violation, if `count` messages of a post are in an export."""
+    total, began = len(attempts[0].parts), min(record.began for record in attempts)
+    acked_at = min((record.ended for record in attempts if record.succeeded), default=float("inf"))
+    may_be_cleared = any(
+        clear.may_have_happened and clear.settled > began and clear.began < export.ended for clear in clears
+    )
+    was_cleared = any(clear.succeeded and clear.began > acked_at and clear.ended < export.began for clear in clears)
+    if count not in {0, total}:
         yield "half a post in an export"
-    elif not there and acked < export.began and not taken:
+    elif not count and acked_at < export.began and not may_be_cleared:
         yield "missing in an export"
-    elif there and (began > export.ended or surely_taken):
+    elif count and (began > export.ended or was_cleared):
         yield "export of another moment"
-    elif there and not any(record.may_have_happened for record in of):
+    elif count and not any(record.may_have_happened for record in attempts):
         yield "dishonest"

@@ -1,9 +1,9 @@
-"""What another tenant notices of one that asks for much: the time of its reads, posts and deletes beside each load.
+"""Measures how one tenant's load slows another tenant: the times of its reads, posts and deletes under each load.
 
     python -m tests.soak.fairness                           all loads; prints the table of docs/reliability.md
-    SOAK_SERVICE=<folder> python -m tests.soak.fairness     the same of another checkout
+    SOAK_SERVICE=<folder> python -m tests.soak.fairness     the same for another checkout
 
-The callers of the load are processes of their own. They share the machine with the service and with what is measured.
+The callers of the load run in their own processes. They share the machine with the service and the other tenant.
 """
 
 import json
@@ -34,16 +34,16 @@ from tests.wait import wait_until
 
 LOAD_SECONDS = 12.0
 WARM_SECONDS = 1.5
-"""Until a load is under way."""
+"""How long a load runs before the measurement begins."""
 
 PROCESSES = 4
-"""Which the callers of a load share."""
+"""How many processes share the callers of a load."""
 
-PROBES_EVERY = 0.02
+PROBE_PAUSE_SECONDS = 0.02
 
 
 class Load(NamedTuple):
-    """What one tenant does, and by how many callers at once."""
+    """What one tenant does, and how many callers do it at once."""
 
     name: str
     callers: int
@@ -63,7 +63,7 @@ class Caller:
         return self.ask(method, path, body, media)[0]
 
     def ask(self, method: str, path: str, body: bytes | None, media: str = "application/json") -> tuple[int, bytes]:
-        """Return status and body; 0 where there is no answer."""
+        """Return status and body; the status is 0 if no answer came."""
         headers = {**self._headers, **({} if body is None else {"Content-Type": media})}
         try:
             self._connection.request(method, CHATS + path, body, headers)
@@ -90,9 +90,9 @@ def _fill_chat(caller: Caller) -> None:
 
 
 def whole_export(messages: int, size: int) -> bytes:
-    """Return an ndjson export to import."""
-    at = "2024-01-15T10:45:00.000Z"
-    times = {"created_at": at, "updated_at": at, "last_message_at": at}
+    """Return an ndjson export to import: a chat of so many messages of `size` characters."""
+    timestamp = "2024-01-15T10:45:00.000Z"
+    times = {"created_at": timestamp, "updated_at": timestamp, "last_message_at": timestamp}
     chat = {
         "id": "b1b2c3d4-e5f6-4a7b-8c9d-0e1f2a3b4c5d",
         "title": None,
@@ -103,7 +103,9 @@ def whole_export(messages: int, size: int) -> bytes:
     lines = [json.dumps({"type": "chat", "chat": chat})]
     for seq in range(1, messages + 1):
         message = {"seq": seq, "role": "user", "sender_id": None, "content": "x" * size, "metadata": {}}
-        lines.append(json.dumps({"type": "message", "message": {**message, "created_at": at, "edited_at": None}}))
+        lines.append(
+            json.dumps({"type": "message", "message": {**message, "created_at": timestamp, "edited_at": None}})
+        )
     body = "".join(line + "\n" for line in lines).encode()
     end = {"type": "end", "message_count": messages, "sha256": sha256(body).hexdigest()}
     return body + json.dumps(end).encode() + b"\n"
@@ -138,7 +140,9 @@ LOADS = [
 ]
 
 
-def _call(port: int, access: TenantAccess, load: Load, callers: int, stop: "multiprocessing.synchronize.Event") -> None:
+def _run_callers(
+    port: int, access: TenantAccess, load: Load, callers: int, stop: "multiprocessing.synchronize.Event"
+) -> None:
     def run() -> None:
         caller = Caller(port, access)
         with suppress(ValueError, KeyError):  # the service was too busy to make a chat
@@ -155,7 +159,7 @@ def _call(port: int, access: TenantAccess, load: Load, callers: int, stop: "mult
 
 @contextmanager
 def under(load: Load | None, port: int, access: TenantAccess) -> Iterator[None]:
-    """Have the load on the service meanwhile."""
+    """Run the load against the service while the block runs."""
     if load is None:
         yield
         return
@@ -163,7 +167,7 @@ def under(load: Load | None, port: int, access: TenantAccess) -> Iterator[None]:
     shares = [load.callers // PROCESSES] * PROCESSES
     with ExitStack() as stack:
         for share in shares:
-            process = multiprocessing.Process(target=_call, args=(port, access, load, share, stop), daemon=True)
+            process = multiprocessing.Process(target=_run_callers, args=(port, access, load, share, stop), daemon=True)
             process.start()
             stack.callback(process.join, 5)
         stack.callback(stop.set)
@@ -171,8 +175,8 @@ def under(load: Load | None, port: int, access: TenantAccess) -> Iterator[None]:
         yield
 
 
-class Noticed(NamedTuple):
-    """What the other tenant noticed: of all its requests, in seconds, and how many were not served."""
+class Latency(NamedTuple):
+    """The other tenant's requests of one kind: their number, their latency in seconds, and how many were not served."""
 
     requests: int
     p50: float
@@ -181,13 +185,13 @@ class Noticed(NamedTuple):
 
 
 class Listener:
-    """A WebSocket of a chat, and when each message came to it."""
+    """A WebSocket of a chat; it notes when each message arrives."""
 
     def __init__(self, port: int, access: TenantAccess, chat: str) -> None:
         url = f"ws://127.0.0.1:{port}{CHATS}/{chat}/ws"
         self._socket = websocket.create_connection(url, header=access.headers, timeout=60)
-        self.came: dict[str, float] = {}
-        """By the content."""
+        self.arrivals: dict[str, float] = {}
+        """When each message arrived, by its content."""
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -196,20 +200,20 @@ class Listener:
             while text := self._socket.recv():
                 frame = json.loads(text)
                 if frame["type"] == "message.created":
-                    self.came[frame["message"]["content"]] = time.monotonic()
+                    self.arrivals[frame["message"]["content"]] = time.monotonic()
 
     def close(self) -> None:
         self._socket.shutdown()
         self._thread.join(5)
 
 
-def probe(port: int, access: TenantAccess, seconds: float) -> dict[str, Noticed]:
-    """Read, post and delete in turns, each on a connection of its own, and return what was noticed of each kind.
+def probe(port: int, access: TenantAccess, seconds: float) -> dict[str, Latency]:
+    """Read, post and delete in turns, each on its own connection, and return the latency of each kind.
 
-    Live messages are those that are posted: from the request to the frame on a WebSocket.
+    The kind `live` is the posted messages: from the request to the frame on a WebSocket.
     """
     callers = {kind: Caller(port, access) for kind in ("read", "post", "delete")}
-    took: dict[str, list[float]] = {kind: [] for kind in callers}
+    durations: dict[str, list[float]] = {kind: [] for kind in callers}
     refused = dict.fromkeys([*callers, "live"], 0)
     chat = callers["read"].new_chat()
     listener = Listener(port, access, chat)
@@ -227,26 +231,26 @@ def probe(port: int, access: TenantAccess, seconds: float) -> dict[str, Noticed]
             if kind == "post":
                 posted[content] = began
             status = callers[kind].send(method, path, body)
-            took[kind].append(time.monotonic() - began)
+            durations[kind].append(time.monotonic() - began)
             refused[kind] += status not in {200, 201}
-            time.sleep(PROBES_EVERY)
+            time.sleep(PROBE_PAUSE_SECONDS)
     with suppress(AssertionError):
-        wait_until(lambda: len(listener.came) == len(posted), 5)
+        wait_until(lambda: len(listener.arrivals) == len(posted), 5)
     listener.close()
     for caller in callers.values():
         caller.close()
-    took["live"] = [listener.came.get(content, math.inf) - began for content, began in posted.items()]
-    return {kind: _noticed(times, refused[kind]) for kind, times in took.items()}
+    durations["live"] = [listener.arrivals.get(content, math.inf) - began for content, began in posted.items()]
+    return {kind: _latency(times, refused[kind]) for kind, times in durations.items()}
 
 
-def _noticed(times: list[float], refused: int) -> Noticed:
+def _latency(times: list[float], refused: int) -> Latency:
     ordered = sorted(times)
-    return Noticed(len(times), ordered[len(times) // 2], ordered[min(int(len(times) * 0.99), len(times) - 1)], refused)
+    return Latency(len(times), ordered[len(times) // 2], ordered[min(int(len(times) * 0.99), len(times) - 1)], refused)
 
 
 @contextmanager
-def scene() -> Iterator[tuple[int, TenantAccess, TenantAccess]]:
-    """Run the service with two tenants; give its port, and the access of the one that loads it and of the other."""
+def two_tenants() -> Iterator[tuple[int, TenantAccess, TenantAccess]]:
+    """Run the service with two tenants; give its port, the access of the loading tenant, and that of the other."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedMongod(Path(folder)) as mongod:
         database = Database(mongod.uri)
         database.prepare()
@@ -254,14 +258,14 @@ def scene() -> Iterator[tuple[int, TenantAccess, TenantAccess]]:
         accesses = []
         for name in ("loud", "quiet"):
             tenant = tenants.create(name)
-            key, made = keys.create(tenant.id, name, ["read", "write", "delete"])
-            accesses.append(TenantAccess(tenant.id, key, made.id))
+            key, api_key = keys.create(tenant.id, name, ["read", "write", "delete"])
+            accesses.append(TenantAccess(tenant.id, key, api_key.id))
         database.close()
         with (
-            (Path(folder) / "log").open("wb") as log,
-            EmbeddedGunicorn(mongod.uri, free_port(), output=log, folder=other_checkout()) as running,
+            (Path(folder) / "log").open("wb") as log_file,
+            EmbeddedGunicorn(mongod.uri, free_port(), output=log_file, folder=other_checkout()) as gunicorn,
         ):
-            yield running.port, accesses[0], accesses[1]
+            yield gunicorn.port, accesses[0], accesses[1]
 
 
 def main() -> None:
@@ -270,10 +274,10 @@ def main() -> None:
     write("| beside | reads: p50 / p99 ms | posts | deletes | live messages | refused |\n")
     write("| --- | --- | --- | --- | --- | --- |\n")
     for load in (None, *LOADS):
-        with scene() as (port, loud, quiet), under(load, port, loud):
-            noticed = probe(port, quiet, LOAD_SECONDS)
-        cells = [f"{one.p50 * 1000:.0f} / {one.p99 * 1000:.0f}" for one in noticed.values()]
-        refused = f"{sum(one.refused for one in noticed.values())} of {sum(one.requests for one in noticed.values())}"
+        with two_tenants() as (port, loud, quiet), under(load, port, loud):
+            results = probe(port, quiet, LOAD_SECONDS)
+        cells = [f"{row.p50 * 1000:.0f} / {row.p99 * 1000:.0f}" for row in results.values()]
+        refused = f"{sum(row.refused for row in results.values())} of {sum(row.requests for row in results.values())}"
         write(f"| {load.name if load else 'nobody'} | {' | '.join(cells)} | {refused} |\n")
         sys.stdout.flush()
 

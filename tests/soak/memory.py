@@ -1,10 +1,10 @@
-"""How much memory one worker of the default settings takes, whoever calls: crowds that hold on to what they began.
+"""Measures the memory of one worker with the default settings, under crowds that keep their requests open.
 
     python -m tests.soak.memory                           all crowds; prints the table of docs/reliability.md
-    SOAK_SERVICE=<folder> python -m tests.soak.memory     the same of another checkout
+    SOAK_SERVICE=<folder> python -m tests.soak.memory     the same for another checkout
 
-Each crowd meets a service of its own, so that none inherits what another left behind. All clients are one thread that
-keeps no more than a few KiB for each, and whoever is refused comes back after a second.
+Each crowd gets a new service, so that no measurement includes what another crowd left behind. All clients run in one
+thread, which keeps no more than a few KiB for each. A client that is refused tries again after a second.
 """
 
 import asyncio
@@ -35,24 +35,24 @@ MIB = 2**20
 
 LOAD_SECONDS = 12.0
 AFTER_SECONDS = 5.0
-"""How long a crowd stays, and how long it has been away when what the worker kept is read."""
+"""How long a crowd calls, and how long after that the memory that the worker kept is read."""
 
 LONGEST = "\N{GRINNING FACE}" * 32_768
-"""A message of 128 KiB: the longest there can be."""
+"""The content of a message of 128 KiB: the longest that is accepted."""
 
 BODY = memoryview(bytes(4 * MIB - 1))
 PART = 64 * 2**10
 PART_SECONDS = 0.15
 """A slow sender's pause between two parts: 4 MiB take it 10 s."""
 
-SIP = 4 * 2**10
-SIP_SECONDS = 0.25
-"""What a slow reader reads, and how often."""
+SLOW_READ_BYTES = 4 * 2**10
+SLOW_READ_SECONDS = 0.25
+"""How many bytes a slow reader reads at a time, and how often."""
 
-RETURN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 PROBE_SECONDS = 0.25
-PATIENCE_SECONDS = 10.0
-"""What another tenant, who reads a chat every quarter of a second, waits for at most."""
+PROBE_TIMEOUT_SECONDS = 10.0
+"""How long another tenant waits for an answer, at most; it reads a chat every quarter of a second."""
 
 
 class Chat(NamedTuple):
@@ -61,21 +61,21 @@ class Chat(NamedTuple):
 
 
 class Crowd(NamedTuple):
-    """So many clients that do the same."""
+    """A number of clients that all do the same."""
 
     name: str
     clients: int
     request: Callable[[Chat], bytes]
     body: bool = False
-    """Whether each sends 4 MiB less a byte, and never the last one."""
+    """Whether each client sends a body of 4 MiB without its last byte, which never comes."""
     pause: float | None = None
-    """Between two parts of what is sent or read. None: it is sent at once, and nothing is read but the status."""
+    """Seconds between two parts of what is sent or read. None: all is sent at once, and only the status is read."""
     messages: int = 0
-    """Of the chat, each of 128 KiB."""
+    """How many the chat has, each of 128 KiB."""
 
 
 class Usage(NamedTuple):
-    """MiB of a worker before, at the most and after; and what the crowd and another tenant were answered."""
+    """A worker's memory in MiB before, at its peak and after; and the answers to the crowd and to another tenant."""
 
     crowd: str
     before: int
@@ -83,9 +83,9 @@ class Usage(NamedTuple):
     after: int
     answers: Counter[str]
     others: list[float]
-    """Seconds of each request of another tenant that got its 200."""
+    """Durations in seconds of the other tenant's requests that got a 200."""
     missed: int
-    """Requests of the other tenant that got anything else, or nothing in time."""
+    """How many of the other tenant's requests got another status, or no answer in time."""
 
 
 def reading(path: str) -> Callable[[Chat], bytes]:
@@ -113,9 +113,9 @@ CROWDS = [
     Crowd("24 read nothing of an ndjson export of 64 MiB", 24, NDJSON, messages=512),
     Crowd("24 read nothing of a json export of 64 MiB", 24, JSON, messages=512),
     Crowd("100 read nothing of a page of 24 MiB", 100, PAGE, messages=192),
-    Crowd("100 read a page of 24 MiB slowly", 100, PAGE, pause=SIP_SECONDS, messages=192),
+    Crowd("100 read a page of 24 MiB slowly", 100, PAGE, pause=SLOW_READ_SECONDS, messages=192),
     Crowd("100 read nothing of an export of 24 MiB", 100, NDJSON, messages=192),
-    Crowd("100 read an export of 24 MiB slowly", 100, NDJSON, pause=SIP_SECONDS, messages=192),
+    Crowd("100 read an export of 24 MiB slowly", 100, NDJSON, pause=SLOW_READ_SECONDS, messages=192),
     Crowd("200 send 4 MiB less a byte without a key", 200, anonymous, body=True),
     Crowd("594 send 4 MiB less a byte without a key", 594, anonymous, body=True),
     Crowd("200 send 4 MiB less a byte slowly with a key", 200, posting, body=True, pause=PART_SECONDS),
@@ -124,7 +124,7 @@ CROWDS = [
 
 
 class Worker:
-    """The one worker of a service, as the kernel sees it."""
+    """The only worker of a service, and its memory in MiB as the kernel counts it."""
 
     def __init__(self, master: int) -> None:
         children = Path(f"/proc/{master}/task/{master}/children")
@@ -132,14 +132,14 @@ class Worker:
         self._pid = int(children.read_text().split()[0])
 
     def reset(self) -> None:
-        """Have the peak counted from now on."""
+        """Let the kernel count the peak from now on."""
         Path(f"/proc/{self._pid}/clear_refs").write_text("5")
 
     def resident(self) -> int:
         return self._read("VmRSS")
 
     def peak(self) -> int:
-        """Return the most since the last reset; the kernel counts, so that no moment is missed."""
+        """Return the peak since the last reset; the kernel counts it, so that no moment is missed."""
         return self._read("VmHWM")
 
     def _read(self, field: str) -> int:
@@ -147,8 +147,8 @@ class Worker:
         return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(field))
 
 
-class Visit:
-    """A crowd and another tenant at a service, until they are asked to leave."""
+class CrowdRun:
+    """A crowd and another tenant that call a service for a limited time."""
 
     def __init__(self, port: int, crowd: Crowd, chat: Chat, other: Chat) -> None:
         self.answers: Counter[str] = Counter()
@@ -159,14 +159,14 @@ class Visit:
         self._request = crowd.request(chat)
         self._probe = head("GET", f"{CHATS}/{other.id}", other.access)
 
-    async def stay(self, seconds: float) -> None:
-        """Let all of them call for so long; when this returns their sockets are closed."""
-        calls = [self._again_and_again(self._call, RETURN_SECONDS) for _ in range(self._crowd.clients)]
+    async def call_for(self, seconds: float) -> None:
+        """Let all of them call for so many seconds; when this returns, their sockets are closed."""
+        calls = [self._repeat(self._call, RETRY_SECONDS) for _ in range(self._crowd.clients)]
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await asyncio.gather(*calls, self._again_and_again(self._look, PROBE_SECONDS))
+                await asyncio.gather(*calls, self._repeat(self._send_probe, PROBE_SECONDS))
 
-    async def _again_and_again(self, call: Callable[[], Awaitable[None]], pause: float) -> None:
+    async def _repeat(self, call: Callable[[], Awaitable[None]], pause: float) -> None:
         while True:
             await call()
             await asyncio.sleep(pause)
@@ -191,20 +191,20 @@ class Visit:
                 await asyncio.sleep(self._crowd.pause or 0)
 
     async def _read(self, connection: socket.socket) -> None:
-        """Read a little from time to time until the other side hangs up; or nothing, for as long as the crowd stays."""
+        """Read a little from time to time until the server closes; without a pause, wait until the time is over."""
         if self._crowd.pause is None:
-            await asyncio.get_running_loop().create_future()  # which nobody completes
+            await asyncio.get_running_loop().create_future()  # which never completes
             return
         received = b"the status"
         while received:
             await asyncio.sleep(self._crowd.pause)
-            received = await self._loop.sock_recv(connection, SIP)
+            received = await self._loop.sock_recv(connection, SLOW_READ_BYTES)
 
-    async def _look(self) -> None:
+    async def _send_probe(self) -> None:
         began = time.monotonic()
         status = b""
         with suppress(OSError, TimeoutError), self._socket() as connection:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 await self._loop.sock_connect(connection, ("127.0.0.1", self._port))
                 await self._loop.sock_sendall(connection, self._probe)
                 status = await self._loop.sock_recv(connection, 12)
@@ -219,8 +219,8 @@ class Visit:
 
     def _socket(self) -> socket.socket:
         connection = socket.socket()
-        # What is on its way must not lie in the kernel, which would hide how much the worker takes in.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SIP)
+        # Data must not lie in the buffers of the kernel: they would hide how much the worker reads.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_READ_BYTES)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PART)
         connection.setblocking(False)
         return connection
@@ -234,59 +234,59 @@ def measure(
     seconds: float = LOAD_SECONDS,
     after: float = AFTER_SECONDS,
 ) -> Usage:
-    """Let the crowd at a fresh service, and return what it came to."""
+    """Let the crowd call a new service, and return the memory and the answers."""
     chat, other = make_chat(database, crowd.messages), make_chat(database, 1)
-    with service(uri, folder) as running:
-        assert running.process is not None
-        worker = Worker(running.process.pid)
-        asyncio.run(Visit(running.port, crowd._replace(clients=0), chat, other).stay(1.0))  # all is loaded after that
+    with service(uri, folder) as gunicorn:
+        assert gunicorn.process is not None
+        worker = Worker(gunicorn.process.pid)
+        asyncio.run(CrowdRun(gunicorn.port, crowd._replace(clients=0), chat, other).call_for(1.0))  # loads all code
         worker.reset()
         before = worker.resident()
-        visit = Visit(running.port, crowd, chat, other)
-        asyncio.run(visit.stay(seconds))
+        run = CrowdRun(gunicorn.port, crowd, chat, other)
+        asyncio.run(run.call_for(seconds))
         time.sleep(after)
-        return Usage(crowd.name, before, worker.peak(), worker.resident(), visit.answers, visit.others, visit.missed)
+        return Usage(crowd.name, before, worker.peak(), worker.resident(), run.answers, run.others, run.missed)
 
 
 @contextmanager
 def service(uri: str, folder: Path) -> Iterator[EmbeddedGunicorn]:
     with (
-        (folder / "service.log").open("ab") as said,
-        EmbeddedGunicorn(uri, free_port(), output=said, folder=other_checkout(), WEB_CONCURRENCY="1") as running,
+        (folder / "service.log").open("ab") as log_file,
+        EmbeddedGunicorn(uri, free_port(), output=log_file, folder=other_checkout(), WEB_CONCURRENCY="1") as gunicorn,
     ):
-        yield running
+        yield gunicorn
 
 
 def make_chat(database: Database, messages: int) -> Chat:
-    """Make a tenant with a chat of so many messages, each as long as there can be."""
+    """Create a tenant with a chat of so many messages, each of the longest content."""
     tenant = Tenants(database).create("memory")
-    key, made = ApiKeys(database).create(tenant.id, "memory", ["read", "write"])
+    key, api_key = ApiKeys(database).create(tenant.id, "memory", ["read", "write"])
     chat_id = Chats(database).create(tenant.id, None, {}).id
     for left in range(messages, 0, -64):
         longest = NewMessage(Role.USER, LONGEST, None, {})
         Messages(database).append(tenant.id, chat_id, [longest] * min(left, 64))
-    return Chat(chat_id, TenantAccess(tenant.id, key, made.id))
+    return Chat(chat_id, TenantAccess(tenant.id, key, api_key.id))
 
 
 def row(usage: Usage) -> str:
     """Return a row of the table."""
     answers = ", ".join(f"{number} x {status}" for status, number in sorted(usage.answers.items())) or "none"
-    others = sorted(usage.others)
-    slowest = f"{others[len(others) // 2] * 1000:.0f} / {others[-1] * 1000:.0f} ms" if others else "-"
+    seconds = sorted(usage.others)
+    times = f"{seconds[len(seconds) // 2] * 1000:.0f} / {seconds[-1] * 1000:.0f} ms" if seconds else "-"
     sizes = f"{usage.before} | {usage.peak} | {usage.after}"
-    return f"| {usage.crowd} | {sizes} | {answers} | {slowest}, {usage.missed} of {len(others) + usage.missed} missed |"
+    return f"| {usage.crowd} | {sizes} | {answers} | {times}, {usage.missed} of {len(seconds) + usage.missed} missed |"
 
 
 def main(names: Sequence[str]) -> None:
-    """Measure the crowds whose names contain one of these, or all."""
+    """Measure the crowds whose names contain one of `names`; without any names, all crowds."""
     print("| crowd | MiB before | peak | after | answers | another tenant: p50 / max |")  # noqa: T201 - its output
     print("| --- | --- | --- | --- | --- | --- |")  # noqa: T201
-    with tempfile.TemporaryDirectory() as name, EmbeddedMongod(Path(name)) as mongod:
+    with tempfile.TemporaryDirectory() as folder, EmbeddedMongod(Path(folder)) as mongod:
         database = Database(mongod.uri)
         database.prepare()
         for crowd in CROWDS:
-            if not names or any(one in crowd.name for one in names):
-                print(row(measure(crowd, database, mongod.uri, Path(name))), flush=True)  # noqa: T201
+            if not names or any(part in crowd.name for part in names):
+                print(row(measure(crowd, database, mongod.uri, Path(folder))), flush=True)  # noqa: T201
         database.close()
 
 

@@ -1,4 +1,4 @@
-"""Receipts as they are read while the load runs, beside what lies on the disk."""
+"""Reads receipts while the load runs, and counts the messages that are still stored."""
 
 import json
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from tests.soak.wire import Wire
 COUNT_SECONDS = 5.0
 
 CountOnDisk = Callable[[str], int | None]
-"""How many messages of a chat the database holds; None if it does not say."""
+"""Returns how many messages of a chat are stored; None if the database does not answer."""
 
 
 def counting(database: Database, tenant_id: str) -> CountOnDisk:
-    """Return what counts the messages of a tenant's chats, past the service."""
+    """Return a function that counts the messages of a tenant's chat in the database, without the service."""
 
     def count(chat_id: str) -> int | None:
         with suppress(PyMongoError), pymongo.timeout(COUNT_SECONDS):
@@ -30,11 +30,11 @@ def counting(database: Database, tenant_id: str) -> CountOnDisk:
 
 
 def read_receipt(wire: Wire, chat_id: str, operation: str, count: CountOnDisk | None = None) -> Record:
-    """Read a receipt, and then count: what is complete then has nothing left."""
+    """Read a receipt, and then count the messages: if the receipt is complete, none may be left."""
     answer = wire.send("GET", f"/api/v1/deletions/{chat_id}")
     seen = None
     if answer.status == 200:
-        told = json.loads(answer.body)
-        state, deleted = told["purge"]["state"], told["purge"]["deleted"]
-        seen = Receipt(state, told["message_count"], deleted, told["deleted_at"], count(chat_id) if count else None)
+        body = json.loads(answer.body)
+        state, deleted = body["purge"]["state"], body["purge"]["deleted"]
+        seen = Receipt(state, body["message_count"], deleted, body["deleted_at"], count(chat_id) if count else None)
     return Record("receipt", chat_id, operation, answer.began, answer.ended, answer.status, answer.code, seen=seen)

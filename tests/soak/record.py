@@ -1,14 +1,14 @@
-"""What the callers asked and were told. The checker knows nothing else of the load."""
+"""Records of what the callers requested and were answered. The checker knows nothing else of the load."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 UNKNOWN = {None, "outcome_unknown", "request_in_progress"}
-"""No answer at all, or the answer that it is not known."""
+"""Codes of an unknown outcome; None: no answer came."""
 
 HUNG_UP = "hung_up"
-"""The code where no answer came because the caller did not wait for one."""
+"""The code if no answer came because the caller did not wait for one."""
 
 CUT = "cut"
 """The code of a download that ended before its end line."""
@@ -22,15 +22,15 @@ class Export(NamedTuple):
     stated: tuple[int, str] | None
     """The number of messages and the SHA-256 that the end line states; None: no end line came."""
     counted: tuple[int, str]
-    """The same, of what arrived before it."""
+    """The same two, computed from what arrived before the end line."""
     ended_cleanly: bool
-    """Whether the HTTP answer ended as a complete one does."""
+    """Whether the HTTP response ended as a complete one does."""
     arrivals: tuple[tuple[float, int], ...] = ()
-    """From time to time: when, and how many bytes had arrived."""
+    """Noted from time to time: when, and how many bytes had arrived by then."""
 
 
 class Receipt(NamedTuple):
-    """A receipt as it was read, and the messages of its chat that lay on the disk after that."""
+    """A receipt as it was read, and how many messages of its chat were still stored after that."""
 
     state: str
     message_count: int
@@ -47,20 +47,20 @@ class Record:
     kind: str
     chat_id: str
     operation: str
-    """What the caller wants; a request and its repetitions share it."""
+    """Id of what the caller wants; a request and its retries share it."""
     began: float
     ended: float
     status: int | None
     """None: no answer came."""
     code: str | None = ""
-    """Of an error; None if no answer came."""
+    """The code of an error, "" for a success; None if no answer came."""
     key: str | None = None
     parts: tuple[str, ...] = ()
-    """Of a post: its messages, each unlike any other. Of a bulk delete: its chats."""
+    """Of a post: the labels of its messages, each unique. Of a bulk delete: the ids of its chats."""
     answer: bytes = b""
     """The body of a success; of one chat in a bulk delete: its `deleted_at`."""
     seen: Any = None
-    """What needs more than its bytes to be judged: an Export or a Receipt."""
+    """The answer to an export or to the read of a receipt, parsed: an Export or a Receipt."""
 
     @property
     def took(self) -> float:
@@ -80,26 +80,26 @@ class Record:
 
     @property
     def settled(self) -> float:
-        """When it had happened, if it did: what is unknown may happen at any time later."""
+        """By when it had happened, if it did; infinite if unknown: it may still happen at any time."""
         return float("inf") if self.is_unknown else self.ended
 
 
 def label(content: str) -> str:
-    """Return what tells a message from all others: its text without the padding behind a space."""
+    """Return what identifies a message: its text without the padding, which follows a space."""
     return content.partition(" ")[0]
 
 
 def by_chat(records: Iterable[Record]) -> dict[str, list[Record]]:
     """The records of each chat, in the order in which they ended."""
-    found: dict[str, list[Record]] = {}
+    groups: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: record.ended):
-        found.setdefault(record.chat_id, []).append(record)
-    return found
+        groups.setdefault(record.chat_id, []).append(record)
+    return groups
 
 
 def by_operation(records: Iterable[Record]) -> dict[str, list[Record]]:
     """The records of each operation, in the order in which they ended."""
-    found: dict[str, list[Record]] = {}
+    groups: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: record.ended):
-        found.setdefault(record.operation, []).append(record)
-    return found
+        groups.setdefault(record.operation, []).append(record)
+    return groups

@@ -1,4 +1,4 @@
-"""What a campaign came to: a table to read, and a file for docs/reliability.md to quote."""
+"""Reports the result of a campaign: a table to read, and a file for docs/reliability.md to quote."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.soak.record import Record
 from tests.soak.schedule import Window
 
 SLOWEST = 20
-"""Requests that the file names, so that one can look for what they waited for."""
+"""How many of the slowest requests the file lists, so that a reader can find what they waited for."""
 
 RESULTS = Path(os.environ.get("SOAK_RESULTS", "build/soak"))
 
@@ -22,21 +22,23 @@ def summarize(
     records: Sequence[Record],
     violations: Sequence[Violation],
     windows: Sequence[Window] = (),
-    **more: Any,
+    **extra: Any,
 ) -> dict[str, Any]:
-    """Write the file, and return what it says."""
-    felt = [record.took for record in records if any(w.began <= record.began <= w.ended for w in windows)]
-    told = Counter(f"{record.kind} {record.status} {record.code}".strip() for record in records)
+    """Write the file, and return the summary in it."""
+    durations_in_faults = [
+        record.took for record in records if any(window.began <= record.began <= window.ended for window in windows)
+    ]
+    answers = Counter(f"{record.kind} {record.status} {record.code}".strip() for record in records)
     summary = {
         "campaign": name,
-        **more,
+        **extra,
         "faults": dict(Counter(window.fault.kind for window in windows)),
         "new_primary_after_s": _spread([window.primary_after for window in windows]),
         "requests": len(records),
-        "answers": dict(sorted(told.items())),
+        "answers": dict(sorted(answers.items())),
         "all_requests_s": _spread([record.took for record in records]),
-        "requests_begun_in_faults": len(felt),
-        "requests_begun_in_faults_s": _spread(felt),
+        "requests_begun_in_faults": len(durations_in_faults),
+        "requests_begun_in_faults_s": _spread(durations_in_faults),
         "violations": dict(Counter(violation.kind for violation in violations)),
     }
     slowest = sorted(records, key=lambda record: -record.took)[:SLOWEST]
@@ -57,9 +59,9 @@ def table(summary: dict[str, Any], violations: Sequence[Violation]) -> str:
 
 
 def _describe(record: Record, windows: Sequence[Window]) -> str:
-    before = [window for window in windows if window.began <= record.ended]
-    after = f", begun {record.began - before[-1].began:.2f} s after a {before[-1].fault.kind}" if before else ""
-    return f"{record.took:.2f} s: {record.operation}, {record.status} {record.code}{after}"
+    earlier = [window for window in windows if window.began <= record.ended]
+    suffix = f", begun {record.began - earlier[-1].began:.2f} s after a {earlier[-1].fault.kind}" if earlier else ""
+    return f"{record.took:.2f} s: {record.operation}, {record.status} {record.code}{suffix}"
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a caller does that does not know what became of its request: it asks again."""
+"""Resolves unknown outcomes as a caller would: it repeats the request, or reads the receipt."""
 
 import json
 import time
@@ -15,32 +15,32 @@ PAUSE_SECONDS = 0.5
 
 
 def settle(records: Sequence[Record], wire: Wire) -> list[Record]:
-    """Repeat what has a key until its outcome is told, and ask for the receipts of other deletes.
+    """Repeat each request with a key and an unknown outcome until it is known; read the receipts of other deletes.
 
-    Returns the requests this took, as records.
+    Returns the records of these requests.
     """
-    asked: list[Record] = []
-    for told in by_operation(records).values():
-        if told[0].key is not None and _is_unknown(told):
+    new_records: list[Record] = []
+    for attempts in by_operation(records).values():
+        if attempts[0].key is not None and _is_unknown(attempts):
             for _ in range(REPETITIONS):
-                again = _repeat(told[0], wire)
-                asked.extend(again)
-                if not any(record.is_unknown or record.status == 503 for record in again):
+                repeated = _repeat(attempts[0], wire)
+                new_records.extend(repeated)
+                if not any(record.is_unknown or record.status == 503 for record in repeated):
                     break
                 time.sleep(PAUSE_SECONDS)
-        elif told[0].kind == "delete" and _is_unknown(told):
-            asked.append(read_receipt(wire, told[0].chat_id, f"receipt of {told[0].operation}"))
-    return asked
+        elif attempts[0].kind == "delete" and _is_unknown(attempts):
+            new_records.append(read_receipt(wire, attempts[0].chat_id, f"receipt of {attempts[0].operation}"))
+    return new_records
 
 
-def _is_unknown(told: Sequence[Record]) -> bool:
-    """Whether a request may have happened, or may still, without that anybody was told.
+def _is_unknown(attempts: Sequence[Record]) -> bool:
+    """Whether an operation may have happened, or may still happen, although no answer said so.
 
-    A later refusal does not settle it: the request that nobody heard of may have had its turn after that.
+    A later refusal does not settle it: the request without an answer may have run after that.
     """
     return any(
-        any(record.is_unknown for record in of_chat) and not any(record.succeeded for record in of_chat)
-        for of_chat in by_chat(told).values()
+        any(record.is_unknown for record in chat_attempts) and not any(record.succeeded for record in chat_attempts)
+        for chat_attempts in by_chat(attempts).values()
     )
 
 

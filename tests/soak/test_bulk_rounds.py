@@ -1,4 +1,4 @@
-"""A bulk delete that is repeated under its key while it runs, and a connection that ends in between, over HTTP."""
+"""A bulk delete is repeated under its key while it runs, and a connection closes in between, over HTTP."""
 
 import random
 import time
@@ -19,25 +19,25 @@ from tests.soak.wire import Wire
 from tests.wait import PATIENCE
 
 CHATS_OF_ROUND = 40
-"""Enough groups that the first run goes on for a while after it has passed the chat that is connected to."""
+"""Enough groups that the first run continues for a while after the group with the connected chat."""
 
 GROUP_CHATS = 8
-"""The connected chat is one of the first so many, which go first."""
+"""Size of a group: the connected chat is in the first group, which is deleted first."""
 
 HELD_SECONDS = (0.005, 0.03)
 AGAIN_SECONDS = (0.0, 0.02)
-"""Until the connection is closed, and from then until the request is repeated: the first run takes about 0.1 s."""
+"""Time until the connection is closed, and from then until the request is repeated; the first run takes about 0.1 s."""
 
 
 class Round:
     """Chats to delete with one request, and a connection to one of them."""
 
-    def __init__(self, dice: random.Random, database: Database, tenant_id: str) -> None:
+    def __init__(self, rng: random.Random, database: Database, tenant_id: str) -> None:
         self.records: list[Record] = []
         self.operation = f"bulk-{uuid.uuid4().hex}"
-        self._dice = dice
+        self._rng = rng
         self._chat_ids = [self._create(Chats(database), tenant_id) for _ in range(CHATS_OF_ROUND)]
-        self.connected = dice.choice(self._chat_ids[:GROUP_CHATS])
+        self.connected = rng.choice(self._chat_ids[:GROUP_CHATS])
 
     def _create(self, chats: Chats, tenant_id: str) -> str:
         title, began = f"create-{uuid.uuid4().hex}", time.monotonic()
@@ -46,51 +46,53 @@ class Round:
         return chat_id
 
     def run(self, wires: list[Wire], sockets: Sockets, pool: ThreadPoolExecutor) -> None:
-        """Connect, delete, disconnect, delete again while the first goes on; and once more after both."""
+        """Connect, delete, disconnect, delete again while the first delete runs, and once more after both."""
         name, began = f"connect-{uuid.uuid4().hex}", time.monotonic()
         status, code, socket = sockets.open(self.connected)
         assert socket is not None
         self.records.append(Record("connect", self.connected, name, began, time.monotonic(), status, code))
         first = pool.submit(delete_all, wires[0], self._chat_ids, self.operation)
-        time.sleep(self._dice.uniform(*HELD_SECONDS))
+        time.sleep(self._rng.uniform(*HELD_SECONDS))
         began = time.monotonic()
         status, code = sockets.close(socket)
         self.records.append(Record("disconnect", self.connected, name, began, time.monotonic(), status, code))
-        time.sleep(self._dice.uniform(*AGAIN_SECONDS))
+        time.sleep(self._rng.uniform(*AGAIN_SECONDS))
         self.records += delete_all(wires[1], self._chat_ids, self.operation)
         self.records += first.result()
         self.records += delete_all(wires[0], self._chat_ids, self.operation)
 
     def was_contested(self) -> bool:
         """Whether the connected chat was refused, and deleted when the request was repeated."""
-        told = {one.status for one in self.records if one.kind == "bulk" and one.chat_id == self.connected}
-        return told >= {200, 409}
+        statuses = {
+            record.status for record in self.records if record.kind == "bulk" and record.chat_id == self.connected
+        }
+        return statuses >= {200, 409}
 
 
 def test_a_few_repetitions(database: Database, mongod, tmp_path, seed, tell) -> None:
-    """The same as the soak, for some seconds."""
+    """The same as the soak test, for some seconds."""
     run_rounds("bulk-quick", 8, database, mongod, tmp_path, seed, tell)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 def test_hundreds_of_repetitions(database: Database, mongod, tmp_path, seed, tell) -> None:
-    """500 rounds: what was refused was not deleted, and a repetition says what is so."""
+    """500 rounds: a chat whose delete was refused was not deleted, and each repetition answers the truth."""
     run_rounds("bulk", number("SOAK_BULK_ROUNDS", 500), database, mongod, tmp_path, seed, tell)
 
 
 def run_rounds(name: str, rounds: int, database: Database, mongod, folder, seed: int, tell) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     records: list[Record] = []
     contested = 0
-    with service(database, mongod.uri, folder) as (running, access), ThreadPoolExecutor(1) as pool:
-        sockets = Sockets(running.port, access)
-        with closing(Wire(running.port, access)) as one, closing(Wire(running.port, access)) as other:
+    with service(database, mongod.uri, folder) as (gunicorn, access), ThreadPoolExecutor(1) as pool:
+        sockets = Sockets(gunicorn.port, access)
+        with closing(Wire(gunicorn.port, access)) as first, closing(Wire(gunicorn.port, access)) as second:
             for _ in range(rounds):
-                chats = Round(dice, database, access.tenant_id)
-                chats.run([one, other], sockets, pool)
-                records += chats.records
-                contested += chats.was_contested()
+                current = Round(rng, database, access.tenant_id)
+                current.run([first, second], sockets, pool)
+                records += current.records
+                contested += current.was_contested()
     judge(
         name, records, database, access.tenant_id, 8.0 * PATIENCE, tell, seed=seed, rounds=rounds, contested=contested
     )

@@ -1,4 +1,4 @@
-"""What `tests/sharding.py` says of each command, asked of a real router: a cluster of two shards."""
+"""Compares the rules of `tests/sharding.py` for each command with the real router of a cluster of two shards."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,23 +18,23 @@ from tests.wait import wait_until
 pytestmark = pytest.mark.soak
 
 PAYLOAD = {"filter", "sort", "limit", "projection", "pipeline", "documents", "updates", "deletes", "ordered"}
-"""Of a recorded command; its session and concerns belong to where it was sent."""
+"""Fields to keep of a recorded command; its session and concerns belong to the server that it was sent to."""
 
 ALL_AT_ONCE = {"find": {"batchSize": 10_000}, "aggregate": {"cursor": {"batchSize": 10_000}}}
-"""A cursor that was left open would keep what it reads from being moved away."""
+"""Batch sizes that leave no cursor open: an open one would keep the documents that it reads from being moved."""
 
 DUPLICATE = 11000
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
-    with EmbeddedCluster(tmp_path_factory.mktemp("cluster")) as running:
-        running.shard({name: key for name, key in shard_keys().items() if key})
-        yield running
+    with EmbeddedCluster(tmp_path_factory.mktemp("cluster")) as started:
+        started.shard({name: key for name, key in shard_keys().items() if key})
+        yield started
 
 
-def asked(cluster: EmbeddedCluster, command: dict[str, Any]) -> list[str]:
-    """Have a command routed, and return the names of the shards that were asked."""
+def shards_asked(cluster: EmbeddedCluster, command: dict[str, Any]) -> list[str]:
+    """Route a command, and return the names of the shards that the router asked."""
     cluster.route(command)  # once before: a router that does not know the collection yet asks the primary shard
     for shard in cluster.shards:
         database = shard.client[DATABASE]
@@ -50,71 +50,73 @@ def asked(cluster: EmbeddedCluster, command: dict[str, Any]) -> list[str]:
 
 
 def _was_asked(shard: Member) -> bool:
-    ours = [f"{DATABASE}.{name}" for name in COLLECTIONS]
-    return shard.client[DATABASE]["system.profile"].find_one({"ns": {"$in": ours}}) is not None
+    namespaces = [f"{DATABASE}.{name}" for name in COLLECTIONS]
+    return shard.client[DATABASE]["system.profile"].find_one({"ns": {"$in": namespaces}}) is not None
 
 
-def routable(one: Sent) -> dict[str, Any]:
-    """Return the command; those that this router does not know, as one that finds the same documents."""
-    if one.name in {"findAndModify", "distinct"}:
-        (condition,) = statements(one.name, one.command)
-        return {"find": one.collection, "filter": condition}
-    payload = {name: one.command[name] for name in PAYLOAD & one.command.keys()}
-    return {one.name: one.collection, **payload, **ALL_AT_ONCE.get(one.name, {})}
+def routable(sent: Sent) -> dict[str, Any]:
+    """Return the command; for one that this router does not know, a find of the same documents."""
+    if sent.name in {"findAndModify", "distinct"}:
+        (condition,) = statements(sent.name, sent.command)
+        return {"find": sent.collection, "filter": condition}
+    payload = {name: sent.command[name] for name in PAYLOAD & sent.command.keys()}
+    return {sent.name: sent.collection, **payload, **ALL_AT_ONCE.get(sent.name, {})}
 
 
 def test_the_router_asks_the_shards_that_the_rules_say(
     mongod: EmbeddedMongod, database: Database, cluster: EmbeddedCluster, tmp_path: Path
 ) -> None:
-    """Every command of the tour, of whichever tenant."""
+    """The router asks the shards that the rules say, for every command of the tour and every tenant."""
     kinds = {}
-    for one in record(mongod.uri, database, tmp_path):
-        kinds.setdefault((one.function, one.name, one.collection, one.place), one)
-    every = [shard.name for shard in cluster.shards]
+    for sent in record(mongod.uri, database, tmp_path):
+        kinds.setdefault((sent.function, sent.name, sent.collection, sent.place), sent)
+    all_shards = [shard.name for shard in cluster.shards]
     wrong = []
-    for one in kinds.values():
-        shards = asked(cluster, routable(one))
-        right = {
+    for sent in kinds.values():
+        shards = shards_asked(cluster, routable(sent))
+        is_right = {
             Place.TENANT: len(shards) == 1,
             Place.TENANTS: len(shards) in {1, 2},
-            Place.PRIMARY: shards == every[:1],
-            Place.ALL: shards == every,
+            Place.PRIMARY: shards == all_shards[:1],
+            Place.ALL: shards == all_shards,
         }
-        if not right[one.place]:
-            wrong.append((one.function, one.name, one.collection, one.place, shards))
+        if not is_right[sent.place]:
+            wrong.append((sent.function, sent.name, sent.collection, sent.place, shards))
     assert not wrong
     assert len(kinds) > 200
 
 
 def test_a_transaction_that_only_reads_on_another_shard_is_prepared_on_both(cluster: EmbeddedCluster) -> None:
-    """As one that writes there; on one shard it is prepared on none."""
-    for read, prepared in (FIRST, 0), (SECOND, 2):
+    """A transaction that writes there is prepared on both, too; one on a single shard is prepared on none."""
+    for read_tenant, prepared in (FIRST, 0), (SECOND, 2):
         before = cluster.prepared()
-        look = {"find": "chats", "filter": {"_id": {"tenant_id": read, "chat_id": "c"}}}
-        cluster.transact([look, {"insert": "outbox", "documents": [{"_id": {"tenant_id": FIRST, "chat_id": read}}]}])
+        find = {"find": "chats", "filter": {"_id": {"tenant_id": read_tenant, "chat_id": "c"}}}
+        cluster.transact(
+            [find, {"insert": "outbox", "documents": [{"_id": {"tenant_id": FIRST, "chat_id": read_tenant}}]}]
+        )
         assert cluster.prepared() - before == prepared
 
 
 def test_what_is_deleted_after_a_move_is_off_the_old_shard_with_its_orphans(cluster: EmbeddedCluster) -> None:
-    """Which the server keeps for 15 minutes by itself, whatever is deleted of them: docs/scale.md says what to set."""
+    """By default the server keeps orphans 15 minutes, whatever is deleted of them: docs/scale.md says what to set."""
     old, new = cluster.shards
-    tenant_id, stretch = "1" * 36, {"$gte": {"tenant_id": "1" * 36}, "$lte": {"tenant_id": "1" * 36, "chat_id": "g"}}
+    tenant_id, ids = "1" * 36, {"$gte": {"tenant_id": "1" * 36}, "$lte": {"tenant_id": "1" * 36, "chat_id": "g"}}
     documents = [{"_id": {"tenant_id": tenant_id, "chat_id": "c", "seq": seq}} for seq in range(100)]
 
-    def left(shard: Member) -> int:
-        return shard.client[DATABASE].messages.count_documents({"_id": stretch})
+    def count_left(shard: Member) -> int:
+        return shard.client[DATABASE].messages.count_documents({"_id": ids})
 
     cluster.route({"insert": "messages", "documents": documents})
     old.client.admin.command({"setParameter": 1, "orphanCleanupDelaySecs": 5})
     cluster.move(tenant_id, new)
-    assert cluster.route({"delete": "messages", "deletes": [{"q": {"_id": stretch}, "limit": 0}]})["n"] == 100
-    assert (left(old), left(new)) == (100, 0)
-    wait_until(lambda: left(old) == 0, 60)
+    assert cluster.route({"delete": "messages", "deletes": [{"q": {"_id": ids}, "limit": 0}]})["n"] == 100
+    assert (count_left(old), count_left(new)) == (100, 0)
+    wait_until(lambda: count_left(old) == 0, 60)
 
 
 @pytest.mark.parametrize("name", ["messages", "log_entries"])
 def test_a_clustered_collection_can_be_sharded_by_no_other_key(cluster: EmbeddedCluster, name: str) -> None:
-    """It has no index but that of its `_id`, and the server asks for one that begins with the key."""
+    """It has no index but that of its `_id`, and the server requires an index that begins with the shard key."""
     database = cluster.shards[0].client[DATABASE]
     database.drop_collection("clustered")
     database.create_collection("clustered", clusteredIndex={"key": {"_id": 1}, "unique": True})

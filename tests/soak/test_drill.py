@@ -1,4 +1,4 @@
-"""The drill: a service that has lost its database, a backup, and a ledger. As docs/operations.md tells it."""
+"""The drill of docs/operations.md: a service has lost its database, and is restored from a backup and the ledger."""
 
 import json
 import os
@@ -37,11 +37,11 @@ KILLS = 3
 SENDERS = 10
 
 QUIET = 5
-"""In one of so many chats nobody is named."""
+"""One in so many chats has no senders."""
 
 
 class Service:
-    """gunicorn, a worker, and a tenant that may do everything, on a set of three."""
+    """gunicorn, a worker for the jobs, and a tenant with a key of every scope, on a replica set of three."""
 
     def __init__(self, members: EmbeddedReplicaSet, folder: Path) -> None:
         self.members = members
@@ -50,12 +50,12 @@ class Service:
         database = Database(members.uri)
         database.prepare()
         tenant = Tenants(database).create("drill")
-        key, made = ApiKeys(database).create(tenant.id, "drill", list(Scope))
-        self.access = TenantAccess(tenant.id, key, made.id)
+        key, api_key = ApiKeys(database).create(tenant.id, "drill", list(Scope))
+        self.access = TenantAccess(tenant.id, key, api_key.id)
         database.close()
         self.log = (folder / "service.log").open("wb")
-        web = {name: value for name, value in self.settings.items() if name != "MONGODB_URI"}
-        self.gunicorn = EmbeddedGunicorn(members.uri, free_port(), output=self.log, **web)
+        web_settings = {name: value for name, value in self.settings.items() if name != "MONGODB_URI"}
+        self.gunicorn = EmbeddedGunicorn(members.uri, free_port(), output=self.log, **web_settings)
         self.worker: subprocess.Popen[bytes] | None = None
 
     def start_worker(self) -> None:
@@ -75,16 +75,16 @@ class Service:
         )
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Return how a command ends, and what it says."""
+        """Return the exit code and the output of a command."""
         with self.flask(*arguments) as process:
-            printed, _ = process.communicate(timeout=600)
-            return process.returncode, printed
+            output, _ = process.communicate(timeout=600)
+            return process.returncode, output
 
-    def said(self, *arguments: str) -> str:
-        """Return what a command says that has to succeed."""
-        code, printed = self.run(*arguments)
-        assert code == 0, printed
-        return printed
+    def output_of(self, *arguments: str) -> str:
+        """Return the output of a command that must succeed."""
+        code, output = self.run(*arguments)
+        assert code == 0, output
+        return output
 
     def send(self, method: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> requests.Response:
         url = f"{self.gunicorn.url}/{path}"
@@ -105,17 +105,17 @@ class Service:
         return get
 
     def ledger_count(self) -> int:
-        found = re.search(r"has ([\d,]+) entries", self.said("ledger", "status"))
-        assert found
-        return int(found[1].replace(",", ""))
+        match = re.search(r"has ([\d,]+) entries", self.output_of("ledger", "status"))
+        assert match
+        return int(match[1].replace(",", ""))
 
     def wait_until_kept(self) -> None:
-        """Return when nothing is under way any more, and the ledger has all that the log has."""
+        """Wait until no erasure runs any more, and the ledger has every entry of the log."""
 
         def is_kept() -> bool:
             head = self.do("GET", "log", after=0, limit=1)["head"]
             erasures = self.do("GET", "erasures", limit=1)["items"]
-            is_idle = all(one["state"] == "complete" for one in erasures)
+            is_idle = all(erasure["state"] == "complete" for erasure in erasures)
             return is_idle and self.ledger_count() == head and self.do("GET", "log", after=0, limit=1)["head"] == head
 
         wait_until(is_kept, 300, every=1.0)
@@ -124,32 +124,32 @@ class Service:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     with EmbeddedReplicaSet(tmp_path / "set") as members:
-        found = Service(members, tmp_path)
-        with found.gunicorn:
-            found.start_worker()
+        started = Service(members, tmp_path)
+        with started.gunicorn:
+            started.start_worker()
             try:
-                yield found
+                yield started
             finally:
-                found.stop_worker()
-                found.log.close()
+                started.stop_worker()
+                started.log.close()
 
 
-def sender_of(place: int, each: int) -> str | None:
-    return f"person {(place + each) % SENDERS}" if place % QUIET else None
+def sender_of(chat_number: int, message_number: int) -> str | None:
+    return f"person {(chat_number + message_number) % SENDERS}" if chat_number % QUIET else None
 
 
 def chats_of(service: Service, count: int) -> list[str]:
-    """Make chats with messages of several senders, from several callers at once."""
+    """Create chats with messages of several senders, by several callers at once, and return their ids."""
 
-    def make(place: int) -> str:
-        chat_id: str = service.do("POST", "chats", {"title": f"chat {place}"})["id"]
-        is_loud = place % QUIET > 0
+    def make(chat_number: int) -> str:
+        chat_id: str = service.do("POST", "chats", {"title": f"chat {chat_number}"})["id"]
+        has_senders = chat_number % QUIET > 0
         messages = [
             {
                 "content": f"message {uuid.uuid4()}",
-                "sender_id": f"person {(place + each) % SENDERS}" if is_loud else None,
+                "sender_id": f"person {(chat_number + message_number) % SENDERS}" if has_senders else None,
             }
-            for each in range(5 if place % 50 else 1_200)
+            for message_number in range(5 if chat_number % 50 else 1_200)
         ]
         for first in range(0, len(messages), 500):
             service.do("POST", f"chats/{chat_id}/messages", {"messages": messages[first : first + 500]})
@@ -159,58 +159,58 @@ def chats_of(service: Service, count: int) -> list[str]:
         return list(pool.map(make, range(count)))
 
 
-class Hands:
-    """Do to chats what the log tells of."""
+class Operator:
+    """Does operations on chats that the log records."""
 
-    def __init__(self, service: Service, chats: list[str], dice: random.Random) -> None:
+    def __init__(self, service: Service, chats: list[str], rng: random.Random) -> None:
         self.deleted: list[str] = []
         self._trashed: list[str] = []
         self._service = service
-        self._dice = dice
-        self._quiet = [chat_id for place, chat_id in enumerate(chats) if place % QUIET == 0]
-        self._others = [chat_id for place, chat_id in enumerate(chats) if place % QUIET]
-        dice.shuffle(self._others)
+        self._rng = rng
+        self._without_senders = [chat_id for number, chat_id in enumerate(chats) if number % QUIET == 0]
+        self._with_senders = [chat_id for number, chat_id in enumerate(chats) if number % QUIET]
+        rng.shuffle(self._with_senders)
 
     def do(self, operations: int, senders: range) -> list[str]:
-        """Do so many things, and erase these senders; return what was deleted."""
+        """Erase these senders, then do so many random operations; return the ids of the deleted chats."""
         for sender in senders:
-            mode = self._dice.choice(["redact", "remove"])
+            mode = self._rng.choice(["redact", "remove"])
             self._service.do("POST", "erasures", {"sender_id": f"person {sender}", "mode": mode})
         self._service.wait_until_kept()
-        acts = [self._delete] * 9 + [self._trash] * 5 + [self._bring_back] * 2 + [self._hold] * 3 + [self._empty]
+        actions = [self._delete] * 9 + [self._trash] * 5 + [self._restore] * 2 + [self._hold] * 3 + [self._empty]
         for _ in range(operations):
-            self._dice.choice(acts)()
+            self._rng.choice(actions)()
         return self.deleted
 
     def _delete(self) -> None:
-        chat_id = self._others.pop()
+        chat_id = self._with_senders.pop()
         self._service.do("DELETE", f"chats/{chat_id}")
         self.deleted.append(chat_id)
 
     def _trash(self) -> None:
-        chat_id = self._others.pop()
-        self._service.do("POST", f"chats/{chat_id}/trash", {"keep_days": self._dice.randint(1, 90)})
+        chat_id = self._with_senders.pop()
+        self._service.do("POST", f"chats/{chat_id}/trash", {"keep_days": self._rng.randint(1, 90)})
         self._trashed.append(chat_id)
 
-    def _bring_back(self) -> None:
+    def _restore(self) -> None:
         if self._trashed:
             self._service.do("POST", f"trash/{self._trashed.pop(0)}/restore")
 
     def _hold(self) -> None:
-        """On chats in which nobody is erased: what is held is not."""
-        chat_ids = self._dice.sample(self._quiet, 2)
-        placed = self._service.do("POST", "holds", {"name": f"case {chat_ids[0]}", "chat_ids": chat_ids})
-        if self._dice.random() < 0.3:
-            self._service.do("POST", f"holds/{placed['id']}/release")
+        """Place a hold on chats without senders: an erasure would leave held chats out."""
+        chat_ids = self._rng.sample(self._without_senders, 2)
+        hold = self._service.do("POST", "holds", {"name": f"case {chat_ids[0]}", "chat_ids": chat_ids})
+        if self._rng.random() < 0.3:
+            self._service.do("POST", f"holds/{hold['id']}/release")
 
     def _empty(self) -> None:
-        self._service.do("DELETE", f"chats/{self._others.pop()}/messages")
+        self._service.do("DELETE", f"chats/{self._with_senders.pop()}/messages")
 
 
 def copy_of_a_stopped_member(members: EmbeddedReplicaSet, backup: Path) -> None:
-    """Take the backup: the data files of a secondary, which is stopped meanwhile."""
+    """Back up the data files of a secondary, which is stopped meanwhile."""
     primary = members.primary()
-    secondary = next(one for one in members.members if one is not primary)
+    secondary = next(member for member in members.members if member is not primary)
     secondary.send(signal.SIGTERM)
     assert secondary.process is not None
     secondary.process.wait(60)
@@ -220,7 +220,7 @@ def copy_of_a_stopped_member(members: EmbeddedReplicaSet, backup: Path) -> None:
 
 
 def restore(members: EmbeddedReplicaSet, backup: Path) -> None:
-    """All members lose what they have, and get the backup."""
+    """Remove the data of all members, and give each the backup."""
     for member in members.members:
         member.kill()
         shutil.rmtree(member._data / "db")
@@ -230,11 +230,11 @@ def restore(members: EmbeddedReplicaSet, backup: Path) -> None:
     members.wait_until_steady()
 
 
-def replay_with_kills(service: Service, dice: random.Random, tell: Callable[[str], None]) -> None:
-    """Replay, and kill it three times on its way; nothing is served meanwhile."""
+def replay_with_kills(service: Service, rng: random.Random, tell: Callable[[str], None]) -> None:
+    """Run the replay, and kill it three times on its way; the API must refuse requests meanwhile."""
     kills = 0
     while kills < KILLS:
-        wait_for, steps = dice.randint(1, 8), list[str]()
+        wait_for, steps = rng.randint(1, 8), list[str]()
         with service.flask("ledger", "replay") as process:
             assert process.stdout is not None
             for line in process.stdout:
@@ -242,7 +242,7 @@ def replay_with_kills(service: Service, dice: random.Random, tell: Callable[[str
                 if len(steps) >= wait_for:
                     break
             process.kill()
-        if steps:  # else the lease of the one before had not ended yet
+        if steps:  # otherwise the lease of the killed replay had not expired yet
             kills += 1
             tell(f"kill {kills}: {steps[-1]}")
         assert service.send("GET", "chats").status_code == 503
@@ -251,17 +251,17 @@ def replay_with_kills(service: Service, dice: random.Random, tell: Callable[[str
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 def test_a_restored_backup_is_brought_up_to_the_ledger(service: Service, tmp_path: Path, seed, tell) -> None:
-    """1,000 operations after the backup, three kills in the replay: everything readable is as it was."""
-    dice, operations = random.Random(seed), number("SOAK_DRILL", 1_000)
+    """After 1,000 operations since the backup and three kills of the replay, everything readable is as it was."""
+    rng, operations = random.Random(seed), number("SOAK_DRILL", 1_000)
     chats = chats_of(service, operations + 400)
-    Hands(service, chats[:300], dice).do(200, range(2))
+    Operator(service, chats[:300], rng).do(200, range(2))
     service.wait_until_kept()
     old_note = service.send("GET", "log/checkpoint").content
     began = time.monotonic()
     copy_of_a_stopped_member(service.members, tmp_path / "backup")
     tell(f"backup in {time.monotonic() - began:.0f} s")
 
-    deleted = Hands(service, chats[300:], dice).do(operations, range(2, 5))
+    deleted = Operator(service, chats[300:], rng).do(operations, range(2, 5))
     service.wait_until_kept()
     before = readable(service.get)
     proofs = {chat_id: service.send("GET", f"deletions/{chat_id}/proof").content for chat_id in deleted}
@@ -275,11 +275,11 @@ def test_a_restored_backup_is_brought_up_to_the_ledger(service: Service, tmp_pat
     refused = service.send("GET", "chats")
     assert (refused.status_code, refused.json()["code"]) == (503, "ledger_behind")
     began = time.monotonic()
-    replay_with_kills(service, dice, tell)
-    left = time.monotonic()
+    replay_with_kills(service, rng, tell)
+    last_began = time.monotonic()
     wait_until(lambda: service.run("ledger", "replay")[0] == 0, 600, every=1.0)
-    now = time.monotonic()
-    tell(f"replay in {now - began:.0f} s, with {KILLS} kills in it; {now - left:.0f} s the last")
+    ended = time.monotonic()
+    tell(f"replay in {ended - began:.0f} s, with {KILLS} kills in it; {ended - last_began:.0f} s the last")
     wait_until(lambda: requests.get(f"{root}/readyz", timeout=30).status_code == 200, 30)
     after = readable(service.get)
     assert {name: value for name, value in after.items() if value != before[name]} == {}
@@ -292,5 +292,5 @@ def test_a_restored_backup_is_brought_up_to_the_ledger(service: Service, tmp_pat
         assert verify(service.send("GET", f"deletions/{chat_id}/proof").content, [key], chat_id)
     size = int(old_note.split(b"\n")[1])
     verify_growth(service.send("GET", "log/consistency", old=size).content, old_note, [key])
-    assert "0 findings" in service.said("check")
+    assert "0 findings" in service.output_of("check")
     tell(json.dumps({name: len(value or "") for name, value in before.items()}))

@@ -18,7 +18,7 @@ from tests.soak.receipts import counting
 from tests.soak.schedule import carry_out, plan
 
 KILL_JOBS_SECONDS = 7.0
-"""Between two kills of a worker, in which the log and the purges of both are broken off somewhere."""
+"""Time between two kills of a worker for the jobs, which cut the sequencing of the log and purges off at any point."""
 
 
 def campaign(
@@ -30,30 +30,30 @@ def campaign(
     bound_seconds: float,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Break the set so many times under load, check everything, and return the summary."""
+    """Carry out so many faults of each kind under load, check everything, and return the summary."""
     with EmbeddedReplicaSet(folder, elections=elections) as replica_set, closing(Database(replica_set.uri)) as database:
-        with service(database, replica_set.uri, folder, kill_jobs_every=KILL_JOBS_SECONDS) as (running, access):
+        with service(database, replica_set.uri, folder, kill_jobs_every=KILL_JOBS_SECONDS) as (gunicorn, access):
             load = Load(
-                running.port, access, Sockets(running.port, access), seed, count=counting(database, access.tenant_id)
+                gunicorn.port, access, Sockets(gunicorn.port, access), seed, count=counting(database, access.tenant_id)
             )
             load.start()
             time.sleep(WARM_SECONDS)
             windows = carry_out(plan(seed, **faults), replica_set, tell)
             load.stop()
-            records = ask_again(load.records, running, access)
-        more = {"seed": seed, "settled": len(records) - len(load.records), "members_renewed": replica_set.renewed}
-        return judge(name, records, database, access.tenant_id, bound_seconds, tell, windows, **more)
+            records = ask_again(load.records, gunicorn, access)
+        extra = {"seed": seed, "settled": len(records) - len(load.records), "members_renewed": replica_set.renewed}
+        return judge(name, records, database, access.tenant_id, bound_seconds, tell, windows, **extra)
 
 
 def test_one_kill(tmp_path, seed, tell) -> None:
-    """A short one for every day; the bound is that of a machine that does much else."""
+    """A short campaign for every test run; the bound allows for a machine that does much else."""
     campaign("failover-quick", tmp_path, QUICK_ELECTIONS, {"kill": 1}, seed, 15.0, tell)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7_200)
 def test_kills_and_pauses(tmp_path, seed, tell) -> None:
-    """50 kill -9 and 20 pauses with elections of 2 s: p99 under 5 s, none over 8 s."""
+    """50 kill -9 and 20 pauses with elections of 2 s: requests have a p99 under 5 s, and none takes over 8 s."""
     faults = {"kill": number("SOAK_KILLS", 50), "pause": number("SOAK_PAUSES", 20)}
     summary = campaign("failover", tmp_path, QUICK_ELECTIONS, faults, seed, 8.0, tell)
     assert summary["requests_begun_in_faults_s"]["p99"] < 5
@@ -62,7 +62,7 @@ def test_kills_and_pauses(tmp_path, seed, tell) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 def test_kills_with_default_elections(tmp_path, seed, tell) -> None:
-    """MongoDB's own settings miss a primary after 10 s: none over 15 s."""
+    """MongoDB's own settings notice a lost primary after 10 s: no request takes over 15 s."""
     faults = {"kill": number("SOAK_DEFAULT_KILLS", 5)}
     campaign("failover-defaults", tmp_path, DEFAULT_ELECTIONS, faults, seed, 15.0, tell)
 
@@ -70,6 +70,6 @@ def test_kills_with_default_elections(tmp_path, seed, tell) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 def test_without_a_majority(tmp_path, seed, tell) -> None:
-    """Nothing can be committed for 8 to 20 s: what is refused was not done, and what is unknown can be asked for."""
+    """Nothing can be committed for 8 to 20 s: what was refused was not done, and unknown outcomes can be resolved."""
     faults = {"no_majority": number("SOAK_MAJORITY_LOSSES", 10)}
     campaign("no-majority", tmp_path, QUICK_ELECTIONS, faults, seed, 25.0, tell)

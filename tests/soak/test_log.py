@@ -1,4 +1,4 @@
-"""The log under load and over hours: soon with its listeners, and whole after the oplog has rolled over."""
+"""The log under load reaches its listeners soon, and is complete after the oplog has rolled over."""
 
 import statistics
 import threading
@@ -30,11 +30,11 @@ from tests.soak.log import check_log, read_log
 DELETES_A_SECOND = 500
 GROUP = 8
 JUNK = b"x" * 10 * 2**20
-"""Of a document that is only written so that the oplog rolls over: of 990 MB, which is the least it can have."""
+"""Content of documents that are only written to roll the oplog over; its smallest possible size is 990 MB."""
 
 
 def groups(database: Database, tenant_id: str, count: int) -> Iterator[list[str]]:
-    """Make chats of one message, and give their ids in groups."""
+    """Create chats of one message, and give their ids in groups."""
     chats, messages = Chats(database), Messages(database)
 
     def make(_: int) -> str:
@@ -43,18 +43,18 @@ def groups(database: Database, tenant_id: str, count: int) -> Iterator[list[str]
         return chat_id
 
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(make, range(count)))
+        chat_ids = list(pool.map(make, range(count)))
     for start in range(0, count, GROUP):
-        yield made[start : start + GROUP]
+        yield chat_ids[start : start + GROUP]
 
 
 class Listener:
-    """Notes when it was told of what, on the clock of those who delete."""
+    """Notes when the event of each delete arrives, on the clock of the threads that delete."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
-        self.told: dict[str, float] = {}
-        asked = {**headers, "Accept": "text/event-stream"}
-        self._answer = requests.get(f"{url}/log", headers=asked, stream=True, timeout=60)
+        self.arrivals: dict[str, float] = {}
+        stream_headers = {**headers, "Accept": "text/event-stream"}
+        self._answer = requests.get(f"{url}/log", headers=stream_headers, stream=True, timeout=60)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -62,17 +62,17 @@ class Listener:
         with closing(self._answer):
             for line in self._answer.iter_lines(chunk_size=None):
                 if line.startswith(b"data: ") and b'"chat.deleted"' in line:
-                    self.told[line.split(b'"chat_id":"')[1][:36].decode()] = time.monotonic()
+                    self.arrivals[line.split(b'"chat_id":"')[1][:36].decode()] = time.monotonic()
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_listeners_hear_of_500_deletes_a_second_within_a_second(mongod, database, tmp_path: Path, tell) -> None:
-    """p99 from the return of the commit to the listener, of an event stream on the real service."""
+    """p99 from the return of the commit to the event at a listener of the real service's event stream."""
     seconds = number("SOAK_LOG_SECONDS", 30)
-    with service(database, mongod.uri, tmp_path) as (running, access):
-        made = list(groups(database, access.tenant_id, DELETES_A_SECOND * seconds))
-        listener = Listener(running.url, access.headers)
+    with service(database, mongod.uri, tmp_path) as (gunicorn, access):
+        all_groups = list(groups(database, access.tenant_id, DELETES_A_SECOND * seconds))
+        listener = Listener(gunicorn.url, access.headers)
         deletions, committed = Deletions(database), dict[str, float]()
 
         def delete(group: list[str]) -> None:
@@ -81,26 +81,26 @@ def test_listeners_hear_of_500_deletes_a_second_within_a_second(mongod, database
 
         began = time.monotonic()
         with ThreadPoolExecutor(8) as pool:
-            for place, group in enumerate(made):
-                time.sleep(max(0.0, began + place * GROUP / DELETES_A_SECOND - time.monotonic()))
+            for index, group in enumerate(all_groups):
+                time.sleep(max(0.0, began + index * GROUP / DELETES_A_SECOND - time.monotonic()))
                 pool.submit(delete, group)
         took = time.monotonic() - began
         deadline = time.monotonic() + 30
-        while len(listener.told) < len(committed) and time.monotonic() < deadline:
+        while len(listener.arrivals) < len(committed) and time.monotonic() < deadline:
             time.sleep(0.05)
-        late = [listener.told[chat_id] - at for chat_id, at in committed.items()]
-        cuts = statistics.quantiles(late, n=100)
+        delays = [listener.arrivals[chat_id] - committed_at for chat_id, committed_at in committed.items()]
+        percentiles = statistics.quantiles(delays, n=100)
         tell(
-            f"{len(late):,} deletes, {len(late) / took:.0f} a second; from commit to listener: "
-            f"p50 {cuts[49]:.3f} s, p99 {cuts[98]:.3f} s, max {max(late):.3f} s"
+            f"{len(delays):,} deletes, {len(delays) / took:.0f} a second; from commit to listener: "
+            f"p50 {percentiles[49]:.3f} s, p99 {percentiles[98]:.3f} s, max {max(delays):.3f} s"
         )
-        assert cuts[98] < 1.0
+        assert percentiles[98] < 1.0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_when_the_oplog_rolls_over(tmp_path: Path, tell) -> None:
-    """The sequencer is away for longer than the server remembers; what was committed meanwhile is told all the same."""
+    """The sequencer stops for longer than the oplog reaches back; the log has what was committed meanwhile anyway."""
     with EmbeddedMongod(tmp_path) as mongod, closing(Database(mongod.uri)) as database:
         database.prepare()
         number_all(database)
@@ -119,7 +119,7 @@ def test_nothing_is_lost_when_the_oplog_rolls_over(tmp_path: Path, tell) -> None
 
 
 def _roll_over(uri: str) -> int:
-    """Write until the server has forgotten what was there when it began; return how many megabytes that took."""
+    """Write until the oplog has dropped all entries from before; return how many megabytes that took."""
     with pymongo.MongoClient[dict[str, Any]](uri) as client:
         client.admin.command({"replSetResizeOplog": 1, "size": 990.0})
         oplog = client.local["oplog.rs"]
@@ -127,10 +127,10 @@ def _roll_over(uri: str) -> int:
         assert last is not None
         junk = client["junk"]["junk"]
         for written in range(1, 1_000):
-            junk.insert_one({"_id": written, "x": JUNK})  # a change of what is there would be kept as a difference
+            junk.insert_one({"_id": written, "x": JUNK})  # the oplog would record an update as a small difference
             junk.delete_one({"_id": written - 1})
             if written % 40 == 0:
-                client.admin.command("fsync")  # what came after the last checkpoint is not given up
+                client.admin.command("fsync")  # the oplog keeps all entries since the last checkpoint
             first = oplog.find_one(sort=[("$natural", 1)])
             if first is not None and first["ts"] > last["ts"]:
                 return written * 10

@@ -1,4 +1,4 @@
-"""Retention and erasing over many chats, with workers that are killed: exact, and hardly noticed by another tenant."""
+"""Retention and erasing of many chats while workers are killed: exact, and hardly noticed by another tenant."""
 
 import os
 import signal
@@ -34,14 +34,14 @@ from tests.soak.log import check_log, read_log
 TENANT, OTHER = "tenant", "other"
 MESSAGES = 20
 PERSON, EVERY = "canary-person", 10
-"""Every so many messages are this one's."""
+"""Every tenth message is of this sender."""
 
 YOUNG = 300
 MOST_HELD = 1_000
 AGE = timedelta(days=100)
 QUIET, BESIDE = (1.0, 15.0), (3.0, 60.0)
-"""Seconds that another tenant is there before the workers, and beside them; then they have the database for themselves.
-In the quick form, and in the long one."""
+"""Seconds that another tenant calls before the workers start, and beside them; then only the workers use the database.
+In the quick test, and in the long one."""
 DEADLINE_SECONDS = 1_200.0
 
 SOME, MANY = (600, 1), pytest.param(100_000, 10, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])
@@ -49,26 +49,26 @@ SOME, MANY = (600, 1), pytest.param(100_000, 10, marks=[pytest.mark.soak, pytest
 
 
 def store(database: Database, count: int) -> list[str]:
-    """Store chats of `MESSAGES` messages that are as old as they have to be."""
-    like = Chats(database).create(TENANT, None, {})
-    document = database.chats.find_one_and_delete({"_id": chat_key(TENANT, like.id)})
+    """Store chats of `MESSAGES` messages, which are `AGE` old, and return their ids."""
+    template = Chats(database).create(TENANT, None, {})
+    document = database.chats.find_one_and_delete({"_id": chat_key(TENANT, template.id)})
     assert document is not None
     old = database.now() - AGE
     ids = [str(uuid.uuid4()) for _ in range(count)]
     counts = {"next_seq": MESSAGES + 1, "message_count": MESSAGES, "updated_at": old, "created_at": old}
     for first in range(0, count, 1_000):
-        some = ids[first : first + 1_000]
-        database.chats.insert_many([{**document, "_id": chat_key(TENANT, one), **counts} for one in some])
+        batch = ids[first : first + 1_000]
+        database.chats.insert_many([{**document, "_id": chat_key(TENANT, chat_id), **counts} for chat_id in batch])
         database.messages.insert_many(
             [
                 {
-                    "_id": message_key(TENANT, one, seq),
+                    "_id": message_key(TENANT, chat_id, seq),
                     "role": "user",
                     "sender_id": PERSON if seq % EVERY == 0 else "somebody",
                     "content": "x" * 100,
                     "metadata": {},
                 }
-                for one in some
+                for chat_id in batch
                 for seq in range(1, MESSAGES + 1)
             ],
             ordered=False,
@@ -101,63 +101,63 @@ class Probe:
 
     @contextmanager
     def measuring(self) -> Iterator[list[float]]:
-        """Act again and again as long as the block runs, with rests, as a tenant does that has some traffic."""
-        took, over = list[float](), threading.Event()
+        """Call again and again while the block runs, with pauses, like a tenant with some traffic; give durations."""
+        durations, stopping = list[float](), threading.Event()
 
         def run() -> None:
-            while not over.wait(0.01):
-                took.append(self.act())
+            while not stopping.wait(0.01):
+                durations.append(self.act())
 
         thread = threading.Thread(target=run)
         thread.start()
         try:
-            yield took
+            yield durations
         finally:
-            over.set()
+            stopping.set()
             thread.join()
 
 
 class Worked(NamedTuple):
-    """What was seen while workers worked, and were killed."""
+    """Measurements while workers worked and were killed."""
 
     seconds: float
     quiet: float
     beside: float
-    """The 99th percentile of the probe, without the workers and with them."""
+    """The 99th percentile of the probe in seconds, without the workers and with them."""
     memory_mib: float
-    """The most that a worker had."""
+    """The highest peak of a worker."""
 
 
 def work(mongod: EmbeddedMongod, database: Database, progress: Callable[[], float], kills: int) -> Worked:
-    """Have workers work until `progress` is 1, and kill one `kills` times on the way."""
+    """Run a worker until `progress` is 1; on the way, kill and replace it `kills` times."""
     is_long = kills > SOME[1]
-    probe, highest, killed = Probe(database), 0.0, 0
+    probe, peak_mib, killed = Probe(database), 0.0, 0
     with probe.measuring() as quiet:
         time.sleep(QUIET[is_long])
     began = time.monotonic()
 
-    def worker() -> "subprocess.Popen[bytes]":
+    def start_worker() -> "subprocess.Popen[bytes]":
         return start("flask", "--app", "wsgi", "jobs", "run", MONGODB_URI=mongod.uri)
 
-    running = worker()
-    with ExitStack() as others:
-        beside = others.enter_context(probe.measuring())
+    worker = start_worker()
+    with ExitStack() as probing:
+        beside = probing.enter_context(probe.measuring())
         while (done := progress()) < 1:
             assert time.monotonic() < began + DEADLINE_SECONDS, done
-            highest = max(highest, memory_mib(running.pid))
+            peak_mib = max(peak_mib, memory_mib(worker.pid))
             if killed < kills and done > (killed + 1) / (kills + 2):
-                os.kill(running.pid, signal.SIGKILL)
-                running.wait()
+                os.kill(worker.pid, signal.SIGKILL)
+                worker.wait()
                 killed += 1
-                running = worker()
+                worker = start_worker()
             time.sleep(0.2)
             if time.monotonic() > began + BESIDE[is_long]:
-                others.close()
+                probing.close()
         seconds = time.monotonic() - began
-    running.terminate()
-    running.wait()
+    worker.terminate()
+    worker.wait()
     assert killed == kills
-    return Worked(seconds, p99(quiet), p99(beside), highest)
+    return Worked(seconds, p99(quiet), p99(beside), peak_mib)
 
 
 def memory_mib(pid: int) -> float:
@@ -173,7 +173,7 @@ def tenant(database: Database) -> Database:
 
 @pytest.mark.parametrize(("count", "kills"), [SOME, MANY])
 def test_retention_takes_exactly_what_is_due(mongod: EmbeddedMongod, tenant: Database, count: int, kills: int) -> None:
-    """Of chats that are old, young and held; the counts agree with the database, and the log with both."""
+    """Old chats are deleted, young and held ones are not; the counts agree with the database, and the log with both."""
     database, policies = tenant, RetentionPolicies(tenant, Deletions(tenant))
     ids = store(database, count)
     held, due = ids[: held_of(count)], ids[held_of(count) :]
@@ -184,19 +184,22 @@ def test_retention_takes_exactly_what_is_due(mongod: EmbeddedMongod, tenant: Dat
     preview = policies.preview(TENANT, 30)
     assert (preview.chats, preview.messages, preview.held) == (len(due), len(due) * MESSAGES, len(held))
 
-    seen = work(mongod, database, lambda: database.deletions.estimated_document_count() / len(due), kills)
-    print(f"retention of {len(due)} chats: {seen}")  # noqa: T201 - the figures of docs/reliability.md
-    assert {one["_id"]["chat_id"] for one in database.chats.find({"_id.tenant_id": TENANT})} == {*held, *young}
+    measured = work(mongod, database, lambda: database.deletions.estimated_document_count() / len(due), kills)
+    print(f"retention of {len(due)} chats: {measured}")  # noqa: T201 - the figures of docs/reliability.md
+    assert {document["_id"]["chat_id"] for document in database.chats.find({"_id.tenant_id": TENANT})} == {
+        *held,
+        *young,
+    }
     assert database.messages.count_documents({"_id.tenant_id": TENANT}) == len(held) * MESSAGES
     receipts = list(database.deletions.find({"_id.tenant_id": TENANT}))
-    assert {one["_id"]["chat_id"] for one in receipts} == {*due}
-    assert {(one["message_count"], one["requested_by"]) for one in receipts} == {(MESSAGES, "retention")}
+    assert {receipt["_id"]["chat_id"] for receipt in receipts} == {*due}
+    assert {(receipt["message_count"], receipt["requested_by"]) for receipt in receipts} == {(MESSAGES, "retention")}
     counted = sum(day["taken"] for day in database.retention_days.find())
     assert len(due) <= counted <= len(due) + 64 * (kills + 1), "what a killed worker had set aside, at most"
     assert list(Checks(database).run()) == []
     number_all(database)
     log = read_log(database, TENANT)
-    refused = [line.chat_id for line in log.lines if line.kind == "deletion.refused"]
+    refused = [entry.chat_id for entry in log.entries if entry.kind == "deletion.refused"]
     assert {*refused} == {*held}
     assert len(refused) == len(held), "each once"
     states = dict.fromkeys(due, "purged") | dict.fromkeys([*held, *young], "live")
@@ -214,22 +217,22 @@ def test_retention_takes_exactly_what_is_due(mongod: EmbeddedMongod, tenant: Dat
 def test_erasing_finds_everything(
     mongod: EmbeddedMongod, tenant: Database, count: int, kills: int, mode: ErasureMode
 ) -> None:
-    """In all chats but the held ones, each message once; and these after the release."""
+    """An erasure covers all chats but the held ones, each message once; and the held ones after their release."""
     database, erasures, holds = tenant, Erasures(tenant), Holds(tenant)
     ids = store(database, count)
-    each, theirs, held = MESSAGES // EVERY, count * MESSAGES // EVERY, held_of(count)
+    per_chat, total, held = MESSAGES // EVERY, count * MESSAGES // EVERY, held_of(count)
     hold = holds.place(TENANT, "n", ids[:held], "key")
     erasure_id = erasures.request(TENANT, PERSON, mode, "key").id
 
     def progress() -> float:
-        done = erasures.get(TENANT, erasure_id)
-        return 1.0 if done.is_deferred else min(done.messages / theirs, 0.999)
+        erasure = erasures.get(TENANT, erasure_id)
+        return 1.0 if erasure.is_deferred else min(erasure.messages / total, 0.999)
 
-    seen = work(mongod, database, progress, kills)
-    print(f"{mode} of {theirs} messages in {count} chats: {seen}")  # noqa: T201 - as above
-    done = erasures.get(TENANT, erasure_id)
-    assert (done.chats, done.messages, done.deferred) == (count - held, theirs - held * each, held)
-    assert database.messages.count_documents({"sender_id": PERSON}) == held * each
+    measured = work(mongod, database, progress, kills)
+    print(f"{mode} of {total} messages in {count} chats: {measured}")  # noqa: T201 - as above
+    erasure = erasures.get(TENANT, erasure_id)
+    assert (erasure.chats, erasure.messages, erasure.deferred) == (count - held, total - held * per_chat, held)
+    assert database.messages.count_documents({"sender_id": PERSON}) == held * per_chat
     holds.release(TENANT, hold.id, "key")
     while holds.lift_some() is not None:
         pass
@@ -237,12 +240,12 @@ def test_erasing_finds_everything(
     database.chats.update_many({"hold_released_at": {"$exists": True}}, day_before)
     database.erasures.update_many({}, {"$set": {"lease_until": database.now()}})
     work(mongod, database, lambda: erasures.get(TENANT, erasure_id).completed_at is not None, 0)
-    done = erasures.get(TENANT, erasure_id)
-    assert (done.chats, done.messages, done.deferred) == (count, theirs, 0)
+    erasure = erasures.get(TENANT, erasure_id)
+    assert (erasure.chats, erasure.messages, erasure.deferred) == (count, total, 0)
     assert database.messages.count_documents({"sender_id": PERSON}) == 0
-    left = theirs if mode is ErasureMode.REDACT else 0
-    others = count * (MESSAGES - each)
-    assert database.messages.count_documents({"_id.tenant_id": TENANT}) == others + left
+    redacted = total if mode is ErasureMode.REDACT else 0
+    of_others = count * (MESSAGES - per_chat)
+    assert database.messages.count_documents({"_id.tenant_id": TENANT}) == of_others + redacted
     assert list(Checks(database).run()) == []
     number_all(database)
     log = read_log(database, TENANT)

@@ -1,4 +1,4 @@
-"""Thousands of rounds in which everybody wants the same chat at the same moment, over HTTP."""
+"""Thousands of rounds in which callers contend for the same chat at the same moment, over HTTP."""
 
 import random
 import threading
@@ -31,24 +31,24 @@ TELL_ROUNDS = 500
 
 
 class Round:
-    """One chat, and those who contend for it."""
+    """One chat, and the callers that contend for it."""
 
-    def __init__(self, dice: random.Random, wires: list[Wire], sockets: Sockets) -> None:
-        self.chat_id = str(uuid.UUID(int=dice.getrandbits(128), version=4))
+    def __init__(self, rng: random.Random, wires: list[Wire], sockets: Sockets) -> None:
+        self.chat_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
         self.records: list[Record] = []
-        self._dice = dice
+        self._rng = rng
         self._wires = wires
         self._sockets = sockets
         self._opened: list[tuple[str, websocket.WebSocket]] = []
 
     def run(self, pool: ThreadPoolExecutor) -> list[Record]:
-        """Let them contend; then delete what is left, and see that nothing comes back."""
-        two_creates = self._dice.random() < 0.25
+        """Let the callers contend, then delete, create and post again; return the records, for the check at the end."""
+        two_creates = self._rng.random() < 0.25
         if not two_creates:
             self._create(self._wires[0])
             self._post(self._wires[0])
-        other = self._create if two_creates else lambda wire: self._delete(wire, "")
-        contenders = [other, self._create, lambda wire: self._delete(wire, self.chat_id), self._post, self._connect]
+        opponent = self._create if two_creates else lambda wire: self._delete(wire, "")
+        contenders = [opponent, self._create, lambda wire: self._delete(wire, self.chat_id), self._post, self._connect]
         self._race(pool, contenders)
         self._disconnect()
         self._delete(self._wires[0], "")
@@ -58,7 +58,7 @@ class Round:
 
     def _race(self, pool: ThreadPoolExecutor, contenders: list[Callable[[Wire], None]]) -> None:
         barrier = threading.Barrier(len(contenders))
-        delays = [self._dice.random() * SPREAD_SECONDS for _ in contenders]
+        delays = [self._rng.random() * SPREAD_SECONDS for _ in contenders]
 
         def go(contender: Callable[[Wire], None], wire: Wire, delay: float) -> None:
             barrier.wait()
@@ -99,47 +99,50 @@ class Round:
     def _keep(self, operation, answer, *, key=None, parts=()) -> None:
         kind = operation.partition("-")[0]
         body = answer.body if answer.status in {200, 201} else b""
-        told = (answer.began, answer.ended, answer.status, answer.code)
-        self.records.append(Record(kind, self.chat_id, operation, *told, key, parts, body))
+        fields = (answer.began, answer.ended, answer.status, answer.code)
+        self.records.append(Record(kind, self.chat_id, operation, *fields, key, parts, body))
 
 
 @pytest.fixture
 def wires(database: Database, mongod, tmp_path) -> Iterator[tuple[list[Wire], Sockets, str]]:
-    """A connection to the service for each contender, how they connect to chats, and the tenant."""
-    # Chats of one message go with their messages in one transaction, those of two leave them to a purge.
-    with service(database, mongod.uri, tmp_path, inline_limit=1) as (running, access), ExitStack() as stack:
-        found = [stack.enter_context(closing(Wire(running.port, access))) for _ in range(CONTENDERS)]
-        yield found, Sockets(running.port, access), access.tenant_id
+    """Give an HTTP client for each contender, what opens their WebSockets, and the tenant's id."""
+    # The delete of a chat of one message removes it in the same transaction; that of a chat of two needs a purge.
+    with service(database, mongod.uri, tmp_path, inline_limit=1) as (gunicorn, access), ExitStack() as stack:
+        clients = [stack.enter_context(closing(Wire(gunicorn.port, access))) for _ in range(CONTENDERS)]
+        yield clients, Sockets(gunicorn.port, access), access.tenant_id
 
 
 def test_a_few_rounds(wires, database, seed, tell) -> None:
-    """The same as the soak, for some seconds."""
+    """The same as the soak test, for some seconds."""
     run_rounds("races-quick", 60, wires, database, seed, tell)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 def test_thousands_of_rounds(wires, database, seed, tell) -> None:
-    """10,000 rounds: one 200 for each chat, no orphan, and no chat comes back."""
+    """10,000 rounds: exactly one delete of each chat gets a 200, no message is orphaned, and no chat comes back."""
     run_rounds("races", number("SOAK_ROUNDS", 10_000), wires, database, seed, tell)
 
 
 def run_rounds(name: str, rounds: int, wires, database: Database, seed: int, tell) -> None:
-    found, sockets, tenant_id = wires
-    dice = random.Random(seed)
+    clients, sockets, tenant_id = wires
+    rng = random.Random(seed)
     records: list[Record] = []
     with ThreadPoolExecutor(CONTENDERS) as pool:
-        for done in range(1, rounds + 1):
-            records += Round(dice, found, sockets).run(pool)
-            if done % TELL_ROUNDS == 0:
-                tell(f"{done}/{rounds} rounds")
-    won = Counter(first_of(told) for told in by_chat(records).values())
-    judge(name, records, database, tenant_id, 8.0 * PATIENCE, tell, seed=seed, rounds=rounds, won_by=dict(won))
-    deleted = [sum(one.kind == "delete" and one.succeeded for one in told) for told in by_chat(records).values()]
+        for finished in range(1, rounds + 1):
+            records += Round(rng, clients, sockets).run(pool)
+            if finished % TELL_ROUNDS == 0:
+                tell(f"{finished}/{rounds} rounds")
+    wins = Counter(first_of(chat_records) for chat_records in by_chat(records).values())
+    judge(name, records, database, tenant_id, 8.0 * PATIENCE, tell, seed=seed, rounds=rounds, won_by=dict(wins))
+    deleted = [
+        sum(record.kind == "delete" and record.succeeded for record in chat_records)
+        for chat_records in by_chat(records).values()
+    ]
     assert deleted == [1] * rounds
-    assert min(won["connect"], won["delete"]) > rounds // 50, f"no contest: {won}"
+    assert min(wins["connect"], wins["delete"]) > rounds // 50, f"no contest: {wins}"
 
 
-def first_of(told: list[Record]) -> str:
-    """Whether the chat was connected to before it was deleted, or deleted first."""
-    return next(one.kind for one in told if one.kind in {"connect", "delete"} and one.succeeded)
+def first_of(records: list[Record]) -> str:
+    """Return which of "connect" and "delete" succeeded first."""
+    return next(record.kind for record in records if record.kind in {"connect", "delete"} and record.succeeded)

@@ -1,4 +1,4 @@
-"""When the set counts as well: a fault too early would hit one that is still recovering from the last."""
+"""When a replica set counts as steady: an earlier fault would hit a set that still recovers from the last one."""
 
 import time
 
@@ -9,7 +9,7 @@ ANSWER_SECONDS, STEADY_SECONDS = 0.6, 0.5
 
 
 class Starting(EmbeddedReplicaSet):
-    """A member that has just started keeps the first question for a while."""
+    """A set with a member that has just started: it delays the answer to the first query."""
 
     answered_at: float | None = None
 
@@ -21,7 +21,7 @@ class Starting(EmbeddedReplicaSet):
 
 
 def test_it_is_well_from_its_answer_on_and_not_from_the_question(tmp_path, monkeypatch) -> None:
-    """A pause while a member had no source yet held everybody up for 8 s."""
+    """Otherwise a fault comes too early: a pause while a member had no sync source yet delayed all requests by 8 s."""
     monkeypatch.setattr(replica_set, "STEADY_SECONDS", STEADY_SECONDS)
     starting = Starting(tmp_path)
     starting.wait_until_steady()

@@ -1,4 +1,4 @@
-"""Chats that go to the trash and come back: what may be told meanwhile, and what has to be stored in the end."""
+"""Checks chats that are trashed and restored: the answers meanwhile, and what is stored at the end."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,71 +7,74 @@ from tests.soak.record import Record, by_operation
 
 NEVER = float("inf")
 
-SHOWS = {"read", "post", "connect", "export", "clear"}
-"""What a chat in the trash must refuse."""
+REFUSED_IN_TRASH = {"read", "post", "connect", "export", "clear"}
+"""Kinds of requests that must not succeed while the chat is in the trash."""
 
 
 class _Move(NamedTuple):
-    """A trashing or a restore that happened, or may have: not before `began`, and by `happened` if anybody was told."""
+    """A trashing or a restore that happened or may have: not before `began`, and by `happened`; NEVER if unknown."""
 
     began: float
     happened: float
 
 
 class Span(NamedTuple):
-    """A stretch of time."""
+    """A span of time."""
 
     began: float
     ended: float
 
     def touches(self, record: Record) -> bool:
-        """Tell whether the request was under way at any moment of it."""
+        """Return whether the request was running at any moment of the span."""
         return record.ended >= self.began and record.began <= self.ended
 
     def holds(self, record: Record) -> bool:
-        """Tell whether the request was under way in it, and at no other time."""
+        """Return whether the request ran within the span, and at no other time."""
         return record.began > self.began and record.ended < self.ended
 
 
-def may_be_hidden(told: Sequence[Record]) -> list[Span]:
-    """Return when the chat may have been in the trash: from before the first answer until a later restore is told."""
-    restores = [move for move in _moves(told, "restore") if move.happened < NEVER]
+def may_be_hidden(records: Sequence[Record]) -> list[Span]:
+    """Return when the chat may have been in the trash: from the start of a trashing until a later restore is known."""
+    restores = [move for move in _moves(records, "restore") if move.happened < NEVER]
     return [
-        Span(trashing.began, min((one.happened for one in restores if one.began >= trashing.happened), default=NEVER))
-        for trashing in _moves(told, "trash")
+        Span(
+            trashing.began,
+            min((restore.happened for restore in restores if restore.began >= trashing.happened), default=NEVER),
+        )
+        for trashing in _moves(records, "trash")
     ]
 
 
-def check_trash(told: Sequence[Record], *, lives: bool, is_trashed: bool) -> Iterator[tuple[str, str]]:
-    """Give what is wrong with the trashings and restores of one chat."""
-    trashings, restores = _moves(told, "trash"), _moves(told, "restore")
-    for trashing in (one for one in trashings if one.happened < NEVER):
-        # Any restore that was not over when it began may have come after it.
-        others = [one.began for one in restores if one.happened > trashing.began]
-        span = Span(trashing.happened, min(others, default=NEVER))
-        for record in (record for record in _first(told) if record.kind in SHOWS and record.succeeded):
+def check_trash(records: Sequence[Record], *, lives: bool, is_trashed: bool) -> Iterator[tuple[str, str]]:
+    """Give kind and detail of each violation in the trashings and restores of one chat."""
+    trashings, restores = _moves(records, "trash"), _moves(records, "restore")
+    for trashing in (trashing for trashing in trashings if trashing.happened < NEVER):
+        # Any restore that had not ended when the trashing began may have come after it.
+        later_restores = [restore.began for restore in restores if restore.happened > trashing.began]
+        span = Span(trashing.happened, min(later_restores, default=NEVER))
+        for record in (record for record in _first(records) if record.kind in REFUSED_IN_TRASH and record.succeeded):
             if span.holds(record):
                 yield "shown from the trash", f"{record.operation} succeeded"
-        if not others and lives and not is_trashed:
+        if not later_restores and lives and not is_trashed:
             yield "lost trash", "it was told to be in the trash, and lives"
-    for restore in (one for one in restores if one.happened < NEVER):
-        if not any(one.began < restore.happened for one in trashings):
+    for restore in (restore for restore in restores if restore.happened < NEVER):
+        if not any(trashing.began < restore.happened for trashing in trashings):
             yield "from nowhere", "it was restored, and never in the trash"
-        if is_trashed and all(one.happened < restore.began for one in trashings):
+        if is_trashed and all(trashing.happened < restore.began for trashing in trashings):
             yield "lost restore", "it was restored, and is in the trash"
     if is_trashed and not trashings:
         yield "from nowhere", "it is in the trash, and nobody has moved it there"
 
 
-def _moves(told: Sequence[Record], kind: str) -> list[_Move]:
-    found = []
-    for of in by_operation(record for record in told if record.kind == kind).values():
-        done = [record.ended for record in of if record.succeeded]
-        if done or any(record.is_unknown for record in of):
-            found.append(_Move(min(record.began for record in of), min(done, default=NEVER)))
-    return found
+def _moves(records: Sequence[Record], kind: str) -> list[_Move]:
+    moves = []
+    for attempts in by_operation(record for record in records if record.kind == kind).values():
+        success_times = [record.ended for record in attempts if record.succeeded]
+        if success_times or any(record.is_unknown for record in attempts):
+            moves.append(_Move(min(record.began for record in attempts), min(success_times, default=NEVER)))
+    return moves
 
 
-def _first(told: Sequence[Record]) -> list[Record]:
-    """Return the first request of each operation: a repetition may be answered as it was before."""
-    return [of[0] for of in by_operation(told).values()]
+def _first(records: Sequence[Record]) -> list[Record]:
+    """Return the first request of each operation: a retry may repeat an earlier answer."""
+    return [attempts[0] for attempts in by_operation(records).values()]

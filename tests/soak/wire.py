@@ -1,4 +1,4 @@
-"""How a caller sends: over a connection that is kept alive, or over a new one for each request."""
+"""The HTTP client of a caller: it keeps its connection alive, or opens a new one for each request."""
 
 import http.client
 import json
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tests.client import TenantAccess
 
 ANSWER_SECONDS = 40
-"""Longer than any answer may take, so that one that takes too long is seen for what it is."""
+"""Timeout of the client: longer than any answer may take, so that a slow answer is recorded as slow, not as missing."""
 
 
 class Answer(NamedTuple):
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 
 class Wire:
-    """One caller's way to the service; not for several threads."""
+    """One caller's HTTP client; not safe for several threads."""
 
     def __init__(self, port: int, access: TenantAccess, *, keep_alive: bool = True) -> None:
         self._port = port
@@ -41,7 +41,7 @@ class Wire:
         self._keep_alive = keep_alive
         self._connection: http.client.HTTPConnection | None = None
         self.resent = 0
-        """Requests that crossed with the end of a connection that was kept alive, and were sent again."""
+        """How many requests were sent again, because the server closed a kept-alive connection meanwhile."""
 
     def send(self, method: str, path: str, body: Any = None, key: str | None = None) -> Answer:
         """Send a request, and return its answer. Times are those of `time.monotonic`."""
@@ -49,20 +49,20 @@ class Wire:
         self._drop_if_ended()
         reused = self._connection is not None
         try:
-            status, answer = self._exchange(method, path, body, key)
+            status, content = self._exchange(method, path, body, key)
         except (http.client.HTTPException, OSError):
-            # A server may close an idle connection at any time; clients send what can be repeated once more.
+            # A server may close an idle connection at any time; clients retry once what is safe to repeat.
             if not reused or not (key or method in {"GET", "DELETE"}):
                 return Answer(began, time.monotonic(), None, b"")
             self.resent += 1
             try:
-                status, answer = self._exchange(method, path, body, key)
+                status, content = self._exchange(method, path, body, key)
             except (http.client.HTTPException, OSError):
                 return Answer(began, time.monotonic(), None, b"")
-        return Answer(began, time.monotonic(), status, answer)
+        return Answer(began, time.monotonic(), status, content)
 
     def send_and_hang_up(self, method: str, path: str, body: Any, key: str, after: float) -> None:
-        """Send a request over a connection of its own, and end that `after` so many seconds, whatever came."""
+        """Send a request over its own connection, and close it `after` so many seconds, without reading an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
         with closing(connection), suppress(OSError):
             connection.request(method, path, json.dumps(body), {**self._headers, "Idempotency-Key": key})
@@ -74,18 +74,18 @@ class Wire:
         headers = {**self._headers, **({"Idempotency-Key": key} if key else {})}
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            content = answer.read()
+            response = connection.getresponse()
+            content = response.read()
         except BaseException:
             connection.close()
             raise
-        if self._keep_alive and not answer.will_close:
+        if self._keep_alive and not response.will_close:
             self._connection = connection
         else:
             connection.close()
-        if answer.status == 503 and not answer.headers["Retry-After"]:
-            return answer.status, b'{"code": "no_retry_after"}'
-        return answer.status, content
+        if response.status == 503 and not response.headers["Retry-After"]:
+            return response.status, b'{"code": "no_retry_after"}'
+        return response.status, content
 
     def _drop_if_ended(self) -> None:
         """Forget a connection that the server has closed since the last answer, as clients do before they use it."""
