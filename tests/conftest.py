@@ -131,10 +131,11 @@ def failpoint(control: pymongo.MongoClient[dict[str, Any]]) -> Iterator[FailPoin
 
 
 @pytest.fixture
-def database(real_database: Database) -> Database:
-    """An empty database on the real mongod."""
+def database(real_database: Database) -> Iterator[Database]:
+    """An empty database on the real mongod. The guard of a ledger ends with the test, as the ledger's file does."""
     empty(real_database)
-    return real_database
+    yield real_database
+    real_database.guard = lambda: None
 
 
 def empty(database: Database) -> None:

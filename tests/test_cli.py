@@ -328,6 +328,19 @@ class TestRetention:
         return database
 
 
+class TestInit:
+    @pytest.fixture
+    def either_database(self, database: Database) -> Database:
+        """A real database: mongomock's indexes have other names."""
+        return database
+
+    def test_an_index_of_the_version_before_is_named_until_it_is_dropped(self, app: Flask, database: Database) -> None:
+        database.presence.create_index([("tenant_id", 1), ("chat_id", 1), ("expires_at", 1)])
+        assert "used by the version before only; see --drop-old-indexes" in run(app, "db", "init").stdout
+        assert "version before" not in run(app, "db", "init", "--drop-old-indexes").stdout
+        assert database.old_indexes() == []
+
+
 class TestErasures:
     def test_requested_and_listed(self, app: Flask, tenant_id: str) -> None:
         erasure_id = run(app, "erasures", "request", tenant_id, "ada.lovelace", "--mode", "redact").stdout.strip()

@@ -38,8 +38,13 @@ chats = AppGroup("chats", help="Imports of chats that are too large for HTTP.")
 
 
 @database.command("init")
+@click.option(
+    "--drop-old-indexes",
+    is_flag=True,
+    help="Drop what only the version before needs, once none of its processes runs and you will not roll back.",
+)
 @report_errors
-def init() -> None:
+def init(*, drop_old_indexes: bool) -> None:
     """Create the collections and indexes that are missing, and migrate the documents of earlier versions.
 
     Safe to repeat, also while the service runs. The release phase runs it.
@@ -50,6 +55,10 @@ def init() -> None:
     for documents in migrate(repositories().database):
         done += documents
         click.echo(f"{done:,} documents of an earlier version migrated.")
+    if drop_old_indexes:
+        repositories().database.drop_old_indexes()
+    for index in repositories().database.old_indexes():
+        click.echo(f"The index {index} is used by the version before only; see --drop-old-indexes.")
 
 
 @jobs.command("run")

@@ -132,7 +132,7 @@ class Presence:
 
     def count_each(self, tx: UnitOfWork, tenant_id: str, chat_ids: Sequence[str]) -> dict[str, LeaseCount]:
         """Return the counts of each chat's leases. One command."""
-        # The index alone answers this. A delete needs both counts.
+        # A delete needs both counts.
         leases = tx.read(
             "presence",
             {"tenant_id": tenant_id, "chat_id": {"$in": list(chat_ids)}},

@@ -43,7 +43,8 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
     ],
     "messages": [],
     "presence": [
-        IndexModel([("tenant_id", ASCENDING), ("chat_id", ASCENDING), ("expires_at", ASCENDING)]),
+        # Without expires_at: each renewal would remove a key, and for five minutes every reader would step over it.
+        IndexModel([("tenant_id", ASCENDING), ("chat_id", ASCENDING)]),
         IndexModel([("worker_id", ASCENDING), ("_id", ASCENDING)]),
         # This only removes expired leases: readers ignore them anyway.
         IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0),
@@ -64,6 +65,10 @@ COLLECTIONS: dict[str, list[IndexModel]] = {
     "idempotency": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
     "rate_limits": [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=0)],
 }
+
+OLD_INDEXES: Mapping[str, Sequence[str]] = {"presence": ["tenant_id_1_chat_id_1_expires_at_1"]}
+"""Indexes of the version before, by collection. That version is not ready without them, so `db init` drops them only
+on request."""
 
 CLUSTERED = {"clusteredIndex": {"key": {"_id": 1}, "unique": True}}
 """Documents are stored in the order of the primary key: so a chat's messages are read and removed together, and the

@@ -74,3 +74,24 @@ def test_it_is_logged_only_once_in_a_while(fresh: Database, caplog: pytest.LogCa
         fresh.is_ready()
     messages = [record.getMessage() for record in caplog.records if "not clustered" in record.getMessage()]
     assert len(messages) == 1
+
+
+def test_a_renewal_removes_no_key_from_the_index_of_a_count(fresh: Database) -> None:
+    """Readers would step over the removed keys of all connections for five minutes, in each GET and DELETE."""
+    fresh.prepare()
+    query = {"tenant_id": "t", "chat_id": {"$in": ["c"]}}
+    plan = fresh.presence.find(query).explain()["queryPlanner"]["winningPlan"]
+    assert list(plan["inputStage"]["keyPattern"]) == ["tenant_id", "chat_id"]
+
+
+def test_an_index_of_the_version_before_is_dropped_only_on_request(fresh: Database) -> None:
+    fresh.prepare()
+    old_keys = [("tenant_id", ASCENDING), ("chat_id", ASCENDING), ("expires_at", ASCENDING)]
+    name = fresh.presence.create_index(old_keys)
+    fresh.prepare()
+    assert fresh.old_indexes() == [f"presence.{name}"]
+    assert fresh.is_ready()
+    fresh.drop_old_indexes()
+    fresh.drop_old_indexes()
+    assert fresh.old_indexes() == []
+    assert fresh.is_ready()
