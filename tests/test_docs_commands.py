@@ -2,6 +2,8 @@
 
 import re
 import shlex
+from configparser import ConfigParser
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -61,6 +63,21 @@ def test_each_that_is_shown_runs(app: Flask, page: str, tmp_path: Path, monkeypa
 def test_each_that_is_named_is_there(app: Flask, page: str) -> None:
     for line in NAMED.findall((PROJECT / page).read_text()):
         require(app.cli, re.split(r"[ \n]+", line), line)
+
+
+def test_each_module_target_and_extra_that_is_named_is_there() -> None:
+    """For what takes too long to be run here: benchmarks, soaks, and what installs something."""
+    text = "\n".join((PROJECT / page).read_text() for page in (*PAGES, "CONTRIBUTING.md", "benchmarks/README.md"))
+    modules = set(re.findall(r"python3? -m ([\w.]*\w)", text))
+    targets = set(re.findall(r"(?:`|^ {4})make ([a-z][\w-]*)", text, re.MULTILINE))
+    extras = set(re.findall(r"\.\[(\w+)\]'", text))
+    setup = ConfigParser()
+    setup.read(PROJECT / "setup.cfg")
+    assert "tests.soak.fairness" in modules
+    assert "soak" in targets
+    assert [module for module in sorted(modules) if find_spec(module) is None] == []
+    assert targets - set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)) == set()
+    assert extras == {"otel"} & set(setup["options.extras_require"])
 
 
 def require(group: click.Group, words: list[str], line: str) -> None:

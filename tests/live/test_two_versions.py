@@ -1,7 +1,7 @@
 """The last release and this version at once on one database, in either order: an upgrade, and a way back.
 
 The last release runs from its own source on today's libraries, over HTTP only (gunicorn's threads): its WebSockets
-needed a server that is no longer installed.
+need libraries that are no longer installed.
 """
 
 import os
