@@ -57,8 +57,9 @@ def init(*, drop_old_indexes: bool) -> None:
         click.echo(f"{done:,} documents of an earlier version migrated.")
     if drop_old_indexes:
         repositories().database.drop_old_indexes()
-    for index in repositories().database.old_indexes():
-        click.echo(f"The index {index} is used by the version before only; see --drop-old-indexes.")
+    else:
+        for index in repositories().database.old_indexes():
+            click.echo(f"The index {index} is used by the version before only; see --drop-old-indexes.")
 
 
 @jobs.command("run")

@@ -34,7 +34,7 @@ from chat_service.repository import deadline, processes
 from chat_service.repository.clock import ServerClock
 from chat_service.repository.complaints import Complaints
 from chat_service.repository.outage import Outage, is_outage, is_refused, reasons
-from chat_service.repository.shape import COLLECTIONS, OLD_INDEXES, OPTIONS, shortcomings
+from chat_service.repository.shape import COLLECTIONS, OPTIONS, old_indexes, shortcomings
 from chat_service.repository.tenant_rules import KnownRules
 from chat_service.repository.tracer import SILENT, Tracer
 from chat_service.repository.transaction import BeforeRetry, T, TransactionRunner
@@ -322,19 +322,12 @@ class Database:
     def old_indexes(self) -> list[str]:
         """Return the indexes of the version before that are still there, each as `collection.index`."""
         with self.operation():
-            return [
-                f"{collection}.{index}"
-                for collection, old in OLD_INDEXES.items()
-                for index in self.database[collection].index_information()
-                if index in old
-            ]
+            return [f"{collection}.{index}" for collection, index in old_indexes(self.database)]
 
     def drop_old_indexes(self) -> None:
         """Drop the indexes of the version before, whose processes are not ready without them."""
-        old_indexes = self.old_indexes()
         with self.operation(writes=True):
-            for name in old_indexes:
-                collection, _, index = name.partition(".")
+            for collection, index in old_indexes(self.database):
                 self.database[collection].drop_index(index)
 
     def _make(self, create: Callable[[], object]) -> None:

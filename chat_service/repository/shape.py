@@ -94,6 +94,14 @@ def shortcomings(database: Any) -> Iterator[str]:
             yield from _wrong_indexes(name, indexes, list(database[name].list_indexes()) if indexes else [])
 
 
+def old_indexes(database: Any) -> Iterator[tuple[str, str]]:
+    """Yield the collection and the name of each index in OLD_INDEXES that is still there."""
+    for collection, names in OLD_INDEXES.items():
+        for index in names:
+            if index in database[collection].index_information():
+                yield collection, index
+
+
 def _wrong_indexes(name: str, indexes: Sequence[IndexModel], existing: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     present = {index["name"]: _comparable(index) for index in existing}
     for index in indexes:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from chat_service.embedded.process import die_with_parent, stop
@@ -15,6 +15,7 @@ from tests.wait import wait_until
 from tests.workers import children_of
 
 RELEASE = os.environ.get("DEBIAN", "bookworm")
+"""The code name of the Debian to install."""
 
 PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter")
 
@@ -26,6 +27,7 @@ BLOCK_SECONDS = 600
 """No block of commands takes longer, also where packages come slowly."""
 
 REGISTRY_CERTIFICATES = "/etc/registry-certificates.pem"
+"""A copy of the certificates that pip trusts on this machine, if it is told so."""
 
 
 class Shell:
@@ -33,11 +35,7 @@ class Shell:
 
     def __init__(self, leader: int, root: Path, log: Path) -> None:
         self._script, self._log, self._blocks = root / "root/block.sh", log, 0
-        environment = [
-            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME=/root",
-            "LANG=C.UTF-8",
-        ]
+        environment = [f"PATH={ROOTS_PATH}", "HOME=/root", "LANG=C.UTF-8"]
         if "PIP_CERT" in os.environ:
             shutil.copy(os.environ["PIP_CERT"], root / REGISTRY_CERTIFICATES[1:])
             environment.append(f"PIP_CERT={REGISTRY_CERTIFICATES}")
@@ -78,7 +76,8 @@ def machine(folder: Path) -> Iterator[tuple[Path, Shell]]:
         stdout=subprocess.DEVNULL,
     )
     boot = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--resolv-conf=copy-host"]
-    with (folder / "boot.log").open("w") as log:
+    boot_log = folder / "boot.log"
+    with boot_log.open("w") as log:
         process = subprocess.Popen(
             [*boot, f"--directory={root}", "--machine=chat-service"],
             stdin=subprocess.DEVNULL,
@@ -86,11 +85,10 @@ def machine(folder: Path) -> Iterator[tuple[Path, Shell]]:
             preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing but prctl runs in between
         )
     try:
-        wait_until(lambda: "Reached target" in (booted := (folder / "boot.log").read_text()) and "Multi-User" in booted)
+        wait_until(lambda: "Multi-User System" in boot_log.read_text())
         (leader,) = children_of(process.pid)
-        shell = Shell(leader, root, folder / "shell.log")
-        yield root, shell
-        shell.close()
+        with closing(Shell(leader, root, folder / "shell.log")) as shell:
+            yield root, shell
     finally:
         stop(process, 30)
         shutil.rmtree(root)
