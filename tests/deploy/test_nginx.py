@@ -7,11 +7,11 @@ import signal
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from chat_service.models import NewMessage, Role
 from chat_service.repository.messages import Messages
 from tests.client import CHATS, TenantAccess
 from tests.conftest import tenant_maker
+from tests.deploy.load import Load
 from tests.deploy.nginx import NGINX, ActivatedGunicorn, Nginx
 from tests.failpoint import FailPoint
 from tests.wait import wait_until
@@ -246,42 +247,6 @@ def test_its_log_has_no_queries(front: Front) -> None:
         assert front.access.key not in file.read_text()
 
 
-class Load:
-    """Threads that send one request after the other, until `end` is called."""
-
-    def __init__(self, front: Front, *keeps: bool) -> None:
-        """Start a thread for each of `keeps`: if true it keeps one connection, else it opens one for each request."""
-        self._front = front
-        self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor()
-        self._statuses: list[int] = []
-        self._callers = [self._pool.submit(self._call, keeps=keep) for keep in keeps]
-
-    def _call(self, *, keeps: bool) -> None:
-        port, tls = self._front.nginx.port, self._front.tls
-        while not self._stop.is_set():
-            with closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=tls)) as connection:
-                while not self._stop.wait(0.005):
-                    connection.request("POST", CHATS, "{}", self._front.access.headers)
-                    response = connection.getresponse()
-                    response.read()
-                    self._statuses.append(response.status)
-                    if not keeps:
-                        break
-
-    def wait_for_more(self) -> None:
-        expected = len(self._statuses) + 30
-        wait_until(lambda: len(self._statuses) > expected or any(caller.done() for caller in self._callers))
-
-    def end(self) -> set[int]:
-        """Stop the threads and return the statuses of all responses; raise what a thread met instead of a response."""
-        self._stop.set()
-        with self._pool:
-            for caller in self._callers:
-                caller.result()
-        return set(self._statuses)
-
-
 def _reload_nginx(front: Front) -> None:
     before = children_of(front.nginx.process.pid)
     front.nginx.process.send_signal(signal.SIGHUP)
@@ -312,7 +277,8 @@ def _restart_service(front: Front) -> None:
 )
 def test_no_request_is_lost(front: Front, change: Callable[[Front], None], keeps: list[bool]) -> None:
     """Each request is answered while nginx or the service is replaced; during a restart, requests wait for its end."""
-    load = Load(front, *keeps)
+    connect = partial(http.client.HTTPSConnection, "127.0.0.1", front.nginx.port, timeout=60, context=front.tls)
+    load = Load(connect, front.access.headers, *keeps)
     load.wait_for_more()
     change(front)
     load.wait_for_more()

@@ -4,14 +4,15 @@ import re
 import shutil
 import subprocess
 import textwrap
-import threading
 from collections.abc import Iterator
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from chat_service.embedded.mongod import EmbeddedMongod
+from tests.deploy.load import Load
 from tests.deploy.machine import PROGRAMS, Shell, machine
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -111,38 +112,12 @@ def test_behind_caddy(site: Site) -> None:
     site.shell.run("systemctl disable --now caddy")
 
 
-class Caller(threading.Thread):
-    """Creates chats one after the other, each on a connection of its own, until it is told to end."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__()
-        self._headers = {"X-API-Key": key, "Content-Type": "application/json"}
-        self._ended = threading.Event()
-        self.answers: list[int | str] = []
-
-    def run(self) -> None:
-        """Send requests."""
-        while not self._ended.is_set():
-            connection = HTTPConnection("127.0.0.1", 8000, timeout=60)
-            try:
-                connection.request("POST", "/api/v1/chats", b"{}", self._headers)
-                self.answers.append(connection.getresponse().status)
-            except OSError as error:
-                self.answers.append(repr(error))
-            finally:
-                connection.close()
-
-    def end(self) -> None:
-        """Let the last request be answered."""
-        self._ended.set()
-        self.join()
-
-
 def test_no_request_is_lost_by_an_upgrade_and_back(site: Site) -> None:
     site.shell.run("unset CURL_CA_BUNDLE SSL_CERT_FILE  # for pip would trust only the certificate of a trial")
     version = site.shell.run("echo $VERSION").strip()
-    caller = Caller(site.shell.run("echo $KEY").strip())
-    caller.start()
+    key = site.shell.run("echo $KEY").strip()
+    headers = {"X-API-Key": key, "Content-Type": "application/json"}
+    load = Load(partial(HTTPConnection, "127.0.0.1", 8000, timeout=60), headers, False)
     try:
         (first,) = blocks(site.pages / "systemd.md", "The code")
         site.shell.run("cd /; VERSION=" + first.partition("VERSION=")[2].replace(version, NEW_VERSION))
@@ -152,6 +127,6 @@ def test_no_request_is_lost_by_an_upgrade_and_back(site: Site) -> None:
         site.shell.run(back)
         assert version in site.running()
     finally:
-        caller.end()
-    assert len(caller.answers) > 100
-    assert set(caller.answers) == {201}
+        statuses = load.end()
+    assert len(load.statuses) > 100
+    assert statuses == {201}
